@@ -1,0 +1,246 @@
+// Package api holds the wire types of the control API, version splitd/v1:
+// what travels as JSON over the control socket and what `splitctl -o json`
+// prints. Standard library only. Fields are only ever added.
+//
+// Every answer is an envelope with apiVersion and kind. Weights are integers
+// in parts per million, rates 0..1, times RFC 3339 in UTC. What a data plane
+// cannot know is null, never 0.
+package api
+
+import "time"
+
+// Version is the apiVersion of every envelope.
+const Version = "splitd/v1"
+
+// The kinds of envelopes.
+const (
+	KindSplitList  = "SplitList"
+	KindChange     = "Change"
+	KindChangeList = "ChangeList"
+	KindHistory    = "History"
+	KindPlan       = "Plan"
+	KindApply      = "Apply"
+	KindVersion    = "Version"
+	KindError      = "Error"
+)
+
+// Envelope begins every answer.
+type Envelope struct {
+	APIVersion string `json:"apiVersion"`
+	Kind       string `json:"kind"`
+}
+
+// Of makes the envelope of a kind.
+func Of(kind string) Envelope { return Envelope{APIVersion: Version, Kind: kind} }
+
+// SplitList is what `splitctl status` and `show` read.
+type SplitList struct {
+	Envelope
+	Items []Split `json:"items"`
+	// Warnings are about the daemon as a whole: the store, the host.
+	Warnings []string `json:"warnings,omitempty"`
+}
+
+// Split is the state of one split.
+type Split struct {
+	Name           string    `json:"name"`
+	Mode           string    `json:"mode"`           // the plane in use: kernel or proxy
+	ModeConfigured string    `json:"modeConfigured"` // as written: kernel, proxy or auto
+	Protocol       string    `json:"protocol"`
+	Service        Service   `json:"service"`
+	Generation     uint64    `json:"generation"`
+	WeightPPM      int       `json:"weight_ppm"`   // sum of the candidates
+	ObservedPPM    *int      `json:"observed_ppm"` // since this generation began; null at no flow
+	Origin         Origin    `json:"origin"`
+	Pinned         bool      `json:"pinned"`
+	Flows          Flows     `json:"flows"`
+	Backends       []Backend `json:"backends"` // the primary first
+	Shadow         Shadow    `json:"shadow"`
+	Ramp           *struct{} `json:"ramp"`
+	Kernel         *Kernel   `json:"kernel"`                // null in proxy mode
+	Definition     string    `json:"definition,omitempty"`  // where it stands: "FILE:LINE"
+	DiffersFrom    string    `json:"differsFrom,omitempty"` // set after `apply -f`: the file that says otherwise
+	Warnings       []string  `json:"warnings,omitempty"`
+}
+
+// Service is what clients use.
+type Service struct {
+	Addresses []string `json:"addresses"`
+	Ports     []string `json:"ports"`
+}
+
+// Origin says which layer decided the weights in force.
+type Origin struct {
+	Layer  string     `json:"layer"` // file | operator
+	Actor  string     `json:"actor,omitempty"`
+	Reason string     `json:"reason,omitempty"`
+	Since  *time.Time `json:"since,omitempty"`
+	Until  *time.Time `json:"until,omitempty"`
+}
+
+// Flows counts flows of the whole split.
+type Flows struct {
+	Total  uint64    `json:"total"`
+	Active *uint64   `json:"active"`
+	AsOf   time.Time `json:"as_of"`
+}
+
+// Backend is the state of one backend.
+type Backend struct {
+	Name          string   `json:"name"`
+	Role          string   `json:"role"` // primary | candidate
+	Addresses     []string `json:"addresses"`
+	WeightPPM     int      `json:"weight_ppm"`
+	State         string   `json:"state"` // "up" until a health check says otherwise
+	FlowsTotal    uint64   `json:"flows_total"`
+	FlowsActive   *uint64  `json:"flows_active"`
+	BytesIn       *uint64  `json:"bytes_in"`
+	BytesOut      *uint64  `json:"bytes_out"`
+	ConnectFailed *uint64  `json:"connect_failed"`
+	Origin        *Origin  `json:"origin,omitempty"` // candidates: the layer that decided this weight
+}
+
+// Shadow is the state of shadowing.
+type Shadow struct {
+	SamplePPM int    `json:"sample_ppm"`
+	State     string `json:"state"` // off
+}
+
+// Kernel says whether the kernel does what the daemon wants.
+type Kernel struct {
+	InSync bool `json:"in_sync"`
+}
+
+// Change is what a changing command did to one split.
+type Change struct {
+	Envelope
+	Split         string     `json:"split"`
+	Changed       bool       `json:"changed"`
+	Generation    uint64     `json:"generation"`
+	PreviousPPM   int        `json:"previous_ppm"`
+	WeightPPM     int        `json:"weight_ppm"`
+	ConfirmBefore *time.Time `json:"confirm_before"`
+	Warnings      []string   `json:"warnings,omitempty"`
+}
+
+// ChangeList is the answer to `off --all`.
+type ChangeList struct {
+	Envelope
+	Items    []Change `json:"items"`
+	Warnings []string `json:"warnings,omitempty"`
+}
+
+// Request is what every changing request carries. Who asks is taken from the
+// socket's peer credentials, never from here.
+type Request struct {
+	Reason  string `json:"reason,omitempty"`
+	Command string `json:"command,omitempty"` // the command line, for the history
+	// SudoUser is SUDO_USER of the caller: recorded as "claimed".
+	SudoUser string `json:"sudoUser,omitempty"`
+	// ExpectGeneration refuses the change (conflict) when the split is at
+	// another generation.
+	ExpectGeneration *uint64 `json:"expectGeneration,omitempty"`
+}
+
+// SetRequest is POST /v1/splits/{split}/weight.
+type SetRequest struct {
+	Request
+	// WeightPPM is for the split's only candidate.
+	WeightPPM *int `json:"weight_ppm,omitempty"`
+	// Weights is by candidate; others keep theirs.
+	Weights map[string]int `json:"weights,omitempty"`
+	// Default drops the operator's overrides: the file's weights again.
+	Default bool `json:"default,omitempty"`
+	// TTL in seconds ends the override by itself; 0 means never.
+	TTLSeconds float64 `json:"ttl_seconds,omitempty"`
+}
+
+// ApplyRequest is POST /v1/apply. Without Text the daemon reads its files again.
+type ApplyRequest struct {
+	Request
+	// Text is a whole configuration (splits and return_paths) to become the
+	// running definition; Name is the file it came from, for error messages.
+	Text string `json:"text,omitempty"`
+	Name string `json:"name,omitempty"`
+}
+
+// Apply is what an apply did.
+type Apply struct {
+	Envelope
+	Changed  bool     `json:"changed"`
+	Items    []Change `json:"items"` // the splits that changed
+	Warnings []string `json:"warnings,omitempty"`
+}
+
+// History is a list of changes, newest first.
+type History struct {
+	Envelope
+	Items []Entry `json:"items"`
+}
+
+// Entry is one change in the history.
+type Entry struct {
+	Sequence    uint64         `json:"sequence"`
+	Time        time.Time      `json:"time"`
+	Split       string         `json:"split"`
+	Generation  uint64         `json:"generation"`
+	Action      string         `json:"action"` // set | default | off | undo | apply | adopt | expire | remove
+	PreviousPPM int            `json:"previous_ppm"`
+	WeightPPM   int            `json:"weight_ppm"`
+	Weights     map[string]int `json:"weights"` // by candidate, afterwards
+	Undoes      uint64         `json:"undoes,omitempty"`
+	UID         int            `json:"uid"` // -1: the daemon itself
+	User        string         `json:"user,omitempty"`
+	SudoUser    string         `json:"sudoUser,omitempty"` // claimed, not proven
+	PID         int            `json:"pid,omitempty"`
+	Command     string         `json:"command,omitempty"`
+	Reason      string         `json:"reason,omitempty"`
+}
+
+// Plan is what splitd would put into the kernel, and what differs from it.
+type Plan struct {
+	Envelope
+	// Nft is the exact text of our tables, loadable with `nft -f`.
+	Nft string `json:"nft"`
+	// Rules and Routes are the `ip rule` and `ip route` lines of return_paths.
+	Rules  []string `json:"rules"`
+	Routes []string `json:"routes"`
+	// Notes say what the operator should know: conntrack, keys unused in a mode.
+	Notes []string `json:"notes"`
+	// Differences are between this plan and the kernel, one a line; null when
+	// nobody compared (no daemon).
+	Differences []string `json:"differences"`
+}
+
+// VersionInfo is GET /v1/version.
+type VersionInfo struct {
+	Envelope
+	Version   string    `json:"version"`
+	Commit    string    `json:"commit,omitempty"`
+	Go        string    `json:"go"`
+	PID       int       `json:"pid"`
+	StartedAt time.Time `json:"startedAt"`
+}
+
+// Code classifies an error; splitctl maps it to its exit code.
+type Code string
+
+// The codes.
+const (
+	CodeFailed      Code = "failed"      // exit 1
+	CodeInvalid     Code = "invalid"     // exit 2: the request makes no sense
+	CodeUnavailable Code = "unavailable" // exit 2: not available in this version
+	CodeNotFound    Code = "not_found"   // exit 1
+	CodeForbidden   Code = "forbidden"   // exit 1
+	CodeConflict    Code = "conflict"    // exit 7
+)
+
+// Error is every answer whose HTTP status is 400 or more. It is a Go error.
+type Error struct {
+	Envelope
+	Code    Code   `json:"code"`
+	Message string `json:"message"` // for people; may have several lines
+}
+
+// Error returns the message.
+func (e *Error) Error() string { return e.Message }

@@ -1,0 +1,39 @@
+package control
+
+import (
+	"context"
+
+	"github.com/splitd/splitd/control/api"
+)
+
+// Actor is who asks for a change. The uid, login name and pid come from the
+// socket's peer credentials (SO_PEERCRED, unix(7)); the rest the caller says.
+type Actor struct {
+	UID      int // -1: the daemon itself
+	User     string
+	PID      int
+	SudoUser string // claimed
+	Command  string
+}
+
+// Operator is what the control API needs from the daemon. Its methods may be
+// called from many goroutines; changing ones serialise among themselves. An
+// error that is an *api.Error is answered with its code, any other as
+// api.CodeFailed.
+type Operator interface {
+	// Splits returns the state of the named split, or of all when name is "".
+	Splits(ctx context.Context, name string) (api.SplitList, error)
+	// History returns at most limit entries, newest first, of the named split
+	// or of all when name is "". Limit 0 means all that is kept.
+	History(ctx context.Context, name string, limit int) (api.History, error)
+	Plan(ctx context.Context) (api.Plan, error)
+	Version(ctx context.Context) (api.VersionInfo, error)
+
+	// A changing method takes name "" as the only split there is, and fails
+	// with api.CodeInvalid naming the splits when there are several.
+	Set(ctx context.Context, who Actor, name string, request api.SetRequest) (api.Change, error)
+	Undo(ctx context.Context, who Actor, name string, request api.Request) (api.Change, error)
+	Off(ctx context.Context, who Actor, name string, request api.Request) (api.Change, error)
+	OffAll(ctx context.Context, who Actor, request api.Request) (api.ChangeList, error)
+	Apply(ctx context.Context, who Actor, request api.ApplyRequest) (api.Apply, error)
+}

@@ -1,0 +1,103 @@
+// Package nettest gives tests network namespaces on a real kernel. A test
+// package that uses it begins with
+//
+//	func TestMain(m *testing.M) { nettest.Main(m) }
+//
+// which runs the whole package inside fresh network and mount namespaces (and
+// a user namespace where the caller is not root), so that no test can touch
+// the machine's own rules, routes or ruleset. Where that is forbidden the
+// package fails and names the sysctl: a kernel test is never skipped.
+package nettest
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"testing"
+
+	"github.com/splitd/splitd/internal/netns"
+)
+
+// Main runs the tests of a package inside namespaces and ends the process.
+func Main(m *testing.M) {
+	if netns.Inside() {
+		os.Exit(m.Run())
+	}
+	code, err := netns.Enter()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "FAIL: the kernel tests of this package cannot run: %v\n%s\n", err, netns.Hint())
+		os.Exit(1)
+	}
+	os.Exit(code)
+}
+
+// NS is a namespace of a test. Its methods fail the test instead of returning
+// errors.
+type NS struct {
+	*netns.NS
+	t testing.TB
+}
+
+// New makes a namespace that is given up when the test ends.
+func New(t testing.TB, name string) *NS {
+	t.Helper()
+	ns, err := netns.New(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = ns.Close() })
+	return &NS{NS: ns, t: t}
+}
+
+// Do runs fn inside the namespace; see netns.NS.Do.
+func (ns *NS) Do(fn func() error) {
+	ns.t.Helper()
+	if err := ns.NS.Do(fn); err != nil {
+		ns.t.Fatal(err)
+	}
+}
+
+// Sysctl writes a setting such as "net/ipv4/ip_forward".
+func (ns *NS) Sysctl(name, value string) {
+	ns.t.Helper()
+	if err := ns.NS.Sysctl(name, value); err != nil {
+		ns.t.Fatal(err)
+	}
+}
+
+// Route sends destination to the gateway.
+func (ns *NS) Route(destination, gateway string) {
+	ns.t.Helper()
+	if err := ns.AddRoute(destination, gateway); err != nil {
+		ns.t.Fatal(err)
+	}
+}
+
+// Run runs a command inside the namespace and returns what it printed.
+func (ns *NS) Run(name string, args ...string) string {
+	ns.t.Helper()
+	var out []byte
+	cmd := exec.Command(name, args...)
+	err := ns.NS.Do(func() error {
+		var err error
+		out, err = cmd.CombinedOutput()
+		return err
+	})
+	if err != nil {
+		ns.t.Fatalf("%v in %q: %v\n%s", cmd.Args, ns.Name, err, out)
+	}
+	return string(out)
+}
+
+// Link joins two namespaces by a veth pair; the addresses are written with
+// prefix length.
+func Link(t testing.TB, a *NS, deviceA string, addressesA []string, b *NS, deviceB string, addressesB []string) {
+	t.Helper()
+	err := netns.Link(
+		netns.End{NS: a.NS, Device: deviceA, Addresses: addressesA},
+		netns.End{NS: b.NS, Device: deviceB, Addresses: addressesB})
+	if err != nil {
+		t.Fatal(errors.Join(errors.New("link namespaces"), err))
+	}
+}

@@ -1,0 +1,22 @@
+package traffic
+
+// BackendKey names a backend of a split.
+type BackendKey struct {
+	Split   string
+	Backend string
+}
+
+// Counts is what a data plane has counted for one backend. A nil pointer means
+// that the plane cannot know, which is not zero.
+type Counts struct {
+	// Flows is the number of new flows sent to the backend. It only grows
+	// while the plane keeps its counters; a smaller value than before means
+	// that they began again at zero.
+	Flows uint64
+	// Active is the number of flows open now.
+	Active *uint64
+	// BytesIn went from clients to the backend, BytesOut back.
+	BytesIn, BytesOut *uint64
+	// ConnectFailed is the number of attempts to reach the backend that failed.
+	ConnectFailed *uint64
+}

@@ -1,0 +1,16 @@
+// Package traffic is the vocabulary of splitd: the nouns that every other
+// package speaks in. It is pure: standard library only, no I/O, no goroutines,
+// no globals that change. Values are passed by copy and never modified by the
+// functions that receive them.
+//
+//	Split      a named service and its weighted backends
+//	Service    the addresses and ports that clients use
+//	Backend    one place flows can go; `local` is this host itself
+//	Primary    the known-good backend; it takes every share no candidate takes
+//	Candidate  a backend under trial
+//	Weight     a candidate's share of new flows, in parts per million
+//	Flow       a TCP connection: the unit that is split
+//	Generation the number of one state of one split
+//	Return     how replies of a flow sent elsewhere come back through this host
+//	Override   a weight that an operator set above the file's
+package traffic

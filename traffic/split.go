@@ -1,0 +1,278 @@
+package traffic
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Generation numbers the states of one split: +1 for every change of its
+// definition or weights, whoever makes it. It survives restart and removal.
+type Generation uint64
+
+// Mode is the data plane that carries a split.
+type Mode string
+
+// The modes. ModeAuto becomes ModeKernel where this process may program the
+// kernel and ModeProxy elsewhere.
+const (
+	ModeKernel Mode = "kernel"
+	ModeProxy  Mode = "proxy"
+	ModeAuto   Mode = "auto"
+)
+
+// Affinity says whether a client keeps its side.
+type Affinity string
+
+// AffinityNone draws anew for each flow; AffinitySource keeps a client network
+// on its side.
+const (
+	AffinityNone   Affinity = "none"
+	AffinitySource Affinity = "source"
+)
+
+// Return says how replies of a flow that was sent to another host come back
+// through this one.
+type Return string
+
+// ReturnPolicy relies on return_paths of the backend's host, ReturnMasquerade
+// gives the flow our own source address, ReturnGateway relies on the backend's
+// normal routes passing here.
+const (
+	ReturnPolicy     Return = "policy"
+	ReturnMasquerade Return = "masquerade"
+	ReturnGateway    Return = "gateway"
+)
+
+// Fallback says who serves a flow whose candidate cannot be connected.
+type Fallback string
+
+// FallbackPrimary hands the flow to the primary; FallbackNone closes it.
+const (
+	FallbackPrimary Fallback = "primary"
+	FallbackNone    Fallback = "none"
+)
+
+// Transport is what a port speaks: "tcp" or "udp".
+type Transport string
+
+// The transports.
+const (
+	TCP Transport = "tcp"
+	UDP Transport = "udp"
+)
+
+// Port is one port of a service, written "25/tcp".
+type Port struct {
+	Number    uint16    `json:"number"`
+	Transport Transport `json:"transport"`
+}
+
+// String writes the port as it stands in a configuration: "25/tcp".
+func (p Port) String() string { return strconv.Itoa(int(p.Number)) + "/" + string(p.Transport) }
+
+// Service is the set of addresses and ports that clients use. Kernel mode
+// matches them as destinations; proxy mode listens on them.
+type Service struct {
+	Addresses []netip.Addr `json:"addresses"`
+	Ports     []Port       `json:"ports"`
+}
+
+// Address is one address of a backend. Port 0 means: the port that the client
+// asked for is kept.
+type Address struct {
+	IP   netip.Addr `json:"ip"`
+	Port uint16     `json:"port,omitempty"`
+}
+
+// String writes the address as it stands in a configuration: "10.0.0.12",
+// "10.0.0.12:2525", "[2001:db8::1]:2525".
+func (a Address) String() string {
+	if a.Port == 0 {
+		return a.IP.String()
+	}
+	return netip.AddrPortFrom(a.IP, a.Port).String()
+}
+
+// Role is a backend's part in its split.
+type Role string
+
+// The roles.
+const (
+	RolePrimary   Role = "primary"
+	RoleCandidate Role = "candidate"
+)
+
+// Backend is one place flows can go: this host itself (Local, then without
+// addresses), or at most one address per family.
+type Backend struct {
+	Name      string    `json:"name"`
+	Local     bool      `json:"local,omitempty"`
+	Addresses []Address `json:"addresses,omitempty"`
+	// Weight is the share of new flows of a candidate. A primary's is not
+	// used: it takes what is left, see Split.PrimaryWeight.
+	Weight Weight `json:"weight_ppm"`
+}
+
+// Address returns the backend's address of the family of ip, if it has one.
+func (b Backend) Address(ip netip.Addr) (Address, bool) {
+	for _, a := range b.Addresses {
+		if a.IP.Is4() == ip.Is4() {
+			return a, true
+		}
+	}
+	return Address{}, false
+}
+
+// AddressTexts lists the backend's addresses as they stand in a configuration;
+// a local backend's is "local".
+func (b Backend) AddressTexts() []string {
+	if b.Local {
+		return []string{"local"}
+	}
+	texts := make([]string, 0, len(b.Addresses))
+	for _, a := range b.Addresses {
+		texts = append(texts, a.String())
+	}
+	return texts
+}
+
+// Proxy holds what only proxy mode uses. The zero value of a duration means
+// that the limit is off.
+type Proxy struct {
+	ConnectTimeout time.Duration `json:"connect_timeout"` // per backend tried
+	Fallback       Fallback      `json:"fallback"`
+	IdleTimeout    time.Duration `json:"idle_timeout"`  // no byte in either direction
+	DrainTimeout   time.Duration `json:"drain_timeout"` // for flows still open when the relay stops
+}
+
+// Split is a named service and its weighted backends. In a definition (from a
+// file) the weights are the file's and Generation is 0; in a state (given to a
+// data plane) they are the weights in force and Generation numbers them.
+type Split struct {
+	Name       string     `json:"name"`
+	Generation Generation `json:"generation,omitempty"`
+	Service    Service    `json:"service"`
+	Protocol   string     `json:"protocol"`
+	Mode       Mode       `json:"mode"`
+	Affinity   Affinity   `json:"affinity"`
+	Primary    Backend    `json:"primary"`
+	Candidates []Backend  `json:"candidates"`
+	Return     Return     `json:"return"`
+	Pinned     bool       `json:"pinned,omitempty"` // the file's weights win over an operator's
+	Proxy      Proxy      `json:"proxy"`
+}
+
+// CandidateWeight is the sum of the candidates' weights.
+func (s Split) CandidateWeight() Weight {
+	var sum Weight
+	for _, c := range s.Candidates {
+		sum += c.Weight
+	}
+	return sum
+}
+
+// PrimaryWeight is what the candidates leave to the primary.
+func (s Split) PrimaryWeight() Weight { return Whole - s.CandidateWeight() }
+
+// Candidate returns the candidate of that name.
+func (s Split) Candidate(name string) (Backend, bool) {
+	i := slices.IndexFunc(s.Candidates, func(c Backend) bool { return c.Name == name })
+	if i < 0 {
+		return Backend{}, false
+	}
+	return s.Candidates[i], true
+}
+
+// Backends lists the primary and then the candidates, each with its weight.
+func (s Split) Backends() []Backend {
+	primary := s.Primary
+	primary.Weight = s.PrimaryWeight()
+	return append([]Backend{primary}, s.Candidates...)
+}
+
+// StaysHere says whether a flow to that service address is left alone when it
+// is drawn for b: b is this host, or b's address is the service's own and
+// keeps the port.
+func (s Split) StaysHere(b Backend, service netip.Addr, port uint16) bool {
+	if b.Local {
+		return true
+	}
+	a, ok := b.Address(service)
+	return ok && a.IP == service && (a.Port == 0 || a.Port == port)
+}
+
+// Weights returns the candidates' weights by name.
+func (s Split) Weights() map[string]Weight {
+	weights := make(map[string]Weight, len(s.Candidates))
+	for _, c := range s.Candidates {
+		weights[c.Name] = c.Weight
+	}
+	return weights
+}
+
+// WithWeights returns a copy of s whose candidates have the given weights;
+// candidates that weights does not name keep theirs. It refuses a name that is
+// not a candidate's and a sum over the whole.
+func (s Split) WithWeights(weights map[string]Weight) (Split, error) {
+	s.Candidates = slices.Clone(s.Candidates)
+	for name, w := range weights {
+		i := slices.IndexFunc(s.Candidates, func(c Backend) bool { return c.Name == name })
+		if i < 0 {
+			return Split{}, fmt.Errorf("split %q has no candidate %q: its candidates are %s", s.Name, name, s.candidateNames())
+		}
+		if !w.Valid() {
+			return Split{}, fmt.Errorf("weight of %q is %s: it must lie between 0%% and 100%%", name, w)
+		}
+		s.Candidates[i].Weight = w
+	}
+	if sum := s.CandidateWeight(); sum > Whole {
+		return Split{}, fmt.Errorf("weights of split %q add up to %s, over 100%%", s.Name, sum)
+	}
+	return s, nil
+}
+
+func (s Split) candidateNames() string {
+	names := make([]string, 0, len(s.Candidates))
+	for _, c := range s.Candidates {
+		names = append(names, strconv.Quote(c.Name))
+	}
+	return strings.Join(names, ", ")
+}
+
+// SortSplits returns the splits in the order of their names, the order in
+// which every list of ours is shown and built.
+func SortSplits(splits []Split) []Split {
+	sorted := slices.Clone(splits)
+	slices.SortFunc(sorted, func(a, b Split) int { return cmp.Compare(a.Name, b.Name) })
+	return sorted
+}
+
+// nameMax bounds the names of splits and backends so that what is built from
+// them stays within the kernel's 255 bytes for names of chains and counters.
+const nameMax = 63
+
+// CheckName says what is wrong with a name of a split, a backend or a return
+// path. Names appear in nftables chains, metric labels, file names and shell
+// commands, so they are plain: lower-case letters, digits, "-" and "_",
+// beginning with a letter, at most 63 bytes.
+func CheckName(name string) error {
+	if name == "" {
+		return fmt.Errorf("a name is missing")
+	}
+	if len(name) > nameMax {
+		return fmt.Errorf("name %q has %d bytes, over %d", name, len(name), nameMax)
+	}
+	for i, r := range name {
+		letter := r >= 'a' && r <= 'z'
+		if letter || i > 0 && (r >= '0' && r <= '9' || r == '-' || r == '_') {
+			continue
+		}
+		return fmt.Errorf("name %q: use lower-case letters, digits, - and _, beginning with a letter", name)
+	}
+	return nil
+}
