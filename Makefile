@@ -1,0 +1,57 @@
+# Linux, Go and make are all that build, demo and test need: no C compiler, no packages.
+PREFIX  ?= /usr/local
+BIN     := $(DESTDIR)$(PREFIX)/bin
+SHARE   := $(DESTDIR)$(PREFIX)/share
+LIB     := $(DESTDIR)$(PREFIX)/lib
+ETC     := $(DESTDIR)/etc/splitd
+VERSION ?= $(or $(shell git describe --tags --always --dirty 2>/dev/null),unknown)
+LDFLAGS := -X github.com/splitd/splitd/internal/build.Version=$(VERSION)
+GOLINT  := go tool -modfile=golangci-lint.mod golangci-lint
+export SPLITD_BIN := $(CURDIR)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test test-race e2e-real lint fmt install clean
+
+help: ## show what can be made
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+build: ## build bin/splitd and bin/splitctl
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/ ./cmd/splitd ./cmd/splitctl
+
+demo: build ## play a whole mail migration in network namespaces, with real mail
+	@bin/splitd demo
+
+test: build ## unit, kernel and end-to-end tests, as any user
+	CGO_ENABLED=0 go test ./...
+
+test-race: build ## the same with the race detector; needs a C compiler
+	@command -v "$$(go env CC)" >/dev/null || { echo "test-race needs the C compiler $$(go env CC): apt-get install gcc"; exit 1; }
+	CGO_ENABLED=1 go test -race ./...
+
+e2e-real: build ## Postfix and nginx behind a split; as root, installs Debian packages
+	@test "$$(id -u)" = 0 || { echo "e2e-real needs root: sudo make e2e-real"; exit 1; }
+	e2e/real/packages.sh
+	CGO_ENABLED=0 go test -count=1 -tags e2ereal ./e2e/real/...
+
+lint: ## linters, vet, go fix and go mod tidy; changes nothing
+	$(GOLINT) run
+	go vet -tags e2ereal ./...
+	go fix -tags e2ereal -diff ./...
+	go mod tidy -diff
+
+fmt: ## format every Go file
+	$(GOLINT) fmt
+
+install: $(if $(shell command -v go),build) ## install below DESTDIR and PREFIX; keeps an existing configuration
+	install -D -t $(BIN) bin/splitd bin/splitctl
+	install -D -m 644 -t $(LIB)/sysusers.d packaging/sysusers.d/splitd.conf
+	install -D -m 644 -t $(LIB)/systemd/system packaging/systemd/*.service
+	sed -i 's|/usr/local/bin/|$(PREFIX)/bin/|' $(LIB)/systemd/system/splitd*.service
+	install -d $(ETC)/conf.d $(SHARE)/bash-completion/completions $(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d
+	test -e $(ETC)/splitd.yaml || install -m 644 packaging/splitd.yaml $(ETC)/splitd.yaml
+	bin/splitctl completion bash > $(SHARE)/bash-completion/completions/splitctl
+	bin/splitctl completion zsh > $(SHARE)/zsh/site-functions/_splitctl
+	bin/splitctl completion fish > $(SHARE)/fish/vendor_completions.d/splitctl.fish
+
+clean: ## remove what make built
+	rm -rf bin
