@@ -4,8 +4,8 @@ BIN     := $(DESTDIR)$(PREFIX)/bin
 SHARE   := $(DESTDIR)$(PREFIX)/share
 LIB     := $(DESTDIR)$(PREFIX)/lib
 ETC     := $(DESTDIR)/etc/splitd
-VERSION ?= $(or $(shell git describe --tags --always --dirty 2>/dev/null),unknown)
-LDFLAGS := -X github.com/splitd/splitd/internal/build.Version=$(VERSION)
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
+LDFLAGS := -X github.com/splitd/splitd/internal/build.version=$(VERSION)
 GOLINT  := go tool -modfile=golangci-lint.mod golangci-lint
 export SPLITD_BIN := $(CURDIR)/bin
 

@@ -22,6 +22,9 @@ done
 [ -z "$(ls -A "$tmp/etc/splitd/conf.d")" ] || fail "/etc/splitd/conf.d is not empty"
 bash -n "$tmp/usr/share/bash-completion/completions/splitctl" || fail "the bash completion is no bash"
 
+if version=$(git describe --tags --always --dirty 2>/dev/null); then
+    "$tmp/usr/bin/splitd" version | grep -qF "$version" || fail "splitd version does not say $version"
+fi
 "$tmp/usr/bin/splitd" check "$tmp/etc/splitd/splitd.yaml" || fail "the shipped splitd.yaml does not load"
 echo '# edited' >>"$tmp/etc/splitd/splitd.yaml"
 make --no-print-directory install DESTDIR="$tmp" PREFIX=/usr >>"$tmp/log" 2>&1 || { cat "$tmp/log" >&2; fail "second make install"; }
