@@ -1,0 +1,101 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"syscall"
+)
+
+// SystemSocket is where a daemon run by the system listens.
+const SystemSocket = "/run/splitd/splitd.sock"
+
+// ErrUnreachable says that no daemon answers; it is an *Unreachable.
+var ErrUnreachable = errors.New("splitd is unreachable")
+
+// Unreachable tells why no daemon answers, and what to do.
+type Unreachable struct {
+	Socket string
+	// Hung says that a process holds the socket but does not answer: it is
+	// stopped, or stuck. Whether it still does what it was asked is unknown.
+	Hung  bool
+	Cause error
+}
+
+// Error says what was tried and the next command.
+func (u *Unreachable) Error() string {
+	switch {
+	case u.Hung:
+		return fmt.Sprintf("the daemon on %q does not answer: look with `systemctl status splitd`", u.Socket)
+	case errors.Is(u.Cause, fs.ErrPermission):
+		return fmt.Sprintf("connect to %q: permission denied: use sudo", u.Socket)
+	case errors.Is(u.Cause, fs.ErrNotExist), errors.Is(u.Cause, syscall.ECONNREFUSED):
+		return fmt.Sprintf("no daemon listens on %q: start it with `systemctl start splitd` or `splitd run`, or name its socket with --socket", u.Socket)
+	}
+	return fmt.Sprintf("ask the daemon on %q: %v: look with `systemctl status splitd`", u.Socket, u.Cause)
+}
+
+// Is makes every Unreachable an ErrUnreachable.
+func (u *Unreachable) Is(target error) bool { return target == ErrUnreachable }
+
+// Unwrap returns the cause.
+func (u *Unreachable) Unwrap() error { return u.Cause }
+
+// Paths are the sockets that are tried, in their order: Socket, else
+// SPLITD_CONTROL_SOCKET, and only without those the system's and then the
+// user's own in XDG_RUNTIME_DIR.
+func (c *Client) Paths() []string {
+	getenv := c.Getenv
+	if getenv == nil {
+		getenv = os.Getenv
+	}
+	if c.Socket != "" {
+		return []string{c.Socket}
+	}
+	if path := getenv("SPLITD_CONTROL_SOCKET"); path != "" {
+		return []string{path}
+	}
+	paths := []string{SystemSocket}
+	if dir := getenv("XDG_RUNTIME_DIR"); dir != "" {
+		paths = append(paths, filepath.Join(dir, "splitd", "splitd.sock"))
+	}
+	return paths
+}
+
+// dial connects to the first socket on which somebody listens. When there is
+// none, the error is about the first that is not merely missing.
+func (c *Client) dial(ctx context.Context) (*net.UnixConn, string, error) {
+	var first *Unreachable
+	for _, path := range c.Paths() {
+		conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
+		if err == nil {
+			return conn.(*net.UnixConn), path, nil
+		}
+		// A full queue of connections that nobody accepts: connect(2) waits,
+		// or says EAGAIN where it may not wait.
+		hung := errors.Is(err, syscall.EAGAIN) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)
+		failed := &Unreachable{Socket: path, Hung: hung, Cause: err}
+		if first == nil || errors.Is(first.Cause, fs.ErrNotExist) && !errors.Is(err, fs.ErrNotExist) {
+			first = failed
+		}
+	}
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return nil, "", ctx.Err()
+	}
+	return nil, "", first
+}
+
+// noAnswer explains why an exchange on an open connection ended without one.
+func (c *Client) noAnswer(ctx context.Context, socket string, err error) error {
+	switch {
+	case errors.Is(ctx.Err(), context.Canceled):
+		return ctx.Err()
+	case ctx.Err() != nil:
+		return &Unreachable{Socket: socket, Hung: true, Cause: err}
+	}
+	return &Unreachable{Socket: socket, Cause: err}
+}

@@ -1,0 +1,60 @@
+package controltest
+
+import (
+	"time"
+
+	"github.com/splitd/splitd/control/api"
+	"github.com/splitd/splitd/traffic"
+)
+
+// show is the state of one split as the API shows it.
+func (o *Operator) show(s *split) api.Split {
+	effective := traffic.Effective(s.definition, s.overrides)
+	shown := api.Split{
+		Name: s.definition.Name, Mode: string(s.definition.Mode), ModeConfigured: string(s.definition.Mode),
+		Protocol:   s.definition.Protocol,
+		Service:    api.Service{Addresses: []string{}, Ports: []string{}},
+		Generation: s.generation, WeightPPM: int(effective.CandidateWeight()),
+		Origin: api.Origin{Layer: string(traffic.LayerFile)}, Pinned: s.definition.Pinned,
+		Flows: api.Flows{AsOf: o.Now().UTC()}, Shadow: api.Shadow{State: "off"},
+	}
+	for _, ip := range s.definition.Service.Addresses {
+		shown.Service.Addresses = append(shown.Service.Addresses, ip.String())
+	}
+	for _, port := range s.definition.Service.Ports {
+		shown.Service.Ports = append(shown.Service.Ports, port.String())
+	}
+	if s.definition.Mode == traffic.ModeKernel {
+		shown.Kernel = &api.Kernel{InSync: true}
+	}
+	for i, b := range effective.Backends() {
+		backend := api.Backend{
+			Name: b.Name, Role: string(traffic.RoleCandidate), Addresses: b.AddressTexts(),
+			WeightPPM: int(b.Weight), State: "up",
+		}
+		if i == 0 {
+			backend.Role = string(traffic.RolePrimary)
+		} else if override, ok := s.overrides[b.Name]; ok && (override.Off || !s.definition.Pinned) {
+			origin := originOf(override)
+			backend.Origin, shown.Origin = &origin, origin
+		}
+		shown.Backends = append(shown.Backends, backend)
+	}
+	if o.Decorate != nil {
+		o.Decorate(&shown)
+	}
+	return shown
+}
+
+func originOf(override traffic.Override) api.Origin {
+	origin := api.Origin{Layer: string(traffic.LayerOperator), Actor: override.Actor, Reason: override.Reason, Since: timeOrNil(override.Since)}
+	origin.Until = timeOrNil(override.Until)
+	return origin
+}
+
+func timeOrNil(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
