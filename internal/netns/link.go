@@ -1,11 +1,17 @@
 package netns
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // End is one end of a Link: a device in a namespace with its addresses.
@@ -15,8 +21,9 @@ type End struct {
 	Addresses []string // with prefix length: "10.0.0.1/24", "fd00::1/64"
 }
 
-// Link joins two namespaces by a veth pair, both ends up. IPv6 addresses are
-// usable at once (no duplicate address detection).
+// Link joins two namespaces by a veth pair. When it returns, both ends carry
+// packets and have their link-local addresses; IPv6 addresses are usable at
+// once (no duplicate address detection).
 func Link(a, b End) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = a.Device
@@ -33,7 +40,43 @@ func Link(a, b End) error {
 			return err
 		}
 	}
-	return nil
+	return errors.Join(a.settle(), b.settle())
+}
+
+// settle waits for what the kernel does by itself a moment after a device is
+// set up: the carrier, and the link-local address with its routes.
+func (e End) settle() error {
+	for range 5000 {
+		ready := false
+		err := e.NS.Do(func() (err error) {
+			ready, err = settled(e.Device)
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("look at device %q in %q: %w", e.Device, e.NS.Name, err)
+		}
+		if ready {
+			return nil
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return fmt.Errorf("set up device %q in %q: no carrier or no link-local address after 5 s", e.Device, e.NS.Name)
+}
+
+func settled(device string) (bool, error) {
+	link, err := netlink.LinkByName(device)
+	if err != nil {
+		return false, err
+	}
+	if link.Attrs().RawFlags&unix.IFF_RUNNING == 0 {
+		return false, nil
+	}
+	disabled, err := os.ReadFile("/proc/sys/net/ipv6/conf/" + device + "/disable_ipv6")
+	if err != nil || strings.TrimSpace(string(disabled)) != "0" {
+		return true, nil // a kernel without IPv6
+	}
+	addresses, err := retryDump(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_V6) })
+	return slices.ContainsFunc(addresses, func(a netlink.Addr) bool { return a.IP.IsLinkLocalUnicast() }), err
 }
 
 // AddAddresses gives the device addresses, written with prefix length.

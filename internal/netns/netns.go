@@ -15,8 +15,10 @@ import (
 	"os/signal"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 
+	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
@@ -36,7 +38,7 @@ func Inside() bool { return os.Getenv(insideEnv) == "1" }
 // Signals are passed on. An error wraps ErrForbidden when no namespace can be
 // made; Hint then says what to change.
 func Enter() (int, error) {
-	cmd, err := start()
+	cmd, err := startInside()
 	if err != nil {
 		return 0, err
 	}
@@ -61,9 +63,9 @@ func Enter() (int, error) {
 	}
 }
 
-// start tries plain namespaces first, as root has them, and a user namespace
-// after that.
-func start() (*exec.Cmd, error) {
+// startInside tries plain namespaces first, as root has them, and a user
+// namespace after that.
+func startInside() (*exec.Cmd, error) {
 	var failures []error
 	for _, attr := range []*syscall.SysProcAttr{asRoot(), asUser()} {
 		cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
@@ -81,9 +83,10 @@ func start() (*exec.Cmd, error) {
 }
 
 // Own process group: a Ctrl-C at the terminal reaches the child once, through
-// Enter, and not a second time by itself.
+// Enter, and not a second time by itself. Should the caller be killed, the
+// child gets SIGTERM and can still take away what it made.
 func asRoot() *syscall.SysProcAttr {
-	return &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL, Setpgid: true}
+	return &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS, Pdeathsig: unix.SIGTERM, Setpgid: true}
 }
 
 func asUser() *syscall.SysProcAttr {
@@ -115,6 +118,15 @@ func Hint() string {
 type NS struct {
 	Name   string
 	handle netns.NsHandle
+
+	home   sync.Mutex // guards starts
+	starts chan start // to the thread that starts commands, while there is one
+}
+
+// start asks for a command to be started.
+type start struct {
+	cmd  *exec.Cmd
+	done chan error
 }
 
 // New makes an empty network namespace with its loopback up. The name is for
@@ -135,14 +147,39 @@ func New(name string) (*NS, error) {
 	if err != nil {
 		return nil, err
 	}
-	return ns, ns.up("lo")
+	if err := ns.prepare(); err != nil {
+		return nil, errors.Join(err, ns.Close())
+	}
+	return ns, nil
+}
+
+// prepare sets the loopback up and turns duplicate address detection off
+// (RFC 4862 section 5.4), so that addresses are usable at once and stay as
+// they are. A kernel without IPv6 has no such setting.
+func (ns *NS) prepare() error {
+	for _, conf := range []string{"all", "default"} {
+		err := ns.Sysctl("net/ipv6/conf/"+conf+"/accept_dad", "0")
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("prepare namespace %q: %w", ns.Name, err)
+		}
+	}
+	return ns.up("lo")
 }
 
 // FD is the namespace's descriptor, owned by the NS.
 func (ns *NS) FD() int { return int(ns.handle) }
 
-// Close gives the namespace up.
-func (ns *NS) Close() error { return ns.handle.Close() }
+// Close gives the namespace up. Commands started with Pdeathsig get their
+// signal.
+func (ns *NS) Close() error {
+	ns.home.Lock()
+	if ns.starts != nil {
+		close(ns.starts)
+		ns.starts = nil
+	}
+	ns.home.Unlock()
+	return ns.handle.Close()
+}
 
 // Do runs fn on a thread inside the namespace. What fn starts with `go` does
 // not run there; sockets that fn opens stay there. /proc/net must be read as
@@ -156,10 +193,39 @@ func (ns *NS) Do(fn func() error) error {
 	})
 }
 
-// Start starts the command inside the namespace; the caller ends it. Its
-// SysProcAttr must not ask for Pdeathsig: the thread that starts it dies at
-// once (prctl(2), PR_SET_PDEATHSIG).
-func (ns *NS) Start(cmd *exec.Cmd) error { return ns.Do(cmd.Start) }
+// Start starts the command inside the namespace; the caller ends it. All
+// commands of a namespace are started by one thread that lives until Close, so
+// Pdeathsig in their SysProcAttr means: when this process ends, however it
+// ends, or closes the NS (PR_SET_PDEATHSIG, prctl(2)).
+func (ns *NS) Start(cmd *exec.Cmd) error {
+	ns.home.Lock()
+	defer ns.home.Unlock()
+	if ns.starts == nil {
+		starts, ready := make(chan start), make(chan error)
+		go ns.startCommands(starts, ready)
+		if err := <-ready; err != nil {
+			return err
+		}
+		ns.starts = starts
+	}
+	request := start{cmd: cmd, done: make(chan error)}
+	ns.starts <- request
+	return <-request.done
+}
+
+// startCommands is the thread that starts commands. It stays locked, so that
+// it ends with this goroutine and no other ever runs on it.
+func (ns *NS) startCommands(starts <-chan start, ready chan<- error) {
+	runtime.LockOSThread()
+	if err := netns.Set(ns.handle); err != nil {
+		ready <- fmt.Errorf("enter namespace %q: %w", ns.Name, err)
+		return
+	}
+	ready <- nil
+	for request := range starts {
+		request.done <- request.cmd.Start()
+	}
+}
 
 // Sysctl writes a setting of the namespace, named with slashes:
 // "net/ipv4/ip_forward".
@@ -167,6 +233,19 @@ func (ns *NS) Sysctl(name, value string) error {
 	return ns.Do(func() error {
 		return os.WriteFile("/proc/sys/"+name, []byte(value), 0o644)
 	})
+}
+
+// LoopbackUp sets the loopback of this process's own namespace up; Enter
+// leaves it down. It needs CAP_NET_ADMIN there.
+func LoopbackUp() error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("find device %q: %w", "lo", err)
+	}
+	if err := netlink.LinkSetUp(lo); err != nil {
+		return fmt.Errorf("set device %q up: %w", "lo", err)
+	}
+	return nil
 }
 
 // onOwnThread runs fn on a fresh OS thread that dies afterwards, so that no
@@ -183,4 +262,3 @@ func onOwnThread(fn func() error) error {
 	}()
 	return <-done
 }
-
