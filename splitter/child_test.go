@@ -1,0 +1,5 @@
+package splitter
+
+const childEnv = "SPLITTER_TEST_CHILD"
+
+func runChild() int { return 1 }

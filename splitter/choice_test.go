@@ -1,0 +1,143 @@
+package splitter
+
+import (
+	"math"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/splitd/splitd/traffic"
+)
+
+var shares = []string{"0%", "0.1%", "5%", "50%", "99.9%", "100%"}
+
+func TestSharesOfSimulatedDrawsLieWithinTheBinomialInterval(t *testing.T) {
+	const flows = 100_000
+	for i, share := range shares {
+		weight, err := traffic.ParseWeight(share)
+		if err != nil {
+			t.Fatal(err)
+		}
+		draw := seededDraw(uint64(100 + i))
+		c := &choice{primary: target{name: "old"}, candidates: []target{{name: "new", weight: weight}}}
+		got := 0
+		for range flows {
+			if c.pick(draw()).name == "new" {
+				got++
+			}
+		}
+		if low, high := binomialInterval(flows, weight); got < low || got > high {
+			t.Errorf("%s: candidate drawn %d times of %d, want %d to %d", share, got, flows, low, high)
+		}
+	}
+}
+
+func TestPickGivesCandidatesTheirPartsInOrderAndThePrimaryTheRest(t *testing.T) {
+	c := &choice{
+		primary:    target{name: "old"},
+		candidates: []target{{name: "none"}, {name: "first", weight: 10}, {name: "second", weight: 5}},
+	}
+	want := map[traffic.Weight]string{0: "first", 9: "first", 10: "second", 14: "second", 15: "old", traffic.Whole - 1: "old"}
+	got := map[traffic.Weight]string{}
+	for draw := range want {
+		got[draw] = c.pick(draw).name
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("backends drawn (-want +got):\n%s", diff)
+	}
+}
+
+func TestBackendIsReachedOnTheFamilyAndPortOfTheService(t *testing.T) {
+	both := traffic.Backend{Name: "b", Addresses: []traffic.Address{
+		{IP: netip.MustParseAddr("10.0.0.1")}, {IP: netip.MustParseAddr("2001:db8::1"), Port: 2525},
+	}}
+	for _, test := range []struct {
+		backend       traffic.Backend
+		service, want string
+	}{
+		{both, "192.0.2.25:25", "10.0.0.1:25"},
+		{both, "[2001:db8::25]:25", "[2001:db8::1]:2525"},
+		{traffic.Backend{Local: true}, "192.0.2.25:25", "127.0.0.1:25"},
+		{traffic.Backend{Local: true}, "[2001:db8::25]:25", "[::1]:25"},
+	} {
+		got, err := reach("mx", test.backend, netip.MustParseAddrPort(test.service))
+		if err != nil || got.String() != test.want {
+			t.Errorf("from %s: %s, %v, want %s", test.service, got, err, test.want)
+		}
+	}
+}
+
+func TestPauseAfterAcceptErrorsGrowsFromFiveMillisecondsToOneSecond(t *testing.T) {
+	var got []time.Duration
+	pause := time.Duration(0)
+	for range 10 {
+		pause = nextPause(pause)
+		got = append(got, pause/time.Millisecond)
+	}
+	want := []time.Duration{5, 10, 20, 40, 80, 160, 320, 640, 1000, 1000}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("pauses in ms (-want +got):\n%s", diff)
+	}
+}
+
+func TestLimiterLetsOneMessageOfAKindPassPerSecondAndCountsTheRest(t *testing.T) {
+	type answer struct {
+		Left int
+		OK   bool
+	}
+	var l limiter
+	start := time.Unix(1_700_000_000, 0)
+	var got []answer
+	for _, after := range []time.Duration{0, 1, 999, 1000, 1500, 2000} {
+		left, ok := l.allow("a", start.Add(after*time.Millisecond))
+		got = append(got, answer{left, ok})
+	}
+	left, ok := l.allow("b", start)
+	got = append(got, answer{left, ok})
+	want := []answer{{0, true}, {0, false}, {0, false}, {2, true}, {0, false}, {1, true}, {0, true}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("answers (-want +got):\n%s", diff)
+	}
+}
+
+// binomialInterval returns the exact central 99.9 % interval of the number of
+// candidate flows among n.
+func binomialInterval(n int, weight traffic.Weight) (low, high int) {
+	p := float64(weight) / float64(traffic.Whole)
+	if p == 0 || p == 1 {
+		return int(p) * n, int(p) * n
+	}
+	const tail = 0.0005
+	sum := 0.0
+	low = -1
+	for k := range n + 1 {
+		sum += math.Exp(logChoose(n, k) + float64(k)*math.Log(p) + float64(n-k)*math.Log1p(-p))
+		if low < 0 && sum > tail {
+			low = k
+		}
+		if sum >= 1-tail {
+			return low, k
+		}
+	}
+	return low, n
+}
+
+func logChoose(n, k int) float64 {
+	a, _ := math.Lgamma(float64(n + 1))
+	b, _ := math.Lgamma(float64(k + 1))
+	c, _ := math.Lgamma(float64(n - k + 1))
+	return a - b - c
+}
+
+func TestBinomialIntervalIsTheExactOne(t *testing.T) {
+	// From the cumulative sums of C(10,k)/1024: P(X<1) = 0.00098 > 0.0005.
+	if low, high := binomialInterval(10, traffic.Whole/2); low != 0 || high != 10 {
+		t.Errorf("n=10 p=0.5: %d to %d, want 0 to 10", low, high)
+	}
+	// Normal approximation: 5000 -+ 3.29*68.9.
+	if low, high := binomialInterval(100_000, traffic.Whole/20); low < 4770 || low > 4780 || high < 5223 || high > 5233 {
+		t.Errorf("n=100000 p=0.05: %d to %d, want about 4774 to 5227", low, high)
+	}
+}

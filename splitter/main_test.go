@@ -1,0 +1,46 @@
+package splitter
+
+import (
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/splitd/splitd/internal/netns"
+	"github.com/splitd/splitd/internal/nettest"
+)
+
+// TestMain gives the package a loopback of its own: no port is taken by
+// another program, and settings of the namespace may be changed.
+func TestMain(m *testing.M) {
+	if os.Getenv(childEnv) != "" {
+		os.Exit(runChild())
+	}
+	if netns.Inside() {
+		if err := prepareLoopback(); err != nil {
+			fmt.Fprintln(os.Stderr, "FAIL:", err)
+			os.Exit(1)
+		}
+	}
+	nettest.Main(m)
+}
+
+func prepareLoopback() error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("find loopback: %w", err)
+	}
+	if err := netlink.LinkSetUp(lo); err != nil {
+		return fmt.Errorf("set loopback up: %w", err)
+	}
+	return setLocalPorts(ephemeralFirst, 65000)
+}
+
+// ephemeralFirst is the first port that the kernel hands out by itself; the
+// tests' services stand below.
+const ephemeralFirst = 20000
+
+func setLocalPorts(first, last int) error {
+	return os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", fmt.Appendf(nil, "%d %d", first, last), 0o644)
+}

@@ -1,0 +1,192 @@
+package splitter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"github.com/splitd/splitd/traffic"
+)
+
+// ErrStopped is returned by Apply and SetWeights once Run is ending.
+var ErrStopped = errors.New("the relay has stopped")
+
+// Options are what a Relay needs from outside.
+type Options struct {
+	// Log gets what an operator should know; nil discards it.
+	Log *slog.Logger
+	// Draw returns a number uniform in [0, traffic.Whole), one per flow. It is
+	// called from many goroutines. Nil is math/rand/v2.
+	Draw func() traffic.Weight
+}
+
+// Relay listens on the services of proxy splits and relays their flows. Its
+// methods may be called from many goroutines; Run is called once.
+type Relay struct {
+	log    *slog.Logger
+	draw   func() traffic.Weight
+	faults faults
+	quiet  limiter // for complaints that every flow could make
+
+	mu       sync.Mutex // guards what follows; never held while a socket is waited for
+	stopped  bool
+	fronts   map[netip.AddrPort]*front
+	splits   map[string]traffic.Split
+	counters map[traffic.BackendKey]*counter
+	accepts  sync.WaitGroup
+
+	flowsMu sync.Mutex
+	flows   map[*flow]struct{}
+	flowing sync.WaitGroup
+}
+
+// New returns a Relay that serves nothing yet.
+func New(o Options) *Relay {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Draw == nil {
+		o.Draw = func() traffic.Weight { return rand.N(traffic.Whole) }
+	}
+	return &Relay{
+		log:      o.Log,
+		draw:     o.Draw,
+		fronts:   map[netip.AddrPort]*front{},
+		splits:   map[string]traffic.Split{},
+		counters: map[traffic.BackendKey]*counter{},
+		flows:    map[*flow]struct{}{},
+	}
+}
+
+// Apply brings the relay to exactly these splits, with the weights that are in
+// them, all or nothing: every new listener is bound before anything changes,
+// and on an error (all of them, one a line; errors.Is finds the errno) the old
+// state serves on. Connections accepted afterwards are drawn anew; flows that
+// are open stay where they are, also those of a removed split. Listeners
+// accept as soon as Apply returns, whether Run is running yet or not.
+func (r *Relay) Apply(ctx context.Context, splits []traffic.Split) error {
+	wanted, err := layout(splits, r.hostAddresses())
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.stopped {
+		return ErrStopped
+	}
+	choices, err := r.choices(wanted)
+	if err != nil {
+		return err
+	}
+	bound, err := r.bind(ctx, wanted)
+	if err != nil {
+		return err
+	}
+	r.swap(splits, choices, bound)
+	return nil
+}
+
+// choices makes the choice of every front; r.mu is held.
+func (r *Relay) choices(wanted map[netip.AddrPort]traffic.Split) (map[netip.AddrPort]*choice, error) {
+	choices := make(map[netip.AddrPort]*choice, len(wanted))
+	for _, address := range inOrder(wanted) {
+		split := wanted[address]
+		c, err := newChoice(split, address, r.countersOf(split.Name))
+		if err != nil {
+			return nil, err
+		}
+		choices[address] = c
+	}
+	return choices, nil
+}
+
+func (r *Relay) countersOf(split string) func(string) *counter {
+	return func(backend string) *counter {
+		return r.counterOf(traffic.BackendKey{Split: split, Backend: backend})
+	}
+}
+
+// swap makes the new state the one that serves; it cannot fail. r.mu is held.
+func (r *Relay) swap(splits []traffic.Split, choices map[netip.AddrPort]*choice, bound []*front) {
+	for _, f := range bound {
+		r.fronts[f.address] = f
+	}
+	for address, c := range choices {
+		r.fronts[address].choice.Store(c)
+	}
+	for _, f := range bound {
+		r.accepts.Add(1)
+		go r.accept(f)
+		r.log.Info("listening", "split", choices[f.address].split, "address", f.address.String())
+	}
+	for address, f := range r.fronts {
+		if _, stays := choices[address]; !stays {
+			r.retire(f)
+			delete(r.fronts, address)
+			r.log.Info("stopped listening", "split", f.choice.Load().split, "address", address.String())
+		}
+	}
+	clear(r.splits)
+	for _, split := range splits {
+		split.Candidates = slices.Clone(split.Candidates)
+		r.splits[split.Name] = split
+	}
+}
+
+// SetWeights gives the split of that name the weights and the generation of
+// the one given; the rest of it is not looked at. Every connection accepted
+// after it returns is drawn with the new weights. An error (no such split, no
+// such candidate, over 100 %) changes nothing.
+func (r *Relay) SetWeights(split traffic.Split) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.stopped {
+		return ErrStopped
+	}
+	current, ok := r.splits[split.Name]
+	if !ok {
+		return fmt.Errorf("set weights of split %q: it is not served in mode proxy", split.Name)
+	}
+	changed, err := current.WithWeights(split.Weights())
+	if err != nil {
+		return fmt.Errorf("set weights: %w", err)
+	}
+	changed.Generation = split.Generation
+	choices := map[*front]*choice{}
+	for address, f := range r.fronts {
+		if f.choice.Load().split != split.Name {
+			continue
+		}
+		if choices[f], err = newChoice(changed, address, r.countersOf(split.Name)); err != nil {
+			return err
+		}
+	}
+	for f, c := range choices {
+		f.choice.Store(c)
+	}
+	r.splits[split.Name] = changed
+	return nil
+}
+
+// hostAddresses lists the addresses of this host's interfaces; none when it
+// may not be asked (no AF_NETLINK), which only blinds the search for loops.
+func (r *Relay) hostAddresses() []netip.Addr {
+	nets, err := net.InterfaceAddrs()
+	if err != nil {
+		r.log.Debug("list addresses of this host", "error", err)
+		return nil
+	}
+	var addresses []netip.Addr
+	for _, n := range nets {
+		if prefix, err := netip.ParsePrefix(n.String()); err == nil {
+			addresses = append(addresses, prefix.Addr())
+		}
+	}
+	return addresses
+}
