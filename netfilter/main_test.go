@@ -1,0 +1,9 @@
+package netfilter
+
+import (
+	"testing"
+
+	"github.com/splitd/splitd/internal/nettest"
+)
+
+func TestMain(m *testing.M) { nettest.Main(m) }

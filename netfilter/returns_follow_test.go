@@ -1,0 +1,144 @@
+package netfilter
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/splitd/splitd/internal/nettest"
+	"github.com/splitd/splitd/traffic"
+)
+
+// follow runs followNeighbours in the new host until the test ends.
+func (lab returnLab) follow(paths []traffic.ReturnPath) {
+	lab.t.Helper()
+	want, err := BuildReturns(paths, labSettings)
+	if err != nil {
+		lab.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(lab.t.Context())
+	var done sync.WaitGroup
+	done.Go(func() {
+		lab.host.Do(func() error {
+			return followNeighbours(ctx, func() Returns { return want }, slog.New(slog.DiscardHandler))
+		})
+	})
+	lab.t.Cleanup(func() { cancel(); done.Wait() })
+}
+
+// inSync waits until the new host has what the paths ask for.
+func (lab returnLab) inSync(paths []traffic.ReturnPath) {
+	lab.t.Helper()
+	want, err := BuildReturns(paths, labSettings)
+	if err != nil {
+		lab.t.Fatal(err)
+	}
+	var lines []string
+	eventually(lab.t, func() bool {
+		lab.host.Do(func() (err error) { lines, err = differencesReturns(lab.t.Context(), want); return err })
+		return len(lines) == 0
+	}, func() any { return lines })
+}
+
+// eventually polls for the condition and fails with the state after 5 seconds.
+func eventually(t *testing.T, condition func() bool, state func() any) {
+	t.Helper()
+	look := time.NewTicker(10 * time.Millisecond)
+	defer look.Stop()
+	for deadline := time.Now().Add(5 * time.Second); !condition(); <-look.C {
+		if time.Now().After(deadline) {
+			t.Fatalf("still not so after 5 s: %v", state())
+		}
+	}
+}
+
+func TestWhatALinkTookWithItIsPutBackWhenItComesAgain(t *testing.T) {
+	for name, paths := range map[string][]traffic.ReturnPath{"address": byAddress(), "mark": byMark()} {
+		t.Run(name, func(t *testing.T) {
+			lab := newReturnLab(t)
+			lab.wrongWay()
+			lab.serve("25")
+			lab.translate("10.0.0.200", "fd00::200")
+			lab.follow(paths)
+			lab.inSync(paths)
+			lab.setLink(lab.host, "eth0", false)
+			lab.eventuallyWays(0)
+			lab.setLink(lab.host, "eth0", true)
+			// The kernel forgets the IPv6 addresses of a device that goes down.
+			if err := lab.host.AddAddresses("eth0", "fd00::12/64", "fd00::200/128"); err != nil {
+				t.Fatal(err)
+			}
+			lab.inSync(paths)
+			lab.eventuallyWays(2)
+			lab.reaches(lab.client, service4, client4)
+			lab.reaches(lab.client, service6, client6)
+		})
+	}
+}
+
+// eventuallyWays waits until the kernel has that many ways back.
+func (lab returnLab) eventuallyWays(n int) {
+	lab.t.Helper()
+	var routes []kernelRoute
+	eventually(lab.t, func() bool {
+		lab.host.Do(func() (err error) { routes, err = readRoutes(labSettings); return err })
+		routes = slices.DeleteFunc(routes, func(r kernelRoute) bool { return r.blackhole })
+		return len(routes) == n
+	}, func() any { return routes })
+}
+
+func TestANewLinkLayerAddressOfTheRouterIsFollowed(t *testing.T) {
+	lab := newReturnLab(t)
+	lab.wrongWay()
+	lab.serve("25")
+	lab.translate("10.0.0.12", "fd00::12")
+	lab.follow(byMark())
+	lab.inSync(byMark())
+	lab.reaches(lab.client, service4, client4)
+	before := lab.knownNeighbours()
+	lab.setHardware(lab.router, "eth1", "02:00:00:00:25:25")
+	eventually(t, func() bool {
+		// The router's own traffic tells of its new address, as any router's does.
+		_, _ = lab.ask(lab.router, "10.0.0.12:25")
+		_, _ = lab.ask(lab.router, "[fd00::12]:25")
+		now := lab.knownNeighbours()
+		return now["neighbour/four"].String() == "02:00:00:00:25:25" && now["neighbour/six"].String() == "02:00:00:00:25:25"
+	}, func() any { return before })
+	lab.inSync(byMark())
+	lab.reaches(lab.client, service4, client4)
+	lab.reaches(lab.client, service6, client6)
+}
+
+// knownNeighbours are the addresses that the kernel's sets hold.
+func (lab returnLab) knownNeighbours() map[string]net.HardwareAddr {
+	lab.t.Helper()
+	found := map[string]net.HardwareAddr{}
+	m := lab.readMarks()
+	for name, elements := range m.sets {
+		for _, e := range elements {
+			found[name] = net.HardwareAddr(e.address)
+		}
+	}
+	return found
+}
+
+func (lab returnLab) setHardware(ns *nettest.NS, device, address string) {
+	lab.t.Helper()
+	hardware, err := net.ParseMAC(address)
+	if err != nil {
+		lab.t.Fatal(err)
+	}
+	ns.Do(func() error {
+		link, err := netlink.LinkByName(device)
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetHardwareAddr(link, hardware)
+	})
+}

@@ -1,0 +1,102 @@
+package netfilter
+
+import (
+	"fmt"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Rules lists the ip rules as the commands that would make them, in the order
+// in which the kernel looks at them.
+func (r Returns) Rules() []string {
+	lines := make([]string, 0, len(r.rules))
+	for _, rule := range r.rules {
+		lines = append(lines, rule.command("add"))
+	}
+	return lines
+}
+
+// Routes lists the routes as the commands that would make them.
+func (r Returns) Routes() []string {
+	lines := make([]string, 0, len(r.routes))
+	for _, route := range r.routes {
+		lines = append(lines, route.command("add"))
+	}
+	return lines
+}
+
+// Text is the marking table in the words of nft(8), as `nft -s list table
+// inet splitd_return` of 1.0.6 prints it but for the elements of the sets
+// (see neighbourSet); "" when no path matches by mark.
+func (r Returns) Text() string {
+	if len(r.marks) == 0 {
+		return ""
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "table inet %s {\n", TableReturn)
+	for _, set := range r.sets() {
+		fmt.Fprintf(&b, "\tset %s {\n\t\ttype ether_addr\n\t}\n\n", set.name)
+	}
+	for i, chain := range r.chains() {
+		if i > 0 {
+			b.WriteString("\n")
+		}
+		fmt.Fprintf(&b, "\tchain %s {\n", chain.name)
+		if chain.kind != "" {
+			fmt.Fprintf(&b, "\t\ttype %s hook %s priority mangle - 5; policy accept;\n", chain.kind, chain.name)
+		}
+		for _, rule := range chain.rules {
+			fmt.Fprintf(&b, "\t\t%s\n", rule.text())
+		}
+		b.WriteString("\t}\n")
+	}
+	b.WriteString("}\n")
+	return b.String()
+}
+
+// command is the rule as an argument of ip(8): `ip rule add ...`.
+func (r ipRule) command(verb string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s rule %s pref %d", ipCommand(r.family), verb, r.priority)
+	switch {
+	case r.to.IsValid():
+		fmt.Fprintf(&b, " to %s", r.to)
+	case r.from.IsValid():
+		fmt.Fprintf(&b, " from %s", r.from)
+	case r.mask != 0:
+		fmt.Fprintf(&b, " fwmark %#x/%#x", r.mark, r.mask)
+	}
+	table := fmt.Sprint(r.table)
+	if r.table == unix.RT_TABLE_MAIN {
+		table = "main"
+	}
+	fmt.Fprintf(&b, " lookup %s protocol %d", table, Protocol)
+	return b.String()
+}
+
+// command is the route as an argument of ip(8): `ip route add ...`.
+func (r ipRoute) command(verb string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s route %s ", ipCommand(r.family), verb)
+	switch {
+	case r.blackhole:
+		b.WriteString("blackhole default")
+	case r.via.IsValid():
+		fmt.Fprintf(&b, "default via %s dev %s", r.via, r.device)
+	default:
+		fmt.Fprintf(&b, "default dev %s", r.device)
+	}
+	if r.metric != metric(r.family) {
+		fmt.Fprintf(&b, " metric %d", r.metric)
+	}
+	fmt.Fprintf(&b, " table %d protocol %d", r.table, Protocol)
+	return b.String()
+}
+
+func ipCommand(family int) string {
+	if family == unix.AF_INET6 {
+		return "ip -6"
+	}
+	return "ip"
+}
