@@ -1,0 +1,88 @@
+package metrics
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// The labels. Their values are names from the configuration and fixed words,
+// never anything that a client or a network sends.
+const (
+	labelSplit     = "split"
+	labelBackend   = "backend"
+	labelRole      = "role"      // primary | candidate
+	labelDirection = "direction" // in: from clients to the backend | out: back
+	labelMode      = "mode"      // kernel | proxy
+)
+
+// name is a metric of a sample: all that splitd itself exposes, but for
+// nameBuildInfo and nameFailures, which live as long as the handler.
+type name struct {
+	desc *prometheus.Desc
+	kind prometheus.ValueType
+}
+
+// names are all of them. docs/metrics.md describes the same, and a test holds
+// the two together.
+type names struct {
+	flows, flowsActive, bytes, connectFailures       name
+	weight, observed, observedCandidates, generation name
+	split, inSync                                    name
+	store, reload, reloadTime, start                 name
+}
+
+const (
+	nameBuildInfo = "splitd_build_info"
+	helpBuildInfo = "Which splitd this is; always 1."
+	nameFailures  = "splitd_collect_failures_total"
+	helpFailures  = "Values that could not be read or exposed for a scrape."
+)
+
+func newNames() names {
+	backend := []string{labelSplit, labelBackend, labelRole}
+	return names{
+		flows: counter("splitd_flows_total",
+			"New flows sent to the backend.", backend...),
+		flowsActive: gauge("splitd_flows_active",
+			"Flows of the backend that are open now.", backend...),
+		bytes: counter("splitd_bytes_total",
+			"Bytes that went from clients to the backend (direction in) and back (direction out).", append(backend, labelDirection)...),
+		connectFailures: counter("splitd_connect_failures_total",
+			"Attempts to reach the backend that failed.", backend...),
+		weight: gauge("splitd_weight_ratio",
+			"Share of new flows that is set for the backend, 0 to 1; the primary has what the candidates leave.", backend...),
+		observed: gauge("splitd_observed_ratio",
+			"Share of new flows that the backend got since the split's generation began, 0 to 1.", backend...),
+		observedCandidates: gauge("splitd_candidates_observed_ratio",
+			"Share of new flows that all candidates of the split got since its generation began, 0 to 1.", labelSplit),
+		generation: gauge("splitd_generation",
+			"Number of the split's state; it grows by one with every change of its definition or weights.", labelSplit),
+		split: gauge("splitd_split_info",
+			"The data plane that carries the split; always 1.", labelSplit, labelMode),
+		inSync: gauge("splitd_kernel_in_sync",
+			"Whether the kernel does with the split what splitd wants (1) or not (0); kernel mode only.", labelSplit),
+		store: gauge("splitd_store_up",
+			"Whether the store can be read and written (1) or not (0); without it weights can only be lowered."),
+		reload: gauge("splitd_config_last_reload_successful",
+			"Whether the last load of the configuration was accepted (1) or not (0)."),
+		reloadTime: gauge("splitd_config_last_reload_timestamp_seconds",
+			"When the configuration was last loaded, accepted or not, in seconds since 1970."),
+		start: gauge("splitd_start_time_seconds",
+			"When the daemon started, in seconds since 1970."),
+	}
+}
+
+// all lists them, for Describe.
+func (n names) all() []name {
+	return []name{
+		n.flows, n.flowsActive, n.bytes, n.connectFailures,
+		n.weight, n.observed, n.observedCandidates, n.generation,
+		n.split, n.inSync,
+		n.store, n.reload, n.reloadTime, n.start,
+	}
+}
+
+func counter(fqName, help string, labels ...string) name {
+	return name{prometheus.NewDesc(fqName, help, labels, nil), prometheus.CounterValue}
+}
+
+func gauge(fqName, help string, labels ...string) name {
+	return name{prometheus.NewDesc(fqName, help, labels, nil), prometheus.GaugeValue}
+}
