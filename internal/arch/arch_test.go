@@ -66,10 +66,10 @@ func TestEveryRuleSaysWhy(t *testing.T) {
 // smallRooms and smallOwners stand for the tables in the tests of the checks.
 func smallRooms() []room {
 	return []room{
-		{"a", nil, "a is pure"},
-		{"a/sub", []string{"a"}, "sub serves a"},
-		{"b", []string{"a/..."}, "b knows a"},
-		{"internal/nettest", nil, "it serves all"},
+		{path: "a", tests: []string{"b"}, why: "a is pure"},
+		{path: "a/sub", may: []string{"a"}, why: "sub serves a"},
+		{path: "b", may: []string{"a/..."}, why: "b knows a"},
+		{path: "internal/nettest", why: "it serves all"},
 	}
 }
 
@@ -119,6 +119,12 @@ func TestEachBrokenRuleIsSeen(t *testing.T) {
 			[]string{"a/not.go:5: a may not import " + module + "/b: a is pure"},
 		},
 		{"a test uses nettest and its own room", "a/a_test.go", "package a_test\n\nimport (\n\t\"" + module + "/a\"\n\t\"" + module + "/internal/nettest\"\n)\n", "imports", nil},
+		{"a test uses what its room's tests may", "a/a_test.go", "package a\n\nimport \"" + module + "/b\"\n", "imports", nil},
+		{
+			"a test uses another room", "b/b_test.go", "package b\n\nimport \"" + module + "/c\"\n",
+			"imports",
+			[]string{"b/b_test.go:3: b may not import " + module + "/c: b knows a"},
+		},
 		{
 			"code does not use nettest", "a/net.go", "package a\n\nimport \"" + module + "/internal/nettest\"\n",
 			"imports",

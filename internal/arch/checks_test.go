@@ -35,7 +35,7 @@ func checkImports(t *tree, rooms []room, owners []owner) []string {
 func forbidOurs(r room, i imported, ours string) string {
 	may := r.may
 	if i.test {
-		may = slices.Concat(may, testsMay(), []string{r.path})
+		may = slices.Concat(may, r.tests, testsMay(), []string{r.path})
 	}
 	if slices.ContainsFunc(may, func(m string) bool { return covers(m, ours) }) {
 		return ""

@@ -1,12 +1,13 @@
 package arch
 
 // A room is one package and what of ours it may import: paths below the module,
-// where "dir/..." also means all that lies below dir. Test files may import
-// what testsMay says too, and their own package.
+// where "dir/..." also means all that lies below dir. Its test files may import
+// what tests and testsMay say too, and their own package.
 type room struct {
-	path string
-	may  []string
-	why  string
+	path  string
+	may   []string
+	tests []string
+	why   string
 }
 
 const (
@@ -17,7 +18,8 @@ const (
 	operator   = "control speaks to the daemon through its own interface Operator, never to a room behind it"
 	client     = "a client knows the wire types and nothing of the daemon"
 	wiring     = "daemon is the only room that knows all others; commands and tests are not its business"
-	command    = "a command is thin: what it does belongs to a room"
+	command    = "a command is thin: what it does belongs to a room, and the rooms are joined in daemon"
+	rescuer    = "splitctl speaks to the socket; only for `off --force` it knows kernel and state directory, and never the daemon"
 	inner      = "internal packages serve every room, so they may know none"
 	player     = "the demo plays what a user would do: it starts our binaries and speaks to the socket"
 	outside    = "end-to-end tests see what a user sees: binaries, files, the socket, the kernel"
@@ -27,28 +29,35 @@ const (
 // reason, and a line in ARCHITECTURE.md.
 func rooms() []room {
 	return []room{
-		{"traffic", nil, vocabulary},
-		{"configs", []string{"traffic"}, values},
-		{"state", []string{"traffic"}, values},
-		{"splitter", []string{"traffic"}, plane},
-		{"netfilter", []string{"traffic"}, plane},
-		{"metrics", []string{"traffic"}, "metrics pulls from a Source of its own; daemon gives it one"},
-		{"control", []string{"control/api", "traffic"}, operator},
-		{"control/api", nil, wire},
-		{"control/client", []string{"control/api"}, client},
-		{"daemon", []string{
-			"configs", "control/...", "internal/build", "metrics", "netfilter", "splitter", "state", "traffic",
-		}, wiring},
-		{"cmd/splitd", []string{"configs", "daemon", "internal/..."}, command},
-		{"cmd/splitctl", []string{"configs", "control/api", "control/client", "internal/...", "netfilter", "traffic"}, command},
-		{"internal/arch", nil, inner},
-		{"internal/build", nil, inner},
-		{"internal/netns", nil, inner},
-		{"internal/nettest", []string{"internal/netns"}, inner},
-		{"e2e", []string{"control/api", "control/client", "internal/netns", "internal/nettest"}, outside},
-		{"e2e/real", []string{"control/api", "control/client", "internal/netns", "internal/nettest"}, outside},
+		{path: "traffic", why: vocabulary},
+		{path: "configs", may: []string{"traffic"}, why: values},
+		{path: "state", may: []string{"traffic"}, why: values},
+		{path: "splitter", may: []string{"traffic"}, why: plane},
+		{path: "netfilter", may: []string{"traffic"}, why: plane},
+		{path: "metrics", may: []string{"traffic"}, why: "metrics pulls from a Source of its own; daemon gives it one"},
+		{path: "control", may: []string{"control/api", "traffic"}, tests: []string{"control/controltest"}, why: operator},
+		{path: "control/api", why: wire},
+		{path: "control/client", may: []string{"control/api"}, tests: []string{"control", "control/controltest"}, why: client},
+		{path: "control/controltest", may: []string{"control", "control/api", "traffic"}, why: operator},
+		{path: "daemon", may: []string{
+			"configs", "control", "control/api", "control/client", "internal/build", "metrics", "netfilter", "splitter", "state", "traffic",
+		}, why: wiring},
+		{path: "cmd/splitd", may: []string{"configs", "daemon", "internal/..."}, why: command},
+		{path: "cmd/splitctl", may: []string{
+			"configs", "control/api", "control/client", "internal/build", "internal/process", "netfilter", "state", "traffic",
+		}, tests: []string{"control", "control/controltest"}, why: rescuer},
+		{path: "internal/arch", why: inner},
+		{path: "internal/build", why: inner},
+		{path: "internal/demo", may: []string{"control/api", "control/client", "internal/netns", "internal/process", "traffic"}, why: player},
+		{path: "internal/netns", why: inner},
+		{path: "internal/nettest", may: []string{"internal/netns"}, why: inner},
+		{path: "internal/process", why: inner},
+		{path: "e2e", may: outsiders(), why: outside},
+		{path: "e2e/real", may: outsiders(), why: outside},
 	}
 }
+
+func outsiders() []string { return []string{"control/api", "control/client"} }
 
 // testsMay lists what the tests of every room may import beside their own
 // package.
@@ -64,16 +73,16 @@ type owner struct {
 }
 
 func owners() []owner {
-	kernel := []string{"netfilter", "splitter", "daemon", "control", "control/client", "internal/netns"}
+	kernel := []string{"netfilter", "splitter", "daemon", "control", "control/client", "internal/netns", "internal/process"}
 	const system = "the kernel is spoken to in few rooms: the data planes, peer credentials, internal/netns"
 	return []owner{
 		{"github.com/prometheus", []string{"metrics"}, false, "only metrics imports prometheus: the other rooms count in plain numbers"},
 		{"golang.org/x/sys", kernel, true, system},
 		{"github.com/vishvananda", kernel, true, system},
-		{"github.com/google/nftables", []string{"netfilter"}, true, system},
+		{"github.com/google/nftables", []string{"netfilter", "internal/netns"}, true, system},
 		{"github.com/ti-mo", []string{"netfilter", "internal/netns"}, true, system},
 		{"github.com/mdlayher/netlink", []string{"netfilter"}, true, system},
-		{"go.etcd.io/bbolt", []string{"state"}, false, "the database is state's secret"},
+		{"go.etcd.io/bbolt", []string{"state", "e2e"}, false, "the database is state's secret"},
 		{"github.com/spf13/viper", []string{"configs"}, false, "viper knows the daemon's scalars, in configs alone"},
 		{"go.yaml.in/yaml/v3", []string{"configs", "cmd/splitctl"}, true, "configurations are parsed in configs; splitctl prints -o yaml"},
 		{"github.com/spf13/cobra", []string{"cmd/splitd", "cmd/splitctl"}, false, "only commands know of command lines"},
