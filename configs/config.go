@@ -1,0 +1,63 @@
+package configs
+
+import "log/slog"
+
+// Config is a whole configuration: the daemon's scalars and the definition. It
+// is a value that nobody changes once it is loaded.
+type Config struct {
+	Control   Control
+	HTTP      HTTP
+	Log       Log
+	StateDir  string
+	Netfilter Netfilter
+	Definition
+}
+
+// Control is the control socket.
+type Control struct {
+	Socket string // absolute path
+	Group  string // who may change things besides root and the daemon's user; "" is nobody
+	// GroupExplicit says that somebody named the group: then it must exist.
+	GroupExplicit bool
+}
+
+// HTTP is the status page.
+type HTTP struct {
+	Listen string // IP:port or :port; "" turns it off
+}
+
+// Log is the log on standard error.
+type Log struct {
+	Level  slog.Level
+	Format string // "text" or "json"
+}
+
+// Netfilter is what the kernel data plane may call its own.
+type Netfilter struct {
+	MarkMask     uint32 // one run of at least 6 bits
+	RouteTable   int    // tables RouteTable to RouteTable+15
+	RulePriority int    // priorities RulePriority to RulePriority+19
+}
+
+// Options say where a configuration comes from.
+type Options struct {
+	// Files are read instead of the standard places: Dir/splitd.yaml, then
+	// Dir/conf.d/*.yaml in lexical order.
+	Files []string
+	Dir   string // "" is /etc/splitd
+	// Flags are scalars by their keys as in a file ("control.socket"); they
+	// win over all other sources.
+	Flags map[string]string
+	// LookupEnv is the environment (os.LookupEnv); nil is an empty one.
+	LookupEnv func(string) (string, bool)
+	// User asks for the defaults of an ordinary user: socket and state under
+	// XDG_RUNTIME_DIR and XDG_STATE_HOME.
+	User bool
+}
+
+func (o Options) lookup(name string) (string, bool) {
+	if o.LookupEnv == nil {
+		return "", false
+	}
+	return o.LookupEnv(name)
+}

@@ -1,0 +1,181 @@
+package configs_test
+
+import (
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/splitd/splitd/configs"
+	"github.com/splitd/splitd/traffic"
+)
+
+func seeds(f *testing.F) []string {
+	f.Helper()
+	shipped, err := filepath.Glob("examples/*.yaml")
+	if err != nil {
+		f.Fatal(err)
+	}
+	texts := []string{configs.Reference()}
+	for _, file := range slices.Concat(badFiles(f), goodFiles(f), shipped) {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		texts = append(texts, string(text))
+	}
+	return texts
+}
+
+// FuzzParseDefinition: no text makes the parser panic; each error has a place
+// inside the text and is one line; what is accepted keeps the promises of a
+// definition and is the same when read again.
+func FuzzParseDefinition(f *testing.F) {
+	for _, text := range seeds(f) {
+		f.Add([]byte(text))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		first, err := configs.ParseDefinition("a.yaml", text)
+		if err != nil {
+			checkErrors(t, err, map[string]string{"a.yaml": string(text)})
+			return
+		}
+		checkDefinition(t, first)
+		second, err := configs.ParseDefinition("a.yaml", text)
+		if err != nil {
+			t.Fatalf("accepted, then refused: %v", err)
+		}
+		if diff := cmp.Diff(first, second, equateAddrs()); diff != "" {
+			t.Errorf("read twice (-first +second):\n%s", diff)
+		}
+	})
+}
+
+// FuzzLoad: the same for two files together, and for a flag and a variable.
+func FuzzLoad(f *testing.F) {
+	texts := seeds(f)
+	for i, text := range texts {
+		f.Add(text, texts[(i+1)%len(texts)], "127.0.0.1:9480", "debug")
+	}
+	dir := f.TempDir()
+	a, b := filepath.Join(dir, "a.yaml"), filepath.Join(dir, "b.yaml")
+	f.Fuzz(func(t *testing.T, first, second, flag, variable string) {
+		for file, text := range map[string]string{a: first, b: second} {
+			if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		config, err := configs.Load(configs.Options{
+			Files:     []string{a, b},
+			Flags:     map[string]string{"http.listen": flag},
+			LookupEnv: env("SPLITD_LOG_LEVEL", variable),
+		})
+		if err != nil {
+			checkErrors(t, err, map[string]string{a: first, b: second, "command line": "", "environment": ""})
+			return
+		}
+		checkDefinition(t, config.Definition)
+		if config.HTTP.Listen != flag || variable != "" && strings.ToLower(config.Log.Level.String()) != variable {
+			t.Errorf("flag %q and variable %q gave %+v", flag, variable, config)
+		}
+	})
+}
+
+func checkErrors(t *testing.T, err error, texts map[string]string) {
+	t.Helper()
+	found, ok := errors.AsType[configs.Errors](err)
+	if !ok || len(found) == 0 {
+		t.Fatalf("error is a %T", err)
+	}
+	if n := strings.Count(err.Error(), "\n") + 1; n != len(found) {
+		t.Errorf("%d errors on %d lines:\n%s", len(found), n, err)
+	}
+	for _, e := range found {
+		text, known := texts[e.File]
+		switch lines := strings.Split(text, "\n"); {
+		case !known:
+			t.Errorf("no file of ours: %s", e)
+		case text == "" && e.Line == 0:
+		case e.Line < 1 || e.Line > len(lines), e.Column < 1 || e.Column > 1+utf8.RuneCountInString(lines[e.Line-1]):
+			t.Errorf("place outside the text: %s", e)
+		case e.Message == "":
+			t.Errorf("no message: %s", e)
+		}
+	}
+}
+
+// checkDefinition checks the promises that other rooms rely on.
+func checkDefinition(t *testing.T, d configs.Definition) {
+	t.Helper()
+	names := map[string]bool{}
+	services := map[netip.AddrPort]bool{}
+	for _, s := range d.Splits {
+		if err := traffic.CheckName(s.Name); err != nil || names[s.Name] {
+			t.Errorf("split %q: %v, or twice", s.Name, err)
+		}
+		names[s.Name] = true
+		if d.Places[s.Name].Line < 1 {
+			t.Errorf("split %q stands nowhere", s.Name)
+		}
+		checkBackends(t, s)
+		for _, ip := range s.Service.Addresses {
+			for _, port := range s.Service.Ports {
+				at := netip.AddrPortFrom(ip, port.Number)
+				if services[at] || port.Number == 0 || port.Transport != traffic.TCP {
+					t.Errorf("split %q: service %s %s twice or wrong", s.Name, at, port)
+				}
+				services[at] = true
+			}
+		}
+	}
+	if len(d.Places) != len(d.Splits) || len(d.ReturnPaths) > 16 {
+		t.Errorf("%d places for %d splits, %d return paths", len(d.Places), len(d.Splits), len(d.ReturnPaths))
+	}
+	for _, p := range d.ReturnPaths {
+		byAddress := p.Match == traffic.MatchAddress
+		if p.Device == "" || len(p.Device) > 15 || p.Address.IsValid() != byAddress || byAddress && p.Via.Is4() != p.Address.Is4() {
+			t.Errorf("return path %+v", p)
+		}
+	}
+}
+
+func checkBackends(t *testing.T, s traffic.Split) {
+	t.Helper()
+	if s.CandidateWeight() > traffic.Whole || s.PrimaryWeight() < 0 || len(s.Candidates) == 0 ||
+		len(s.Service.Addresses) == 0 || len(s.Service.Ports) == 0 || s.Generation != 0 {
+		t.Errorf("split %+v", s)
+	}
+	names, ends := map[string]bool{}, map[string]bool{}
+	for _, b := range s.Backends() {
+		if err := traffic.CheckName(b.Name); err != nil || names[b.Name] || !b.Weight.Valid() {
+			t.Errorf("split %q, backend %q: %v, or twice, or weight %s", s.Name, b.Name, err, b.Weight)
+		}
+		names[b.Name] = true
+		if b.Local == (len(b.Addresses) > 0) {
+			t.Errorf("split %q, backend %q is local: %v, with addresses %v", s.Name, b.Name, b.Local, b.Addresses)
+		}
+		for _, ip := range s.Service.Addresses {
+			a, ok := b.Address(ip)
+			if !b.Local && !ok {
+				t.Errorf("split %q, backend %q has no address for %s", s.Name, b.Name, ip)
+			}
+			if a.IP.Is4In6() || a.IP.Zone() != "" || ip.Is4In6() || ip.Zone() != "" {
+				t.Errorf("split %q, backend %q: %s for %s", s.Name, b.Name, a, ip)
+			}
+			if ip.IsUnspecified() && s.Mode != traffic.ModeProxy {
+				t.Errorf("split %q: wildcard in mode %s", s.Name, s.Mode)
+			}
+			end := ip.String() + " -> " + strings.Join(b.AddressTexts(), ",")
+			if ends[end] {
+				t.Errorf("split %q: two backends at %s", s.Name, end)
+			}
+			ends[end] = true
+		}
+	}
+}

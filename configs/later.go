@@ -1,0 +1,130 @@
+package configs
+
+import "time"
+
+// notAvailable is what every key of a part that is not built yet says to all
+// but its default.
+const notAvailable = "not available in this version"
+
+func (v value) onlyDefault(is bool, what string) {
+	if !is {
+		v.refuse("%s: leave it out or write %s", notAvailable, what)
+	}
+}
+
+// laterTrue reads a switch that cannot be turned on yet.
+func (t *table) laterTrue(key string) (value, bool) {
+	v, given := t.take(key)
+	if !given {
+		return v, false
+	}
+	on, ok := v.boolean()
+	if ok {
+		v.onlyDefault(!on, "false")
+	}
+	return v, ok
+}
+
+func (t *table) laterText(key, only string) {
+	if v, ok := t.take(key); ok {
+		if s, ok := v.scalar("text"); ok {
+			v.onlyDefault(s == only, names([]string{only}))
+		}
+	}
+}
+
+func (t *table) laterWord(key string, only string, later ...string) {
+	if v, ok := t.take(key); ok {
+		oneOf(v, []string{only}, later)
+	}
+}
+
+func (t *table) laterNumber(key, only string) {
+	if v, ok := t.take(key); ok {
+		if s, ok := v.scalar("a number"); ok {
+			v.onlyDefault(s == only, only)
+		}
+	}
+}
+
+func (t *table) laterDuration(key string, only time.Duration, text string) {
+	if v, ok := t.take(key); ok {
+		if d, ok := v.duration(); ok {
+			v.onlyDefault(d == only, text)
+		}
+	}
+}
+
+func (t *table) laterSize(key string, only int64, text string) {
+	if v, ok := t.take(key); ok {
+		if n, ok := v.size(); ok {
+			v.onlyDefault(n == only, text)
+		}
+	}
+}
+
+func (t *table) laterWeight(key, only string) {
+	if v, ok := t.take(key); ok {
+		if w, ok := v.weight(); ok {
+			v.onlyDefault(w.String() == only, only)
+		}
+	}
+}
+
+func (t *table) laterList(key string) {
+	if v, ok := t.take(key); ok {
+		if items, ok := v.list(); ok {
+			v.onlyDefault(len(items) == 0, "[]")
+		}
+	}
+}
+
+// inside reads a mapping within the table, if it is given.
+func (t *table) inside(key string, read func(*table)) {
+	v, ok := t.take(key)
+	if !ok {
+		return
+	}
+	if inner, ok := v.table(); ok {
+		read(inner)
+		inner.close()
+	}
+}
+
+// laterParts reads what a split may say about parts that are not built yet.
+func (t *table) laterParts(candidate string) {
+	t.inside("affinity_prefix", func(t *table) {
+		t.laterNumber("ipv4", "32")
+		t.laterNumber("ipv6", "64")
+	})
+	t.laterText("affinity_seed", "")
+	t.laterWord("when_down", "primary", "keep")
+	t.inside("health", func(t *table) {
+		t.laterWord("check", "tcp", "smtp", "http", "dns", "exec", "none")
+		t.laterDuration("interval", 2*time.Second, "2s")
+		t.laterDuration("timeout", time.Second, "1s")
+		t.laterNumber("fall", "2")
+		t.laterNumber("rise", "3")
+	})
+	t.inside("shadow", func(t *table) {
+		if candidate == "" { // wrong or missing: reported there
+			t.take("to")
+		} else {
+			t.laterText("to", candidate)
+		}
+		t.laterWeight("sample", "0%")
+		t.laterText("mode", "envelope")
+		t.laterSize("flow_budget", 1<<20, "1MiB")
+		t.laterList("ignore")
+	})
+	t.laterText("verify", "")
+	t.inside("ramp", func(t *table) {
+		t.laterText("steps", "exponential")
+		t.laterWeight("start", "0.5%")
+		t.laterNumber("factor", "2")
+		t.laterDuration("hold", 10*time.Minute, "10m")
+		t.laterNumber("min_flows", "3000")
+		t.laterList("guards")
+		t.laterList("notify")
+	})
+}

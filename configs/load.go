@@ -1,0 +1,111 @@
+package configs
+
+import (
+	"cmp"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Load reads a configuration from all its sources. The error is Errors: every
+// mistake of every file, flag and variable.
+func Load(o Options) (Config, error) {
+	var r report
+	c := collected{settings: map[string]setting{}}
+	for _, file := range o.files(&r) {
+		if text, ok := readFile(&r, file); ok {
+			c.read(&r, file, text)
+		}
+	}
+	ranked := rank(o, c.settings, &r)
+	definition, err := c.definition(&r)
+	if err != nil {
+		return Config{}, err
+	}
+	return ranked.config(definition), nil
+}
+
+// WithDefinition returns the configuration around a definition that came
+// without a file (OneLiner): no file is read, and http is off unless a flag or
+// a variable turns it on. The error is Errors.
+func WithDefinition(o Options, d Definition) (Config, error) {
+	var r report
+	off := map[string]setting{keyHTTP: {}}
+	ranked := rank(o, off, &r)
+	if err := r.err(); err != nil {
+		return Config{}, err
+	}
+	return ranked.config(d), nil
+}
+
+// Check judges each file alone: not this host, not the other files. The error
+// is Errors.
+func Check(files []string) error {
+	var all report
+	for _, file := range files {
+		text, ok := readFile(&all, file)
+		if !ok {
+			continue
+		}
+		if _, err := ParseDefinition(file, text); err != nil {
+			if found, ok := errors.AsType[Errors](err); ok {
+				all.errors = append(all.errors, found...)
+			}
+		}
+	}
+	return all.err()
+}
+
+// files lists the files to read, in their order.
+func (o Options) files(r *report) []string {
+	if len(o.Files) > 0 {
+		return o.Files
+	}
+	dir := cmp.Or(o.Dir, "/etc/splitd")
+	var files []string
+	first := filepath.Join(dir, "splitd.yaml")
+	if _, err := os.Lstat(first); !errors.Is(err, fs.ErrNotExist) {
+		files = append(files, first)
+	}
+	parts := filepath.Join(dir, "conf.d")
+	entries, err := os.ReadDir(parts) // in lexical order
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		r.refuseFile(parts, err)
+	}
+	for _, entry := range entries {
+		// Editors leave hidden files beside those they change.
+		if name := entry.Name(); strings.HasSuffix(name, ".yaml") && !strings.HasPrefix(name, ".") {
+			files = append(files, filepath.Join(parts, name))
+		}
+	}
+	if len(files) == 0 && len(r.errors) == 0 {
+		spot{report: r, file: dir}.refuse("no configuration: create %s or %s, or name a file with --config",
+			first, filepath.Join(parts, "NAME.yaml"))
+	}
+	return files
+}
+
+// readFile reads a file of at most textMax bytes; parseText refuses more.
+func readFile(r *report, name string) ([]byte, bool) {
+	file, err := os.Open(name)
+	if err != nil {
+		r.refuseFile(name, err)
+		return nil, false
+	}
+	text, err := io.ReadAll(io.LimitReader(file, textMax+1))
+	if err := cmp.Or(err, file.Close()); err != nil {
+		r.refuseFile(name, err)
+		return nil, false
+	}
+	return text, true
+}
+
+func (r *report) refuseFile(name string, err error) {
+	if cause, ok := errors.AsType[*fs.PathError](err); ok {
+		err = cause.Err
+	}
+	spot{report: r, file: name}.refuse("read file: %s", err)
+}

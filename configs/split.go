@@ -1,0 +1,329 @@
+package configs
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/splitd/splitd/traffic"
+)
+
+// What one split can have at most, so that judging it stays quick.
+const (
+	addressesMax  = 64
+	portsMax      = 256
+	candidatesMax = 64
+)
+
+// draft is a split under reading, with the places of what is judged later.
+type draft struct {
+	split traffic.Split
+	at    spot // of its mapping
+	name  spot
+	// addresses and ports are the spots of split.Service's, one for one.
+	addresses, ports []spot
+	// whole says that every address and port of the service could be read.
+	whole    bool
+	backends []backendDraft // the primary first
+}
+
+type backendDraft struct {
+	backend   traffic.Backend
+	primary   bool
+	name      spot
+	at        spot   // of its addresses
+	addresses []spot // of backend.Addresses, one for one
+	whole     bool
+}
+
+func (v value) weight() (traffic.Weight, bool) {
+	text, ok := v.scalar("a share such as 5%")
+	if !ok {
+		return 0, false
+	}
+	w, err := traffic.ParseWeight(text)
+	if err != nil {
+		v.refuse("%s", err)
+	}
+	return w, err == nil
+}
+
+// defaultProxy is what a split has where its file says nothing.
+func defaultProxy() traffic.Proxy {
+	return traffic.Proxy{
+		ConnectTimeout: 500 * time.Millisecond,
+		Fallback:       traffic.FallbackPrimary,
+		IdleTimeout:    time.Hour,
+		DrainTimeout:   30 * time.Second,
+	}
+}
+
+// newSplit returns a split with the defaults of everything that has one.
+func newSplit(name string) traffic.Split {
+	return traffic.Split{
+		Name:     name,
+		Protocol: "raw",
+		Mode:     traffic.ModeKernel,
+		Affinity: traffic.AffinityNone,
+		Return:   traffic.ReturnPolicy,
+		Proxy:    defaultProxy(),
+	}
+}
+
+// readSplit reads one entry of splits; false means that it is no mapping.
+func readSplit(v value) (*draft, bool) {
+	t, ok := v.table()
+	if !ok {
+		return nil, false
+	}
+	d := &draft{split: newSplit(""), at: v.spot, name: v.spot}
+	if n, ok := t.need("name", "the word that commands, metrics and history use"); ok {
+		d.name = n.spot
+		d.split.Name = readName(n)
+	}
+	if s, ok := t.need("service", "the addresses and ports that clients use"); ok {
+		d.readService(s)
+	}
+	d.readWords(t)
+	d.readBackends(t)
+	d.readProxy(t)
+	if v, ok := t.laterTrue("local_clients"); ok {
+		d.unusedIn(v, traffic.ModeProxy)
+	}
+	var first string
+	if len(d.split.Candidates) > 0 {
+		first = d.split.Candidates[0].Name
+	}
+	t.laterParts(first)
+	t.close()
+	return d, true
+}
+
+// readName reads a name; one that is wrong is "".
+func readName(v value) string {
+	name, ok := v.text()
+	if !ok {
+		return ""
+	}
+	if err := traffic.CheckName(name); err != nil {
+		v.refuse("%s", err)
+		return ""
+	}
+	return name
+}
+
+// readWords reads the keys that are one word.
+func (d *draft) readWords(t *table) {
+	if v, ok := t.take("protocol"); ok {
+		if word, ok := oneOf(v, []string{"raw", "smtp", "http"}, []string{"dns", "redis", "line"}); ok {
+			d.split.Protocol = word
+		}
+	}
+	if v, ok := t.take("mode"); ok {
+		if word, ok := oneOf(v, []traffic.Mode{traffic.ModeKernel, traffic.ModeProxy, traffic.ModeAuto}, nil); ok {
+			d.split.Mode = word
+		}
+	}
+	if v, ok := t.take("affinity"); ok {
+		oneOf(v, []traffic.Affinity{traffic.AffinityNone}, []traffic.Affinity{traffic.AffinitySource})
+	}
+	if v, ok := t.take("return"); ok {
+		returns := []traffic.Return{traffic.ReturnPolicy, traffic.ReturnMasquerade, traffic.ReturnGateway}
+		if word, ok := oneOf(v, returns, nil); ok {
+			d.split.Return = word
+		}
+		d.unusedIn(v, traffic.ModeProxy)
+	}
+	if v, ok := t.take("pinned"); ok {
+		d.split.Pinned, _ = v.boolean()
+	}
+}
+
+// unusedIn notes a key that the other data plane would use. The mode must
+// have been read.
+func (d *draft) unusedIn(v value, mode traffic.Mode) {
+	if d.split.Mode == mode {
+		v.note("unused in mode %s", mode)
+	}
+}
+
+func (d *draft) readService(v value) {
+	t, ok := v.table()
+	if !ok {
+		return
+	}
+	addresses, ok1 := t.need("addresses", "the IP addresses that clients connect to")
+	ports, ok2 := t.need("ports", "the ports that clients connect to, such as 25/tcp")
+	t.close()
+	d.whole = ok1 && ok2
+	if ok1 {
+		d.whole = each(addresses, addressesMax, "an address", func(item value) bool {
+			ip, ok := parsed(item, parseIP)
+			if ok {
+				d.split.Service.Addresses = append(d.split.Service.Addresses, ip)
+				d.addresses = append(d.addresses, item.spot)
+			}
+			return ok
+		}) && d.whole
+	}
+	if ok2 {
+		d.whole = each(ports, portsMax, "a port", func(item value) bool {
+			port, ok := parsed(item, parsePort)
+			if ok {
+				d.split.Service.Ports = append(d.split.Service.Ports, port)
+				d.ports = append(d.ports, item.spot)
+			}
+			return ok
+		}) && d.whole
+	}
+}
+
+// each reads the items of a list that must not be empty, and says whether all
+// of them could be read.
+func each(v value, limit int, what string, read func(value) bool) bool {
+	items, ok := v.list()
+	if ok && len(items) == 0 {
+		v.refuse("empty: name %s", what)
+	}
+	if len(items) > limit {
+		v.refuse("%d entries, over %d", len(items), limit)
+		return false
+	}
+	whole := ok && len(items) > 0
+	for _, item := range items {
+		whole = read(item) && whole
+	}
+	return whole
+}
+
+func parsed[T any](v value, parse func(string) (T, error)) (T, bool) {
+	var result T
+	text, ok := v.scalar("one value")
+	if !ok {
+		return result, false
+	}
+	result, err := parse(text)
+	if err != nil {
+		v.refuse("%s", err)
+	}
+	return result, err == nil
+}
+
+func (d *draft) readBackends(t *table) {
+	if v, ok := t.need("primary", "the known-good backend, such as {name: old, addresses: [local]}"); ok {
+		if b, ok := readBackend(v, false); ok {
+			d.split.Primary = b.backend
+			d.backends = append(d.backends, b)
+		}
+	}
+	v, ok := t.need("candidates", "the backends under trial")
+	if !ok {
+		return
+	}
+	each(v, candidatesMax, "a backend under trial", func(item value) bool {
+		b, ok := readBackend(item, true)
+		if ok {
+			d.split.Candidates = append(d.split.Candidates, b.backend)
+			d.backends = append(d.backends, b)
+		}
+		return ok
+	})
+	if sum := d.split.CandidateWeight(); sum > traffic.Whole {
+		v.refuse("weights add up to %s, over 100%%", sum)
+	}
+}
+
+func readBackend(v value, candidate bool) (backendDraft, bool) {
+	t, ok := v.table()
+	if !ok {
+		return backendDraft{}, false
+	}
+	b := backendDraft{at: v.spot, name: v.spot, primary: !candidate}
+	if n, ok := t.need("name", "the word that status, metrics and history use"); ok {
+		b.name = n.spot
+		b.backend.Name = readName(n)
+	}
+	if a, ok := t.need("addresses", "local, or IP addresses"); ok {
+		b.at = a.spot
+		b.readAddresses(a)
+	}
+	if candidate {
+		if w, ok := t.take("weight"); ok {
+			b.backend.Weight, _ = w.weight()
+		}
+		t.inside("clients", func(t *table) {
+			t.laterList("always")
+			t.laterList("never")
+		})
+	} else if w, ok := t.given["weight"]; ok {
+		t.asked = append(t.asked, "weight")
+		w.refuse("a primary has no weight: it takes what the candidates leave")
+	}
+	t.close()
+	return b, true
+}
+
+func (b *backendDraft) readAddresses(v value) {
+	families := map[bool]netip.Addr{}
+	locals, items := 0, 0
+	b.whole = each(v, addressesMax, "local, or an IP address", func(item value) bool {
+		items++
+		if !item.refused() && item.node.Value == "local" {
+			locals++
+			return true
+		}
+		a, ok := parsed(item, parseAddress)
+		if !ok {
+			return false
+		}
+		if first, twice := families[a.IP.Is4()]; twice {
+			item.refuse("%s: one address per family, and %s is the %s one already", notAvailable, first, family(a.IP))
+			return false
+		}
+		families[a.IP.Is4()] = a.IP
+		b.backend.Addresses = append(b.backend.Addresses, a)
+		b.addresses = append(b.addresses, item.spot)
+		return true
+	})
+	if locals > 0 && items > 1 {
+		v.refuse("local stands alone: it is this host itself, whatever its addresses")
+		b.whole = false
+	}
+	b.backend.Local = locals > 0
+}
+
+func family(ip netip.Addr) string {
+	if ip.Is4() {
+		return "IPv4"
+	}
+	return "IPv6"
+}
+
+// duration reads a duration into target, if it is given.
+func (t *table) duration(key string, target *time.Duration) {
+	if v, ok := t.take(key); ok {
+		if limit, ok := v.duration(); ok {
+			*target = limit
+		}
+	}
+}
+
+func (d *draft) readProxy(t *table) {
+	t.inside("proxy", func(t *table) {
+		p := &d.split.Proxy
+		t.duration("connect_timeout", &p.ConnectTimeout)
+		t.duration("idle_timeout", &p.IdleTimeout)
+		t.duration("drain_timeout", &p.DrainTimeout)
+		if v, ok := t.take("fallback"); ok {
+			if word, ok := oneOf(v, []traffic.Fallback{traffic.FallbackPrimary, traffic.FallbackNone}, nil); ok {
+				p.Fallback = word
+			}
+		}
+		t.laterWord("send_proxy", "none", "v1", "v2")
+		t.laterList("accept_proxy")
+		t.laterTrue("transparent")
+		t.laterNumber("max_flows", "0")
+		for _, v := range t.given {
+			d.unusedIn(v, traffic.ModeKernel)
+		}
+	})
+}
