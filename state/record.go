@@ -34,6 +34,7 @@ const (
 	ActionAdopt   Action = "adopt"   // the kernel's weights were taken over
 	ActionExpire  Action = "expire"  // an override reached its end
 	ActionRemove  Action = "remove"  // the definition no longer has the split
+	ActionRevert  Action = "revert"  // a recorded change did not come into force
 )
 
 // Side is a split before or after a change.
@@ -65,7 +66,8 @@ type Entry struct {
 	Before     Side               `json:"before"`
 	After      Side               `json:"after"`
 	// Undoes is the sequence of the entry that this one took back: that of an
-	// `undo`, or that of an `expire` whose override came from a `set`. 0: none.
+	// `undo` or a `revert`, or that of an `expire` whose override came from a
+	// `set`. 0: none.
 	Undoes   uint64 `json:"undoes,omitempty"`
 	UID      int    `json:"uid"` // -1: the daemon itself
 	User     string `json:"user,omitempty"`

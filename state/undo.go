@@ -7,26 +7,27 @@ package state
 // when the split began to be: its creation and its removal are the file's.
 //
 // What took something back is itself never undone, nor is what no one decided:
-// an `expire`, an `adopt`.
+// an `expire`, an `adopt`. A change that a `revert` took back never was.
 func NextUndo(history []Entry) (Entry, bool) {
 	undone := make(map[uint64]bool)
 	for _, e := range history {
+		if undone[e.Sequence] { // and an undo that was reverted undoes nothing
+			continue
+		}
 		if e.Undoes != 0 {
 			undone[e.Undoes] = true
 		}
 		switch e.Action {
 		case ActionRemove:
 			return Entry{}, false
-		case ActionUndo, ActionAdopt, ActionExpire:
+		case ActionUndo, ActionAdopt, ActionExpire, ActionRevert:
 			continue
 		case ActionSet, ActionDefault, ActionOff, ActionApply:
 		}
 		if e.Before.Weights == nil {
 			return Entry{}, false
 		}
-		if !undone[e.Sequence] {
-			return e, true
-		}
+		return e, true
 	}
 	return Entry{}, false
 }

@@ -30,7 +30,7 @@ func play(t *testing.T, steps []string) []string {
 				continue
 			}
 			e.Undoes, now = undone.Sequence, undone.Before.Weights
-		case state.ActionExpire:
+		case state.ActionExpire, state.ActionRevert:
 			e.Undoes, now = history[0].Sequence, history[0].Before.Weights
 		case state.ActionRemove:
 			now = nil
@@ -69,6 +69,9 @@ func TestUndoGoesFurtherBackEachTime(t *testing.T) {
 		{"apply is a change", "apply 0%, set 5%, apply 10%, undo, undo, undo", "0%, 5%, 10%, 5%, 0%, -"},
 		{"what was adopted is not undone, what was before is", "apply 0%, set 5%, adopt 0%, undo", "0%, 5%, 0%, 0%"},
 		{"what expired is undone already", "apply 0%, set 5%, set 25%, expire, undo, undo", "0%, 5%, 25%, 5%, 0%, -"},
+		{"a change that was reverted never was", "apply 0%, set 5%, set 25%, revert, undo, undo", "0%, 5%, 25%, 5%, 0%, -"},
+		{"an undo that was reverted undid nothing", "apply 0%, set 5%, set 25%, undo, revert, undo, undo, undo", "0%, 5%, 25%, 5%, 25%, 5%, 0%, -"},
+		{"nor does a removal that was reverted", "apply 0%, set 5%, remove, revert, undo, undo", "0%, 5%, 0%, 5%, 0%, -"},
 		{"not beyond a removal", "apply 0%, set 5%, remove, apply 0%, undo", "0%, 5%, 0%, 0%, -"},
 		{"after a removal", "apply 0%, set 5%, remove, undo", "0%, 5%, 0%, -"},
 	} {
