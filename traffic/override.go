@@ -1,9 +1,6 @@
 package traffic
 
-import (
-	"maps"
-	"time"
-)
+import "time"
 
 // Override is a candidate's weight that an operator set above the file's.
 type Override struct {
@@ -29,11 +26,12 @@ func (o Override) Expired(now time.Time) bool {
 // Prune returns the overrides without those that have ended at now and those
 // whose candidate the definition no longer has.
 func (o Overrides) Prune(definition Split, now time.Time) Overrides {
-	kept := maps.Clone(o)
-	maps.DeleteFunc(kept, func(name string, override Override) bool {
-		_, known := definition.Candidate(name)
-		return !known || override.Expired(now)
-	})
+	kept := Overrides{}
+	for name, override := range o {
+		if _, known := definition.Candidate(name); known && !override.Expired(now) {
+			kept[name] = override
+		}
+	}
 	return kept
 }
 

@@ -24,9 +24,13 @@ func ParseWeight(text string) (Weight, error) {
 	if err != nil {
 		return 0, err
 	}
+	// Digits alone, and few: an exponent would make big.Rat compute for hours.
+	if len(number) > 32 || strings.Trim(number, "+-./0123456789") != "" {
+		return 0, notAShare(text)
+	}
 	share, ok := new(big.Rat).SetString(number)
-	if !ok || strings.ContainsAny(number, "eExXpPbBoO_") || len(number) > 32 {
-		return 0, fmt.Errorf("%q is not a share: write a percentage such as 5%% or a fraction such as 1/3", text)
+	if !ok {
+		return 0, notAShare(text)
 	}
 	ppm := share.Mul(share, unit)
 	switch {
@@ -56,7 +60,11 @@ func cutUnit(text string) (string, *big.Rat, error) {
 	if text == "" {
 		return "", nil, errors.New("a share is missing: write a percentage such as 5%")
 	}
-	return "", nil, fmt.Errorf("%q is not a share: write a percentage such as 5%% or a fraction such as 1/3", text)
+	return "", nil, notAShare(text)
+}
+
+func notAShare(text string) error {
+	return fmt.Errorf("%q is not a share: write a percentage such as 5%% or a fraction such as 1/3", text)
 }
 
 // roundInside rounds a share to the nearest ppm without reaching 0 or the

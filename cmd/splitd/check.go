@@ -1,0 +1,26 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/splitd/splitd/configs"
+)
+
+func checkCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "check FILE...",
+		Short: "Judge configuration files, each alone: not the host, not other files",
+		Args:  cobra.MinimumNArgs(1),
+		RunE: failing(func(cmd *cobra.Command, args []string) error {
+			if err := configs.Check(args); err != nil {
+				// The lines are the answer, in the form that editors and
+				// configuration managers know: no prefix.
+				fmt.Fprintln(cmd.ErrOrStderr(), err)
+				return exit{code: exitError}
+			}
+			return nil
+		}),
+	}
+}

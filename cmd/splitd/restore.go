@@ -1,0 +1,33 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/splitd/splitd/configs"
+	"github.com/splitd/splitd/daemon"
+)
+
+func restoreCommand(e env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "restore",
+		Short: "Put the last state back into the kernel, at boot, without daemon and database",
+		Args:  cobra.NoArgs,
+	}
+	flags := addConfigFlags(cmd)
+	cmd.RunE = failing(func(cmd *cobra.Command, _ []string) error {
+		cfg, err := configs.Load(flags.options(e))
+		if err != nil {
+			return fmt.Errorf("load configuration:\n%w", err)
+		}
+		sentence, err := daemon.Restore(cmd.Context(), cfg, logger(e.stderr, cfg.Log), time.Now)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(cmd.ErrOrStderr(), "splitd: "+sentence)
+		return nil
+	})
+	return cmd
+}

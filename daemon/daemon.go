@@ -1,0 +1,239 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/splitd/splitd/configs"
+	"github.com/splitd/splitd/control"
+	"github.com/splitd/splitd/control/api"
+	"github.com/splitd/splitd/metrics"
+	"github.com/splitd/splitd/state"
+	"github.com/splitd/splitd/traffic"
+)
+
+// The files below the state directory.
+const (
+	storeFile    = "state.db"
+	snapshotFile = "restore.json"
+	journalFile  = "history.jsonl"
+)
+
+// Options are what a Daemon is made from. All fields are needed unless they
+// say otherwise.
+type Options struct {
+	// Config is the configuration to start with; Reload reads the same files
+	// again for SIGHUP and `splitctl apply`.
+	Config configs.Config
+	Reload func() (configs.Config, error)
+	// Sources names those files for people.
+	Sources string
+	// OpenKernel opens the kernel data plane when the first split or return
+	// path needs it. Relay is the proxy data plane.
+	OpenKernel func() (Kernel, error)
+	Relay      Relay
+	// OpenStore opens the database below the state directory.
+	OpenStore func() (Store, error)
+	Version   api.VersionInfo
+	Log       *slog.Logger
+	Now       func() time.Time
+	// Notify tells systemd (sd_notify(3)); nil tells nobody.
+	Notify func(state string)
+}
+
+// Daemon is the process `splitd run`. Make one with New, then Run it once.
+// Its methods that implement control.Operator may be called from many
+// goroutines.
+type Daemon struct {
+	options Options
+	log     *slog.Logger
+	now     func() time.Time
+
+	planes  *planes
+	vault   *vault
+	journal func(...state.Entry) error
+
+	changing sync.Mutex // one change at a time
+	view     atomic.Pointer[view]
+	steps    atomic.Uint64 // +1 when a change enters the planes and when it is through
+	expiry   chan struct{} // wakes expire
+	opened   chan Kernel   // the kernel plane, when it opens
+
+	reloads atomic.Pointer[metrics.Reload]
+
+	control *control.Server
+	web     net.Listener // nil: http is off
+	close   []func() error
+}
+
+// New makes a daemon without touching anything.
+func New(o Options) *Daemon {
+	d := &Daemon{
+		options: o, log: o.Log, now: o.Now,
+		vault:  &vault{open: o.OpenStore},
+		expiry: make(chan struct{}, 1),
+		opened: make(chan Kernel, 1),
+	}
+	d.planes = &planes{openKernel: o.OpenKernel, relay: o.Relay, opened: d.opened}
+	d.view.Store(&view{records: map[string]state.Record{}})
+	return d
+}
+
+// Run starts the daemon, serves until ctx ends, and stops. The kernel's rules
+// stay in place when it returns. An error means that it could not start, or
+// that a part of it ended by itself.
+func (d *Daemon) Run(ctx context.Context, hangup <-chan os.Signal) error {
+	if err := d.start(ctx); err != nil {
+		return errors.Join(err, d.stop())
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	d.serve(ctx, group, hangup)
+	d.tellSystemd("READY=1")
+	d.log.Info("ready", "socket", d.options.Config.Control.Socket, "splits", len(d.view.Load().records))
+	<-ctx.Done()
+	d.tellSystemd("STOPPING=1")
+	d.log.Info("stopping; kernel rules stay in place", "cleanup", "splitd cleanup")
+	return errors.Join(group.Wait(), d.stop())
+}
+
+// start brings the planes to the configuration and opens what clients connect
+// to. The control socket appears last: whoever finds it finds a daemon whose
+// first apply was verified.
+func (d *Daemon) start(ctx context.Context) error {
+	cfg := d.options.Config
+	if err := os.MkdirAll(cfg.StateDir, 0o750); err != nil {
+		return fmt.Errorf("make state directory %q: %w", cfg.StateDir, err)
+	}
+	journal, err := state.OpenJournal(filepath.Join(cfg.StateDir, journalFile))
+	if err != nil {
+		d.log.Warn("open journal", "error", err)
+		d.journal = func(...state.Entry) error { return nil }
+	} else {
+		d.journal = journal.Append
+		d.close = append(d.close, journal.Close)
+	}
+	if err := d.begins(ctx); err != nil {
+		return err
+	}
+	if cfg.HTTP.Listen != "" {
+		if d.web, err = net.Listen("tcp", cfg.HTTP.Listen); err != nil {
+			return fmt.Errorf("listen for http on %q: %w: choose another http.listen, or \"\" for none", cfg.HTTP.Listen, err)
+		}
+	}
+	server, err := control.Listen(control.ServerOptions{
+		Path: cfg.Control.Socket, Group: cfg.Control.Group, GroupExplicit: cfg.Control.GroupExplicit, Log: d.log,
+	})
+	if err != nil {
+		return err
+	}
+	for _, w := range server.Warnings {
+		d.log.Warn("open control socket", "warning", w)
+	}
+	d.control = server
+	return nil
+}
+
+// serve starts the goroutines of a running daemon. ARCHITECTURE.md lists them.
+func (d *Daemon) serve(ctx context.Context, group *errgroup.Group, hangup <-chan os.Signal) {
+	group.Go(func() error { return d.control.Run(ctx, control.Handler(d, d.log)) })
+	group.Go(func() error { return d.planes.relay.Run(ctx) })
+	group.Go(func() error { return d.keepKernel(ctx) })
+	group.Go(func() error { return d.expire(ctx) })
+	group.Go(func() error { return d.reloadOnHangup(ctx, hangup) })
+	if d.web != nil {
+		group.Go(func() error { return d.serveWeb(ctx) })
+	}
+}
+
+// keepKernel runs the kernel plane's housekeeping from when it opens.
+func (d *Daemon) keepKernel(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case kernel := <-d.opened:
+		return kernel.Run(ctx)
+	}
+}
+
+// serveWeb answers /metrics and the read-only API over TCP.
+func (d *Daemon) serveWeb(ctx context.Context) error {
+	v := d.options.Version
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", metrics.Handler(d, metrics.Build{Version: v.Version, Commit: v.Commit, Go: v.Go}))
+	mux.Handle("/", control.ReadOnly(d))
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: time.Minute, IdleTimeout: time.Minute}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	if err := server.Serve(d.web); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve http on %q: %w", d.options.Config.HTTP.Listen, err)
+	}
+	return nil
+}
+
+// stop closes what start opened, newest first.
+func (d *Daemon) stop() error {
+	var errs []error
+	if d.web != nil {
+		if err := d.web.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
+	}
+	if kernel := d.planes.inUse(); kernel != nil {
+		errs = append(errs, kernel.Close())
+	}
+	errs = append(errs, d.vault.close())
+	for _, close := range d.close {
+		errs = append(errs, close())
+	}
+	return errors.Join(errs...)
+}
+
+// tellSystemd sends the state to the service manager with the weights as its
+// status line.
+func (d *Daemon) tellSystemd(states ...string) {
+	if d.options.Notify == nil {
+		return
+	}
+	message := "STATUS=" + d.view.Load().summary()
+	for _, s := range states {
+		message = s + "\n" + message
+	}
+	d.options.Notify(message)
+}
+
+// saveSnapshot writes what `splitd restore` puts in place at the next boot.
+func (d *Daemon) saveSnapshot() error {
+	v := d.view.Load()
+	inKernel, _ := byMode(v.splits())
+	n := d.options.Config.Netfilter
+	return state.WriteSnapshot(d.file(snapshotFile), state.Snapshot{
+		SavedAt: d.now(), Splits: inKernel, ReturnPaths: v.paths,
+		MarkMask: n.MarkMask, RouteTable: n.RouteTable, RulePriority: n.RulePriority,
+	})
+}
+
+func (d *Daemon) file(name string) string { return filepath.Join(d.options.Config.StateDir, name) }
+
+// lastReload is when the configuration was last read and whether it was taken.
+func (d *Daemon) lastReload() metrics.Reload { return *d.reloads.Load() }
+
+// resolved is the definition with auto modes resolved, told once.
+func (d *Daemon) resolved(definitions []traffic.Split) (map[string]traffic.Mode, []string) {
+	splits, notes := d.planes.resolve(definitions)
+	modes := make(map[string]traffic.Mode, len(splits))
+	for _, s := range splits {
+		modes[s.Name] = s.Mode
+	}
+	return modes, notes
+}

@@ -1,0 +1,188 @@
+package daemon
+
+import (
+	"bytes"
+	"encoding/json"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/splitd/splitd/netfilter"
+	"github.com/splitd/splitd/state"
+	"github.com/splitd/splitd/traffic"
+)
+
+// reasonAdopted is why an override exists that nobody set through the daemon.
+const reasonAdopted = "adopted from the kernel"
+
+// reasonHeld is why a weight stays down while the store cannot record more.
+const reasonHeld = "not raised: the store is not writable"
+
+// inForce is what a record comes to: the definition with the weights that its
+// overrides leave in force, numbered by its generation.
+func inForce(record state.Record) traffic.Split {
+	split := traffic.Effective(record.Definition, record.Overrides)
+	split.Generation = record.Generation
+	return split
+}
+
+// settled is the outcome of settle.
+type settled struct {
+	record state.Record
+	before map[string]traffic.Weight // weights before, as far as anybody knows
+	action state.Action              // what the history is told; "" when nothing changed
+}
+
+// settle decides what one split of a definition starts from: its record in the
+// store (nil: none) or what the kernel does (nil: nothing), whichever has the
+// higher generation. The kernel is ahead after a lowering whose record was not
+// written, after `off --force`, and when the store is lost.
+func settle(definition traffic.Split, record *state.Record, kernel *netfilter.SplitState, now time.Time) settled {
+	if kernel != nil && (record == nil || kernel.Generation > record.Generation) {
+		return adopt(definition, record, *kernel, now)
+	}
+	if record == nil {
+		return settled{
+			record: state.Record{Name: definition.Name, Generation: 1, Definition: definition, UpdatedAt: now},
+			action: state.ActionApply,
+		}
+	}
+	return redefine(definition, *record, now)
+}
+
+// redefine puts a definition under a record: a new generation when the
+// definition or the weights in force differ from what the record says.
+func redefine(definition traffic.Split, record state.Record, now time.Time) settled {
+	before := inForce(record).Weights()
+	next := record
+	next.Definition = definition
+	next.Overrides = record.Overrides.Prune(definition, now)
+	if record.Removed {
+		before = nil
+	}
+	if !record.Removed && sameDefinition(definition, record.Definition) && maps.Equal(before, inForce(next).Weights()) {
+		return settled{record: record, before: before}
+	}
+	next.Removed = false
+	return settled{record: advance(next, now), before: before, action: state.ActionApply}
+}
+
+// adopt takes over the weights that the kernel has, as overrides where they
+// differ from what the definition and the known overrides give.
+func adopt(definition traffic.Split, record *state.Record, kernel netfilter.SplitState, now time.Time) settled {
+	next := state.Record{Name: definition.Name, Definition: definition, Overrides: traffic.Overrides{}, UpdatedAt: now}
+	known := true
+	if record != nil {
+		next.Overrides = record.Overrides.Prune(definition, now)
+		next.Baseline = record.Baseline
+		known = sameDefinition(definition, record.Definition)
+	}
+	next.Generation = kernel.Generation
+	for name, weight := range inForce(next).Weights() {
+		want, inKernel := kernel.Weights[name]
+		if !inKernel || want == weight {
+			continue
+		}
+		next.Overrides[name] = traffic.Override{
+			Weight: want, Actor: "splitd", Reason: reasonAdopted, Since: now,
+			Off: kernel.Forced || definition.Pinned,
+		}
+	}
+	if !known {
+		next.Generation++
+	}
+	return settled{record: next, before: kernel.Weights, action: state.ActionAdopt}
+}
+
+// advance gives a record its next generation.
+func advance(record state.Record, now time.Time) state.Record {
+	record.Generation++
+	record.UpdatedAt = now
+	record.Baseline = nil
+	return record
+}
+
+// holdDown keeps every candidate of the record at or below what it had before:
+// what happens instead of a raise that cannot be recorded.
+func holdDown(record state.Record, before map[string]traffic.Weight, now time.Time) state.Record {
+	record.Overrides = cloneOverrides(record.Overrides)
+	for name, weight := range inForce(record).Weights() {
+		if weight > before[name] {
+			record.Overrides[name] = traffic.Override{
+				Weight: before[name], Actor: "splitd", Reason: reasonHeld, Since: now, Off: true,
+			}
+		}
+	}
+	return record
+}
+
+// switchOff returns the overrides under which every candidate has weight 0.
+func switchOff(definition traffic.Split, actor, reason string, now time.Time) traffic.Overrides {
+	overrides := traffic.Overrides{}
+	for _, c := range definition.Candidates {
+		overrides[c.Name] = traffic.Override{Actor: actor, Reason: reason, Since: now, Off: true}
+	}
+	return overrides
+}
+
+// goBack returns the overrides that bring the weights of a split back to those
+// of a side of the history, under the definition of now: the overrides of then
+// where they are enough, others where the file's weight has changed since.
+func goBack(definition traffic.Split, to state.Side, actor, reason string, now time.Time) traffic.Overrides {
+	overrides := cloneOverrides(to.Overrides).Prune(definition, now)
+	for name, weight := range traffic.Effective(definition, overrides).Weights() {
+		want, known := to.Weights[name]
+		if known && want != weight {
+			overrides[name] = traffic.Override{Weight: want, Actor: actor, Reason: reason, Since: now, Off: definition.Pinned}
+		}
+	}
+	return overrides
+}
+
+// raises says whether any candidate gets more than before.
+func raises(before, after map[string]traffic.Weight) bool {
+	for name, weight := range after {
+		if weight > before[name] {
+			return true
+		}
+	}
+	return false
+}
+
+// side is what a record looks like in the history: nothing while the split is
+// not there.
+func side(record state.Record) state.Side {
+	if record.Removed || record.Generation == 0 {
+		return state.Side{}
+	}
+	return state.Side{Overrides: record.Overrides, Weights: inForce(record).Weights()}
+}
+
+// sameDefinition compares two definitions by what is stored of them.
+func sameDefinition(a, b traffic.Split) bool {
+	a.Generation, b.Generation = 0, 0
+	x, errX := json.Marshal(a)
+	y, errY := json.Marshal(b)
+	return errX == nil && errY == nil && bytes.Equal(x, y)
+}
+
+func cloneOverrides(overrides traffic.Overrides) traffic.Overrides {
+	if overrides == nil {
+		return traffic.Overrides{}
+	}
+	return maps.Clone(overrides)
+}
+
+// newest returns the override that was set last among those in force, if any.
+func newest(record state.Record) (traffic.Override, bool) {
+	var found []traffic.Override
+	for _, c := range record.Definition.Candidates {
+		if o, ok := record.Overrides[c.Name]; ok && (o.Off || !record.Definition.Pinned) {
+			found = append(found, o)
+		}
+	}
+	if len(found) == 0 {
+		return traffic.Override{}, false
+	}
+	return slices.MaxFunc(found, func(a, b traffic.Override) int { return a.Since.Compare(b.Since) }), true
+}

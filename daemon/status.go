@@ -1,0 +1,205 @@
+package daemon
+
+import (
+	"context"
+	"time"
+
+	"github.com/splitd/splitd/control/api"
+	"github.com/splitd/splitd/metrics"
+	"github.com/splitd/splitd/state"
+	"github.com/splitd/splitd/traffic"
+)
+
+// reading is one look at everything that can be counted.
+type reading struct {
+	view     *view
+	at       time.Time
+	counts   map[traffic.BackendKey]traffic.Counts
+	countErr error
+	drift    []string // what differs between the wanted and the real kernel state
+	driftErr error
+}
+
+// read looks at counters and kernel. A look during which a change was made
+// compares one state's wish with another's kernel, so it is taken again.
+func (d *Daemon) read(ctx context.Context) reading {
+	const tries = 3
+	for try := 1; ; try++ {
+		before := d.steps.Load()
+		r := d.look(ctx)
+		if try == tries || before%2 == 0 && d.steps.Load() == before {
+			return r
+		}
+	}
+}
+
+func (d *Daemon) look(ctx context.Context) reading {
+	r := reading{view: d.view.Load(), at: d.now()}
+	splits := r.view.splits()
+	r.counts, r.countErr = d.planes.counts(ctx, splits)
+	r.drift, r.driftErr = d.planes.differences(ctx, splits, r.view.paths)
+	return r
+}
+
+// inSync says whether the kernel does what is wanted; nil in proxy mode and
+// when it cannot be read.
+func (r reading) inSync(split traffic.Split) *bool {
+	if split.Mode != traffic.ModeKernel || r.driftErr != nil {
+		return nil
+	}
+	return new(len(r.drift) == 0)
+}
+
+// observed is the candidates' share of the flows since the generation began,
+// in parts per million; nil at no flow.
+func (r reading) observed(record state.Record) *int {
+	var candidates, all uint64
+	for i, b := range record.Definition.Backends() {
+		flows := r.counts[traffic.BackendKey{Split: record.Name, Backend: b.Name}].Flows
+		if began := record.Baseline[b.Name]; began <= flows { // else the counters began again
+			flows -= began
+		}
+		all += flows
+		if i > 0 {
+			candidates += flows
+		}
+	}
+	if all == 0 {
+		return nil
+	}
+	return new(int(candidates * uint64(traffic.Whole) / all))
+}
+
+// Splits returns the state of one split, or of all.
+func (d *Daemon) Splits(ctx context.Context, name string) (api.SplitList, error) {
+	r := d.read(ctx)
+	names := r.view.names()
+	if name != "" {
+		record, err := r.view.find(name)
+		if err != nil {
+			return api.SplitList{}, err
+		}
+		names = []string{record.Name}
+	}
+	list := api.SplitList{Envelope: api.Of(api.KindSplitList), Items: []api.Split{}, Warnings: d.warnings(r)}
+	for _, n := range names {
+		list.Items = append(list.Items, r.item(n))
+	}
+	return list, nil
+}
+
+// warnings are what an operator should know about the daemon as a whole.
+func (d *Daemon) warnings(r reading) []string {
+	warnings := append([]string(nil), r.view.warnings...)
+	if err := d.vault.trouble(); err != nil {
+		warnings = append(warnings, "only lowering works until the store does: "+err.Error())
+	}
+	if r.countErr != nil {
+		warnings = append(warnings, "counters are incomplete: "+r.countErr.Error())
+	}
+	if r.driftErr != nil {
+		warnings = append(warnings, "the kernel's state is unknown: "+r.driftErr.Error())
+	}
+	if len(r.drift) > 0 {
+		warnings = append(warnings, "the kernel differs from what is wanted (`splitctl plan` shows how, `splitctl apply` mends it)")
+	}
+	return warnings
+}
+
+// item is one split as the API shows it.
+func (r reading) item(name string) api.Split {
+	record := r.view.records[name]
+	split, _ := r.view.split(name)
+	item := api.Split{
+		Name: name, Mode: string(split.Mode), ModeConfigured: string(record.Definition.Mode), Protocol: split.Protocol,
+		Service: serviceItem(split.Service), Generation: uint64(record.Generation), WeightPPM: int(split.CandidateWeight()),
+		ObservedPPM: r.observed(record), Origin: originItem(record), Pinned: split.Pinned,
+		Flows:  api.Flows{AsOf: r.at},
+		Shadow: api.Shadow{State: "off"}, Definition: r.view.places[name].String(), DiffersFrom: r.view.differsFrom,
+	}
+	if split.Mode == traffic.ModeKernel {
+		sync := r.inSync(split)
+		item.Kernel = &api.Kernel{InSync: sync != nil && *sync}
+	}
+	for i, b := range split.Backends() {
+		item.Backends = append(item.Backends, r.backendItem(record, b, i > 0))
+	}
+	for _, b := range item.Backends {
+		item.Flows.Total += b.FlowsTotal
+	}
+	item.Flows.Active = activeFlows(item.Backends)
+	return item
+}
+
+func (r reading) backendItem(record state.Record, b traffic.Backend, candidate bool) api.Backend {
+	counts := r.counts[traffic.BackendKey{Split: record.Name, Backend: b.Name}]
+	item := api.Backend{
+		Name: b.Name, Role: string(traffic.RolePrimary), Addresses: b.AddressTexts(), WeightPPM: int(b.Weight), State: "up",
+		FlowsTotal: counts.Flows, FlowsActive: counts.Active, BytesIn: counts.BytesIn, BytesOut: counts.BytesOut,
+		ConnectFailed: counts.ConnectFailed,
+	}
+	if candidate {
+		item.Role = string(traffic.RoleCandidate)
+		item.Origin = new(overrideItem(record, record.Overrides[b.Name]))
+	}
+	return item
+}
+
+// originItem says which layer decided the weights of a split.
+func originItem(record state.Record) api.Origin {
+	o, _ := newest(record)
+	return overrideItem(record, o)
+}
+
+// overrideItem says which layer decided one weight: the override's operator,
+// or the file when there is none in force.
+func overrideItem(record state.Record, o traffic.Override) api.Origin {
+	if o.Since.IsZero() || record.Definition.Pinned && !o.Off {
+		return api.Origin{Layer: string(traffic.LayerFile), Since: &record.UpdatedAt}
+	}
+	origin := api.Origin{Layer: string(traffic.LayerOperator), Actor: o.Actor, Reason: o.Reason, Since: &o.Since}
+	if !o.Until.IsZero() {
+		origin.Until = &o.Until
+	}
+	return origin
+}
+
+func serviceItem(s traffic.Service) api.Service {
+	item := api.Service{Addresses: make([]string, 0, len(s.Addresses)), Ports: make([]string, 0, len(s.Ports))}
+	for _, a := range s.Addresses {
+		item.Addresses = append(item.Addresses, a.String())
+	}
+	for _, p := range s.Ports {
+		item.Ports = append(item.Ports, p.String())
+	}
+	return item
+}
+
+// activeFlows adds up what is open; nil when any backend's count is unknown.
+func activeFlows(backends []api.Backend) *uint64 {
+	var sum uint64
+	for _, b := range backends {
+		if b.FlowsActive == nil {
+			return nil
+		}
+		sum += *b.FlowsActive
+	}
+	return &sum
+}
+
+// Sample is one look at everything for the metrics.
+func (d *Daemon) Sample(ctx context.Context) metrics.Sample {
+	r := d.read(ctx)
+	sample := metrics.Sample{LastReload: d.lastReload(), StartedAt: d.options.Version.StartedAt, StoreOK: d.vault.trouble() == nil}
+	for _, split := range r.view.splits() {
+		counts := map[string]traffic.Counts{}
+		for _, b := range split.Backends() {
+			counts[b.Name] = r.counts[traffic.BackendKey{Split: split.Name, Backend: b.Name}]
+		}
+		sample.Splits = append(sample.Splits, metrics.Split{
+			State: split, Mode: split.Mode, Counts: counts,
+			ObservedPPM: r.observed(r.view.records[split.Name]), InSync: r.inSync(split),
+		})
+	}
+	return sample
+}
