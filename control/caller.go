@@ -43,13 +43,15 @@ func (h *handlers) actor(who caller, request api.Request) Actor {
 func (h *handlers) forbidden(who caller) *api.Error {
 	whom := "root and the daemon's own user"
 	cure := "use sudo"
-	name := h.names.of(who.peer.UID)
-	if name == "" {
-		name = "uid " + strconv.Itoa(int(who.peer.UID))
+	name, login := h.names.of(who.peer.UID), "USER"
+	if name != "" {
+		login = name
+	} else {
+		name = "uid " + strconv.FormatUint(uint64(who.peer.UID), 10)
 	}
 	if who.group != "" {
 		whom = fmt.Sprintf("root, the daemon's own user and the group %q", who.group)
-		cure = fmt.Sprintf("use sudo, or `sudo usermod -aG %s %s` and log in again", who.group, name)
+		cure = fmt.Sprintf("use sudo, or `sudo usermod -aG %s %s` and log in again", who.group, login)
 	}
 	return &api.Error{
 		Code:    api.CodeForbidden,

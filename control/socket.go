@@ -183,18 +183,18 @@ func isAt(file *os.File, name string) bool {
 	return err == nil && os.SameFile(opened, named)
 }
 
-// lookupGroup finds the gid of a control group, named or by number.
+// lookupGroup finds the gid of a control group, given by name or by number.
 func lookupGroup(name string) (int, error) {
-	group, err := user.LookupGroup(name)
-	if err != nil {
-		var unknown error
-		if group, unknown = user.LookupGroupId(name); unknown != nil {
-			return 0, fmt.Errorf("find group %q: it does not exist: create it with `groupadd --system %s`, or set control.group", name, name)
-		}
+	text := name
+	if group, err := user.LookupGroup(name); err == nil {
+		text = group.Gid
 	}
-	gid, err := strconv.Atoi(group.Gid)
-	if err != nil || gid == overflowID {
-		return 0, fmt.Errorf("find group %q: gid %s cannot stand for a group of its own", name, group.Gid)
+	gid, err := strconv.ParseUint(text, 10, 31)
+	switch {
+	case err != nil:
+		return 0, fmt.Errorf("find group %q: it does not exist: create it with `groupadd --system %s`, or set control.group", name, name)
+	case gid == overflowID:
+		return 0, fmt.Errorf("find group %q: gid %d stands for whoever has no group here: set control.group", name, gid)
 	}
-	return gid, nil
+	return int(gid), nil
 }

@@ -21,6 +21,7 @@ const (
 	KindPlan       = "Plan"
 	KindApply      = "Apply"
 	KindVersion    = "Version"
+	KindVersions   = "Versions"
 	KindError      = "Error"
 )
 
@@ -220,6 +221,20 @@ type VersionInfo struct {
 	Go        string    `json:"go"`
 	PID       int       `json:"pid"`
 	StartedAt time.Time `json:"startedAt"`
+}
+
+// Versions is what `splitctl version` prints; no request is answered with it.
+type Versions struct {
+	Envelope
+	Client Build        `json:"client"`
+	Daemon *VersionInfo `json:"daemon"` // null: none answers
+}
+
+// Build is one build of a program.
+type Build struct {
+	Version string `json:"version"`
+	Commit  string `json:"commit,omitempty"`
+	Go      string `json:"go"`
 }
 
 // Code classifies an error; splitctl maps it to its exit code.
