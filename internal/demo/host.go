@@ -1,0 +1,257 @@
+package demo
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/mail"
+	"net/netip"
+	"net/smtp"
+	"os"
+	"os/signal"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	server "github.com/emersion/go-smtp"
+)
+
+// The roles of a host: what `splitd demo-host ROLE` is.
+const (
+	roleMX      = "mx"
+	roleClients = "clients"
+)
+
+// event is one line that a host writes on its standard output.
+type event struct {
+	Listening []netip.AddrPort `json:"listening,omitempty"` // an MX: it is ready, there
+	Ready     bool             `json:"ready,omitempty"`     // the clients: they are ready
+	Arrived   *arrivedMail     `json:"arrived,omitempty"`
+	Answered  *answeredMail    `json:"answered,omitempty"`
+}
+
+// arrivedMail is written before the client is told that its mail is accepted.
+type arrivedMail struct {
+	ID     string     `json:"id"`
+	Client netip.Addr `json:"client"`
+}
+
+type answeredMail struct {
+	ID      string `json:"id"`
+	Failure string `json:"failure,omitempty"`
+}
+
+// order asks the clients for one mail.
+type order struct {
+	ID   string         `json:"id"`
+	From netip.Addr     `json:"from"` // the client's own address
+	To   netip.AddrPort `json:"to"`
+}
+
+// Host is one machine of the demo, run as a process of its own in the
+// machine's namespace: `mx NAME ADDRESS:PORT...` is a mail server, `clients`
+// are mail clients that take orders. Hosts speak JSON lines with the demo and
+// end with their standard input. It returns the process's exit code.
+func Host(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	lines := &lineWriter{encoder: json.NewEncoder(stdout)}
+	var err error
+	switch {
+	case len(args) >= 3 && args[0] == roleMX:
+		go endWithInput(stdin, cancel)
+		err = serveMX(ctx, args[1], args[2:], lines)
+	case len(args) == 1 && args[0] == roleClients:
+		err = serveClients(ctx, stdin, lines)
+	default:
+		fmt.Fprintf(stderr, "demo-host is a part of `splitd demo`: run that instead\n")
+		return 2
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, err)
+		return 1
+	}
+	return 0
+}
+
+func endWithInput(stdin io.Reader, cancel context.CancelFunc) {
+	_, _ = io.Copy(io.Discard, stdin)
+	cancel()
+}
+
+// lineWriter writes events from many goroutines.
+type lineWriter struct {
+	mu      sync.Mutex
+	encoder *json.Encoder
+}
+
+func (w *lineWriter) write(e event) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.encoder.Encode(e)
+}
+
+// serveMX serves mail on the addresses until ctx ends.
+func serveMX(ctx context.Context, name string, addresses []string, lines *lineWriter) error {
+	s := server.NewServer(server.BackendFunc(func(c *server.Conn) (server.Session, error) {
+		return &session{conn: c, lines: lines}, nil
+	}))
+	s.Domain = name + ".mx.example"
+	s.ReadTimeout, s.WriteTimeout = mailTimeout, mailTimeout
+	var listening []netip.AddrPort
+	failed := make(chan error, len(addresses))
+	for _, address := range addresses {
+		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+		if err != nil {
+			return fmt.Errorf("listen on %q: %w", address, err)
+		}
+		listening = append(listening, l.Addr().(*net.TCPAddr).AddrPort())
+		go func() { failed <- s.Serve(l) }()
+	}
+	if err := lines.write(event{Listening: listening}); err != nil {
+		return err
+	}
+	select {
+	case err := <-failed:
+		return fmt.Errorf("serve mail: %w", err)
+	case <-ctx.Done():
+		return s.Close()
+	}
+}
+
+// session is one SMTP session at an MX.
+type session struct {
+	conn  *server.Conn
+	lines *lineWriter
+}
+
+// Data takes a mail in: it is written to the ledger's side before the client
+// is told so.
+func (s *session) Data(r io.Reader) error {
+	text, err := io.ReadAll(r)
+	if err != nil {
+		return err
+	}
+	message, err := mail.ReadMessage(bytes.NewReader(text))
+	if err != nil {
+		return fmt.Errorf("parse mail: %w", err)
+	}
+	client, err := netip.ParseAddrPort(s.conn.Conn().RemoteAddr().String())
+	if err != nil {
+		return fmt.Errorf("parse client address: %w", err)
+	}
+	return s.lines.write(event{Arrived: &arrivedMail{ID: message.Header.Get("Message-Id"), Client: client.Addr().Unmap()}})
+}
+
+// Mail, Rcpt, Reset and Logout have nothing to decide: this MX takes everything.
+func (*session) Mail(string, *server.MailOptions) error { return nil }
+
+// Rcpt accepts any recipient.
+func (*session) Rcpt(string, *server.RcptOptions) error { return nil }
+
+// Reset forgets nothing, because nothing is kept.
+func (*session) Reset() {}
+
+// Logout ends the session.
+func (*session) Logout() error { return nil }
+
+// mailTimeout bounds one mail from the connect to the end of QUIT.
+const mailTimeout = 10 * time.Second
+
+// serveClients sends a mail for every order on stdin, each at once and over a
+// connection of its own, and writes what the server answered. It ends with
+// stdin, after the last mail, or with ctx.
+func serveClients(ctx context.Context, stdin io.Reader, lines *lineWriter) error {
+	if err := lines.write(event{Ready: true}); err != nil {
+		return err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- takeOrders(ctx, stdin, lines) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+		return nil // the goroutine hangs in a read, and ends with the process
+	}
+}
+
+func takeOrders(ctx context.Context, stdin io.Reader, lines *lineWriter) error {
+	var mails sync.WaitGroup
+	defer mails.Wait()
+	orders := bufio.NewScanner(stdin)
+	for orders.Scan() {
+		var o order
+		if err := json.Unmarshal(orders.Bytes(), &o); err != nil {
+			return fmt.Errorf("parse order %q: %w", orders.Text(), err)
+		}
+		mails.Go(func() {
+			answer := answeredMail{ID: o.ID}
+			if err := send(ctx, o); err != nil {
+				answer.Failure = reason(err)
+			}
+			_ = lines.write(event{Answered: &answer}) // the demo is gone: nobody to tell
+		})
+	}
+	return orders.Err()
+}
+
+// send delivers one mail as a mail server does: a fresh connection, EHLO,
+// MAIL, RCPT, DATA, and QUIT before the connection is closed (RFC 5321).
+func send(ctx context.Context, o order) error {
+	ctx, cancel := context.WithTimeout(ctx, mailTimeout)
+	defer cancel()
+	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: o.From.AsSlice()}}
+	conn, err := dialer.DialContext(ctx, "tcp", o.To.String())
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	if deadline, ok := ctx.Deadline(); ok {
+		if err := conn.SetDeadline(deadline); err != nil {
+			return err
+		}
+	}
+	c, err := smtp.NewClient(conn, o.To.Addr().String())
+	if err != nil {
+		return fmt.Errorf("read greeting: %w", err)
+	}
+	if err := c.Hello("client.example"); err != nil {
+		return fmt.Errorf("say EHLO: %w", err)
+	}
+	if err := c.Mail("sender@client.example"); err != nil {
+		return fmt.Errorf("say MAIL: %w", err)
+	}
+	if err := c.Rcpt("someone@service.example"); err != nil {
+		return fmt.Errorf("say RCPT: %w", err)
+	}
+	body, err := c.Data()
+	if err != nil {
+		return fmt.Errorf("say DATA: %w", err)
+	}
+	fmt.Fprintf(body, "From: sender@client.example\r\nTo: someone@service.example\r\nSubject: splitd demo\r\nMessage-ID: %s\r\n\r\nA mail of the splitd demo.\r\n", o.ID)
+	if err := body.Close(); err != nil {
+		return fmt.Errorf("end DATA: %w", err)
+	}
+	// The mail is accepted; a server that fails now has it nevertheless.
+	if err := c.Quit(); err != nil {
+		return fmt.Errorf("say QUIT after the mail was accepted: %w", err)
+	}
+	return nil
+}
+
+// reason is the text of an error without the client's ephemeral port, so that
+// equal failures count as one kind.
+func reason(err error) string {
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		return strings.Replace(err.Error(), op.Error(), fmt.Sprintf("%s %s: %s", op.Op, op.Addr, op.Err), 1)
+	}
+	return err.Error()
+}
