@@ -23,7 +23,7 @@ const pageSize = 4096
 // storeBytes makes a store with branches, inline buckets and free pages.
 func storeBytes(t testing.TB) []byte {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "state.db")
+	path := filepath.Join(mount(t, "64m"), "state.db")
 	s := openStore(t, path)
 	for generation := range traffic.Generation(40) {
 		commit(t, s, []state.Record{record("mx", generation+1), record("web", generation+1)}, []state.Entry{set("mx", generation+1), set("web", generation+1)})
@@ -83,7 +83,7 @@ func TestADamagedStoreIsRefusedAndSaysWhatToDo(t *testing.T) {
 		"cut behind them":         good[:2*pageSize],
 	} {
 		t.Run(name, func(t *testing.T) {
-			path := filepath.Join(t.TempDir(), "state.db")
+			path := filepath.Join(mount(t, "64m"), "state.db")
 			write(t, path, text)
 			_, err := state.Open(path)
 			if !errors.Is(err, state.ErrCorrupt) {
@@ -104,7 +104,7 @@ func TestADamagedStoreIsRefusedAndSaysWhatToDo(t *testing.T) {
 
 func TestAStoreCutAtAnyPageIsWholeOrRefused(t *testing.T) {
 	good := storeBytes(t)
-	path := filepath.Join(t.TempDir(), "state.db")
+	path := filepath.Join(mount(t, "64m"), "state.db")
 	write(t, path, good)
 	want, err := use(path)
 	if err != nil {
@@ -147,7 +147,7 @@ func TestOneZeroedMetaPageLeavesTheLastOrTheOneBefore(t *testing.T) {
 // Damage anywhere is noticed, or it is where nothing is read.
 func TestAFlippedByteIsNeverTakenForAnotherState(t *testing.T) {
 	good := storeBytes(t)
-	path := filepath.Join(t.TempDir(), "state.db")
+	path := filepath.Join(mount(t, "64m"), "state.db")
 	write(t, path, good)
 	want, err := use(path)
 	if err != nil {
@@ -231,7 +231,7 @@ func TestDamageUnderAnOpenStoreIsAnErrorAndClosingStillWorks(t *testing.T) {
 	for damage, spoil := range damages {
 		for name, call := range calls {
 			t.Run(damage+"/"+name, func(t *testing.T) {
-				path := filepath.Join(t.TempDir(), "state.db")
+				path := filepath.Join(mount(t, "64m"), "state.db")
 				write(t, path, good)
 				s := openStore(t, path)
 				file, err := os.OpenFile(path, os.O_RDWR, 0)

@@ -13,12 +13,17 @@ import (
 	"github.com/splitd/splitd/state"
 )
 
-// smallDisk mounts a disk of 256 KiB; the test package runs in a mount
-// namespace of its own.
-func smallDisk(t *testing.T) string {
+// mount puts a disk in memory at a directory of the test: the test package runs
+// in a mount namespace of its own. It can be full, and it is quick where a test
+// makes very many files and none of it is about the power going.
+func mount(t testing.TB, size string) string {
 	t.Helper()
 	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=256k"); err != nil {
+	// As root the namespace shares its mounts with the machine's until told not to.
+	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
@@ -57,7 +62,7 @@ func demandFull(t *testing.T, err error, verb, path string) {
 }
 
 func TestCommitOnAFullDiskKeepsTheOldRecordAndWorksAgainWithRoom(t *testing.T) {
-	dir := smallDisk(t)
+	dir := mount(t, "256k")
 	path := filepath.Join(dir, "state.db")
 	s := openStore(t, path)
 	commit(t, s, []state.Record{record("mx", 1)}, []state.Entry{set("mx", 1)})
@@ -102,7 +107,7 @@ func demandRecord(t *testing.T, s *state.Store) {
 }
 
 func TestAStoreThatCannotBeMadeOnAFullDiskLeavesNoDamagedFile(t *testing.T) {
-	dir := smallDisk(t)
+	dir := mount(t, "256k")
 	ballast := fill(t, dir)
 	path := filepath.Join(dir, "state.db")
 	_, err := state.Open(path)
@@ -114,7 +119,7 @@ func TestAStoreThatCannotBeMadeOnAFullDiskLeavesNoDamagedFile(t *testing.T) {
 }
 
 func TestFilesOnAFullDiskStayWhole(t *testing.T) {
-	dir := smallDisk(t)
+	dir := mount(t, "256k")
 	snapshotPath, journalPath := filepath.Join(dir, "snapshot.json"), filepath.Join(dir, "history.jsonl")
 	if err := state.WriteSnapshot(snapshotPath, snapshot(1)); err != nil {
 		t.Fatal(err)

@@ -72,7 +72,7 @@ func TestJournalLinesHaveTheKeysOfTheControlAPI(t *testing.T) {
 }
 
 func TestATornLastLineCostsNoOther(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "history.jsonl")
+	path := filepath.Join(mount(t, "64m"), "history.jsonl")
 	if err := openJournal(t, path).Append(set("mx", 1), set("mx", 2)); err != nil {
 		t.Fatal(err)
 	}

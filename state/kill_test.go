@@ -68,7 +68,7 @@ func (c *running) kill() []string {
 // the same files: what it had acknowledged is there, and nothing is torn.
 func TestWhatWasAcknowledgedSurvivesKill(t *testing.T) {
 	const kills = 120
-	dir := t.TempDir()
+	dir := mount(t, "64m")
 	random := rand.New(rand.NewPCG(1, 2))
 	var last traffic.Generation
 	for range kills {

@@ -48,7 +48,7 @@ func TestSnapshotMayBeIndentedByPeople(t *testing.T) {
 }
 
 func TestATornOrChangedSnapshotIsRefusedByName(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "snapshot.json")
+	path := filepath.Join(mount(t, "64m"), "snapshot.json")
 	text := snapshotBytes(t, path)
 	demand := func(what string, bad []byte) {
 		t.Helper()

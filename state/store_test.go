@@ -159,7 +159,7 @@ func TestCommitThatIsRefusedLeavesNothing(t *testing.T) {
 }
 
 func TestManyGoroutinesShareAStore(t *testing.T) {
-	s := openStore(t, filepath.Join(t.TempDir(), "state.db"))
+	s := openStore(t, filepath.Join(mount(t, "64m"), "state.db"))
 	var group sync.WaitGroup
 	for i := range 8 {
 		group.Go(func() {
@@ -213,7 +213,7 @@ func TestTheLockOfADeadProcessIsGone(t *testing.T) {
 
 func TestTwoProcessesThatCreateTheStoreAtOnceDoNotDisturbEachOther(t *testing.T) {
 	for range 4 {
-		path := filepath.Join(t.TempDir(), "state.db")
+		path := filepath.Join(mount(t, "64m"), "state.db")
 		var group sync.WaitGroup
 		var opened sync.Map
 		for i := range 4 {
