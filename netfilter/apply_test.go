@@ -1,0 +1,46 @@
+package netfilter
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/splitd/splitd/traffic"
+)
+
+func TestApplyingTheSameAgainMakesNoTransaction(t *testing.T) {
+	lab := newSplitLab(t)
+	many := remoteSplit(3, 50_000)
+	many.Name, many.Return = "web", traffic.ReturnMasquerade
+	many.Service.Ports = []traffic.Port{{Number: 80, Transport: traffic.TCP}, {Number: 443, Transport: traffic.TCP}}
+	many.Candidates = append(many.Candidates, traffic.Backend{Name: "newer", Weight: 1, Addresses: addresses("10.0.2.13:8080", "[2001:db8:2::13]:8080")})
+	off := mxSplit(1, 0)
+	off.Name = "off"
+	off.Service.Ports = []traffic.Port{{Number: 26, Transport: traffic.TCP}}
+	splits := []traffic.Split{mxSplit(15, 50_000), many, off}
+	if !lab.apply(splits...) {
+		t.Error("first Apply says that nothing changed")
+	}
+	before := lab.generation()
+	if lab.apply(splits...) {
+		t.Error("second Apply says that it changed something")
+	}
+	lab.kernel = lab.open() // as a restarted daemon does
+	if lab.apply(splits...) {
+		t.Error("Apply after a restart says that it changed something")
+	}
+	if after := lab.generation(); after != before {
+		t.Errorf("ruleset generation %d after applying the same again, was %d", after, before)
+	}
+	if lines := lab.differences(splits...); len(lines) > 0 {
+		t.Errorf("differences: %q", lines)
+	}
+	want := map[string]SplitState{
+		"mx":  {Generation: 15, Weights: map[string]traffic.Weight{"new": 50_000}},
+		"web": {Generation: 3, Weights: map[string]traffic.Weight{"new": 50_000, "newer": 1}},
+		"off": {Generation: 1, Weights: map[string]traffic.Weight{"new": 0}},
+	}
+	if diff := cmp.Diff(want, lab.read()); diff != "" {
+		t.Errorf("read (-want +got):\n%s", diff)
+	}
+}

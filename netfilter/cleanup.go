@@ -1,0 +1,112 @@
+package netfilter
+
+import (
+	"context"
+	"fmt"
+)
+
+// CleanupResult says what Cleanup had to leave.
+type CleanupResult struct {
+	// LiveFlows is the number of flows that still need us; with now it is the
+	// number that were ended.
+	LiveFlows int
+	// KeeperLeft says that the keeper table stands until they end: call
+	// Cleanup again then.
+	KeeperLeft bool
+}
+
+// Cleanup removes what splitd put into the kernel and nothing else. New flows
+// stop being split at once. Flows that were sent to another host live on
+// unless now is set: a keeper table stays for them, and the return paths of
+// this host stay while flows use them. With now their conntrack entries are
+// deleted too, so that the next packet of each is answered with a reset.
+func Cleanup(ctx context.Context, settings Settings, now bool) (CleanupResult, error) {
+	if err := ctx.Err(); err != nil {
+		return CleanupResult{}, err
+	}
+	var l link
+	defer l.close()
+	sent, err := l.cleanupSplits(settings, now)
+	if err != nil {
+		return CleanupResult{}, fmt.Errorf("clean up splits: %w", err)
+	}
+	result := CleanupResult{LiveFlows: sent, KeeperLeft: sent > 0 && !now}
+	received, err := l.liveReturns(settings)
+	if err != nil {
+		return result, fmt.Errorf("clean up return paths: %w", err)
+	}
+	result.LiveFlows += received
+	if received > 0 && !now {
+		return result, nil
+	}
+	if err := cleanupReturns(ctx, settings); err != nil {
+		return result, fmt.Errorf("clean up return paths: %w", err)
+	}
+	return result, nil
+}
+
+// cleanupSplits returns the number of flows that live, or that did when now is
+// set.
+func (l *link) cleanupSplits(settings Settings, now bool) (int, error) {
+	stands, err := l.hasTable(TableSplits)
+	if err != nil {
+		return 0, err
+	}
+	kept, err := l.hasTable(TableKeeper)
+	if err != nil || !stands && !kept {
+		return 0, err
+	}
+	if now {
+		return l.endSplits(settings, stands, kept)
+	}
+	// The keeper comes with the same transaction that removes the table, and
+	// flows are counted after it: one that began a moment before is not missed.
+	if stands {
+		operations := []operation{removeTable{name: TableSplits}}
+		if !kept {
+			operations = append(keeper(), operations...)
+		}
+		if err := l.commit(operations); err != nil {
+			return 0, fmt.Errorf("remove table %q: %w", TableSplits, err)
+		}
+	}
+	live, err := countMarked(settings, classRemote, classMasquerade)
+	if err != nil || live > 0 {
+		return live, err
+	}
+	if err := l.commit([]operation{removeTable{name: TableKeeper}}); err != nil {
+		return 0, fmt.Errorf("remove table %q: %w", TableKeeper, err)
+	}
+	return 0, nil
+}
+
+func (l *link) endSplits(settings Settings, stands, kept bool) (int, error) {
+	live, err := countMarked(settings, classRemote, classMasquerade)
+	if err != nil {
+		return 0, err
+	}
+	var operations []operation
+	if stands {
+		operations = append(operations, removeTable{name: TableSplits})
+	}
+	if kept {
+		operations = append(operations, removeTable{name: TableKeeper})
+	}
+	if err := l.commit(operations); err != nil {
+		return 0, fmt.Errorf("remove our tables: %w", err)
+	}
+	return live, deleteMarked(settings, classRemote, classMasquerade)
+}
+
+// liveReturns counts the flows that use the return paths of this host.
+func (l *link) liveReturns(settings Settings) (int, error) {
+	marks, err := l.hasTable(TableReturn)
+	if err != nil || !marks {
+		return 0, err
+	}
+	var classes []markClass
+	for i := range ReturnsMax {
+		classes = append(classes, returnClass(i))
+	}
+	return countMarked(settings, classes...)
+}

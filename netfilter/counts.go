@@ -1,0 +1,132 @@
+package netfilter
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+
+	"github.com/ti-mo/conntrack"
+	"golang.org/x/sys/unix"
+
+	"github.com/splitd/splitd/traffic"
+)
+
+// Counts returns what the kernel has counted for the backends of the splits:
+// new flows by the named counters, which weight changes keep, and open flows
+// by conntrack. Bytes and failed connections are not known here.
+func (k *Kernel) Counts(ctx context.Context, splits []traffic.Split) (map[traffic.BackendKey]traffic.Counts, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	counters, err := k.readCounters()
+	if err != nil {
+		return nil, fmt.Errorf("count flows: %w", err)
+	}
+	active, err := activeFlows(splits)
+	if err != nil {
+		return nil, fmt.Errorf("count open flows: %w", err)
+	}
+	counts := map[traffic.BackendKey]traffic.Counts{}
+	for _, s := range splits {
+		for _, b := range s.Backends() {
+			key := traffic.BackendKey{Split: s.Name, Backend: b.Name}
+			open := active[key]
+			counts[key] = traffic.Counts{Flows: counters[counterName(s.Name, b.Name)], Active: &open}
+		}
+	}
+	return counts, nil
+}
+
+// Flows returns how many new flows each backend of the split has been given,
+// by name: the counters alone, without the look at conntrack that Counts takes.
+func (k *Kernel) Flows(ctx context.Context, split traffic.Split) (map[string]uint64, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	counters, err := k.readCounters()
+	if err != nil {
+		return nil, fmt.Errorf("count flows of split %q: %w", split.Name, err)
+	}
+	flows := map[string]uint64{}
+	for _, b := range split.Backends() {
+		flows[b.Name] = counters[counterName(split.Name, b.Name)]
+	}
+	return flows, nil
+}
+
+func (k *Kernel) readCounters() (map[string]uint64, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	r, err := k.link.reader()
+	if err != nil {
+		return nil, err
+	}
+	return r.counters()
+}
+
+// activeFlows lists conntrack once for both families.
+func activeFlows(splits []traffic.Split) (map[traffic.BackendKey]uint64, error) {
+	conn, err := openConntrack()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = conn.Close() }()
+	flows, err := conn.Dump(nil)
+	if err != nil {
+		return nil, fmt.Errorf("list conntrack entries: %w", err)
+	}
+	byService := map[service]traffic.Split{}
+	for _, s := range splits {
+		for _, e := range elements(s) {
+			byService[e.service] = s
+		}
+	}
+	active := map[traffic.BackendKey]uint64{}
+	for _, f := range flows {
+		asked, ok := serviceOf(f)
+		if !ok || !live(f) {
+			continue
+		}
+		s, ok := byService[asked]
+		if !ok {
+			continue
+		}
+		if b, ok := servedBy(s, asked, f.TupleReply.IP.SourceAddress.Unmap(), f.TupleReply.Proto.SourcePort); ok {
+			active[traffic.BackendKey{Split: s.Name, Backend: b}]++
+		}
+	}
+	return active, nil
+}
+
+// serviceOf is what the client of the flow asked for.
+func serviceOf(f conntrack.Flow) (service, bool) {
+	port := traffic.Port{Number: f.TupleOrig.Proto.DestinationPort}
+	switch f.TupleOrig.Proto.Protocol {
+	case unix.IPPROTO_TCP:
+		port.Transport = traffic.TCP
+	case unix.IPPROTO_UDP:
+		port.Transport = traffic.UDP
+	default:
+		return service{}, false
+	}
+	return service{ip: f.TupleOrig.IP.DestinationAddress.Unmap(), port: port}, true
+}
+
+// servedBy finds the backend that answers: the one whose address the replies
+// come from, or, where nothing was translated, the one that stays here.
+func servedBy(s traffic.Split, asked service, from netip.Addr, fromPort uint16) (string, bool) {
+	untouched := from == asked.ip && fromPort == asked.port.Number
+	for _, b := range s.Backends() {
+		if s.StaysHere(b, asked.ip, asked.port.Number) {
+			if untouched {
+				return b.Name, true
+			}
+			continue
+		}
+		a, ok := b.Address(asked.ip)
+		if ok && a.IP == from && (a.Port == fromPort || a.Port == 0 && fromPort == asked.port.Number) {
+			return b.Name, true
+		}
+	}
+	return "", false
+}

@@ -1,0 +1,213 @@
+package netfilter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/splitd/splitd/traffic"
+)
+
+// Options are what Open needs.
+type Options struct {
+	Settings Settings
+	// StateDir is written into the kernel for ReadStateDir; "" leaves it out.
+	StateDir string
+	Log      *slog.Logger
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+}
+
+// Kernel programs the network namespace that the thread which calls Open is
+// in, which all its callers must be in too. Its methods may be called from
+// many goroutines and take turns.
+type Kernel struct {
+	options Options
+
+	mu     sync.Mutex // protects the following and every change of the kernel
+	link   link
+	commit committer
+	// versions are the highest version numbers made for each split.
+	versions map[string]int
+	// leftovers are chains and counters that nothing leads to since then.
+	leftovers map[leftover]time.Time
+	returns   Returns
+}
+
+// A committer carries out a transaction: all of it or nothing.
+type committer func(operations []operation) error
+
+// retireAfter is how long a chain stays after the last packet can have entered
+// it. A packet passes in microseconds.
+const retireAfter = time.Second
+
+// Open checks that this process may program the kernel. It changes nothing.
+func Open(o Options) (*Kernel, error) {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	k := &Kernel{options: o, versions: map[string]int{}, leftovers: map[leftover]time.Time{}}
+	k.commit = k.link.commit
+	if _, err := k.link.hasTable(TableSplits); err != nil {
+		return nil, openError(err)
+	}
+	return k, nil
+}
+
+func openError(err error) error {
+	switch {
+	case errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES):
+		return fmt.Errorf("kernel mode needs CAP_NET_ADMIN: run splitd as root, grant the capability, or set mode: proxy: %w", err)
+	case errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL):
+		return fmt.Errorf("kernel mode needs nf_tables in the kernel: run `modprobe nf_tables nft_numgen nft_nat`, or set mode: proxy: %w", err)
+	}
+	return fmt.Errorf("open nf_tables: %w", err)
+}
+
+// Apply brings the kernel to the splits, given with the weights in force, and
+// the return paths. New flows never fall through meanwhile and established
+// ones stay where they are. What is equal already is left alone: changed is
+// then false and there was no transaction. The result has been read back from
+// the kernel. On an error the rules before stay in force unless it says
+// otherwise; calling Apply again is always safe.
+func (k *Kernel) Apply(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) (changed bool, err error) {
+	returns, err := BuildReturns(paths, k.options.Settings)
+	if err != nil {
+		return false, err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	changed, err = k.applySplits(ctx, splits)
+	if err != nil {
+		return changed, fmt.Errorf("apply splits to the kernel: %w", err)
+	}
+	changedReturns, err := applyReturns(ctx, returns)
+	changed = changed || changedReturns
+	if err != nil {
+		return changed, fmt.Errorf("apply return paths to the kernel: %w", err)
+	}
+	k.returns = returns
+	return changed, nil
+}
+
+func (k *Kernel) applySplits(ctx context.Context, splits []traffic.Split) (bool, error) {
+	k.retire()
+	have, err := k.link.observe(everything)
+	if err != nil {
+		return false, err
+	}
+	p, want := makePlan(have, splits, k.options.Settings, k.options.StateDir, k.versions)
+	k.remember(have, want, p)
+	if p.empty() {
+		return false, k.dropKeeper(have.exists)
+	}
+	if err := k.carryOut(ctx, p); err != nil {
+		return false, err
+	}
+	have, err = k.link.observe(everything)
+	if err != nil {
+		return true, fmt.Errorf("read back: %w", err)
+	}
+	if p, want = makePlan(have, splits, k.options.Settings, k.options.StateDir, k.versions); !p.empty() {
+		return true, fmt.Errorf("read back: the kernel differs from what was written, another program may be changing table %q: %s", TableSplits, first(differences(have, want, splits)))
+	}
+	k.remember(have, want, p)
+	return true, k.dropKeeper(true)
+}
+
+// carryOut runs the transactions of a plan.
+func (k *Kernel) carryOut(ctx context.Context, p plan) error {
+	if p.rebuild {
+		// Live flows need a nat chain at every moment.
+		if err := k.commit(append(keeper(), removeTable{name: TableSplits})); err != nil {
+			return fmt.Errorf("remove the table for rebuilding: %w: the rules before stay in force", err)
+		}
+	}
+	prepare, door := transactions(p.prepare), transactions(p.door)
+	for i, t := range append(prepare, door...) {
+		err := ctx.Err()
+		if err == nil {
+			err = k.commit(t)
+		}
+		if err == nil {
+			continue
+		}
+		force := "the rules before stay in force"
+		switch {
+		case p.rebuild:
+			force = "the table was of a shape that had to be rebuilt and nothing is split until an apply succeeds"
+		case i > len(prepare):
+			force = "the transactions before it are in force, apply again"
+		}
+		return fmt.Errorf("transaction %d of %d: %w: %s", i+1, len(prepare)+len(door), err, force)
+	}
+	return nil
+}
+
+// remember notes which versions exist and what is left to retire.
+func (k *Kernel) remember(have observed, want Ruleset, p plan) {
+	for _, name := range have.chainNames() {
+		if split, version, ok := versionOf(name); ok {
+			k.versions[split] = max(k.versions[split], version)
+		}
+	}
+	for _, c := range want.chains {
+		if split, version, ok := versionOf(c.name); ok {
+			k.versions[split] = max(k.versions[split], version)
+		}
+		delete(k.leftovers, leftover{name: c.name})
+	}
+	for _, name := range want.counters {
+		delete(k.leftovers, leftover{counter: true, name: name})
+	}
+	for _, l := range p.leftovers {
+		k.abandon(l)
+	}
+}
+
+// abandon notes that nothing leads to l since now.
+func (k *Kernel) abandon(l leftover) {
+	if _, known := k.leftovers[l]; !known {
+		k.leftovers[l] = k.options.Now()
+	}
+}
+
+// Run keeps house until ctx ends, then returns nil: it retires what old
+// weights left behind and follows the neighbours of return paths. The rules
+// stay in the kernel.
+func (k *Kernel) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return k.retireLoop(ctx) })
+	group.Go(func() error { return followNeighbours(ctx, k.wantedReturns, k.options.Log) })
+	if err := group.Wait(); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("keep the kernel rules: %w", err)
+	}
+	return nil
+}
+
+func (k *Kernel) wantedReturns() Returns {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.returns
+}
+
+// Close gives the Kernel up; its rules stay.
+func (k *Kernel) Close() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.link.close()
+	return nil
+}
+
+func first(lines []string) string {
+	if len(lines) == 0 {
+		return "nothing that can be named"
+	}
+	return lines[0]
+}

@@ -1,0 +1,309 @@
+package netfilter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/nftables"
+
+	"github.com/splitd/splitd/internal/nettest"
+	"github.com/splitd/splitd/traffic"
+)
+
+// Who answered: each server says its letter to whoever connects.
+const (
+	fromLocal = 'L' // on the router, at the service's own address
+	fromOld   = 'O'
+	fromNew   = 'N'
+)
+
+// splitLab is clients, the router that splits, and two hosts behind it, both
+// families everywhere.
+//
+//	client 192.0.2.100-103 - 192.0.2.25 router 10.0.1.1 - 10.0.1.11 old
+//	                                           10.0.2.1 - 10.0.2.12 new
+type splitLab struct {
+	t                        *testing.T
+	client, router, old, new *nettest.NS
+	kernel                   *Kernel
+	clock                    *fakeClock
+}
+
+type fakeClock struct {
+	mu  sync.Mutex
+	now time.Time
+}
+
+func (c *fakeClock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+func (c *fakeClock) advance(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = c.now.Add(d)
+}
+
+func newSplitLab(t *testing.T) *splitLab {
+	t.Helper()
+	lab := &splitLab{
+		t: t, client: nettest.New(t, "client"), router: nettest.New(t, "router"),
+		old: nettest.New(t, "old"), new: nettest.New(t, "new"), clock: &fakeClock{now: time.Unix(1_800_000_000, 0)},
+	}
+	nettest.Link(t, lab.client, "eth0",
+		[]string{"192.0.2.100/24", "192.0.2.101/24", "192.0.2.102/24", "192.0.2.103/24", "2001:db8::100/64"},
+		lab.router, "eth0", []string{"192.0.2.25/24", "192.0.2.1/24", "2001:db8::25/64", "2001:db8::1/64"})
+	nettest.Link(t, lab.router, "eth1", []string{"10.0.1.1/24", "2001:db8:1::1/64"}, lab.old, "eth0", []string{"10.0.1.11/24", "2001:db8:1::11/64"})
+	nettest.Link(t, lab.router, "eth2", []string{"10.0.2.1/24", "2001:db8:2::1/64"}, lab.new, "eth0", []string{"10.0.2.12/24", "2001:db8:2::12/64"})
+	lab.client.Route("0.0.0.0/0", "192.0.2.1")
+	lab.client.Route("::/0", "2001:db8::1")
+	for _, behind := range []struct {
+		ns         *nettest.NS
+		via4, via6 string
+	}{{lab.old, "10.0.1.1", "2001:db8:1::1"}, {lab.new, "10.0.2.1", "2001:db8:2::1"}} {
+		behind.ns.Route("0.0.0.0/0", behind.via4)
+		behind.ns.Route("::/0", behind.via6)
+	}
+	lab.router.Sysctl("net/ipv4/ip_forward", "1")
+	lab.router.Sysctl("net/ipv6/conf/all/forwarding", "1")
+	lab.kernel = lab.open()
+	return lab
+}
+
+func (lab *splitLab) open() *Kernel {
+	lab.t.Helper()
+	var k *Kernel
+	lab.router.Do(func() (err error) {
+		k, err = Open(Options{Settings: labSettings, StateDir: "/var/lib/splitd", Log: slog.New(slog.DiscardHandler), Now: lab.clock.Now})
+		return err
+	})
+	return k
+}
+
+func (lab *splitLab) serveAll() {
+	lab.serve(lab.router, fromLocal, ":25")
+	lab.serve(lab.old, fromOld, ":25")
+	lab.serve(lab.new, fromNew, ":25")
+	lab.serve(lab.new, fromNew, ":2525")
+}
+
+// serve answers every connection with the letter and keeps it open, echoing,
+// until the client ends it.
+func (lab *splitLab) serve(ns *nettest.NS, letter byte, address string) {
+	lab.t.Helper()
+	var l net.Listener
+	ns.Do(func() (err error) { l, err = net.Listen("tcp", address); return err })
+	lab.t.Cleanup(func() { _ = l.Close() })
+	go acceptLoop(l, letter)
+}
+
+func acceptLoop(l net.Listener, letter byte) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer func() { _ = c.Close() }()
+			if _, err := c.Write([]byte{letter}); err == nil {
+				_, _ = io.Copy(c, c)
+			}
+		}()
+	}
+}
+
+// split is a service on port 25, local here and on the new host, both
+// families.
+func mxSplit(generation traffic.Generation, weight traffic.Weight) traffic.Split {
+	return traffic.Split{
+		Name: "mx", Generation: generation, Mode: traffic.ModeKernel, Return: traffic.ReturnPolicy,
+		Service: traffic.Service{
+			Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.25"), netip.MustParseAddr("2001:db8::25")},
+			Ports:     []traffic.Port{{Number: 25, Transport: traffic.TCP}},
+		},
+		Primary: traffic.Backend{Name: "old", Local: true},
+		Candidates: []traffic.Backend{{
+			Name: "new", Weight: weight,
+			Addresses: addresses("10.0.2.12", "2001:db8:2::12"),
+		}},
+	}
+}
+
+// remoteSplit has its primary on the old host.
+func remoteSplit(generation traffic.Generation, weight traffic.Weight) traffic.Split {
+	s := mxSplit(generation, weight)
+	s.Primary = traffic.Backend{Name: "old", Addresses: addresses("10.0.1.11", "2001:db8:1::11")}
+	return s
+}
+
+func addresses(texts ...string) []traffic.Address {
+	var all []traffic.Address
+	for _, text := range texts {
+		if ap, err := netip.ParseAddrPort(text); err == nil {
+			all = append(all, traffic.Address{IP: ap.Addr(), Port: ap.Port()})
+		} else {
+			all = append(all, traffic.Address{IP: netip.MustParseAddr(text)})
+		}
+	}
+	return all
+}
+
+func (lab *splitLab) apply(splits ...traffic.Split) (changed bool) {
+	lab.t.Helper()
+	lab.router.Do(func() (err error) {
+		changed, err = lab.kernel.Apply(context.Background(), splits, nil)
+		return err
+	})
+	return changed
+}
+
+func (lab *splitLab) setWeights(s traffic.Split) {
+	lab.t.Helper()
+	lab.router.Do(func() error { return lab.kernel.SetWeights(context.Background(), s) })
+}
+
+func (lab *splitLab) read() (states map[string]SplitState) {
+	lab.t.Helper()
+	lab.router.Do(func() (err error) { states, err = lab.kernel.Read(context.Background()); return err })
+	return states
+}
+
+func (lab *splitLab) differences(splits ...traffic.Split) (lines []string) {
+	lab.t.Helper()
+	lab.router.Do(func() (err error) { lines, err = lab.kernel.Differences(context.Background(), splits, nil); return err })
+	return lines
+}
+
+// generation is the number of the ruleset: it counts every transaction.
+func (lab *splitLab) generation() uint32 {
+	lab.t.Helper()
+	var gen *nftables.Gen
+	lab.router.Do(func() error {
+		conn, err := nftables.New()
+		if err == nil {
+			gen, err = conn.GetGen()
+		}
+		return err
+	})
+	return gen.ID
+}
+
+// dial connects from the client's host; the answer is who served.
+func (lab *splitLab) dial(address string) (net.Conn, byte) {
+	lab.t.Helper()
+	var c net.Conn
+	var letter byte
+	lab.client.Do(func() (err error) { c, letter, err = dialOnce(nil, address); return err })
+	lab.t.Cleanup(func() { _ = c.Close() })
+	return c, letter
+}
+
+func dialOnce(from net.IP, address string) (net.Conn, byte, error) {
+	dialer := net.Dialer{Timeout: 10 * time.Second}
+	if from != nil {
+		dialer.LocalAddr = &net.TCPAddr{IP: from}
+	}
+	c, err := dialer.Dial("tcp", address)
+	if err != nil {
+		return nil, 0, err
+	}
+	letter := make([]byte, 1)
+	_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if _, err := io.ReadFull(c, letter); err != nil {
+		_ = c.Close()
+		return nil, 0, fmt.Errorf("read who answers: %w", err)
+	}
+	_ = c.SetReadDeadline(time.Time{})
+	return c, letter[0], nil
+}
+
+// answers counts who answered, and the connections that failed.
+type answers struct {
+	by     map[byte]int
+	failed []error
+}
+
+// load opens n connections, or connections until stop is closed when n is 0,
+// from a few threads inside the client's namespace. Connections end with a
+// reset, which leaves no TIME_WAIT behind.
+func (lab *splitLab) load(n int, stop <-chan struct{}, targets ...string) answers {
+	lab.t.Helper()
+	const workers = 4
+	var mu sync.Mutex
+	var group sync.WaitGroup
+	total := answers{by: map[byte]int{}}
+	for w := range workers {
+		group.Go(func() {
+			mine := answers{by: map[byte]int{}}
+			err := lab.client.NS.Do(func() error {
+				mine.run((n+workers-1-w)/workers, n == 0, stop, targets)
+				return nil
+			})
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				mine.failed = append(mine.failed, err)
+			}
+			for letter, count := range mine.by {
+				total.by[letter] += count
+			}
+			total.failed = append(total.failed, mine.failed...)
+		})
+	}
+	group.Wait()
+	return total
+}
+
+func (a *answers) run(n int, endless bool, stop <-chan struct{}, targets []string) {
+	for i := 0; endless || i < n; i++ {
+		select {
+		case <-stop:
+			return
+		default:
+		}
+		target := targets[i%len(targets)]
+		var from net.IP
+		if target[0] != '[' {
+			from = net.IPv4(192, 0, 2, byte(100+i/2%4))
+		}
+		c, letter, err := dialOnce(from, target)
+		if err != nil {
+			a.failed = append(a.failed, err)
+			continue
+		}
+		a.by[letter]++
+		_ = c.(*net.TCPConn).SetLinger(0)
+		_ = c.Close()
+	}
+}
+
+// echoes says whether the connection still works.
+func echoes(c net.Conn) error {
+	if _, err := c.Write([]byte("x")); err != nil {
+		return err
+	}
+	_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	answer := make([]byte, 1)
+	if _, err := io.ReadFull(c, answer); err != nil {
+		return err
+	}
+	if answer[0] != 'x' {
+		return errors.New("another answer than what was sent")
+	}
+	return nil
+}
+
+const (
+	service25v4 = "192.0.2.25:25"
+	service25v6 = "[2001:db8::25]:25"
+)

@@ -1,0 +1,252 @@
+package netfilter
+
+import (
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"github.com/google/nftables/userdata"
+	"golang.org/x/sys/unix"
+)
+
+// An operation is one step of a transaction. size is a generous guess of its
+// bytes on the wire.
+type operation interface {
+	write(w *writer) error
+	size() int
+}
+
+// The operations. Those without a table are about the table of the splits.
+type (
+	addTable      struct{ name string }
+	removeTable   struct{ name string }
+	addCounter    struct{ name string }
+	removeCounter struct{ name string }
+	addMap        struct{ name serviceMap }
+	removeSet     struct{ name string }
+	// addChain makes the chain with its rules.
+	addChain struct {
+		table string
+		chain chain
+	}
+	removeChain struct{ name string }
+	flushChain  struct{ name string }
+	// replaceRules gives the chain other rules in one step. Packets see all of
+	// the old or all of the new ones, as long as neither own a set.
+	replaceRules struct{ chain chain }
+	replaceRule  struct {
+		chain  string
+		handle uint64
+		rule   rule
+	}
+	removeRule struct {
+		chain  string
+		handle uint64
+	}
+	addElement    struct{ element element }
+	removeElement struct {
+		set string
+		key []byte
+	}
+)
+
+// writer collects the messages of one transaction. A nftables.Conn mixes what
+// several goroutines write: each transaction has one of its own.
+type writer struct{ conn *nftables.Conn }
+
+func (w *writer) table(name string) *nftables.Table {
+	return &nftables.Table{Name: name, Family: nftables.TableFamilyINet}
+}
+
+func (w *writer) chain(name string) *nftables.Chain {
+	return &nftables.Chain{Name: name, Table: w.table(TableSplits)}
+}
+
+// set describes a service map to the kernel and to those who list it.
+func (w *writer) set(m serviceMap) *nftables.Set {
+	address := nftables.TypeIPAddr
+	if m == services6 {
+		address = nftables.TypeIP6Addr
+	}
+	return &nftables.Set{
+		Table: w.table(TableSplits), Name: string(m), IsMap: true, Concatenation: true,
+		KeyType:  nftables.MustConcatSetType(address, nftables.TypeInetProto, nftables.TypeInetService),
+		DataType: nftables.TypeVerdict,
+	}
+}
+
+func (o addTable) write(w *writer) error    { w.conn.AddTable(w.table(o.name)); return nil }
+func (o removeTable) write(w *writer) error { w.conn.DelTable(w.table(o.name)); return nil }
+func (o addCounter) write(w *writer) error  { w.conn.AddObj(w.counter(o.name)); return nil }
+
+func (o removeCounter) write(w *writer) error {
+	w.conn.DeleteObject(w.counter(o.name))
+	return nil
+}
+
+func (w *writer) counter(name string) *nftables.NamedObj {
+	return &nftables.NamedObj{Table: w.table(TableSplits), Name: name, Type: nftables.ObjTypeCounter, Obj: &expr.Counter{}}
+}
+
+func (o addMap) write(w *writer) error { return w.conn.AddSet(w.set(o.name), nil) }
+
+func (o removeSet) write(w *writer) error {
+	w.conn.DelSet(&nftables.Set{Table: w.table(TableSplits), Name: o.name})
+	return nil
+}
+
+func (o addChain) write(w *writer) error {
+	c := &nftables.Chain{Name: o.chain.name, Table: w.table(o.table)}
+	if h := o.chain.hook; h != nil {
+		policy := nftables.ChainPolicyAccept
+		c.Type, c.Hooknum, c.Policy = nftables.ChainTypeNAT, nftables.ChainHookPrerouting, &policy
+		c.Priority = nftables.ChainPriorityRef(nftables.ChainPriority(h.priority))
+		if h.name == hookPostrouting {
+			c.Hooknum = nftables.ChainHookPostrouting
+		}
+	}
+	w.conn.AddChain(c)
+	return w.addRules(c, o.chain.rules)
+}
+
+func (o removeChain) write(w *writer) error { w.conn.DelChain(w.chain(o.name)); return nil }
+func (o flushChain) write(w *writer) error  { w.conn.FlushChain(w.chain(o.name)); return nil }
+
+func (o replaceRules) write(w *writer) error {
+	c := w.chain(o.chain.name)
+	w.conn.FlushChain(c)
+	return w.addRules(c, o.chain.rules)
+}
+
+func (o replaceRule) write(w *writer) error {
+	r, err := w.rule(w.chain(o.chain), o.rule)
+	if err != nil {
+		return err
+	}
+	r.Handle = o.handle
+	w.conn.ReplaceRule(r)
+	return nil
+}
+
+func (o removeRule) write(w *writer) error {
+	return w.conn.DelRule(&nftables.Rule{Table: w.table(TableSplits), Chain: w.chain(o.chain), Handle: o.handle})
+}
+
+func (o addElement) write(w *writer) error {
+	return w.conn.SetAddElements(w.set(o.element.service.in()), []nftables.SetElement{{
+		Key:         o.element.service.key(),
+		VerdictData: &expr.Verdict{Kind: expr.VerdictGoto, Chain: o.element.chain},
+	}})
+}
+
+func (o removeElement) write(w *writer) error {
+	set := &nftables.Set{Table: w.table(TableSplits), Name: o.set}
+	return w.conn.SetDeleteElements(set, []nftables.SetElement{{Key: o.key}})
+}
+
+func (w *writer) addRules(c *nftables.Chain, rules []rule) error {
+	for _, r := range rules {
+		made, err := w.rule(c, r)
+		if err != nil {
+			return err
+		}
+		w.conn.AddRule(made)
+	}
+	return nil
+}
+
+func (w *writer) rule(c *nftables.Chain, r rule) (*nftables.Rule, error) {
+	made := &nftables.Rule{Table: c.Table, Chain: c}
+	if r.comment != "" {
+		made.UserData = userdata.AppendString(nil, userdata.TypeComment, r.comment)
+	}
+	for _, s := range r.statements {
+		expressions := s.expressions()
+		if d, ok := s.(draw); ok {
+			set, err := w.shares(c.Table, d)
+			if err != nil {
+				return nil, err
+			}
+			expressions[len(expressions)-1] = &expr.Lookup{
+				SourceRegister: register1, DestRegister: unix.NFT_REG_VERDICT, IsDestRegSet: true,
+				SetName: set.Name, SetID: set.ID,
+			}
+		}
+		made.Exprs = append(made.Exprs, expressions...)
+	}
+	return made, nil
+}
+
+// shares makes the anonymous map of a draw. It is anonymous because a named
+// one with integer keys cannot be loaded again from its listing.
+func (w *writer) shares(table *nftables.Table, d draw) (*nftables.Set, error) {
+	set := &nftables.Set{
+		Table: table, Anonymous: true, Constant: true, IsMap: true, Interval: true,
+		KeyType: nftables.TypeInteger, DataType: nftables.TypeVerdict,
+	}
+	var elements []nftables.SetElement
+	for _, p := range d.shares {
+		elements = append(elements, nftables.SetElement{
+			Key:         binaryutil.BigEndian.PutUint32(p.first),
+			VerdictData: &expr.Verdict{Kind: expr.VerdictGoto, Chain: p.chain},
+		})
+	}
+	end := d.shares[len(d.shares)-1].last + 1
+	elements = append(elements, nftables.SetElement{Key: binaryutil.BigEndian.PutUint32(end), IntervalEnd: true})
+	return set, w.conn.AddSet(set, elements)
+}
+
+// key is the service as the kernel compares it: each field padded to 4 bytes.
+func (s service) key() []byte {
+	key := append(s.ip.AsSlice(), protocolNumber(s.port.Transport), 0, 0, 0)
+	return append(key, byte(s.port.Number>>8), byte(s.port.Number), 0, 0)
+}
+
+// The sizes: headers and attributes of the messages, and what they hold.
+const (
+	sizeSmall      = 128
+	sizeExpression = 80
+	sizeElement    = 96
+	sizeSet        = 200
+)
+
+func (o addTable) size() int      { return sizeSmall }
+func (o removeTable) size() int   { return sizeSmall }
+func (o addCounter) size() int    { return sizeSmall + len(o.name) }
+func (o removeCounter) size() int { return sizeSmall + len(o.name) }
+func (o addMap) size() int        { return sizeSet }
+func (o removeSet) size() int     { return sizeSmall + len(o.name) }
+func (o removeChain) size() int   { return sizeSmall + len(o.name) }
+func (o flushChain) size() int    { return sizeSmall + len(o.name) }
+func (o removeRule) size() int    { return sizeSmall + len(o.chain) }
+func (o addElement) size() int    { return sizeSmall + sizeElement + len(o.element.chain) }
+func (o removeElement) size() int { return sizeSmall + sizeElement }
+func (o addChain) size() int      { return sizeSmall + o.chain.size() }
+func (o replaceRules) size() int  { return sizeSmall + o.chain.size() }
+func (o replaceRule) size() int   { return o.rule.size(o.chain) }
+
+func (c chain) size() int {
+	total := len(c.name)
+	for _, r := range c.rules {
+		total += r.size(c.name)
+	}
+	return total
+}
+
+func (r rule) size(chain string) int {
+	total := sizeSmall + len(chain) + len(r.comment)
+	for _, s := range r.statements {
+		switch s := s.(type) {
+		case draw:
+			total += sizeSet
+			for _, p := range s.shares {
+				total += sizeElement + len(p.chain)
+			}
+		case verdict:
+			total += len(s.chain)
+		case count:
+			total += len(s.name)
+		}
+		total += sizeExpression * len(s.expressions())
+	}
+	return total
+}

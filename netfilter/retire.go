@@ -1,0 +1,82 @@
+package netfilter
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"strings"
+	"time"
+)
+
+// retireLoop removes what old weights and removed splits left behind.
+func (k *Kernel) retireLoop(ctx context.Context) error {
+	ticker := time.NewTicker(retireAfter)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+			k.mu.Lock()
+			k.retire()
+			k.mu.Unlock()
+		}
+	}
+}
+
+// retire removes the leftovers that no packet can be inside any more. Should
+// one be in use after all, by a rule that another program added, or be gone
+// already, they are forgotten: the next Apply that reads the table finds what
+// is still there. k.mu is held.
+func (k *Kernel) retire() {
+	now := k.options.Now()
+	var due []leftover
+	for l, since := range k.leftovers {
+		if now.Sub(since) >= retireAfter {
+			due = append(due, l)
+		}
+	}
+	if len(due) == 0 {
+		return
+	}
+	slices.SortFunc(due, compareLeftovers)
+	var groups [][]operation
+	for _, l := range due {
+		delete(k.leftovers, l)
+		if l.counter {
+			groups = append(groups, []operation{removeCounter{name: l.name}})
+		} else {
+			groups = append(groups, []operation{removeChain{name: l.name}})
+		}
+	}
+	for _, t := range transactions(groups) {
+		if k.commit(t) == nil {
+			continue
+		}
+		for _, o := range t {
+			if err := k.commit([]operation{o}); err != nil {
+				k.options.Log.Debug("an old chain stays in the kernel until the next apply", "error", err)
+			}
+		}
+	}
+}
+
+// compareLeftovers puts what leads somewhere before what it leads to: the
+// trampoline of a split, its versions, its backends, its counters.
+func compareLeftovers(a, b leftover) int {
+	return cmp.Or(cmp.Compare(a.rank(), b.rank()), cmp.Compare(a.name, b.name))
+}
+
+func (l leftover) rank() int {
+	_, kind, rest := nameOf(l.name)
+	switch {
+	case l.counter:
+		return 3
+	case rest != "":
+		return 2
+	case strings.HasPrefix(kind, "v"):
+		return 1
+	default:
+		return 0
+	}
+}

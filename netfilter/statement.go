@@ -1,0 +1,176 @@
+package netfilter
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/google/nftables/expr"
+
+	"github.com/splitd/splitd/traffic"
+)
+
+// A statement is one part of a rule: a condition or an action. It has two back
+// ends: the text that nft prints for it, and the expressions that the kernel
+// takes for it (expressions.go).
+type statement interface {
+	text() string
+	expressions() []expr.Any
+}
+
+// A rule is read from left to right until a condition does not hold.
+type rule struct {
+	statements []statement
+	comment    string // at most commentMax bytes
+}
+
+// commentMax is what nft 1.0.6 accepts (NFTNL_UDATA_COMMENT_MAXLEN); the kernel
+// would take 253 bytes.
+const commentMax = 128
+
+func (r rule) text() string {
+	parts := make([]string, 0, len(r.statements)+1)
+	for _, s := range r.statements {
+		parts = append(parts, s.text())
+	}
+	if r.comment != "" {
+		parts = append(parts, `comment "`+r.comment+`"`)
+	}
+	return strings.Join(parts, " ")
+}
+
+// The conditions.
+type (
+	// notSyn holds for TCP packets that do not open a connection. A packet of
+	// a connection that conntrack has lost is picked up as a new flow
+	// (nf_conntrack_tcp_loose) and must not be drawn again.
+	notSyn struct{}
+	// source and destination hold for packets from and to the address.
+	source      struct{ ip netip.Addr }
+	destination struct{ ip netip.Addr }
+	// destinationPort holds for packets to the port.
+	destinationPort struct{ port traffic.Port }
+	// transport holds for packets of the transport.
+	transport struct{ name traffic.Transport }
+	// marked holds for flows whose conntrack mark has the value in the bits of
+	// the mask.
+	marked struct{ mask, value uint32 }
+	// established holds for packets of flows that have been answered.
+	established struct{}
+)
+
+// The actions.
+type (
+	// count adds the packet to a named counter.
+	count struct{ name string }
+	// countHere adds the packet to a counter of the rule itself.
+	countHere struct{}
+	// markFlow sets the conntrack mark to value and leaves the bits of keep.
+	markFlow struct{ keep, value uint32 }
+	// translate sends the flow to another address, and to another port unless
+	// that is 0. Packets of the other family pass unharmed.
+	translate struct {
+		to   netip.Addr
+		port uint16
+	}
+	// masquerade gives the flow our own source address.
+	masquerade struct{}
+	// dispatch goes where the map of services says for the packet's
+	// destination; no entry, nothing happens.
+	dispatch struct{ services serviceMap }
+	// draw goes to one of several chains, drawn anew for each packet.
+	draw struct{ shares []share }
+	// verdict ends the chain.
+	verdict struct {
+		kind  expr.VerdictKind
+		chain string
+	}
+)
+
+// A share is what a draw gives to a chain: the numbers from first to last of
+// the million.
+type share struct {
+	first, last uint32
+	chain       string
+}
+
+func accept() verdict             { return verdict{kind: expr.VerdictAccept} }
+func back() verdict               { return verdict{kind: expr.VerdictReturn} }
+func jumpTo(chain string) verdict { return verdict{kind: expr.VerdictJump, chain: chain} }
+func goTo(chain string) verdict   { return verdict{kind: expr.VerdictGoto, chain: chain} }
+func hex(mark uint32) string      { return fmt.Sprintf("0x%08x", mark) }
+func ipFamily(ip netip.Addr) string {
+	if ip.Is4() {
+		return "ip"
+	}
+	return "ip6"
+}
+
+func (notSyn) text() string        { return "tcp flags != syn / fin,syn,rst,ack" }
+func (s source) text() string      { return ipFamily(s.ip) + " saddr " + s.ip.String() }
+func (s destination) text() string { return ipFamily(s.ip) + " daddr " + s.ip.String() }
+func (s destinationPort) text() string {
+	return fmt.Sprintf("%s dport %d", s.port.Transport, s.port.Number)
+}
+func (s transport) text() string { return "meta l4proto " + string(s.name) }
+func (established) text() string { return "ct state established" }
+func (s count) text() string     { return `counter name "` + s.name + `"` }
+func (countHere) text() string   { return "counter" }
+func (masquerade) text() string  { return "masquerade" }
+
+// A mask of leading bits is listed as a prefix length.
+func (s marked) text() string {
+	for bits := 1; bits < 32; bits++ {
+		if s.mask == ^uint32(0)<<(32-bits) {
+			return fmt.Sprintf("ct mark %s/%d", hex(s.value), bits)
+		}
+	}
+	return "ct mark & " + hex(s.mask) + " == " + hex(s.value)
+}
+
+// The kernel holds (mark & keep) ^ value; nft lists that as and-then-or.
+func (s markFlow) text() string {
+	return "ct mark set ct mark & " + hex(s.keep|s.value) + " | " + hex(s.value)
+}
+
+func (s translate) text() string {
+	to := s.to.String()
+	if s.port != 0 {
+		to = netip.AddrPortFrom(s.to, s.port).String()
+	}
+	return "dnat " + ipFamily(s.to) + " to " + to
+}
+
+func (s dispatch) text() string {
+	return s.services.family() + " daddr . meta l4proto . th dport vmap @" + string(s.services)
+}
+
+func (s draw) text() string {
+	parts := make([]string, 0, len(s.shares))
+	for _, p := range s.shares {
+		parts = append(parts, p.text())
+	}
+	return fmt.Sprintf("numgen random mod %d vmap { %s }", traffic.Whole, strings.Join(parts, ", "))
+}
+
+func (p share) text() string {
+	numbers := strconv.Itoa(int(p.first))
+	if p.last != p.first {
+		numbers += "-" + strconv.Itoa(int(p.last))
+	}
+	return numbers + " : goto " + p.chain
+}
+
+func (s verdict) text() string {
+	switch s.kind { //nolint:exhaustive // the kinds that the constructors above make
+	case expr.VerdictAccept:
+		return "accept"
+	case expr.VerdictReturn:
+		return "return"
+	case expr.VerdictJump:
+		return "jump " + s.chain
+	default:
+		return "goto " + s.chain
+	}
+}
