@@ -34,7 +34,7 @@ func (e Error) Error() string {
 		}
 		b.WriteString(part)
 	}
-	return b.String()
+	return oneLine(b.String())
 }
 
 // Errors are all mistakes of a configuration, sorted by file and place. It is

@@ -14,6 +14,7 @@ func (d *draft) judge() {
 	d.judgeService()
 	for i, b := range d.backends {
 		d.judgeFamilies(b)
+		d.judgeReach(b)
 		if b.whole && !d.judgeLoop(b) {
 			d.judgeTwin(b, d.backends[:i])
 		}
@@ -49,6 +50,9 @@ func (d *draft) judgeService() {
 			}
 			break
 		}
+		if ip.IsLoopback() && d.split.Mode == traffic.ModeKernel {
+			at.note("unused in mode kernel: flows to %s start on this host, and those are not split", ip)
+		}
 		if ip.IsUnspecified() && d.split.Mode != traffic.ModeProxy {
 			at.refuse("%s is a wildcard, which only mode proxy has: name the addresses, or set mode: proxy", ip)
 		}
@@ -80,6 +84,18 @@ func (d *draft) judgeFamilies(b backendDraft) {
 		used := func(ip netip.Addr) bool { return ip.Is4() == a.IP.Is4() }
 		if !slices.ContainsFunc(d.split.Service.Addresses, used) {
 			b.addresses[i].note("unused: the service has no %s address", family(a.IP))
+		}
+	}
+}
+
+// judgeReach refuses what the kernel would drop: a packet from elsewhere whose
+// destination became a loopback address is a martian (route_localnet in
+// Documentation/networking/ip-sysctl.rst; IPv6 has no such switch).
+func (d *draft) judgeReach(b backendDraft) {
+	for i, a := range b.backend.Addresses {
+		if a.IP.IsLoopback() && d.split.Mode == traffic.ModeKernel {
+			b.addresses[i].refuse("%s is a loopback address, where mode kernel cannot send flows: "+
+				"write local, or set mode: proxy", a)
 		}
 	}
 }

@@ -282,6 +282,10 @@ splits:
     candidates: [{name: new, addresses: [10.0.0.12]}]
     return: gateway
     proxy: {idle_timeout: 2h}
+  - name: self
+    service: {addresses: [127.0.0.1], ports: [80/tcp]}
+    primary: {name: old, addresses: [local]}
+    candidates: [{name: new, addresses: [10.0.0.12]}]
 `
 	got, err := configs.ParseDefinition("apply.yaml", []byte(text))
 	if err != nil {
@@ -293,6 +297,7 @@ splits:
 		"apply.yaml:7:27: splits[0].proxy.idle_timeout: unused in mode kernel",
 		"apply.yaml:11:20: splits[1].local_clients: unused in mode proxy",
 		"apply.yaml:14:13: splits[1].return: unused in mode proxy",
+		"apply.yaml:24:27: splits[3].service.addresses[0]: unused in mode kernel: flows to 127.0.0.1 start on this host, and those are not split",
 	}
 	if diff := cmp.Diff(want, got.Notes); diff != "" {
 		t.Errorf("notes (-want +got):\n%s", diff)
