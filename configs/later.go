@@ -33,7 +33,7 @@ func (t *table) laterText(key, only string) {
 	}
 }
 
-func (t *table) laterWord(key string, only string, later ...string) {
+func (t *table) laterWord(key, only string, later ...string) {
 	if v, ok := t.take(key); ok {
 		oneOf(v, []string{only}, later)
 	}

@@ -104,20 +104,18 @@ func (v value) refused() bool {
 
 // kind says what a value is, for people.
 func (v value) kind() string {
-	switch v.node.Kind {
-	case yaml.MappingNode:
+	switch tag := v.node.ShortTag(); {
+	case v.node.Kind == yaml.MappingNode:
 		return "a mapping"
-	case yaml.SequenceNode:
+	case v.node.Kind == yaml.SequenceNode:
 		return "a list"
-	}
-	switch v.node.ShortTag() {
-	case "!!null":
+	case tag == "!!null":
 		return "empty"
-	case "!!bool":
+	case tag == "!!bool":
 		return "true or false"
-	case "!!int", "!!float":
+	case tag == "!!int", tag == "!!float":
 		return "a number"
-	case "!!timestamp":
+	case tag == "!!timestamp":
 		return "a date"
 	}
 	return "text"
@@ -181,19 +179,6 @@ func (v value) boolean() (value, ok bool) {
 		return false, false
 	}
 	return strings.EqualFold(s, "true"), true
-}
-
-func (v value) number() (int, bool) {
-	s, ok := v.scalar("a whole number")
-	if !ok {
-		return 0, false
-	}
-	n, err := strconv.Atoi(s)
-	if err != nil || v.node.ShortTag() != "!!int" {
-		v.refuse("%q is not a whole number", s)
-		return 0, false
-	}
-	return n, true
 }
 
 func (v value) duration() (time.Duration, bool) {
