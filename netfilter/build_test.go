@@ -1,0 +1,118 @@
+package netfilter
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/splitd/splitd/traffic"
+)
+
+// goldenSplits are the cases whose text is kept in testdata/splits. The same
+// texts were loaded and listed by nft 1.0.6; e2e does that again.
+func goldenSplits() map[string][]traffic.Split {
+	minimal := mxSplit(15, 50_000)
+	minimal.Service.Addresses = minimal.Service.Addresses[:1]
+	minimal.Candidates[0].Addresses = addresses("10.0.2.12")
+
+	remote := remoteSplit(2, 50_000)
+	remote.Service.Addresses = remote.Service.Addresses[:1]
+
+	masquerade := remoteSplit(2, 50_000)
+	masquerade.Return = traffic.ReturnMasquerade
+
+	several := mxSplit(7, 50_000)
+	several.Candidates = append(several.Candidates,
+		traffic.Backend{Name: "newer", Weight: 1, Addresses: addresses("10.0.2.13", "2001:db8:2::13")},
+		traffic.Backend{Name: "newest", Weight: 0, Addresses: addresses("10.0.2.14", "2001:db8:2::14")})
+
+	ports := mxSplit(1, 500_000)
+	ports.Service.Ports = append(ports.Service.Ports,
+		traffic.Port{Number: 587, Transport: traffic.TCP}, traffic.Port{Number: 53, Transport: traffic.UDP})
+	ports.Candidates[0].Addresses = addresses("10.0.2.12:2525", "[2001:db8:2::12]:2525")
+
+	itself := mxSplit(1, 10_000)
+	itself.Service.Addresses = append(itself.Service.Addresses, netip.MustParseAddr("192.0.2.26"))
+	itself.Service.Ports = append(itself.Service.Ports, traffic.Port{Number: 587, Transport: traffic.TCP})
+	itself.Primary = traffic.Backend{Name: "old", Addresses: addresses("192.0.2.25", "[2001:db8::25]:25")}
+
+	second := mxSplit(4, 0)
+	second.Name = "imap"
+	second.Service.Ports = []traffic.Port{{Number: 143, Transport: traffic.TCP}, {Number: 993, Transport: traffic.TCP}}
+
+	return map[string][]traffic.Split{
+		"minimal": {minimal}, "remote": {remote}, "masquerade": {masquerade}, "several": {several},
+		"dual": {mxSplit(15, 50_000)}, "ports": {ports}, "itself": {itself},
+		"whole": {mxSplit(16, traffic.Whole)}, "zero": {mxSplit(17, 0)}, "two": {mxSplit(1, 1), second}, "none": nil,
+	}
+}
+
+func TestTheTextOfARulesetIsKept(t *testing.T) {
+	for name, splits := range goldenSplits() {
+		t.Run(name, func(t *testing.T) {
+			golden(t, "splits/"+name+".nft", Build(splits, labSettings).Text())
+		})
+	}
+}
+
+func TestAMaskThatIsNoPrefixIsWrittenOut(t *testing.T) {
+	s := remoteSplit(2, 50_000)
+	s.Return = traffic.ReturnMasquerade
+	golden(t, "splits/mask.nft", Build([]traffic.Split{s}, Settings{MarkMask: 0x00ff0000}).Text())
+}
+
+func TestTheOrderOfSplitsDoesNotMatter(t *testing.T) {
+	splits := goldenSplits()["two"]
+	turned := []traffic.Split{splits[1], splits[0]}
+	if Build(splits, labSettings).Text() != Build(turned, labSettings).Text() {
+		t.Error("the text depends on the order of the splits")
+	}
+}
+
+func TestTheStateDirectoryIsReadBackWhole(t *testing.T) {
+	for _, dir := range []string{"", "/var/lib/splitd", `/a "b" 100%`, "/" + strings.Repeat("long%", 200), "/é\n"} {
+		c := aboutChain(dir)
+		var comments []string
+		for _, r := range c.rules {
+			if len(r.comment) > commentMax {
+				t.Errorf("comment of %d bytes: %q", len(r.comment), r.comment)
+			}
+			comments = append(comments, r.comment)
+		}
+		if got := stateDirOf(comments); got != dir {
+			t.Errorf("state directory %q was read back as %q", dir, got)
+		}
+	}
+}
+
+func TestMarkClassesStayInsideTheMask(t *testing.T) {
+	for _, tc := range []struct{ mask, class, want uint32 }{
+		{0xfff00000, 1, 0x00100000},
+		{0xfff00000, 31, 0x01f00000},
+		{0x0000001f, 17, 0x00000011},
+		{0xf0000001, 2, 0x10000000},
+		{0xf0000001, 3, 0x10000001},
+	} {
+		if got := (Settings{MarkMask: tc.mask}).mark(markClass(tc.class)); got != tc.want {
+			t.Errorf("class %d in mask %#x = %#x, want %#x", tc.class, tc.mask, got, tc.want)
+		}
+	}
+}
+
+func FuzzReadingWhatAnotherProgramWrote(f *testing.F) {
+	f.Add([]byte("\x00\x07gen=15\x00"))
+	f.Add([]byte("\x00\xff"))
+	f.Add([]byte{8, 0, 1, 0, 0xff, 0xff, 0xff, 0xfc, 9, 0, 2, 0, 'a', 0})
+	f.Add(service{ip: netip.MustParseAddr("192.0.2.25"), port: traffic.Port{Number: 25, Transport: traffic.TCP}}.key())
+	f.Fuzz(func(t *testing.T, data []byte) {
+		_, _ = parseGeneration(commentOf(data))
+		_, _ = parseVerdict(data)
+		_, _, _ = versionOf(string(data))
+		if s, ok := parseService(data); ok && len(data) == len(s.key()) {
+			again, ok := parseService(s.key())
+			if !ok || again != s {
+				t.Errorf("service %v was read back as %v", s, again)
+			}
+		}
+	})
+}
