@@ -1,0 +1,208 @@
+package netfilter
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/splitd/splitd/internal/nettest"
+	"github.com/splitd/splitd/traffic"
+)
+
+// newFrontHost is a router with a service and a route to the new host, with
+// nothing wrong but what each test breaks.
+func newFrontHost(t *testing.T) *nettest.NS {
+	t.Helper()
+	front, back := nettest.New(t, "front"), nettest.New(t, "back")
+	nettest.Link(t, front, "eth0", []string{"192.0.2.25/24", "2001:db8::25/64", "10.0.0.1/24", "fd00::1/64"}, back, "eth0", []string{"10.0.0.12/24", "fd00::12/64"})
+	front.Route("0.0.0.0/0", "10.0.0.12")
+	front.Route("::/0", "fd00::12")
+	for _, name := range []string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"} {
+		front.Sysctl(name, "1")
+	}
+	for _, name := range []string{"net/ipv4/conf/all/rp_filter", "net/ipv4/conf/eth0/rp_filter"} {
+		front.Sysctl(name, "2")
+	}
+	return front
+}
+
+func preflight(t *testing.T, ns *nettest.NS, splits []traffic.Split, paths []traffic.ReturnPath) (warnings []string, fault string) {
+	t.Helper()
+	ns.Do(func() error {
+		var err error
+		if warnings, err = new(Kernel).Preflight(splits, paths); err != nil {
+			fault = err.Error()
+		}
+		return nil
+	})
+	return warnings, fault
+}
+
+// changeRuleset changes the ruleset of ns.
+func changeRuleset(t *testing.T, ns *nettest.NS, change func(*nftables.Conn)) {
+	t.Helper()
+	ns.Do(func() error {
+		conn, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		change(conn)
+		return conn.Flush()
+	})
+}
+
+const trackingNote = "note: connection tracking is turned on"
+
+func TestPreflightFindsTheFaultInTheKernel(t *testing.T) {
+	both := mxSplit("10.0.0.12", "fd00::12")
+	for name, test := range map[string]struct {
+		breakIt func(*testing.T, *nettest.NS)
+		splits  []traffic.Split
+		paths   []traffic.ReturnPath
+		want    []string // a part of each warning or fault
+	}{
+		"nothing":          {splits: []traffic.Split{both}, want: []string{trackingNote}},
+		"nothing asked":    {},
+		"no IPv4 forward":  {breakIt: set("net/ipv4/ip_forward", "0"), splits: []traffic.Split{both}, want: []string{"`sysctl -w net.ipv4.ip_forward=1`"}},
+		"no IPv6 forward":  {breakIt: set("net/ipv6/conf/all/forwarding", "0"), splits: []traffic.Split{both}, want: []string{"`sysctl -w net.ipv6.conf.all.forwarding=1`"}},
+		"strict, router":   {breakIt: strict, splits: []traffic.Split{both}, want: []string{"`sysctl -w net.ipv4.conf.all.rp_filter=2`", trackingNote}},
+		"strict, new host": {breakIt: strict, paths: byMark(), want: []string{"`sysctl -w net.ipv4.conf.eth0.rp_filter=2`", trackingNote}},
+		"loose, new host":  {paths: byMark(), want: []string{trackingNote}},
+		"no such address":  {paths: byAddress()[:1], want: []string{"`ip address add 10.0.0.200/32 dev eth0`"}},
+		"no such device": {
+			paths: []traffic.ReturnPath{{Name: "x", Device: "eth9", Match: traffic.MatchAddress, Address: addr("10.0.0.1")}},
+			want:  []string{`there is no device "eth9"`},
+		},
+		"service elsewhere": {breakIt: dropAddress, splits: []traffic.Split{both}, want: []string{"service address 192.0.2.25 is not on this host", trackingNote}},
+		"no route":          {splits: []traffic.Split{mxSplit("203.0.113.9")}, breakIt: noDefault, want: []string{"no route to 203.0.113.9", trackingNote}},
+		"tracking already":  {breakIt: foreignNAT(-100, 25), splits: []traffic.Split{both}},
+		"taken before":      {breakIt: foreignNAT(-110, 25), splits: []traffic.Split{both}, want: []string{"rule takes 192.0.2.25 . tcp . 25 before splitd sees it"}},
+		"another port":      {breakIt: foreignNAT(-110, 26), splits: []traffic.Split{both}},
+		"drop":              {breakIt: foreignDrop, splits: []traffic.Split{mxSplit("10.0.0.12")}, want: []string{"`nft insert rule inet fw fwd ct status dnat accept`", trackingNote}},
+		"drop with cure":    {breakIt: foreignDropWithCure, splits: []traffic.Split{both}, want: []string{trackingNote}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			front := newFrontHost(t)
+			if test.breakIt != nil {
+				test.breakIt(t, front)
+			}
+			before := snapshotText(t, front)
+			warnings, fault := preflight(t, front, test.splits, test.paths)
+			if fault != "" { // a fault says all that matters
+				warnings = []string{fault}
+			}
+			same := slices.EqualFunc(warnings, test.want, strings.Contains)
+			if !same {
+				t.Errorf("Preflight found\n%s\nwant\n%s", strings.Join(warnings, "\n"), strings.Join(test.want, "\n"))
+			}
+			if after := snapshotText(t, front); after != before {
+				t.Error("Preflight changed the host")
+			}
+		})
+	}
+}
+
+func snapshotText(t *testing.T, ns *nettest.NS) string {
+	t.Helper()
+	s, err := ns.Snapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.Text()
+}
+
+func set(name, value string) func(*testing.T, *nettest.NS) {
+	return func(_ *testing.T, ns *nettest.NS) { ns.Sysctl(name, value) }
+}
+
+func strict(_ *testing.T, ns *nettest.NS) {
+	ns.Sysctl("net/ipv4/conf/all/rp_filter", "0")
+	ns.Sysctl("net/ipv4/conf/eth0/rp_filter", "1")
+}
+
+func dropAddress(t *testing.T, ns *nettest.NS) {
+	t.Helper()
+	ns.Do(func() error {
+		link, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		address, err := netlink.ParseAddr("192.0.2.25/24")
+		if err != nil {
+			return err
+		}
+		return netlink.AddrDel(link, address)
+	})
+}
+
+func noDefault(t *testing.T, ns *nettest.NS) {
+	t.Helper()
+	ns.Do(func() error { return netlink.RouteDel(&netlink.Route{Dst: anywhere(unix.AF_INET)}) })
+}
+
+func foreignNAT(priority int, port uint16) func(*testing.T, *nettest.NS) {
+	return func(t *testing.T, ns *nettest.NS) {
+		t.Helper()
+		changeRuleset(t, ns, func(conn *nftables.Conn) {
+			table := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "theirs"})
+			at := nftables.ChainPriority(priority)
+			chain := conn.AddChain(&nftables.Chain{Name: "pre", Table: table, Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPrerouting, Priority: &at})
+			exprs := destinationIs("192.0.2.25", port, &expr.Immediate{Register: 1, Data: []byte{10, 0, 0, 99}})
+			exprs = append(exprs, &expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: 1})
+			conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: exprs})
+		})
+	}
+}
+
+func foreignDrop(t *testing.T, ns *nettest.NS) {
+	t.Helper()
+	changeRuleset(t, ns, func(conn *nftables.Conn) { addDropChain(conn) })
+}
+
+func foreignDropWithCure(t *testing.T, ns *nettest.NS) {
+	t.Helper()
+	changeRuleset(t, ns, func(conn *nftables.Conn) {
+		chain := addDropChain(conn)
+		conn.AddRule(&nftables.Rule{Table: chain.Table, Chain: chain, Exprs: []expr.Any{
+			&expr.Ct{Key: expr.CtKeySTATUS, Register: 1}, maskMark(1<<5, 0),
+			&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: []byte{0, 0, 0, 0}}, &expr.Verdict{Kind: expr.VerdictAccept},
+		}})
+	})
+}
+
+func addDropChain(conn *nftables.Conn) *nftables.Chain {
+	table := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "fw"})
+	policy := nftables.ChainPolicyDrop
+	return conn.AddChain(&nftables.Chain{
+		Name: "fwd", Table: table, Type: nftables.ChainTypeFilter,
+		Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter, Policy: &policy,
+	})
+}
+
+func TestNetAdminIsKnownFromTheCapabilityOverThisNamespace(t *testing.T) {
+	ns := nettest.New(t, "ours")
+	ns.Do(func() error {
+		if !HasNetAdmin() {
+			t.Error("HasNetAdmin() = false in a namespace of our own")
+		}
+		// The thread ends with this function, and its lack with it.
+		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var sets [2]unix.CapUserData
+		if err := unix.Capget(&header, &sets[0]); err != nil {
+			return err
+		}
+		sets[0].Effective &^= 1 << unix.CAP_NET_ADMIN
+		if err := unix.Capset(&header, &sets[0]); err != nil {
+			return err
+		}
+		if HasNetAdmin() {
+			t.Error("HasNetAdmin() = true without the capability")
+		}
+		return nil
+	})
+}

@@ -1,0 +1,249 @@
+package netfilter
+
+import (
+	"context"
+	"net"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/splitd/splitd/internal/netns"
+	"github.com/splitd/splitd/internal/nettest"
+	"github.com/splitd/splitd/traffic"
+)
+
+// strangers puts other programs' rules, routes and tables next to ours: in our
+// tables, at our priorities, with our protocol elsewhere.
+func (lab returnLab) strangers() {
+	lab.t.Helper()
+	lab.host.Do(func() error {
+		for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+			to := "198.51.100.0/24"
+			if family == unix.AF_INET6 {
+				to = "2001:db8:51::/48"
+			}
+			_, network, err := net.ParseCIDR(to)
+			if err != nil {
+				return err
+			}
+			for _, r := range []ipRule{
+				{priority: 5201, family: family, mark: 0x77, mask: 0xff, table: 5300}, // in ours, not our protocol
+				{priority: 4000, family: family, mark: 0x78, mask: 0xff, table: 99},
+			} {
+				theirs := r.netlink()
+				theirs.Protocol = unix.RTPROT_STATIC
+				if err := netlink.RuleAdd(theirs); err != nil {
+					return err
+				}
+			}
+			ourProtocol := ipRule{priority: 6000, family: family, mark: 0x79, mask: 0xff, table: 99} // our protocol, not in ours
+			if err := ourProtocol.add(); err != nil {
+				return err
+			}
+			for _, r := range []netlink.Route{
+				{Table: 5300, Protocol: unix.RTPROT_STATIC, Dst: network, Type: unix.RTN_BLACKHOLE, Family: family},
+				{Table: 5400, Protocol: Protocol, Dst: network, Type: unix.RTN_BLACKHOLE, Family: family},
+				{Table: unix.RT_TABLE_MAIN, Protocol: unix.RTPROT_STATIC, Dst: network, Type: unix.RTN_BLACKHOLE, Family: family},
+			} {
+				if err := netlink.RouteAdd(&r); err != nil {
+					return err
+				}
+			}
+		}
+		conn, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		for _, name := range []string{"theirs", "spli"} {
+			table := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: name})
+			chain := conn.AddChain(&nftables.Chain{
+				Name: "pre", Table: table, Type: nftables.ChainTypeFilter,
+				Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityFilter,
+			})
+			conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: rule{statements: []statement{direction{}, countHere{}}}.expressions()})
+		}
+		return conn.Flush()
+	})
+}
+
+func (lab returnLab) snapshot() netns.Snapshot {
+	lab.t.Helper()
+	s, err := lab.host.Snapshot()
+	if err != nil {
+		lab.t.Fatal(err)
+	}
+	return s
+}
+
+func TestRulesRoutesAndTablesOfOthersStayUntouched(t *testing.T) {
+	lab := newReturnLab(t)
+	lab.wrongWay()
+	lab.strangers()
+	before := lab.snapshot()
+	smtp := traffic.Port{Number: 25, Transport: traffic.TCP}
+	for _, paths := range [][]traffic.ReturnPath{byAddress(), byMark(smtp), append(byMark(smtp), byAddress()...), byMark(), byAddress()[:1]} {
+		lab.apply(paths...)
+		lab.inSync(paths)
+		once := lab.snapshot()
+		if lab.apply(paths...) {
+			t.Error("the second apply says that it changed something")
+		}
+		if diff := once.Differences(lab.snapshot()); diff != nil {
+			t.Errorf("the second apply changed:\n%s", strings.Join(diff, "\n"))
+		}
+		for _, line := range before.Differences(once) {
+			if strings.HasPrefix(line, "-") {
+				t.Errorf("gone after apply: %s", line)
+			}
+		}
+	}
+	lab.cleanup()
+	if diff := before.Differences(lab.snapshot()); diff != nil {
+		t.Errorf("after cleanup:\n%s", strings.Join(diff, "\n"))
+	}
+	lab.cleanup()
+}
+
+func TestAForeignRouteInTheWayIsNamedAndKept(t *testing.T) {
+	lab := newReturnLab(t)
+	lab.host.Do(func() error {
+		link, err := netlink.LinkByName("eth1")
+		if err != nil {
+			return err
+		}
+		return netlink.RouteAdd(&netlink.Route{Table: 5300, Dst: anywhere(unix.AF_INET), LinkIndex: link.Attrs().Index, Gw: net.ParseIP("10.7.0.1")})
+	})
+	want, err := BuildReturns(byAddress(), labSettings)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got string
+	lab.host.Do(func() error {
+		if _, err := applyReturns(t.Context(), want); err != nil {
+			got = err.Error()
+		}
+		return nil
+	})
+	const text = `add route "ip route add default via 10.0.0.1 dev eth0 table 5300 protocol 83": another program has such a route in table 5300: set netfilter.route_table to a free range: file exists`
+	if diff := cmp.Diff(text, got); diff != "" {
+		t.Errorf("error (-want +got):\n%s", diff)
+	}
+}
+
+func TestAPathWhoseDeviceIsNotThereYetDropsAndHeals(t *testing.T) {
+	lab := newReturnLab(t)
+	lab.wrongWay()
+	path := traffic.ReturnPath{Name: "later", Via: addr("10.9.0.1"), Device: "eth9", Match: traffic.MatchAddress, Address: addr("10.9.0.200")}
+	lab.apply(path) // no error: it is fail closed
+	lab.follow([]traffic.ReturnPath{path})
+	lab.eventuallyWays(0)
+	if err := lab.host.AddAddresses("eth0", "10.9.0.200/32"); err != nil {
+		t.Fatal(err)
+	}
+	_, err := lab.ask(lab.host, "10.7.0.1:9")
+	if err == nil || !strings.Contains(err.Error(), "refused") {
+		t.Errorf("the host's own traffic: %v, want refused by the other side", err)
+	}
+	if err := lab.askFrom(lab.host, "10.9.0.200", "10.7.0.1:9"); err == nil || !strings.Contains(err.Error(), "invalid argument") {
+		t.Errorf("a packet from the path's address: %v, want dropped by the blackhole (EINVAL, ip-route(8))", err)
+	}
+	far := nettest.New(t, "far")
+	nettest.Link(t, lab.host, "eth9", []string{"10.9.0.12/24"}, far, "eth0", []string{"10.9.0.1/24"})
+	lab.eventuallyWays(1)
+	lab.inSync([]traffic.ReturnPath{path})
+}
+
+func (lab returnLab) askFrom(ns *nettest.NS, from, address string) error {
+	return ns.NS.Do(func() error {
+		dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+		c, err := dialer.DialContext(lab.t.Context(), "tcp", address)
+		if err == nil {
+			err = c.Close()
+		}
+		return err
+	})
+}
+
+func TestAMarkedTunnelDoesNotCarryItsOwnOuterPackets(t *testing.T) {
+	lab := newReturnLab(t)
+	lab.wrongWay()
+	lab.serve("25")
+	lab.vxlan(lab.router, "10.0.0.12", "10.200.0.1/24")
+	lab.vxlan(lab.host, "10.0.0.1", "10.200.0.12/24")
+	lab.translate("10.200.0.12")
+	lab.fails(lab.client, service4)
+	path := traffic.ReturnPath{Name: "vx", Via: addr("10.200.0.1"), Device: "vx0", Match: traffic.MatchMark}
+	lab.apply(path)
+	lab.reaches(lab.client, service4, client4)
+	if lab.apply(path) {
+		t.Error("the second apply changed something")
+	}
+}
+
+// vxlan makes a tunnel device with one far end.
+func (lab returnLab) vxlan(ns *nettest.NS, far, address string) {
+	lab.t.Helper()
+	ns.Do(func() error {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = "vx0"
+		err := netlink.LinkAdd(&netlink.Vxlan{LinkAttrs: attrs, VxlanId: 7, Port: 4789, Group: net.ParseIP(far), Learning: true})
+		if err != nil {
+			return err
+		}
+		link, err := netlink.LinkByName("vx0")
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetUp(link)
+	})
+	if err := ns.AddAddresses("vx0", address); err != nil {
+		lab.t.Fatal(err)
+	}
+}
+
+func TestATunnelWithoutNeighboursIsMarkedByItsDevice(t *testing.T) {
+	lab := newReturnLab(t)
+	lab.wrongWay()
+	lab.serve("25")
+	lab.translate("10.0.0.12", "fd00::12")
+	// On Ethernet a route without router works while the router answers for
+	// the client (proxy ARP), which shows that the device alone is matched.
+	lab.router.Sysctl("net/ipv4/conf/eth1/proxy_arp", "1")
+	lab.fails(lab.client, service4)
+	lab.apply(traffic.ReturnPath{Name: "wire", Device: "eth0", Match: traffic.MatchMark})
+	lab.reaches(lab.client, service4, client4)
+}
+
+func TestAnAddressedPathWorksUnderStrictReversePathFiltering(t *testing.T) {
+	lab := newReturnLab(t)
+	lab.wrongWay()
+	lab.serve("25")
+	lab.translate("10.0.0.200")
+	lab.host.Sysctl("net/ipv4/conf/all/rp_filter", "1")
+	lab.apply(byAddress()...)
+	lab.reaches(lab.client, service4, client4)
+}
+
+func TestAStoppedContextChangesNothing(t *testing.T) {
+	lab := newReturnLab(t)
+	before := lab.snapshot()
+	want, err := BuildReturns(byAddress(), labSettings)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	lab.host.Do(func() error {
+		if _, err := applyReturns(ctx, want); err == nil {
+			t.Error("no error")
+		}
+		return nil
+	})
+	if diff := before.Differences(lab.snapshot()); diff != nil {
+		t.Errorf("changed: %q", diff)
+	}
+}
