@@ -55,7 +55,7 @@ func (d *Daemon) firstApply(ctx context.Context, p proposal) error {
 	if err != nil {
 		return err
 	}
-	p.next.warnings = append(p.next.warnings, warnings...)
+	p.next.tell(warnings)
 	for _, w := range p.next.warnings {
 		d.log.Warn("host", "warning", w)
 	}
@@ -250,7 +250,8 @@ func (d *Daemon) reload(ctx context.Context, who control.Actor, request api.Appl
 	if err != nil {
 		return api.Apply{}, err
 	}
-	p.next.warnings = append(autoNotes, hostWarnings...)
+	p.next.warnings = autoNotes
+	p.next.tell(hostWarnings)
 	p.next.running = state.Running{Name: request.Name, Text: request.Text}
 	warnings, err := d.make(ctx, change{
 		next: p.next, records: p.records, prior: p.prior, entries: p.entries, raises: p.raises, reach: reachAll,

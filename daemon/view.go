@@ -57,6 +57,18 @@ func (v *view) summary() string {
 	return strings.Join(parts, ", ")
 }
 
+// tell sorts what the host check said: what needs an operator is a warning,
+// the rest ("note: ...") belongs to the plan. For a view nobody reads yet.
+func (v *view) tell(findings []string) {
+	for _, f := range findings {
+		if note, ok := strings.CutPrefix(f, "note: "); ok {
+			v.notes = append(slices.Clip(v.notes), note)
+			continue
+		}
+		v.warnings = append(v.warnings, f)
+	}
+}
+
 // with returns a view in which some records are replaced.
 func (v *view) with(records ...state.Record) *view {
 	next := *v

@@ -37,7 +37,7 @@ func TestKernelStoreAndStatusAgreeAfterEveryCrash(t *testing.T) {
 		if err := l.router.Start(set); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Duration(random.IntN(12_000)) * time.Microsecond) // the moment of the crash
+		time.Sleep(time.Duration(random.IntN(30_000)) * time.Microsecond) // the moment of the crash
 		l.kill()
 		if set.Wait() == nil {
 			completed++

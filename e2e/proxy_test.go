@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 const proxyConfig = `
@@ -103,7 +105,7 @@ func TestTermDrainsTheRelay(t *testing.T) {
 	l.configure(proxyConfig)
 	l.start()
 	c, r, _ := l.dial("10.1.0.1:2525")
-	_ = l.daemon.Process.Signal(termination)
+	_ = l.daemon.Process.Signal(unix.SIGTERM)
 	l.eventually("nobody accepts any more", func() bool {
 		refused := false
 		l.client.Do(func() error {

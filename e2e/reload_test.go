@@ -51,7 +51,7 @@ func TestABadFileNeverReplacesARunningConfiguration(t *testing.T) {
 	l.ok("set", "mx", "100%")
 	l.edited("weight: 0%%", "weight: 105%%")
 	r := l.ctl("apply")
-	if r.code != 1 || !strings.Contains(r.stderr, l.config+":11:") || !strings.Contains(r.stderr, "splits[0].candidates[0].weight: 105% is over 100%") {
+	if r.code != 1 || !strings.Contains(r.stderr, l.config+":10:") || !strings.Contains(r.stderr, "splits[0].candidates[0].weight: 105% is over 100%") {
 		t.Errorf("apply of a bad file: exit %d, %q; want its place and what is wrong", r.code, r.stderr)
 	}
 	l.servedBy("new")

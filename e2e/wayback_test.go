@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
 )
 
@@ -18,10 +17,10 @@ func TestOffSwitchesEveryCandidateOffWhateverTheDaemonIs(t *testing.T) {
 		args   []string
 	}{
 		{"alive", func(*lab) {}, []string{"off", "mx"}},
-		{"alive, all", func(*lab) {}, []string{"off", "--all"}},
+		{"alive and all", func(*lab) {}, []string{"off", "--all"}},
 		{"stopped", func(l *lab) { _ = l.daemon.Process.Signal(unix.SIGSTOP) }, []string{"off", "--all", "--force"}},
 		{"dead", func(l *lab) { l.kill() }, []string{"off", "--all", "--force"}},
-		{"dead, store and configuration gone", func(l *lab) {
+		{"dead with store and configuration gone", func(l *lab) {
 			l.kill()
 			_ = os.RemoveAll(filepath.Join(l.dir, "state"))
 			_ = os.Remove(l.config)
@@ -142,11 +141,14 @@ func TestAStoreThatCannotBeReadRefusesOnlyToRaise(t *testing.T) {
 			}
 		},
 		"locked": func(t *testing.T, path string) {
-			db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second})
+			f, err := os.Open(path)
 			if err != nil {
 				t.Fatal(err)
 			}
-			t.Cleanup(func() { _ = db.Close() })
+			if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = f.Close() })
 		},
 	}
 	for name, damage := range breakages {

@@ -1,0 +1,203 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/splitd/splitd/configs"
+	"github.com/splitd/splitd/control"
+	"github.com/splitd/splitd/control/api"
+	"github.com/splitd/splitd/netfilter"
+	"github.com/splitd/splitd/state"
+	"github.com/splitd/splitd/traffic"
+)
+
+// crash is what the fakes panic with where a process would die.
+type crash struct{ step int }
+
+// fuse blows at one step of everything that has an effect.
+type fuse struct{ left int }
+
+func (f *fuse) burn() {
+	if f.left--; f.left == 0 {
+		panic(crash{})
+	}
+}
+
+// fakeKernel keeps splits as the kernel would: it outlives the daemon.
+type fakeKernel struct {
+	fuse   *fuse
+	splits map[string]traffic.Split
+	fail   error // what the next changes answer
+	refuse error // what preflight answers
+}
+
+var _ Kernel = (*fakeKernel)(nil)
+
+func (k *fakeKernel) Preflight([]traffic.Split, []traffic.ReturnPath) ([]string, error) {
+	return []string{"note: fake", "beware"}, k.refuse
+}
+
+func (k *fakeKernel) Apply(_ context.Context, splits []traffic.Split, _ []traffic.ReturnPath) (bool, error) {
+	k.fuse.burn()
+	if k.fail != nil {
+		return false, k.fail
+	}
+	k.splits = map[string]traffic.Split{}
+	for _, s := range splits {
+		k.splits[s.Name] = s
+	}
+	k.fuse.burn()
+	return true, nil
+}
+
+func (k *fakeKernel) SetWeights(_ context.Context, split traffic.Split) error {
+	k.fuse.burn()
+	if k.fail != nil {
+		return k.fail
+	}
+	k.splits[split.Name] = split
+	k.fuse.burn()
+	return nil
+}
+
+func (k *fakeKernel) Read(context.Context) (map[string]netfilter.SplitState, error) {
+	states := map[string]netfilter.SplitState{}
+	for name, s := range k.splits {
+		states[name] = netfilter.SplitState{Generation: s.Generation, Weights: s.Weights()}
+	}
+	return states, nil
+}
+
+func (k *fakeKernel) Differences(_ context.Context, splits []traffic.Split, _ []traffic.ReturnPath) ([]string, error) {
+	var differences []string
+	for _, s := range splits {
+		if have := k.splits[s.Name]; !maps.Equal(have.Weights(), s.Weights()) || have.Generation != s.Generation {
+			differences = append(differences, fmt.Sprintf("%s: wanted %v at %d, has %v at %d", s.Name, s.Weights(), s.Generation, have.Weights(), have.Generation))
+		}
+	}
+	return differences, nil
+}
+
+func (k *fakeKernel) Counts(context.Context, []traffic.Split) (map[traffic.BackendKey]traffic.Counts, error) {
+	return map[traffic.BackendKey]traffic.Counts{}, nil
+}
+
+func (k *fakeKernel) Flows(context.Context, traffic.Split) (map[string]uint64, error) {
+	return map[string]uint64{}, nil
+}
+func (k *fakeKernel) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+func (k *fakeKernel) Close() error                  { return nil }
+
+// fakeRelay takes everything.
+type fakeRelay struct{ splits []traffic.Split }
+
+var _ Relay = (*fakeRelay)(nil)
+
+func (r *fakeRelay) Apply(_ context.Context, splits []traffic.Split) error {
+	r.splits = splits
+	return nil
+}
+func (r *fakeRelay) SetWeights(traffic.Split) error { return nil }
+func (r *fakeRelay) Counts() map[traffic.BackendKey]traffic.Counts {
+	return map[traffic.BackendKey]traffic.Counts{}
+}
+func (r *fakeRelay) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+
+// fusedStore is the real store with the fuse around its writes, and a fault
+// that can be switched on.
+type fusedStore struct {
+	*state.Store
+	world *world
+}
+
+func (s fusedStore) Commit(records []state.Record, entries []state.Entry) ([]state.Entry, error) {
+	return s.CommitRunning(state.Running{}, records, entries)
+}
+
+func (s fusedStore) CommitRunning(running state.Running, records []state.Record, entries []state.Entry) ([]state.Entry, error) {
+	s.world.fuse.burn()
+	if s.world.diskFull {
+		return nil, errDiskFull
+	}
+	numbered, err := s.Store.CommitRunning(running, records, entries)
+	s.world.fuse.burn()
+	return numbered, err
+}
+
+var errDiskFull = errors.New("no space left on device")
+
+// world is what outlives a daemon: the kernel, the disk, the files.
+type world struct {
+	t        *testing.T
+	dir      string
+	fuse     *fuse
+	kernel   *fakeKernel
+	files    configs.Definition
+	badFile  error
+	diskFull bool
+	now      time.Time
+}
+
+func newWorld(t *testing.T, splits ...traffic.Split) *world {
+	t.Helper()
+	w := &world{t: t, dir: t.TempDir(), fuse: &fuse{}, now: noon, files: configs.Definition{Splits: splits}}
+	w.kernel = &fakeKernel{fuse: w.fuse}
+	return w
+}
+
+// boot starts a daemon in the world, as far as its first apply.
+func (w *world) boot() (*Daemon, error) {
+	config := configs.Config{StateDir: w.dir, Definition: w.files}
+	d := New(Options{
+		Config: config,
+		Reload: func() (configs.Config, error) {
+			config.Definition = w.files
+			return config, w.badFile
+		},
+		Sources:    "the files",
+		OpenKernel: func() (Kernel, error) { return w.kernel, nil },
+		Relay:      &fakeRelay{},
+		OpenStore: func() (Store, error) {
+			store, err := state.Open(filepath.Join(w.dir, storeFile))
+			if err != nil {
+				return nil, err
+			}
+			return fusedStore{store, w}, nil
+		},
+		Log: slog.New(slog.DiscardHandler),
+		Now: func() time.Time { return w.now },
+	})
+	d.journal = func(...state.Entry) error { return nil }
+	return d, d.begins(w.t.Context())
+}
+
+func (w *world) mustBoot() *Daemon {
+	w.t.Helper()
+	d, err := w.boot()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { _ = d.stop() })
+	return d
+}
+
+// set asks for a weight of the split mx.
+func (w *world) set(d *Daemon, weight traffic.Weight) (api.Change, error) {
+	return d.Set(w.t.Context(), control.Actor{User: "ann"}, "mx", api.SetRequest{WeightPPM: new(int(weight))})
+}
+
+// abandon gives the store up as a dying process does: the file's lock goes with
+// it. The vault's own mutex may be held by what died inside it.
+func (v *vault) abandon() {
+	if v.store != nil {
+		_ = v.store.Close()
+		v.store = nil
+	}
+}
