@@ -14,10 +14,10 @@ func TestApplyingTheSameAgainMakesNoTransaction(t *testing.T) {
 	many.Name, many.Return = "web", traffic.ReturnMasquerade
 	many.Service.Ports = []traffic.Port{{Number: 80, Transport: traffic.TCP}, {Number: 443, Transport: traffic.TCP}}
 	many.Candidates = append(many.Candidates, traffic.Backend{Name: "newer", Weight: 1, Addresses: addresses("10.0.2.13:8080", "[2001:db8:2::13]:8080")})
-	off := mxSplit(1, 0)
+	off := localSplit(1, 0)
 	off.Name = "off"
 	off.Service.Ports = []traffic.Port{{Number: 26, Transport: traffic.TCP}}
-	splits := []traffic.Split{mxSplit(15, 50_000), many, off}
+	splits := []traffic.Split{localSplit(15, 50_000), many, off}
 	if !lab.apply(splits...) {
 		t.Error("first Apply says that nothing changed")
 	}

@@ -11,7 +11,7 @@ import (
 // goldenSplits are the cases whose text is kept in testdata/splits. The same
 // texts were loaded and listed by nft 1.0.6; e2e does that again.
 func goldenSplits() map[string][]traffic.Split {
-	minimal := mxSplit(15, 50_000)
+	minimal := localSplit(15, 50_000)
 	minimal.Service.Addresses = minimal.Service.Addresses[:1]
 	minimal.Candidates[0].Addresses = addresses("10.0.2.12")
 
@@ -21,29 +21,29 @@ func goldenSplits() map[string][]traffic.Split {
 	masquerade := remoteSplit(2, 50_000)
 	masquerade.Return = traffic.ReturnMasquerade
 
-	several := mxSplit(7, 50_000)
+	several := localSplit(7, 50_000)
 	several.Candidates = append(several.Candidates,
 		traffic.Backend{Name: "newer", Weight: 1, Addresses: addresses("10.0.2.13", "2001:db8:2::13")},
 		traffic.Backend{Name: "newest", Weight: 0, Addresses: addresses("10.0.2.14", "2001:db8:2::14")})
 
-	ports := mxSplit(1, 500_000)
+	ports := localSplit(1, 500_000)
 	ports.Service.Ports = append(ports.Service.Ports,
 		traffic.Port{Number: 587, Transport: traffic.TCP}, traffic.Port{Number: 53, Transport: traffic.UDP})
 	ports.Candidates[0].Addresses = addresses("10.0.2.12:2525", "[2001:db8:2::12]:2525")
 
-	itself := mxSplit(1, 10_000)
+	itself := localSplit(1, 10_000)
 	itself.Service.Addresses = append(itself.Service.Addresses, netip.MustParseAddr("192.0.2.26"))
 	itself.Service.Ports = append(itself.Service.Ports, traffic.Port{Number: 587, Transport: traffic.TCP})
 	itself.Primary = traffic.Backend{Name: "old", Addresses: addresses("192.0.2.25", "[2001:db8::25]:25")}
 
-	second := mxSplit(4, 0)
+	second := localSplit(4, 0)
 	second.Name = "imap"
 	second.Service.Ports = []traffic.Port{{Number: 143, Transport: traffic.TCP}, {Number: 993, Transport: traffic.TCP}}
 
 	return map[string][]traffic.Split{
 		"minimal": {minimal}, "remote": {remote}, "masquerade": {masquerade}, "several": {several},
-		"dual": {mxSplit(15, 50_000)}, "ports": {ports}, "itself": {itself},
-		"whole": {mxSplit(16, traffic.Whole)}, "zero": {mxSplit(17, 0)}, "two": {mxSplit(1, 1), second}, "none": nil,
+		"dual": {localSplit(15, 50_000)}, "ports": {ports}, "itself": {itself},
+		"whole": {localSplit(16, traffic.Whole)}, "zero": {localSplit(17, 0)}, "two": {localSplit(1, 1), second}, "none": nil,
 	}
 }
 

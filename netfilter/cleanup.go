@@ -97,16 +97,3 @@ func (l *link) endSplits(settings Settings, stands, kept bool) (int, error) {
 	}
 	return live, deleteMarked(settings, classRemote, classMasquerade)
 }
-
-// liveReturns counts the flows that use the return paths of this host.
-func (l *link) liveReturns(settings Settings) (int, error) {
-	marks, err := l.hasTable(TableReturn)
-	if err != nil || !marks {
-		return 0, err
-	}
-	var classes []markClass
-	for i := range ReturnsMax {
-		classes = append(classes, returnClass(i))
-	}
-	return countMarked(settings, classes...)
-}

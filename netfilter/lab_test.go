@@ -124,7 +124,7 @@ func acceptLoop(l net.Listener, letter byte) {
 
 // split is a service on port 25, local here and on the new host, both
 // families.
-func mxSplit(generation traffic.Generation, weight traffic.Weight) traffic.Split {
+func localSplit(generation traffic.Generation, weight traffic.Weight) traffic.Split {
 	return traffic.Split{
 		Name: "mx", Generation: generation, Mode: traffic.ModeKernel, Return: traffic.ReturnPolicy,
 		Service: traffic.Service{
@@ -141,7 +141,7 @@ func mxSplit(generation traffic.Generation, weight traffic.Weight) traffic.Split
 
 // remoteSplit has its primary on the old host.
 func remoteSplit(generation traffic.Generation, weight traffic.Weight) traffic.Split {
-	s := mxSplit(generation, weight)
+	s := localSplit(generation, weight)
 	s.Primary = traffic.Backend{Name: "old", Addresses: addresses("10.0.1.11", "2001:db8:1::11")}
 	return s
 }

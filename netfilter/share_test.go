@@ -25,11 +25,11 @@ func TestTheObservedShareIsTheWeightSet(t *testing.T) {
 	lab := newSplitLab(t)
 	lab.router.Sysctl("net/netfilter/nf_conntrack_tcp_timeout_close", "1")
 	lab.serveAll()
-	lab.apply(mxSplit(1, 0))
+	lab.apply(localSplit(1, 0))
 	const connections = 20_000
 	var flows uint64
 	for i, weight := range []traffic.Weight{0, 1_000, 50_000, 500_000, 999_000, traffic.Whole} {
-		s := mxSplit(traffic.Generation(i+2), weight)
+		s := localSplit(traffic.Generation(i+2), weight)
 		lab.setWeights(s)
 		got := lab.load(connections, nil, service25v4, service25v6)
 		if len(got.failed) > 0 {

@@ -190,7 +190,7 @@ func TestSimulatedDrawsMeetTheWeightSet(t *testing.T) {
 	random := rand.New(rand.NewPCG(2026, 11)) //nolint:gosec // a simulation that can be repeated
 	const draws = 100_000
 	for _, weight := range []traffic.Weight{0, 1_000, 50_000, 500_000, 999_000, traffic.Whole} {
-		s := mxSplit(1, weight)
+		s := localSplit(1, weight)
 		r := Build([]traffic.Split{s}, labSettings)
 		hits := 0
 		for i := range draws {
