@@ -101,7 +101,7 @@ func (c *Client) Apply(ctx context.Context, request api.ApplyRequest) (api.Apply
 func (c *Client) PeerPID(ctx context.Context) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout())
 	defer cancel()
-	conn, path, err := c.dial(ctx)
+	conn, path, err := dial(ctx, c.Paths())
 	if err != nil {
 		return 0, err
 	}
@@ -145,14 +145,14 @@ func call[T any](ctx context.Context, c *Client, method, path string, request an
 	var answer, zero T
 	ctx, cancel := context.WithTimeout(ctx, c.timeout())
 	defer cancel()
-	conn, socket, err := c.dial(ctx)
+	conn, socket, err := dial(ctx, c.Paths())
 	if err != nil {
 		return zero, err
 	}
 	defer func() { _ = conn.Close() }()
 	status, body, err := exchange(ctx, conn, method, path, request)
 	if err != nil {
-		return zero, c.noAnswer(ctx, socket, err)
+		return zero, noAnswer(ctx, socket, err)
 	}
 	if status >= http.StatusBadRequest {
 		return zero, refusal(socket, status, body)

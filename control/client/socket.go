@@ -66,11 +66,11 @@ func (c *Client) Paths() []string {
 	return paths
 }
 
-// dial connects to the first socket on which somebody listens. When there is
-// none, the error is about the first that is not merely missing.
-func (c *Client) dial(ctx context.Context) (*net.UnixConn, string, error) {
+// dial connects to the first of the paths on which somebody listens. When
+// there is none, the error is about the first that is not merely missing.
+func dial(ctx context.Context, paths []string) (*net.UnixConn, string, error) {
 	var first *Unreachable
-	for _, path := range c.Paths() {
+	for _, path := range paths {
 		conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
 		if err == nil {
 			return conn.(*net.UnixConn), path, nil
@@ -90,7 +90,7 @@ func (c *Client) dial(ctx context.Context) (*net.UnixConn, string, error) {
 }
 
 // noAnswer explains why an exchange on an open connection ended without one.
-func (c *Client) noAnswer(ctx context.Context, socket string, err error) error {
+func noAnswer(ctx context.Context, socket string, err error) error {
 	switch {
 	case errors.Is(ctx.Err(), context.Canceled):
 		return ctx.Err()
