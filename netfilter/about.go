@@ -8,15 +8,23 @@ import (
 // The about chain is reached by no packet. Its comments tell who looks at the
 // ruleset what this is and how to stop it; a table has no room for comments
 // that all versions of nft list.
+//
+// One of its rules uses conntrack: as long as a rule of some table does, and a
+// nat chain stands, the kernel goes on translating the flows of splits that
+// were removed (seen on 6.18; without it they were reset).
 const (
 	aboutStop     = "stop all splits at once: splitctl off --all --force"
+	aboutFlows    = "keeps the open flows of removed splits alive"
 	stateDirKey   = "state_dir="
 	stateDirMore  = "state_dir+="
 	stateDirChunk = commentMax - len(stateDirMore)
 )
 
 func aboutChain(stateDir string) chain {
-	c := chain{name: chainAbout, rules: []rule{aboutRule(aboutStop)}}
+	c := chain{name: chainAbout, rules: []rule{
+		aboutRule(aboutStop),
+		{statements: []statement{established{}, back()}, comment: aboutFlows},
+	}}
 	key := stateDirKey
 	for rest := escapeComment(stateDir); rest != ""; key = stateDirMore {
 		cut := min(len(rest), stateDirChunk)
