@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# What packaging/boot.sh runs inside, once in each boot, with the splits mx
+# (kernel) and web (proxy) configured.
+set -Eeuo pipefail
+trap 'echo "boot-check.sh:$LINENO: did not hold: $BASH_COMMAND"; journalctl --no-pager -u splitd -u splitd-restore | tail -n 30' ERR
+
+boot=$(cat /boot-check.name)
+weight() { splitctl show mx -o json | tr -d ' \n' | grep -o '"weight_ppm":[0-9]*' | head -n 1 | cut -d: -f2; }
+in_kernel() { nft list chain inet splitd split/mx | grep -q "gen=$1\""; }
+main_pid() { systemctl show --property MainPID --value splitd; }
+# refused COMMAND... holds if it fails.
+refused() { if "$@"; then return 1; fi; }
+# until_holds COMMAND... waits for it, ten seconds at most.
+until_holds() {
+    for _ in $(seq 100); do
+        ! "$@" 2>/dev/null || return 0
+        sleep 0.1
+    done
+    "$@"
+}
+
+if [ "$boot" = first ]; then
+    systemctl is-active splitd
+    systemd-sysusers
+    systemctl restart splitd
+    [ "$(stat -c %G /run/splitd/splitd.sock)" = splitd ]
+    [ "$(stat -c %a /var/lib/splitd)" = 700 ]
+
+    splitctl set mx 5% --reason "first boot"
+    in_kernel 2
+
+    useradd --groups splitd member
+    useradd stranger
+    runuser -u member -- splitctl set mx 6%
+    runuser -u stranger -- splitctl status >/dev/null
+    refused runuser -u stranger -- splitctl set mx 9%
+    [ "$(weight)" = 60000 ]
+
+    systemctl reload splitd
+    echo 'splits: [{nonsense: 1}]' >/etc/splitd/conf.d/bad.yaml
+    refused systemctl reload splitd
+    rm /etc/splitd/conf.d/bad.yaml
+    [ "$(weight)" = 60000 ]
+
+    before=$(main_pid)
+    kill -KILL "$before"
+    in_kernel 3
+    until_holds splitctl status >/dev/null
+    [ "$(main_pid)" != "$before" ]
+    [ "$(weight)" = 60000 ]
+
+    systemctl reload nftables
+    until_holds in_kernel 3
+
+    systemctl stop splitd
+    in_kernel 3
+    systemctl disable --quiet splitd
+    systemctl mask --quiet splitd
+else
+    refused systemctl is-active splitd
+    in_kernel 3
+    restored=$(systemctl show --property ActiveEnterTimestampMonotonic --value splitd-restore)
+    network=$(systemctl show --property ActiveEnterTimestampMonotonic --value network-pre.target)
+    [ "$restored" -gt 0 ]
+    [ "$network" -ge "$restored" ]
+    systemctl unmask --quiet splitd
+    systemctl start splitd
+    [ "$(weight)" = 60000 ]
+    in_kernel 3
+    systemctl stop splitd
+    splitd cleanup
+    refused nft list table inet splitd 2>/dev/null
+fi
+[ -z "$(systemctl list-units --failed --plain --no-legend 'splitd*')" ]
+echo "boot-check: $boot boot holds"
