@@ -1,5 +1,174 @@
 package splitter
 
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/splitd/splitd/traffic"
+)
+
+// childEnv makes the test binary a relay of its own: "SERVICE BACKEND FILES".
 const childEnv = "SPLITTER_TEST_CHILD"
 
-func runChild() int { return 1 }
+// runChild relays SERVICE to BACKEND with room for FILES more files, until its
+// standard input ends.
+func runChild() int {
+	if err := relayWithFewFiles(os.Getenv(childEnv)); err != nil {
+		fmt.Fprintln(os.Stderr, "child:", err)
+		return 1
+	}
+	return 0
+}
+
+func relayWithFewFiles(arguments string) error {
+	var service, backend string
+	var room int
+	if _, err := fmt.Sscan(arguments, &service, &backend, &room); err != nil {
+		return err
+	}
+	split := newSplit("mx", netip.MustParseAddrPort(service), netip.MustParseAddrPort(backend), nil)
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	relay := New(Options{Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
+	if err := relay.Apply(ctx, []traffic.Split{split}); err != nil {
+		return err
+	}
+	highest := 0 // the lowest free number is what RLIMIT_NOFILE is compared with
+	files, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		if n, err := strconv.Atoi(file.Name()); err == nil {
+			highest = max(highest, n)
+		}
+	}
+	for next := 0; next < highest; { // no gaps, so that the room is exact
+		if next, err = syscall.Dup(0); err != nil {
+			return err
+		}
+	}
+	limit := uint64(highest + 1 + room)
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: limit, Max: limit}); err != nil {
+		return err
+	}
+	fmt.Println("ready")
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		stop()
+	}()
+	return relay.Run(ctx)
+}
+
+func TestRelayWithoutFilesKeepsItsFlowsRestsAndRecovers(t *testing.T) {
+	ip := families()["IPv4"]
+	service := netip.AddrPortFrom(ip, freePort())
+	accepted := make(chan struct{}, 1000)
+	backend := startServer(t, ip, func(c *net.TCPConn) {
+		accepted <- struct{}{}
+		echo(c)
+	})
+	child, log, end := startChild(t, service, backend, 40)
+
+	early := dial(t, service)
+	<-accepted // it has its two files, and no pipe
+	crowd := make([]*net.TCPConn, 500)
+	for i := range crowd {
+		crowd[i] = dial(t, service)
+	}
+	eventually(t, testPatience, "the relay runs out of files", func() bool { return strings.Contains(log.String(), "accept connection") })
+
+	begin, used := time.Now(), cpuTime(t, child)
+	exchange(t, early, strings.Repeat("no pipe is to be had: ", 1000))
+	for time.Since(begin) < time.Second {
+		time.Sleep(10 * time.Millisecond)
+	}
+	exchange(t, early, "and still here")
+	if share := (cpuTime(t, child) - used).Seconds() / time.Since(begin).Seconds(); share > 0.2 {
+		t.Errorf("the relay used %.0f%% of a core while it could not accept", 100*share)
+	}
+	for _, c := range crowd {
+		abortConn(c)
+	}
+	recovered := time.Now()
+	eventually(t, testPatience, "new connections are served", func() bool {
+		c, err := net.DialTCP("tcp", nil, net.TCPAddrFromAddrPort(service))
+		if err != nil {
+			return false
+		}
+		defer abortConn(c)
+		_ = c.SetDeadline(time.Now().Add(3 * time.Second))
+		_, _ = c.Write([]byte("x"))
+		_, err = io.ReadFull(c, make([]byte, 1))
+		return err == nil
+	})
+	if took := time.Since(recovered); took > 2500*time.Millisecond {
+		t.Errorf("recovery took %v", took)
+	}
+	exchange(t, early, "after all")
+	lines := strings.Count(log.String(), "accept connection")
+	if most := int(time.Since(begin).Seconds()) + 3; lines > most {
+		t.Errorf("%d lines about accept errors, want at most one a second (%d)", lines, most)
+	}
+	if err := end(); err != nil {
+		t.Errorf("the relay ended with %v, want exit 0\n%s", err, log)
+	}
+}
+
+// startChild starts a relay in its own process; end stops it in order.
+func startChild(t *testing.T, service, backend netip.AddrPort, files int) (pid int, log *logBuffer, end func() error) {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %d", childEnv, service, backend, files))
+	log = &logBuffer{}
+	cmd.Stderr = log
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill() })
+	if line, err := bufio.NewReader(stdout).ReadString('\n'); line != "ready\n" {
+		t.Fatalf("child said %q, %v\n%s", line, err, log)
+	}
+	return cmd.Process.Pid, log, func() error { return errors.Join(stdin.Close(), cmd.Wait()) }
+}
+
+// cpuTime reads what the process has used, from proc_pid_stat(5): fields 14
+// and 15 in ticks of 10 ms.
+func cpuTime(t *testing.T, pid int) time.Duration {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
+	var ticks int
+	for _, field := range fields[11:13] {
+		n, err := strconv.Atoi(field)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond
+}

@@ -93,8 +93,8 @@ func listen(ctx context.Context, address netip.AddrPort, beside bool) (*net.TCPL
 		return nil, fmt.Errorf("listener is a %T", l)
 	}
 	if beside {
-		// Only for the moment of the bind: a second splitd of the same user
-		// must not share our address in silence.
+		// Only for the moment of the bind: another program of this user must
+		// not share our address in silence.
 		if err := shareAddress(listener, false); err != nil {
 			_ = listener.Close()
 			return nil, err

@@ -60,7 +60,7 @@ func startRelay(t testing.TB, o Options, splits ...traffic.Split) *testRelay {
 			t.Errorf("Run did not return:\n%s", stacks())
 		}
 		if t.Failed() {
-			t.Logf("log of the relay:\n%s", logs)
+			t.Logf("end of the relay's log:\n%s", logs.tail(4000))
 		}
 	})
 	r.apply(splits...)
@@ -307,3 +307,9 @@ func (b *logBuffer) String() string {
 
 // testPatience is how long a test waits for what must happen soon.
 const testPatience = 10 * time.Second
+
+// tail returns the last n bytes.
+func (b *logBuffer) tail(n int) string {
+	text := b.String()
+	return text[max(len(text)-n, 0):]
+}

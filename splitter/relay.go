@@ -69,7 +69,9 @@ func New(o Options) *Relay {
 // and on an error (all of them, one a line; errors.Is finds the errno) the old
 // state serves on. Connections accepted afterwards are drawn anew; flows that
 // are open stay where they are, also those of a removed split. Listeners
-// accept as soon as Apply returns, whether Run is running yet or not.
+// accept as soon as Apply returns, whether Run is running yet or not. A
+// listener that goes hands over the connections in its queue; only one whose
+// handshake ends in the moment between that and the close is reset.
 func (r *Relay) Apply(ctx context.Context, splits []traffic.Split) error {
 	wanted, err := layout(splits, r.hostAddresses())
 	if err != nil {

@@ -1,0 +1,261 @@
+package splitter
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/splitd/splitd/traffic"
+)
+
+// pair is a flow seen from both ends.
+type pair struct{ client, server *net.TCPConn }
+
+// startPairs relays connections to a server whose ends the test holds.
+func startPairs(t testing.TB, ip netip.Addr, proxy func(*traffic.Proxy)) (*testRelay, func(testing.TB) pair) {
+	t.Helper()
+	accepted, over := make(chan *net.TCPConn), make(chan struct{})
+	server := startServer(t, ip, func(c *net.TCPConn) {
+		select {
+		case accepted <- c:
+		case <-over:
+			abortConn(c)
+		}
+	})
+	t.Cleanup(func() { close(over) })
+	service := netip.AddrPortFrom(ip, freePort())
+	split := newSplit("mx", service, server, nil)
+	if proxy != nil {
+		proxy(&split.Proxy)
+	}
+	return startRelay(t, Options{}, split), func(t testing.TB) pair {
+		t.Helper()
+		p := pair{client: dial(t, service)}
+		select {
+		case p.server = <-accepted:
+		case <-time.After(testPatience):
+			t.Fatal("the server got no connection")
+		}
+		t.Cleanup(func() { abortConn(p.server) })
+		if err := p.server.SetDeadline(time.Now().Add(testPatience)); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+}
+
+func randomBytes(seed uint64, n int) []byte {
+	var key [32]byte
+	key[0] = byte(seed)
+	data := make([]byte, n)
+	_, _ = rand.NewChaCha8(key).Read(data)
+	return data
+}
+
+func TestReplyOfTenMegabytesArrivesAfterTheClientsFIN(t *testing.T) {
+	for family, ip := range families() {
+		t.Run(family, func(t *testing.T) {
+			_, connect := startPairs(t, ip, nil)
+			p := connect(t)
+			request, reply := []byte("all of it, please"), randomBytes(1, 10<<20)
+			if _, err := p.client.Write(request); err != nil {
+				t.Fatal(err)
+			}
+			if err := p.client.CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			got, err := io.ReadAll(p.server) // ends with the client's FIN
+			if err != nil || !bytes.Equal(got, request) {
+				t.Fatalf("server read %q, %v", got, err)
+			}
+			go func() {
+				_, _ = p.server.Write(reply)
+				_ = p.server.Close()
+			}()
+			got, err = io.ReadAll(p.client)
+			if err != nil || sha256.Sum256(got) != sha256.Sum256(reply) {
+				t.Errorf("client read %d bytes, %v, want the reply of %d", len(got), err, len(reply))
+			}
+		})
+	}
+}
+
+func TestClientMaySpeakOnAfterTheServersFIN(t *testing.T) {
+	_, connect := startPairs(t, families()["IPv4"], nil)
+	p := connect(t)
+	if err := p.server.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(p.client); len(got) != 0 || err != nil {
+		t.Fatalf("client read %q, %v, want the end", got, err)
+	}
+	upload := randomBytes(2, 3<<20)
+	go func() {
+		_, _ = p.client.Write(upload)
+		_ = p.client.Close()
+	}()
+	if got, err := io.ReadAll(p.server); err != nil || !bytes.Equal(got, upload) {
+		t.Errorf("server read %d bytes, %v, want %d", len(got), err, len(upload))
+	}
+}
+
+func TestResetIsPassedOnAsReset(t *testing.T) {
+	for family, ip := range families() {
+		_, connect := startPairs(t, ip, nil)
+		ends := map[string]func(pair) (from, to *net.TCPConn){
+			"by the client": func(p pair) (from, to *net.TCPConn) { return p.client, p.server },
+			"by the server": func(p pair) (from, to *net.TCPConn) { return p.server, p.client },
+		}
+		for who, end := range ends {
+			for name, before := range map[string]func(from, to *net.TCPConn) error{
+				"at once":                   func(_, _ *net.TCPConn) error { return nil },
+				"after its own FIN":         func(from, _ *net.TCPConn) error { return from.CloseWrite() },
+				"after the other side's":    func(_, to *net.TCPConn) error { return to.CloseWrite() },
+				"after bytes went both way": talk,
+			} {
+				t.Run(family+"/"+who+"/"+name, func(t *testing.T) {
+					from, to := end(connect(t))
+					if err := before(from, to); err != nil {
+						t.Fatal(err)
+					}
+					if name == "after its own FIN" {
+						if _, err := to.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+							t.Fatalf("read %v, want the FIN first", err)
+						}
+					}
+					if name == "after the other side's" {
+						if _, err := from.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+							t.Fatalf("read %v, want the FIN first", err)
+						}
+					}
+					abortConn(from)
+					awaitReset(t, to)
+				})
+			}
+		}
+	}
+}
+
+func talk(from, to *net.TCPConn) error {
+	var b [2]byte
+	_, err := from.Write([]byte("hi"))
+	if err == nil {
+		_, err = io.ReadFull(to, b[:])
+	}
+	if err == nil {
+		_, err = to.Write([]byte("yo"))
+	}
+	if err == nil {
+		_, err = io.ReadFull(from, b[:])
+	}
+	return err
+}
+
+// awaitReset waits for an RST, also on a side that has had its end already:
+// the kernel shows it as an error of the socket.
+func awaitReset(t *testing.T, c *net.TCPConn) {
+	t.Helper()
+	raw, err := c.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var cause syscall.Errno
+	eventually(t, 2*time.Second, "the other side is reset", func() bool {
+		var code int
+		err := raw.Control(func(fd uintptr) { code, _ = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR) })
+		cause = syscall.Errno(code)
+		return err != nil || code != 0
+	})
+	// EPIPE is what an RST after the peer's FIN reads as (tcp_reset).
+	if cause != syscall.ECONNRESET && cause != syscall.EPIPE {
+		t.Errorf("other side ended with %v, want a reset", cause)
+	}
+}
+
+// A server that answers "too large", closes and so resets an upload: the
+// answer comes through, and then the reset.
+func TestLastWordsOfAServerThatResetsAnUploadArrive(t *testing.T) {
+	_, connect := startPairs(t, families()["IPv4"], nil)
+	for range 20 {
+		p := connect(t)
+		uploaded := make(chan error, 1)
+		go func() { // an upload without end, of which the server reads one byte
+			chunk := make([]byte, 64<<10)
+			for {
+				if _, err := p.client.Write(chunk); err != nil {
+					uploaded <- err
+					return
+				}
+			}
+		}()
+		if _, err := io.ReadFull(p.server, make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(p.server, "552 too large\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		_ = p.server.Close() // unread bytes: the kernel sends an RST
+		got, err := io.ReadAll(p.client)
+		if string(got) != "552 too large\r\n" {
+			t.Fatalf("client read %q, %v, want the answer", got, err)
+		}
+		// The kernel tells an RST to one of the client's two goroutines.
+		if writeErr := <-uploaded; !isReset(err) && !isReset(writeErr) {
+			t.Fatalf("client's read ended with %v and its write with %v, want a reset", err, writeErr)
+		}
+	}
+}
+
+func TestBytesAreCountedWhileTheyFlowAndMovedBySplice(t *testing.T) {
+	ip := families()["IPv4"]
+	r, connect := startPairs(t, ip, nil)
+	p := connect(t)
+	stop := make(chan struct{})
+	defer close(stop)
+	const rate = 40 << 10 // per 10 ms: a slow receiver's flow
+	go func() {
+		_, _ = io.Copy(io.Discard, p.client)
+	}()
+	go func() {
+		tick := time.NewTicker(10 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-stop:
+				return
+			case <-tick.C:
+				if _, err := p.server.Write(make([]byte, rate)); err != nil {
+					return
+				}
+			}
+		}
+	}()
+	last, changed := uint64(0), time.Now()
+	for until := time.Now().Add(2 * time.Second); time.Now().Before(until); {
+		time.Sleep(5 * time.Millisecond)
+		if now := r.numbers("mx", "old").Out; now > last {
+			last, changed = now, time.Now()
+		}
+		if time.Since(changed) > time.Second {
+			t.Fatalf("bytes stood at %d for over a second", last)
+		}
+	}
+	if want := uint64(5 << 20); last < want {
+		t.Errorf("counted %d bytes in 2 s, want over %d", last, want)
+	}
+	if countFiles(t, "pipe:") < 2 {
+		t.Errorf("a flow in motion holds no pipe: it is copied, not spliced")
+	}
+	if got := r.numbers("mx", "old").In; got != 0 {
+		t.Errorf("counted %d bytes to the server, want 0", got)
+	}
+}

@@ -1,0 +1,201 @@
+package splitter
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/splitd/splitd/traffic"
+)
+
+// blackhole is an address whose SYNs are dropped: a listener with a full
+// queue (tcp_conn_request in net/ipv4/tcp_input.c).
+func blackhole(t *testing.T, ip netip.Addr) netip.AddrPort {
+	t.Helper()
+	at := netip.AddrPortFrom(ip, freePort())
+	domain, address := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Port: int(at.Port()), Addr: ip.As16()})
+	if ip.Is4() {
+		domain, address = unix.AF_INET, &unix.SockaddrInet4{Port: int(at.Port()), Addr: ip.As4()}
+	}
+	fd, err := unix.Socket(domain, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(fd) })
+	if err := errors.Join(unix.Bind(fd, address), unix.Listen(fd, 0)); err != nil {
+		t.Fatal(err)
+	}
+	for range 10 {
+		c, err := net.DialTimeout("tcp", at.String(), 200*time.Millisecond)
+		if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
+			return at
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+	}
+	t.Fatal("the queue of a listener with backlog 0 took 10 connections")
+	return at
+}
+
+func TestPrimaryServesWhenTheCandidateCannotBeConnected(t *testing.T) {
+	for family, ip := range families() {
+		for name, candidateAt := range map[string]netip.AddrPort{"refused": closedPort(ip), "blackholed": blackhole(t, ip)} {
+			t.Run(family+"/"+name, func(t *testing.T) {
+				service := netip.AddrPortFrom(ip, freePort())
+				split := newSplit("mx", service, startServer(t, ip, echo), map[string]candidate{"new": {candidateAt, traffic.Whole}})
+				split.Proxy.ConnectTimeout = 300 * time.Millisecond
+				r := startRelay(t, Options{}, split)
+
+				c := dial(t, service)
+				begin := time.Now()
+				exchange(t, c, "the client speaks first")
+				took := time.Since(begin)
+				if name == "blackholed" && took < 250*time.Millisecond || took > 900*time.Millisecond {
+					t.Errorf("first answer took %v, connect timeout is %v", took, split.Proxy.ConnectTimeout)
+				}
+				if diff := cmp.Diff(numbers{Flows: 0, Failed: 1}, r.numbers("mx", "new")); diff != "" {
+					t.Errorf("candidate (-want +got):\n%s", diff)
+				}
+				if got := r.numbers("mx", "old"); got.Flows != 1 || got.Active != 1 || got.Failed != 0 {
+					t.Errorf("primary = %+v, want the flow", got)
+				}
+			})
+		}
+	}
+}
+
+func TestClientIsResetWhenNobodyMayOrCanServeIt(t *testing.T) {
+	ip := families()["IPv4"]
+	up := startServer(t, ip, echo)
+	for name, test := range map[string]struct {
+		primary    netip.AddrPort
+		fallback   traffic.Fallback
+		weight     traffic.Weight
+		oldF, newF uint64
+	}{
+		"candidate down, fallback none":    {up, traffic.FallbackNone, traffic.Whole, 0, 1},
+		"candidate and primary down":       {closedPort(ip), traffic.FallbackPrimary, traffic.Whole, 1, 1},
+		"primary down, candidate not used": {closedPort(ip), traffic.FallbackPrimary, 0, 1, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			service := netip.AddrPortFrom(ip, freePort())
+			split := newSplit("mx", service, test.primary, map[string]candidate{"new": {closedPort(ip), test.weight}})
+			split.Proxy.Fallback = test.fallback
+			r := startRelay(t, Options{}, split)
+			_, err := greeting(service)
+			if !isReset(err) {
+				t.Errorf("client got %v, want a reset", err)
+			}
+			got := []numbers{r.numbers("mx", "old"), r.numbers("mx", "new")}
+			if diff := cmp.Diff([]numbers{{Failed: test.oldF}, {Failed: test.newF}}, got); diff != "" {
+				t.Errorf("counts of primary and candidate (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// The namespace is left with as many local ports as are held already.
+func TestLackOfLocalPortsIsNotTheCandidatesFault(t *testing.T) {
+	ip := families()["IPv4"]
+	held := startServer(t, ip, echo)
+	service := netip.AddrPortFrom(ip, freePort())
+	split := newSplit("mx", service, startServer(t, ip, greeter('o')), map[string]candidate{"new": {held, traffic.Whole}})
+	r := startRelay(t, Options{}, split)
+
+	const first, last = 19_000, 19_003
+	if err := setLocalPorts(first, last); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := setLocalPorts(ephemeralFirst, 65000); err != nil {
+			t.Error(err)
+		}
+	})
+	for taken := false; !taken; {
+		c, err := net.DialTCP("tcp", nil, net.TCPAddrFromAddrPort(held))
+		taken = errors.Is(err, syscall.EADDRNOTAVAIL)
+		if err != nil && !taken {
+			t.Fatal(err)
+		}
+		if err == nil {
+			t.Cleanup(func() { abortConn(c) })
+		}
+	}
+	// The client's own port must come from outside the range that is used up.
+	c, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: ip.AsSlice(), Port: 18_999}}).Dial("tcp", service.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	var letter [1]byte
+	if _, err := io.ReadFull(c, letter[:]); err != nil || letter[0] != 'o' {
+		t.Errorf("client got %q, %v, want the primary's greeting", letter, err)
+	}
+	if got := r.numbers("mx", "new"); got.Failed != 0 {
+		t.Errorf("candidate has %d failed connects, want 0", got.Failed)
+	}
+	if got := r.Faults(); got.Dials != 1 {
+		t.Errorf("Faults() = %+v, want 1 dial", got)
+	}
+}
+
+func TestPanicInOneFlowCostsOnlyThatFlow(t *testing.T) {
+	ip := families()["IPv4"]
+	service := netip.AddrPortFrom(ip, freePort())
+	armed := make(chan struct{}, 1)
+	draw := func() traffic.Weight {
+		select {
+		case <-armed:
+			panic("the draw broke")
+		default:
+			return 0
+		}
+	}
+	r := startRelay(t, Options{Draw: draw}, newSplit("mx", service, startServer(t, ip, echo), nil))
+	bystander := dial(t, service)
+	exchange(t, bystander, "before")
+	armed <- struct{}{}
+	if _, err := greeting(service); !isReset(err) {
+		t.Errorf("client of the flow that panicked got %v, want a reset", err)
+	}
+	exchange(t, bystander, "after")
+	exchange(t, dial(t, service), "a later one")
+	if got := r.Faults(); got.Panics != 1 {
+		t.Errorf("Faults() = %+v, want 1 panic", got)
+	}
+	if log := r.logs.String(); !strings.Contains(log, "the draw broke") || !strings.Contains(log, "fallback_test.go") {
+		t.Errorf("log has no panic with its stack:\n%s", log)
+	}
+}
+
+// A pump runs in a goroutine of its own, where a panic is caught as well.
+func TestPanicInAPumpCostsOnlyThatFlow(t *testing.T) {
+	ip := families()["IPv4"]
+	service := netip.AddrPortFrom(ip, freePort())
+	split := newSplit("mx", service, startServer(t, ip, echo), nil)
+	r := startRelay(t, Options{}, split)
+	r.mu.Lock()
+	front := r.fronts[service]
+	broken := *front.choice.Load()
+	broken.primary.counter = nil // what the pump counts in
+	front.choice.Store(&broken)
+	r.mu.Unlock()
+	if _, err := greeting(service); !isReset(err) {
+		t.Errorf("client of the flow that panicked got %v, want a reset", err)
+	}
+	r.apply(split)
+	exchange(t, dial(t, service), "a later one")
+	if got := r.Faults(); got.Panics != 1 {
+		t.Errorf("Faults() = %+v, want 1 panic", got)
+	}
+}
