@@ -7,6 +7,7 @@ ETC     := $(DESTDIR)/etc/splitd
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS := -X github.com/splitd/splitd/internal/build.version=$(VERSION)
 GOLINT  := go tool -modfile=golangci-lint.mod golangci-lint
+# No result is taken from the cache (-count=1): it does not know of kernels and bin/.
 export SPLITD_BIN := $(CURDIR)/bin
 
 .DEFAULT_GOAL := help
@@ -22,11 +23,11 @@ demo: build ## play a whole mail migration in network namespaces, with real mail
 	@bin/splitd demo
 
 test: build ## unit, kernel and end-to-end tests, as any user
-	CGO_ENABLED=0 go test ./...
+	CGO_ENABLED=0 go test -count=1 ./...
 
 test-race: build ## the same with the race detector; needs a C compiler
 	@command -v "$$(go env CC)" >/dev/null || { echo "test-race needs the C compiler $$(go env CC): apt-get install gcc"; exit 1; }
-	CGO_ENABLED=1 go test -race ./...
+	CGO_ENABLED=1 go test -race -count=1 ./...
 
 e2e-real: build ## Postfix and nginx behind a split; as root, installs Debian packages
 	@test "$$(id -u)" = 0 || { echo "e2e-real needs root: sudo make e2e-real"; exit 1; }
