@@ -15,6 +15,7 @@ import (
 
 // cast is everybody who plays: the mail servers, the clients, the daemons.
 type cast struct {
+	show                 *show
 	splitd, splitctlPath string
 	dir                  string // temporary: configurations, sockets, states, logs
 	book                 *ledger
@@ -28,6 +29,8 @@ type cast struct {
 // daemon is one `splitd run`.
 type daemon struct {
 	*process
+	name   string // of the process
+	job    string // what it does, for the spectator
 	place  place
 	config string
 	socket string
@@ -58,28 +61,32 @@ func (c *cast) startClients(ctx context.Context, p place) error {
 	return err
 }
 
-// paths makes the names of a daemon's files.
-func (c *cast) paths(name string) *daemon {
+// newDaemon makes a daemon that is not started: file begins the names of its
+// files.
+func (c *cast) newDaemon(name, file, job string) *daemon {
 	return &daemon{
-		config: filepath.Join(c.dir, name+".yaml"),
-		socket: filepath.Join(c.dir, name+".sock"),
-		state:  filepath.Join(c.dir, name+"-state"),
+		name: name, job: job,
+		config: filepath.Join(c.dir, file+".yaml"),
+		socket: filepath.Join(c.dir, file+".sock"),
+		state:  filepath.Join(c.dir, file+"-state"),
 	}
 }
 
 // startDaemon starts splitd at the place and waits for its control socket,
 // which appears when everything is in force.
-func (c *cast) startDaemon(ctx context.Context, p place, d *daemon, name, config string) error {
+func (c *cast) startDaemon(ctx context.Context, p place, d *daemon, config string) error {
 	if err := os.WriteFile(d.config, []byte(config), 0o600); err != nil {
 		return err
 	}
 	d.place = p
 	var err error
-	d.process, err = p.start(name, exec.Command(c.splitd, "run", "--config", d.config), nil)
+	command := []string{"run", "--config", d.config}
+	d.process, err = p.start(d.name, exec.Command(c.splitd, command...), nil)
 	if err != nil {
 		return err
 	}
 	c.daemons = append(c.daemons, d)
+	c.show.command(append([]string{"splitd"}, command...), d.job)
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	for {
@@ -90,7 +97,7 @@ func (c *cast) startDaemon(ctx context.Context, p place, d *daemon, name, config
 		case <-d.ended:
 			return d.gone()
 		case <-ctx.Done():
-			return fmt.Errorf("wait for the control socket of %s: %w%s", name, ctx.Err(), d.tail())
+			return fmt.Errorf("wait for the control socket of %s: %w%s", d.name, ctx.Err(), d.tail())
 		case <-time.After(5 * time.Millisecond):
 		}
 	}

@@ -20,6 +20,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -97,11 +98,11 @@ func Run(ctx context.Context, o Options) int {
 func perform(ctx context.Context, o Options, reason error) (int, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	c, err := gather(o)
+	show := newShow(o.Out, os.LookupEnv, cancel)
+	c, err := gather(o, show)
 	if err != nil {
 		return exitFailed, err
 	}
-	show := newShow(o.Out, os.LookupEnv, cancel)
 	show.title("splitd demo: a mail service moves to a new host, in miniature, with real mail")
 	here, err := choose(show, reason)
 	code := exitFailed
@@ -143,12 +144,12 @@ func explain(show *show, reason error) {
 }
 
 // gather finds the programs and makes the temporary directory.
-func gather(o Options) (*cast, error) {
+func gather(o Options, show *show) (*cast, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("find this program: %w", err)
 	}
-	c := &cast{book: newLedger()}
+	c := &cast{show: show, book: newLedger()}
 	c.splitd = cmp.Or(o.Splitd, self)
 	c.splitctlPath = cmp.Or(o.Splitctl, filepath.Join(filepath.Dir(self), "splitctl"))
 	for _, program := range []string{c.splitd, c.splitctlPath} {
@@ -156,11 +157,20 @@ func gather(o Options) (*cast, error) {
 			return nil, fmt.Errorf("find program: %w: run `make build`", err)
 		}
 	}
-	c.dir, err = os.MkdirTemp("", "splitd-demo-")
-	if err != nil {
+	if c.dir, err = makeDir(os.TempDir()); err != nil {
 		return nil, fmt.Errorf("make temporary directory: %w", err)
 	}
 	return c, nil
+}
+
+// makeDir makes a directory below parent, or below /tmp where the paths of
+// sockets would grow too long there (sun_path, unix(7)).
+func makeDir(parent string) (string, error) {
+	const socketMax, ours = 107, len("/splitd-demo-4294967295/splitd.sock")
+	if len(parent)+ours > socketMax {
+		parent = "/tmp"
+	}
+	return os.MkdirTemp(parent, "splitd-demo-")
 }
 
 // performance is one run of the demo on a stage.
@@ -176,7 +186,7 @@ func (p *performance) run(ctx context.Context, keep bool) int {
 	began := time.Now()
 	bounded, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
-	p.show.print(p.stage.drawing())
+	p.show.line("%s", p.stage.drawing())
 	p.story = story{show: p.show, cast: p.cast}
 	failure := p.stage.open(bounded, p.cast)
 	var final api.Split
@@ -223,10 +233,12 @@ func (p *performance) judge(ctx context.Context, final api.Split, failure error,
 	_ = p.cast.finishMail() // when the story broke off; its error is known then
 	v := p.cast.book.Judge()
 	p.show.heading("What this proves")
-	claims := p.story.claims(v, final)
-	claims = append(claims, p.stage.prove(v)...)
+	var claims []claim
 	if failure != nil {
-		claims = append([]claim{{text: "the story was not played to its end: " + failure.Error()}}, claims...)
+		claims = append(claims, claim{text: "the story was not played to its end: " + failure.Error()})
+	}
+	if v.Sent > 0 {
+		claims = slices.Concat(claims, p.story.claims(v, final), p.stage.prove(v))
 	}
 	for _, c := range claims {
 		p.show.claim(c)
@@ -241,7 +253,7 @@ func (p *performance) judge(ctx context.Context, final api.Split, failure error,
 			last.Failing++
 		}
 	}
-	p.show.line("\n%d mails in %.0f s. Look around yourself: splitd demo --keep", v.Sent, time.Since(began).Seconds())
+	p.show.line("\n%d mails in %.0f s. To look around (splitctl plan, nft list ruleset): splitd demo --keep", v.Sent, time.Since(began).Seconds())
 	p.show.line("%s", last)
 	if last.Failing > 0 {
 		return exitFailed

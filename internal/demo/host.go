@@ -50,7 +50,7 @@ type answeredMail struct {
 // order asks the clients for one mail.
 type order struct {
 	ID   string         `json:"id"`
-	From netip.Addr     `json:"from"` // the client's own address
+	From netip.AddrPort `json:"from"` // the client's own address; port 0: any
 	To   netip.AddrPort `json:"to"`
 }
 
@@ -208,7 +208,7 @@ func takeOrders(ctx context.Context, stdin io.Reader, lines *lineWriter) error {
 func send(ctx context.Context, o order) error {
 	ctx, cancel := context.WithTimeout(ctx, mailTimeout)
 	defer cancel()
-	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: o.From.AsSlice()}}
+	dialer := &net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(o.From)}
 	conn, err := dialer.DialContext(ctx, "tcp", o.To.String())
 	if err != nil {
 		return err

@@ -13,6 +13,23 @@ import (
 type way struct {
 	From netip.Addr
 	To   netip.AddrPort
+	// Ports are as many client ports, from firstPort on, taken in turn; 0
+	// leaves the choice to the kernel. Taken in turn, no flow follows another
+	// one on the same port while that is still in the connection table, so
+	// that flows can be counted there.
+	Ports int
+}
+
+// firstPort and manyPorts are client ports below those that the kernel chooses
+// (net.ipv4.ip_local_port_range).
+const firstPort, manyPorts = 2048, 30000
+
+// from is the client's address and port for the n-th mail of this way.
+func (w way) from(n int) netip.AddrPort {
+	if w.Ports == 0 {
+		return netip.AddrPortFrom(w.From, 0)
+	}
+	return netip.AddrPortFrom(w.From, uint16(firstPort+n%w.Ports))
 }
 
 // pump orders mails from the clients at an even pace, by turns over all ways,
@@ -65,7 +82,7 @@ func (p *pump) Run(ctx context.Context) error {
 
 func (p *pump) orderMail(n int) error {
 	w := p.ways[n%len(p.ways)]
-	o := order{ID: fmt.Sprintf("<%s.%d@demo.splitd.example>", p.run, n), From: w.From, To: w.To}
+	o := order{ID: fmt.Sprintf("<%s.%d@demo.splitd.example>", p.run, n), From: w.from(n / len(p.ways)), To: w.To}
 	p.book.Send(o.ID, w.From)
 	if err := p.order(o); err != nil {
 		p.book.Answer(o.ID, "it could not be ordered")

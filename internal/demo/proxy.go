@@ -125,11 +125,11 @@ func (l *loopback) open(ctx context.Context, c *cast) error {
 	if err := c.startClients(ctx, here); err != nil {
 		return err
 	}
-	d := c.paths("splitd")
+	d := c.newDaemon("splitd", "splitd", "each new connection is relayed to one of the two MXs")
 	c.socket = d.socket
 	config := fmt.Sprintf(proxyConfig, d.socket, l.http, d.state,
 		strings.Join(service, ", "), l.service[0].Port(), backends[0], backends[1])
-	return c.startDaemon(ctx, here, d, "splitd", config)
+	return c.startDaemon(ctx, here, d, config)
 }
 
 // prove has nothing to add: what else the kernel plane proves needs namespaces.

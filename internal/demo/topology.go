@@ -156,12 +156,15 @@ func (n *network) open(ctx context.Context, c *cast) error {
 		return err
 	}
 	for _, side := range []struct {
-		ns           *netns.NS
-		name, config string
-	}{{n.new, newMX, newConfig}, {n.old, oldMX, oldConfig}} {
-		d := c.paths(side.name)
+		ns                *netns.NS
+		name, config, job string
+	}{
+		{n.new, newMX, newConfig, "on the new MX: replies to clients go back through the old one"},
+		{n.old, oldMX, oldConfig, "on the old MX: new connections to port 25 are split"},
+	} {
+		d := c.newDaemon("splitd on the "+side.name+" MX", side.name, side.job)
 		config := fmt.Sprintf(side.config, d.socket, d.state)
-		if err := c.startDaemon(ctx, place{ns: side.ns, dir: c.dir}, d, "splitd on the "+side.name+" MX", config); err != nil {
+		if err := c.startDaemon(ctx, place{ns: side.ns, dir: c.dir}, d, config); err != nil {
 			return err
 		}
 		c.socket = d.socket
@@ -177,7 +180,7 @@ func (n *network) hosts(ctx context.Context, c *cast) error {
 		return err
 	}
 	for _, address := range clientAddresses() {
-		w := way{From: netip.MustParseAddr(address), To: netip.MustParseAddrPort(serviceV4 + ":25")}
+		w := way{From: netip.MustParseAddr(address), To: netip.MustParseAddrPort(serviceV4 + ":25"), Ports: manyPorts}
 		if w.From.Is6() {
 			w.To = netip.MustParseAddrPort("[" + serviceV6 + "]:25")
 		}

@@ -173,12 +173,12 @@ func TestMailFailsWithoutTheWayBackAndTheClaimsSaySo(t *testing.T) {
 	if got := refuted([]claim{n.routeClaim()}); len(got) != 1 || !strings.Contains(got[0], "not by 10.0.0.1") {
 		t.Errorf("refuted = %q, want the missing way back", got)
 	}
-	o := order{ID: "<a@test>", From: c.ways[0].From, To: c.ways[0].To}
+	w := c.ways[0]
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	err := n.clients.Do(func() error {
-		dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: o.From.AsSlice()}}
-		conn, err := dialer.DialContext(ctx, "tcp4", o.To.String())
+		dialer := &net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(w.from(0))}
+		conn, err := dialer.DialContext(ctx, "tcp4", w.To.String())
 		if err == nil {
 			_ = conn.Close()
 		}

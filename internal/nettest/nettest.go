@@ -20,16 +20,20 @@ import (
 )
 
 // Main runs the tests of a package inside namespaces and ends the process.
-func Main(m *testing.M) {
+func Main(m *testing.M) { os.Exit(Run(m)) }
+
+// Run is Main for who has something to do afterwards: it returns the exit
+// code. Outside of the namespaces it returns when the tests inside have ended.
+func Run(m *testing.M) int {
 	if netns.Inside() {
-		os.Exit(m.Run())
+		return m.Run()
 	}
 	code, err := netns.Enter()
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "FAIL: the kernel tests of this package cannot run: %v\n%s\n", err, netns.Hint())
-		os.Exit(1)
+		return 1
 	}
-	os.Exit(code)
+	return code
 }
 
 // NS is a namespace of a test. Its methods fail the test instead of returning

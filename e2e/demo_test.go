@@ -1,0 +1,437 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	netnsfd "github.com/vishvananda/netns"
+
+	"github.com/splitd/splitd/internal/netns"
+)
+
+// demoRun is one run of `splitd demo`.
+type demoRun struct {
+	t     *testing.T
+	cmd   *exec.Cmd
+	tmp   string // its TMPDIR, which nothing else uses: also marks its processes
+	ended chan struct{}
+	err   error
+
+	mu     sync.Mutex
+	output bytes.Buffer
+}
+
+// Write takes the demo's output.
+func (d *demoRun) Write(p []byte) (int, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.output.Write(p)
+}
+
+func (d *demoRun) text() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.output.String()
+}
+
+// startDemo starts the demo as a user does: in no namespaces of ours, so that
+// it makes its own.
+func startDemo(t *testing.T, arrange func(*exec.Cmd), args ...string) *demoRun {
+	t.Helper()
+	tmp, err := os.MkdirTemp("", "demo-test-") // short: paths of sockets are limited
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(tmp) })
+	d := &demoRun{t: t, tmp: tmp, ended: make(chan struct{})}
+	d.cmd = exec.Command(binary(t, "splitd"), append([]string{"demo"}, args...)...)
+	d.cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "SPLITD_IN_NETNS=") })
+	d.cmd.Env = append(d.cmd.Env, "TMPDIR="+d.tmp)
+	d.cmd.Stdout, d.cmd.Stderr = d, d
+	if arrange != nil {
+		arrange(d.cmd)
+	}
+	if err := d.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		d.err = d.cmd.Wait()
+		close(d.ended)
+	}()
+	t.Cleanup(func() {
+		_ = d.cmd.Process.Kill()
+		<-d.ended
+	})
+	return d
+}
+
+// waitFor waits until the demo has printed the text.
+func (d *demoRun) waitFor(text string) {
+	d.t.Helper()
+	d.poll("the demo to print "+strconv.Quote(text), func() bool {
+		if strings.Contains(d.text(), text) {
+			return true
+		}
+		select {
+		case <-d.ended:
+			d.t.Fatalf("the demo ended and never printed %q:\n%s", text, d.text())
+		default:
+		}
+		return false
+	})
+}
+
+func (d *demoRun) poll(what string, done func() bool) {
+	d.t.Helper()
+	for deadline := time.Now().Add(60 * time.Second); !done(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			d.t.Fatalf("waited in vain for %s:\n%s", what, d.text())
+		}
+	}
+}
+
+// exit waits for the demo to end and returns its exit code.
+func (d *demoRun) exit() int {
+	d.t.Helper()
+	select {
+	case <-d.ended:
+	case <-time.After(90 * time.Second):
+		d.t.Fatalf("the demo does not end:\n%s", d.text())
+	}
+	if exit, ok := errors.AsType[*exec.ExitError](d.err); ok {
+		return exit.ExitCode()
+	}
+	if d.err != nil {
+		d.t.Fatal(d.err)
+	}
+	return 0
+}
+
+func (d *demoRun) lastLine() string {
+	lines := strings.Split(strings.TrimSpace(d.text()), "\n")
+	return lines[len(lines)-1]
+}
+
+// processes lists the demo's processes by what they are: those with its
+// temporary directory in their environment.
+func (d *demoRun) processes() map[int]string {
+	d.t.Helper()
+	entries, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	found := make(map[int]string)
+	for _, entry := range entries {
+		environment, err := os.ReadFile(filepath.Join(entry, "environ"))
+		if err != nil || !bytes.Contains(environment, []byte("TMPDIR="+d.tmp)) {
+			continue // ended meanwhile, or not ours to look at
+		}
+		command, err := os.ReadFile(filepath.Join(entry, "cmdline"))
+		if err != nil || len(command) == 0 {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(entry))
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		found[pid] = strings.TrimSpace(strings.ReplaceAll(string(command), "\x00", " "))
+	}
+	return found
+}
+
+// process finds the one process of the demo whose command line has the text.
+func (d *demoRun) process(text string) int {
+	d.t.Helper()
+	for pid, command := range d.processes() {
+		if strings.Contains(command, text) {
+			return pid
+		}
+	}
+	d.t.Fatalf("no process of the demo is %q: %v", text, d.processes())
+	return 0
+}
+
+// nothingLeft fails the test when a process or a file of the demo outlives it.
+func (d *demoRun) nothingLeft() {
+	d.t.Helper()
+	d.poll("the last process of the demo to end", func() bool { return len(d.processes()) == 0 })
+	files, err := os.ReadDir(d.tmp)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	if len(files) != 0 {
+		d.t.Errorf("the demo left files: %v", files)
+	}
+}
+
+func TestDemoPlaysTheMigrationOnTheKernel(t *testing.T) {
+	t.Parallel()
+	began := time.Now()
+	d := startDemo(t, nil)
+	if code := d.exit(); code != 0 {
+		t.Errorf("exit code = %d, want 0", code)
+	}
+	if took := time.Since(began); took > 60*time.Second {
+		t.Errorf("the demo took %s, over a minute", took)
+	}
+	text := d.text()
+	if got := d.lastLine(); got != "demo: ok plane=kernel lost=0 twice=0 clean=yes" {
+		t.Errorf("last line = %q in:\n%s", got, text)
+	}
+	for _, want := range []string{
+		"$ splitctl set mx 5% ", "$ splitctl set mx 25% ", "$ splitctl undo mx ", "$ splitctl set mx 50% ",
+		"$ splitctl set mx 100% ", "$ splitctl off mx ", "$ splitd cleanup ",
+	} {
+		before, after, found := strings.Cut(text, want)
+		if !found {
+			t.Errorf("%q is not there, or not in its place, in:\n%s", want, before)
+		}
+		text = after
+	}
+	if lines := strings.Count(d.text(), "\n"); lines > 60 {
+		t.Errorf("the demo printed %d lines, over 60", lines)
+	}
+	if strings.ContainsAny(d.text(), "\x1b\r") {
+		t.Error("the demo draws although nobody sees it on a terminal")
+	}
+	d.nothingLeft()
+}
+
+func TestDemoPlaysInProxyModeWhereNamespacesAreForbidden(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name     string
+		settings []string
+		hint     string
+	}{
+		{"none at all", []string{"max_user_namespaces=0", "max_net_namespaces=0"}, "sudo sysctl user.max_user_namespaces="},
+		{"no network namespace", []string{"max_net_namespaces=0"}, "sudo sysctl user.max_net_namespaces="},
+		{"one network namespace, and the network needs more", []string{"max_net_namespaces=1"}, "sudo"},
+	}
+	// The namespaces of these tests have their loopback down.
+	if err := netns.LoopbackUp(); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			d := startDemo(t, func(cmd *exec.Cmd) {
+				cmd.Args = append([]string{"e2e.test"}, append([]string{cmd.Path}, cmd.Args[1:]...)...)
+				cmd.Path = "/proc/self/exe"
+				cmd.Env = append(cmd.Env, forbidEnv+"="+strings.Join(tt.settings, string(filepath.ListSeparator)))
+				cmd.SysProcAttr = &syscall.SysProcAttr{
+					Cloneflags:  syscall.CLONE_NEWUSER,
+					UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+					GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
+				}
+			})
+			if code := d.exit(); code != 0 {
+				t.Errorf("exit code = %d, want 0", code)
+			}
+			if got := d.lastLine(); got != "demo: ok plane=proxy lost=0 twice=0 clean=yes" {
+				t.Errorf("last line = %q in:\n%s", got, d.text())
+			}
+			for _, want := range []string{"Left out: ", tt.hint, "$ splitctl undo mx "} {
+				if !strings.Contains(d.text(), want) {
+					t.Errorf("%q is not in:\n%s", want, d.text())
+				}
+			}
+			d.nothingLeft()
+		})
+	}
+}
+
+func TestDemoEndsEverythingWhenItIsInterrupted(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		moment string // the demo has printed this
+		signal syscall.Signal
+	}{
+		{"splitd demo: ", syscall.SIGINT},
+		{"$ splitd run ", syscall.SIGTERM},
+		{"$ splitctl set mx 5% ", syscall.SIGHUP},
+		{"What this proves", syscall.SIGINT},
+	}
+	for _, tt := range tests {
+		t.Run(fmt.Sprintf("%s at %q", tt.signal, tt.moment), func(t *testing.T) {
+			t.Parallel()
+			d := startDemo(t, nil)
+			d.waitFor(tt.moment)
+			if err := d.cmd.Process.Signal(tt.signal); err != nil {
+				t.Fatal(err)
+			}
+			if code := d.exit(); code != 130 {
+				t.Errorf("exit code = %d, want 130:\n%s", code, d.text())
+			}
+			d.nothingLeft()
+		})
+	}
+}
+
+func TestNothingOfTheDemoOutlivesItWhenItIsKilled(t *testing.T) {
+	t.Parallel()
+	d := startDemo(t, nil)
+	d.waitFor("$ splitctl set mx 5% ")
+	if err := d.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-d.ended
+	d.nothingLeft()
+}
+
+func TestDemoEndsWhenNobodyReadsIt(t *testing.T) {
+	t.Parallel()
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := startDemo(t, func(cmd *exec.Cmd) { cmd.Stdout = writer })
+	if err := writer.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(reader, make([]byte, 20)); err != nil {
+		t.Fatal(err)
+	}
+	if err := reader.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if code := d.exit(); code == 0 {
+		t.Errorf("exit code = 0, although nobody saw the end")
+	}
+	d.nothingLeft()
+}
+
+func TestDemoKeepsRunningAndSaysHowToLookAround(t *testing.T) {
+	t.Parallel()
+	d := startDemo(t, nil, "--keep")
+	d.waitFor("Ctrl-C ends and removes it all.")
+	socket := ""
+	for line := range strings.Lines(d.text()) {
+		if value, ok := strings.CutPrefix(strings.TrimSpace(line), "export SPLITD_CONTROL_SOCKET="); ok {
+			socket = value
+		}
+	}
+	splitctl := func(args ...string) string {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, binary(t, "splitctl"), args...)
+		cmd.Env = append(os.Environ(), "SPLITD_CONTROL_SOCKET="+socket)
+		output, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("splitctl %v: %v\n%s", args, err, output)
+		}
+		return string(output)
+	}
+	if got := splitctl("status"); !strings.Contains(got, "50%") {
+		t.Errorf("status of what is kept:\n%s", got)
+	}
+	splitctl("set", "mx", "10%")
+	for _, want := range []string{"nsenter -t " + strconv.Itoa(d.process("demo-host mx new")), "http://127.0.0.1:9480/"} {
+		if !strings.Contains(d.text(), want) {
+			t.Errorf("%q is not in:\n%s", want, d.text())
+		}
+	}
+	if err := d.cmd.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	if code := d.exit(); code != 130 {
+		t.Errorf("exit code = %d, want 130", code)
+	}
+	d.nothingLeft()
+}
+
+func TestDemoReportsWhatDoesNotHold(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name  string
+		fault func(t *testing.T, d *demoRun)
+		want  []string // begin lines
+		last  string
+	}{
+		{"the new MX dies", func(t *testing.T, d *demoRun) {
+			kill(t, d.process("demo-host mx new"))
+		}, []string{"  NO  the story was not played to its end: the new MX ended in the middle of the story: signal: killed"}, "clean=yes"},
+		{"the splitd that splits dies", func(t *testing.T, d *demoRun) {
+			kill(t, d.process("old.yaml"))
+		}, []string{
+			"  NO  the story was not played to its end: splitd on the old MX ended in the middle of the story: signal: killed",
+			"  NO  a daemon did not end cleanly on SIGTERM",
+		}, "clean=no"},
+		{"the new MX gets another way to the clients", func(t *testing.T, d *demoRun) {
+			in(t, d.process("demo-host mx new"), func(h *netlink.Handle) error {
+				return h.RouteAdd(&netlink.Route{Gw: net.ParseIP("10.0.0.1"), Dst: &net.IPNet{IP: net.IP{198, 51, 100, 0}, Mask: net.CIDRMask(24, 32)}})
+			})
+		}, []string{
+			"  NO  the new MX has other ways to clients than the one through the old MX",
+			"  NO  the old and the new MX are not as before",
+			"        new MX: + route: ipv4 to/24",
+		}, "clean=no"},
+		{"the old MX keeps a rule", func(t *testing.T, d *demoRun) {
+			in(t, d.process("demo-host mx old"), func(h *netlink.Handle) error {
+				rule := netlink.NewRule()
+				rule.Family, rule.Priority, rule.Table, rule.Mark = netlink.FAMILY_V6, 5201, 5300, 0x100000
+				return h.RuleAdd(rule)
+			})
+		}, []string{"  NO  the old and the new MX are not as before", "        old MX: + rule: ipv6 to/0"}, "clean=no"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			d := startDemo(t, nil)
+			d.waitFor("$ splitctl set mx 25% ")
+			tt.fault(t, d)
+			if code := d.exit(); code != 1 {
+				t.Errorf("exit code = %d, want 1", code)
+			}
+			for _, want := range tt.want {
+				if !strings.Contains("\n"+d.text(), "\n"+want) {
+					t.Errorf("no line begins with %q in:\n%s", want, d.text())
+				}
+			}
+			if got := d.lastLine(); !strings.HasPrefix(got, "demo: FAILED plane=kernel lost=0 twice=0 "+tt.last) {
+				t.Errorf("last line = %q, want FAILED with %s", got, tt.last)
+			}
+			d.nothingLeft()
+		})
+	}
+}
+
+func kill(t *testing.T, pid int) {
+	t.Helper()
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// in speaks with the kernel about the network namespace of a process.
+func in(t *testing.T, pid int, change func(*netlink.Handle) error) {
+	t.Helper()
+	ns, err := netnsfd.GetFromPid(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = ns.Close() }()
+	h, err := netlink.NewHandleAt(ns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	if err := change(h); err != nil {
+		t.Fatal(err)
+	}
+}
