@@ -44,6 +44,7 @@ func (d *Daemon) make(ctx context.Context, c change) (warnings []string, err err
 		if err := d.enact(ctx, c); err != nil {
 			return nil, err
 		}
+		c.records = d.rebase(ctx, c)
 		entries, err := d.record(c)
 		if err != nil {
 			d.log.Error("record change", "error", err)
@@ -59,6 +60,7 @@ func (d *Daemon) make(ctx context.Context, c change) (warnings []string, err err
 	if err := d.enact(ctx, c); err != nil {
 		return nil, errors.Join(err, d.takeBack(c, entries))
 	}
+	d.rebase(ctx, c)
 	return d.publish(entries), nil
 }
 
@@ -90,6 +92,23 @@ func (d *Daemon) enact(ctx context.Context, c change) error {
 	}
 	d.view.Store(c.next)
 	return nil
+}
+
+// rebase notes the flow counters again, now that the change is in force: what
+// came in between belongs to the generation before.
+func (d *Daemon) rebase(ctx context.Context, c change) []state.Record {
+	if c.reach == reachNone {
+		return c.records
+	}
+	rebased := make([]state.Record, 0, len(c.records))
+	for _, record := range c.records {
+		if !record.Removed {
+			record = d.begin(ctx, record)
+			d.view.Store(d.view.Load().with(record))
+		}
+		rebased = append(rebased, record)
+	}
+	return rebased
 }
 
 // takeBack records that a recorded raise did not come into force.

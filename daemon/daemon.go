@@ -18,6 +18,7 @@ import (
 	"github.com/splitd/splitd/configs"
 	"github.com/splitd/splitd/control"
 	"github.com/splitd/splitd/control/api"
+	"github.com/splitd/splitd/control/client"
 	"github.com/splitd/splitd/metrics"
 	"github.com/splitd/splitd/state"
 	"github.com/splitd/splitd/traffic"
@@ -122,6 +123,9 @@ func (d *Daemon) start(ctx context.Context) error {
 	} else {
 		d.journal = journal.Append
 		d.close = append(d.close, journal.Close)
+	}
+	if pid, err := (&client.Client{Socket: cfg.Control.Socket}).PeerPID(ctx); err == nil {
+		return fmt.Errorf("start: another splitd (pid %d) answers on %q: stop it, or give this one a control.socket and a state_dir of its own", pid, cfg.Control.Socket)
 	}
 	if err := d.begins(ctx); err != nil {
 		return err
