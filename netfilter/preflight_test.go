@@ -19,7 +19,10 @@ import (
 func newFrontHost(t *testing.T) *nettest.NS {
 	t.Helper()
 	front, back := nettest.New(t, "front"), nettest.New(t, "back")
+	withoutDAD(front)
+	withoutDAD(back)
 	nettest.Link(t, front, "eth0", []string{"192.0.2.25/24", "2001:db8::25/64", "10.0.0.1/24", "fd00::1/64"}, back, "eth0", []string{"10.0.0.12/24", "fd00::12/64"})
+	eventuallyUp(t, front, back)
 	front.Route("0.0.0.0/0", "10.0.0.12")
 	front.Route("::/0", "fd00::12")
 	for _, name := range []string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"} {
@@ -59,6 +62,7 @@ func changeRuleset(t *testing.T, ns *nettest.NS, change func(*nftables.Conn)) {
 const trackingNote = "note: connection tracking is turned on"
 
 func TestPreflightFindsTheFaultInTheKernel(t *testing.T) {
+	t.Parallel()
 	both := mxSplit("10.0.0.12", "fd00::12")
 	for name, test := range map[string]struct {
 		breakIt func(*testing.T, *nettest.NS)
@@ -87,6 +91,7 @@ func TestPreflightFindsTheFaultInTheKernel(t *testing.T) {
 		"drop with cure":    {breakIt: foreignDropWithCure, splits: []traffic.Split{both}, want: []string{trackingNote}},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			front := newFrontHost(t)
 			if test.breakIt != nil {
 				test.breakIt(t, front)
@@ -185,6 +190,7 @@ func addDropChain(conn *nftables.Conn) *nftables.Chain {
 }
 
 func TestNetAdminIsKnownFromTheCapabilityOverThisNamespace(t *testing.T) {
+	t.Parallel()
 	ns := nettest.New(t, "ours")
 	ns.Do(func() error {
 		if !HasNetAdmin() {

@@ -59,8 +59,10 @@ func eventually(t *testing.T, condition func() bool, state func() any) {
 }
 
 func TestWhatALinkTookWithItIsPutBackWhenItComesAgain(t *testing.T) {
+	t.Parallel()
 	for name, paths := range map[string][]traffic.ReturnPath{"address": byAddress(), "mark": byMark()} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			lab := newReturnLab(t)
 			lab.wrongWay()
 			lab.serve("25")
@@ -76,6 +78,7 @@ func TestWhatALinkTookWithItIsPutBackWhenItComesAgain(t *testing.T) {
 			}
 			lab.inSync(paths)
 			lab.eventuallyWays(2)
+			eventuallyUp(t, lab.host, lab.router)
 			lab.reaches(lab.client, service4, client4)
 			lab.reaches(lab.client, service6, client6)
 		})
@@ -94,6 +97,7 @@ func (lab returnLab) eventuallyWays(n int) {
 }
 
 func TestANewLinkLayerAddressOfTheRouterIsFollowed(t *testing.T) {
+	t.Parallel()
 	lab := newReturnLab(t)
 	lab.wrongWay()
 	lab.serve("25")
@@ -105,8 +109,8 @@ func TestANewLinkLayerAddressOfTheRouterIsFollowed(t *testing.T) {
 	lab.setHardware(lab.router, "eth1", "02:00:00:00:25:25")
 	eventually(t, func() bool {
 		// The router's own traffic tells of its new address, as any router's does.
-		_, _ = lab.ask(lab.router, "10.0.0.12:25")
-		_, _ = lab.ask(lab.router, "[fd00::12]:25")
+		_, _ = lab.ask(lab.router, "10.0.0.12:25", mustCome)
+		_, _ = lab.ask(lab.router, "[fd00::12]:25", mustCome)
 		now := lab.knownNeighbours()
 		return now["neighbour/four"].String() == "02:00:00:00:25:25" && now["neighbour/six"].String() == "02:00:00:00:25:25"
 	}, func() any { return before })

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/nftables"
 
@@ -20,6 +21,7 @@ const (
 )
 
 func TestRepliesGoBackThroughTheRouterByAddress(t *testing.T) {
+	t.Parallel()
 	lab := newReturnLab(t) // no other route to the client at all
 	lab.serve("25")
 	lab.translate("10.0.0.200", "fd00::200")
@@ -34,6 +36,7 @@ func TestRepliesGoBackThroughTheRouterByAddress(t *testing.T) {
 }
 
 func TestRepliesGoBackThroughTheRouterByMark(t *testing.T) {
+	t.Parallel()
 	lab := newReturnLab(t)
 	lab.wrongWay()
 	lab.serve("25")
@@ -49,8 +52,10 @@ func TestRepliesGoBackThroughTheRouterByMark(t *testing.T) {
 }
 
 func TestRepliesWithoutAWayAreDroppedAndLeaveByNoOther(t *testing.T) {
+	t.Parallel()
 	for name, paths := range map[string][]traffic.ReturnPath{"address": byAddress(), "mark": byMark()} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			lab := newReturnLab(t)
 			lab.wrongWay()
 			lab.serve("25")
@@ -96,7 +101,8 @@ func (lab returnLab) keepAsking() func(address string) func() {
 			lab.t.Fatal(err)
 		}
 		lab.client.Do(func() error {
-			c, err := net.Dial("tcp", net.JoinHostPort(host, "26"))
+			dialer := net.Dialer{Timeout: time.Second}
+			c, err := dialer.DialContext(lab.t.Context(), "tcp", net.JoinHostPort(host, "26"))
 			if err == nil {
 				lab.t.Cleanup(func() { _ = c.Close() })
 			}
@@ -170,14 +176,17 @@ func (lab returnLab) loseWay() {
 }
 
 func TestOtherTrafficOfTheNewHostKeepsItsWay(t *testing.T) {
+	t.Parallel()
 	for name, paths := range map[string][]traffic.ReturnPath{"address": byAddress(), "mark": byMark(traffic.Port{Number: 25, Transport: traffic.TCP})} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			lab := newReturnLab(t)
 			lab.wrongWay()
 			lab.serve("25")
 			lab.serve("26")
 			// Who reaches the new host by the other router is answered by it.
 			nettest.Link(t, lab.away, "eth1", []string{"198.51.100.1/24", "fd51::1/64"}, lab.client, "eth1", []string{"198.51.100.100/24", "fd51::100/64"})
+			eventuallyUp(t, lab.away, lab.client)
 			lab.away.Sysctl("net/ipv4/ip_forward", "1")
 			lab.away.Sysctl("net/ipv6/conf/all/forwarding", "1")
 			lab.client.Route("10.7.0.0/24", "198.51.100.1")
@@ -194,6 +203,7 @@ func TestOtherTrafficOfTheNewHostKeepsItsWay(t *testing.T) {
 }
 
 func TestOnlyThePortsOfAPathAreMarked(t *testing.T) {
+	t.Parallel()
 	lab := newReturnLab(t)
 	lab.wrongWay()
 	lab.serve("25")
@@ -206,10 +216,13 @@ func TestOnlyThePortsOfAPathAreMarked(t *testing.T) {
 }
 
 func TestForwardedRepliesOfContainersGoBackThroughTheRouter(t *testing.T) {
+	t.Parallel()
 	lab := newReturnLab(t)
 	lab.wrongWay()
 	box := nettest.New(t, "container")
+	withoutDAD(box)
 	nettest.Link(t, lab.host, "br0", []string{"172.17.0.1/24", "fd17::1/64"}, box, "eth0", []string{"172.17.0.2/24", "fd17::2/64"})
+	eventuallyUp(t, lab.host, box)
 	box.Route("0.0.0.0/0", "172.17.0.1")
 	box.Route("::/0", "fd17::1")
 	lab.host.Sysctl("net/ipv4/ip_forward", "1")
@@ -227,11 +240,13 @@ func TestForwardedRepliesOfContainersGoBackThroughTheRouter(t *testing.T) {
 }
 
 func TestApplyingAgainChangesNothing(t *testing.T) {
+	t.Parallel()
 	for name, paths := range map[string][]traffic.ReturnPath{
 		"address": byAddress(), "mark": byMark(traffic.Port{Number: 25, Transport: traffic.TCP}, traffic.Port{Number: 53, Transport: traffic.UDP}),
 		"tunnel": {{Name: "tunnel", Device: "eth0", Match: traffic.MatchMark}}, "none": nil,
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			lab := newReturnLab(t)
 			if changed := lab.apply(paths...); changed != (paths != nil) {
 				t.Errorf("first apply changed = %t", changed)

@@ -5,12 +5,14 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/splitd/splitd/internal/nettest"
 	"github.com/splitd/splitd/traffic"
@@ -33,14 +35,57 @@ func newReturnLab(t *testing.T) returnLab {
 		t: t, client: nettest.New(t, "client"), router: nettest.New(t, "router"),
 		host: nettest.New(t, "new"), away: nettest.New(t, "wrong"),
 	}
+	for _, ns := range []*nettest.NS{lab.client, lab.router, lab.host, lab.away} {
+		withoutDAD(ns)
+	}
 	nettest.Link(t, lab.client, "eth0", []string{"192.0.2.100/24", "2001:db8::100/64"}, lab.router, "eth0", []string{"192.0.2.1/24", "2001:db8::1/64"})
 	nettest.Link(t, lab.router, "eth1", []string{"10.0.0.1/24", "fd00::1/64"}, lab.host, "eth0", []string{"10.0.0.12/24", "10.0.0.200/32", "fd00::12/64", "fd00::200/128"})
 	nettest.Link(t, lab.host, "eth1", []string{"10.7.0.12/24", "fd07::12/64"}, lab.away, "eth0", []string{"10.7.0.1/24", "fd07::1/64"})
+	eventuallyUp(t, lab.client, lab.router, lab.host, lab.away)
 	lab.client.Route("0.0.0.0/0", "192.0.2.1")
 	lab.client.Route("::/0", "2001:db8::1")
 	lab.router.Sysctl("net/ipv4/ip_forward", "1")
 	lab.router.Sysctl("net/ipv6/conf/all/forwarding", "1")
 	return lab
+}
+
+// withoutDAD makes link-local addresses usable at once (no duplicate address
+// detection) on the devices to come.
+func withoutDAD(ns *nettest.NS) { ns.Sysctl("net/ipv6/conf/default/dad_transmits", "0") }
+
+// eventuallyUp waits until the kernel has noticed every carrier and has put
+// the addresses and routes in place that come with it.
+func eventuallyUp(t *testing.T, all ...*nettest.NS) {
+	t.Helper()
+	for _, ns := range all {
+		var waiting []string
+		eventually(t, func() bool {
+			waiting = nil
+			ns.Do(func() error {
+				links, err := dump(netlink.LinkList)
+				if err != nil {
+					return err
+				}
+				for _, link := range links {
+					addresses, err := dump(func() ([]netlink.Addr, error) { return netlink.AddrList(link, unix.AF_INET6) })
+					if err != nil {
+						return err
+					}
+					tentative := slices.ContainsFunc(addresses, func(a netlink.Addr) bool { return a.Flags&unix.IFA_F_TENTATIVE != 0 })
+					a := link.Attrs()
+					if a.Name != "lo" && (a.OperState != netlink.OperUp || tentative || !hasLinkLocal(addresses)) {
+						waiting = append(waiting, a.Name)
+					}
+				}
+				return nil
+			})
+			return len(waiting) == 0
+		}, func() any { return waiting })
+	}
+}
+
+func hasLinkLocal(addresses []netlink.Addr) bool {
+	return slices.ContainsFunc(addresses, func(a netlink.Addr) bool { return a.IP.IsLinkLocalUnicast() })
 }
 
 // wrongWay gives the new host a default route by the wrong router.
@@ -98,11 +143,18 @@ func (lab returnLab) serve(port string) {
 	}()
 }
 
+// How long a connection that must come and one that must not are waited for.
+// The kernel sends a second SYN, and asks for a neighbour again, after 1 s.
+const (
+	mustCome = 5 * time.Second
+	mustNot  = 700 * time.Millisecond
+)
+
 // ask connects from ns and returns the client's address as the server saw it.
-func (lab returnLab) ask(ns *nettest.NS, address string) (string, error) {
+func (lab returnLab) ask(ns *nettest.NS, address string, within time.Duration) (string, error) {
 	var seen string
 	err := ns.NS.Do(func() error {
-		dialer := net.Dialer{Timeout: 700 * time.Millisecond}
+		dialer := net.Dialer{Timeout: within}
 		c, err := dialer.DialContext(lab.t.Context(), "tcp", address)
 		if err != nil {
 			return err
@@ -118,14 +170,14 @@ func (lab returnLab) ask(ns *nettest.NS, address string) (string, error) {
 // reaches fails the test unless ns reaches the address and is seen as itself.
 func (lab returnLab) reaches(ns *nettest.NS, address, as string) {
 	lab.t.Helper()
-	if seen, err := lab.ask(ns, address); seen != as || err != nil {
+	if seen, err := lab.ask(ns, address, mustCome); seen != as || err != nil {
 		lab.t.Errorf("%s to %s: the server saw %q, %v; want %q", ns.Name, address, seen, err, as)
 	}
 }
 
 func (lab returnLab) fails(ns *nettest.NS, address string) {
 	lab.t.Helper()
-	seen, err := lab.ask(ns, address)
+	seen, err := lab.ask(ns, address, mustNot)
 	if err == nil {
 		lab.t.Errorf("%s to %s: answered %q, want no connection", ns.Name, address, seen)
 		return
@@ -181,7 +233,7 @@ func byMark(ports ...traffic.Port) []traffic.ReturnPath {
 	}
 }
 
-// counted is a counter in the wrong router's namespace: packets that leaked.
+// countLeaks counts the TCP packets that come to the wrong router from now on.
 func (lab returnLab) countLeaks() func() uint64 {
 	lab.t.Helper()
 	table := &nftables.Table{Family: nftables.TableFamilyINet, Name: "leaks"}

@@ -80,6 +80,7 @@ func (lab returnLab) snapshot() netns.Snapshot {
 }
 
 func TestRulesRoutesAndTablesOfOthersStayUntouched(t *testing.T) {
+	t.Parallel()
 	lab := newReturnLab(t)
 	lab.wrongWay()
 	lab.strangers()
@@ -109,6 +110,7 @@ func TestRulesRoutesAndTablesOfOthersStayUntouched(t *testing.T) {
 }
 
 func TestAForeignRouteInTheWayIsNamedAndKept(t *testing.T) {
+	t.Parallel()
 	lab := newReturnLab(t)
 	lab.host.Do(func() error {
 		link, err := netlink.LinkByName("eth1")
@@ -135,6 +137,7 @@ func TestAForeignRouteInTheWayIsNamedAndKept(t *testing.T) {
 }
 
 func TestAPathWhoseDeviceIsNotThereYetDropsAndHeals(t *testing.T) {
+	t.Parallel()
 	lab := newReturnLab(t)
 	lab.wrongWay()
 	path := traffic.ReturnPath{Name: "later", Via: addr("10.9.0.1"), Device: "eth9", Match: traffic.MatchAddress, Address: addr("10.9.0.200")}
@@ -144,7 +147,7 @@ func TestAPathWhoseDeviceIsNotThereYetDropsAndHeals(t *testing.T) {
 	if err := lab.host.AddAddresses("eth0", "10.9.0.200/32"); err != nil {
 		t.Fatal(err)
 	}
-	_, err := lab.ask(lab.host, "10.7.0.1:9")
+	_, err := lab.ask(lab.host, "10.7.0.1:9", mustCome)
 	if err == nil || !strings.Contains(err.Error(), "refused") {
 		t.Errorf("the host's own traffic: %v, want refused by the other side", err)
 	}
@@ -169,6 +172,7 @@ func (lab returnLab) askFrom(ns *nettest.NS, from, address string) error {
 }
 
 func TestAMarkedTunnelDoesNotCarryItsOwnOuterPackets(t *testing.T) {
+	t.Parallel()
 	lab := newReturnLab(t)
 	lab.wrongWay()
 	lab.serve("25")
@@ -206,6 +210,7 @@ func (lab returnLab) vxlan(ns *nettest.NS, far, address string) {
 }
 
 func TestATunnelWithoutNeighboursIsMarkedByItsDevice(t *testing.T) {
+	t.Parallel()
 	lab := newReturnLab(t)
 	lab.wrongWay()
 	lab.serve("25")
@@ -213,12 +218,14 @@ func TestATunnelWithoutNeighboursIsMarkedByItsDevice(t *testing.T) {
 	// On Ethernet a route without router works while the router answers for
 	// the client (proxy ARP), which shows that the device alone is matched.
 	lab.router.Sysctl("net/ipv4/conf/eth1/proxy_arp", "1")
+	lab.router.Sysctl("net/ipv4/neigh/eth1/proxy_delay", "0")
 	lab.fails(lab.client, service4)
 	lab.apply(traffic.ReturnPath{Name: "wire", Device: "eth0", Match: traffic.MatchMark})
 	lab.reaches(lab.client, service4, client4)
 }
 
 func TestAnAddressedPathWorksUnderStrictReversePathFiltering(t *testing.T) {
+	t.Parallel()
 	lab := newReturnLab(t)
 	lab.wrongWay()
 	lab.serve("25")
@@ -229,6 +236,7 @@ func TestAnAddressedPathWorksUnderStrictReversePathFiltering(t *testing.T) {
 }
 
 func TestAStoppedContextChangesNothing(t *testing.T) {
+	t.Parallel()
 	lab := newReturnLab(t)
 	before := lab.snapshot()
 	want, err := BuildReturns(byAddress(), labSettings)

@@ -3,6 +3,7 @@ package netfilter
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -244,4 +245,30 @@ func (k paperKernel) keys() []ipRule {
 		rules = append(rules, rule)
 	}
 	return rules
+}
+
+func TestTheLastKnownLinkLayerAddressStaysWhileTheRouterIsSilent(t *testing.T) {
+	r, err := BuildReturns(byMark()[:1], labSettings)
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := r.sets()[0]
+	old, stranger := neighbour{address: "\x02old..", router: "10.0.0.1"}, neighbour{address: "\x02else.", router: "10.0.0.9"}
+	current := neighbour{address: "\x02new..", router: "10.0.0.1"}
+	for name, test := range map[string]struct {
+		known neighbours
+		has   []neighbour
+		want  []neighbour
+	}{
+		"known":              {neighbours{set.name: []byte(current.address)}, []neighbour{old, stranger}, []neighbour{current}},
+		"silent":             {nil, []neighbour{old}, []neighbour{old}},
+		"another's, silent":  {nil, []neighbour{stranger}, []neighbour{}},
+		"never heard of yet": {nil, nil, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := test.known.want(set, test.has); !slices.Equal(got, test.want) {
+				t.Errorf("want() = %q, want %q", got, test.want)
+			}
+		})
+	}
 }
