@@ -53,7 +53,7 @@ func (d *demoRun) text() string {
 // it makes its own.
 func startDemo(t *testing.T, arrange func(*exec.Cmd), args ...string) *demoRun {
 	t.Helper()
-	tmp, err := os.MkdirTemp("", "demo-test-") // short: paths of sockets are limited
+	tmp, err := os.MkdirTemp("", "demo-test-") //nolint:usetesting // short: the paths of sockets are limited
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -320,17 +320,12 @@ func TestDemoKeepsRunningAndSaysHowToLookAround(t *testing.T) {
 	t.Parallel()
 	d := startDemo(t, nil, "--keep")
 	d.waitFor("Ctrl-C ends and removes it all.")
-	socket := ""
-	for line := range strings.Lines(d.text()) {
-		if value, ok := strings.CutPrefix(strings.TrimSpace(line), "export SPLITD_CONTROL_SOCKET="); ok {
-			socket = value
-		}
-	}
+	_, after, _ := strings.Cut(d.text(), " --socket ")
+	socket, _, _ := strings.Cut(after, " ")
 	splitctl := func(args ...string) string {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
-		cmd := exec.CommandContext(ctx, binary(t, "splitctl"), args...)
-		cmd.Env = append(os.Environ(), "SPLITD_CONTROL_SOCKET="+socket)
+		cmd := exec.CommandContext(ctx, binary(t, "splitctl"), append([]string{"--socket", socket}, args...)...)
 		output, err := cmd.CombinedOutput()
 		if err != nil {
 			t.Fatalf("splitctl %v: %v\n%s", args, err, output)
@@ -341,7 +336,7 @@ func TestDemoKeepsRunningAndSaysHowToLookAround(t *testing.T) {
 		t.Errorf("status of what is kept:\n%s", got)
 	}
 	splitctl("set", "mx", "10%")
-	for _, want := range []string{"nsenter -t " + strconv.Itoa(d.process("demo-host mx new")), "http://127.0.0.1:9480/"} {
+	for _, want := range []string{"nsenter -t " + strconv.Itoa(d.process("demo-host mx new")) + " ", "http://127.0.0.1:9480/metrics"} {
 		if !strings.Contains(d.text(), want) {
 			t.Errorf("%q is not in:\n%s", want, d.text())
 		}

@@ -76,7 +76,7 @@ func Run(ctx context.Context, o Options) int {
 			return code
 		}
 		if reason = err; !errors.Is(err, netns.ErrForbidden) {
-			fmt.Fprintf(o.Err, "splitd demo: %v\n", err)
+			_, _ = fmt.Fprintf(o.Err, "splitd demo: %v\n", err)
 			return exitFailed
 		}
 	}
@@ -89,7 +89,7 @@ func Run(ctx context.Context, o Options) int {
 	defer signal.Stop(pipe)
 	code, err := perform(ctx, o, reason)
 	if err != nil {
-		fmt.Fprintf(o.Err, "splitd demo: %v\n", err)
+		_, _ = fmt.Fprintf(o.Err, "splitd demo: %v\n", err)
 	}
 	return code
 }
@@ -136,9 +136,16 @@ func choose(show *show, reason error) (stage, error) {
 	return l, l.build()
 }
 
-// explain says what is left out where namespaces are forbidden.
+// explain says what is left out where namespaces are forbidden, and the cure.
 func explain(show *show, reason error) {
-	show.line("This is the small version, in proxy mode on loopback: %v.", reason)
+	cause := reason.Error()
+	if errno, ok := errors.AsType[syscall.Errno](reason); ok {
+		cause = errno.Error()
+		if errno == syscall.ENOSPC {
+			cause = "no more of them are allowed" // what namespaces(7) means by it
+		}
+	}
+	show.line("This is the small version, on loopback in proxy mode, because %v: %s.", netns.ErrForbidden, cause)
 	show.line("Left out: the kernel plane, real client addresses at the new MX, return paths, cleanup of the kernel.")
 	show.line("For the whole: %s.\n", netns.Hint())
 }
@@ -253,7 +260,7 @@ func (p *performance) judge(ctx context.Context, final api.Split, failure error,
 			last.Failing++
 		}
 	}
-	p.show.line("\n%d mails in %.0f s. To look around (splitctl plan, nft list ruleset): splitd demo --keep", v.Sent, time.Since(began).Seconds())
+	p.show.line("\n%d mails in %.0f s. To look around with splitctl status, plan and history: splitd demo --keep", v.Sent, time.Since(began).Seconds())
 	p.show.line("%s", last)
 	if last.Failing > 0 {
 		return exitFailed

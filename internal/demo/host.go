@@ -72,11 +72,11 @@ func Host(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 	case len(args) == 1 && args[0] == roleClients:
 		err = serveClients(ctx, stdin, lines)
 	default:
-		fmt.Fprintf(stderr, "demo-host is a part of `splitd demo`: run that instead\n")
+		_, _ = fmt.Fprint(stderr, "demo-host is a part of `splitd demo`: run that instead\n")
 		return 2
 	}
 	if err != nil {
-		fmt.Fprintln(stderr, err)
+		_, _ = fmt.Fprintln(stderr, err)
 		return 1
 	}
 	return 0
@@ -140,7 +140,7 @@ func (s *session) Data(r io.Reader) error {
 	if err != nil {
 		return err
 	}
-	message, err := mail.ReadMessage(bytes.NewReader(text))
+	received, err := mail.ReadMessage(bytes.NewReader(text))
 	if err != nil {
 		return fmt.Errorf("parse mail: %w", err)
 	}
@@ -148,7 +148,7 @@ func (s *session) Data(r io.Reader) error {
 	if err != nil {
 		return fmt.Errorf("parse client address: %w", err)
 	}
-	return s.lines.write(event{Arrived: &arrivedMail{ID: message.Header.Get("Message-Id"), Client: client.Addr().Unmap()}})
+	return s.lines.write(event{Arrived: &arrivedMail{ID: received.Header.Get("Message-Id"), Client: client.Addr().Unmap()}})
 }
 
 // Mail, Rcpt, Reset and Logout have nothing to decide: this MX takes everything.
@@ -203,6 +203,10 @@ func takeOrders(ctx context.Context, stdin io.Reader, lines *lineWriter) error {
 	return orders.Err()
 }
 
+// message is a mail (RFC 5322) with its unique id.
+const message = "From: sender@client.example\r\nTo: someone@service.example\r\n" +
+	"Subject: splitd demo\r\nMessage-ID: %s\r\n\r\nA mail of the splitd demo.\r\n"
+
 // send delivers one mail as a mail server does: a fresh connection, EHLO,
 // MAIL, RCPT, DATA, and QUIT before the connection is closed (RFC 5321).
 func send(ctx context.Context, o order) error {
@@ -236,9 +240,9 @@ func send(ctx context.Context, o order) error {
 	if err != nil {
 		return fmt.Errorf("say DATA: %w", err)
 	}
-	fmt.Fprintf(body, "From: sender@client.example\r\nTo: someone@service.example\r\nSubject: splitd demo\r\nMessage-ID: %s\r\n\r\nA mail of the splitd demo.\r\n", o.ID)
-	if err := body.Close(); err != nil {
-		return fmt.Errorf("end DATA: %w", err)
+	_, err = fmt.Fprintf(body, message, o.ID)
+	if err = errors.Join(err, body.Close()); err != nil {
+		return fmt.Errorf("send DATA: %w", err)
 	}
 	// The mail is accepted; a server that fails now has it nevertheless.
 	if err := c.Quit(); err != nil {

@@ -23,51 +23,53 @@ func (p *performance) keep(ctx context.Context) {
 // enterCommand is the command that enters the namespace of a process from
 // another terminal of the same user: through the user namespace when the demo
 // made one.
-func enterCommand(pid int, uidMap string) string {
+func enterCommand(pid int, uidMap, sudoUser string) string {
 	// user_namespaces(7): "ID-inside ID-outside length".
 	fields := strings.Fields(uidMap)
-	if len(fields) == 3 && fields[0] == "0" && fields[1] == "0" && fields[2] != "1" {
-		return fmt.Sprintf("sudo nsenter -t %d -n", pid)
+	if len(fields) == 3 && fields[2] == "1" {
+		return fmt.Sprintf("nsenter -t %d -U -n --preserve-credentials", pid)
 	}
-	return fmt.Sprintf("nsenter -t %d -U -n --preserve-credentials", pid)
+	return asBefore(sudoUser) + fmt.Sprintf("nsenter -t %d -n", pid)
 }
 
-func readUIDMap() string {
-	text, err := os.ReadFile("/proc/self/uid_map")
-	if err != nil {
+// asBefore begins a command for somebody who ran the demo with sudo.
+func asBefore(sudoUser string) string {
+	if sudoUser == "" {
 		return ""
 	}
-	return string(text)
+	return "sudo "
+}
+
+func operatorHints(c *cast, sudoUser string) []string {
+	return []string{
+		fmt.Sprintf("  %s%s --socket %s status", asBefore(sudoUser), c.splitctlPath, c.socket),
+		"      and instead of status: show, history, plan, set 10%, undo, off",
+	}
 }
 
 func (n *network) hints(c *cast) []string {
-	hints := []string{
-		"  export SPLITD_CONTROL_SOCKET=" + c.socket,
-		"  " + c.splitctlPath + " status          # and: show, history, plan, set 10%, undo, off",
+	sudoUser := os.Getenv("SUDO_USER")
+	hints := operatorHints(c, sudoUser)
+	uidMap, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil {
+		return hints
 	}
-	uidMap := readUIDMap()
 	for _, room := range []struct {
 		name, try string
 		host      *host
 	}{
-		{"the old MX", "nft list ruleset; curl http://127.0.0.1:9480/", c.mxs[0]},
-		{"the new MX", "ip rule; ip route show table 5300", c.mxs[1]},
+		{"the old MX", ": nft list ruleset; curl http://127.0.0.1:9480/metrics", c.mxs[0]},
+		{"the new MX", ": ip rule; ip route show table 5300", c.mxs[1]},
 		{"the clients", "", c.clients},
 	} {
-		hint := fmt.Sprintf("  %-52s # %s", enterCommand(room.host.cmd.Process.Pid, uidMap), room.name)
-		if room.try != "" {
-			hint += ": " + room.try
-		}
-		hints = append(hints, hint)
+		enter := enterCommand(room.host.cmd.Process.Pid, string(uidMap), sudoUser)
+		hints = append(hints, fmt.Sprintf("  %s   # %s%s", enter, room.name, room.try))
 	}
-	return append(hints, "  files and logs: "+c.dir)
+	return append(hints, "  configurations and logs: "+c.dir)
 }
 
 func (l *loopback) hints(c *cast) []string {
-	return []string{
-		"  export SPLITD_CONTROL_SOCKET=" + c.socket,
-		"  " + c.splitctlPath + " status          # and: show, history, plan, set 10%, undo, off",
-		fmt.Sprintf("  status page: http://%s/", l.http),
-		"  files and logs: " + c.dir,
-	}
+	return append(operatorHints(c, os.Getenv("SUDO_USER")),
+		fmt.Sprintf("  curl http://%s/metrics", l.http),
+		"  configurations and logs: "+c.dir)
 }

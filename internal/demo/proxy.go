@@ -22,18 +22,17 @@ type loopback struct {
 func (*loopback) plane() string { return "proxy" }
 
 func (l *loopback) drawing() string {
-	var services []string
-	for _, s := range l.service {
-		services = append(services, s.String())
+	addresses := [2]string{}
+	for i, s := range l.service {
+		addresses[i] = s.String()
 	}
-	return fmt.Sprintf(`   clients                 splitd, mode proxy                 the old MX
- +-----------+          +----------------------+   +---->  +-------------+
- | on this   |--------->| relays each flow     |---+       +-------------+
- | machine   |          | to one of the two    |---+        the new MX
- +-----------+          +----------------------+   +---->  +-------------+
-                                                           +-------------+
- Clients know %s only.
-`, strings.Join(services, " and "))
+	return fmt.Sprintf(`   clients                  splitd, mode proxy           mail servers
+ +-----------------+      +----------------------+      +------------+
+ | send to         |      | relays each new      |  +-->| the old MX |
+ | %-15s |----->| connection to one of |--+   +------------+
+ | %-15s |      | the two              |  +-->| the new MX |
+ +-----------------+      +----------------------+      +------------+
+`, addresses[0], addresses[1])
 }
 
 // families lists the loopback addresses that work here.

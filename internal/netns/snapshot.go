@@ -105,8 +105,12 @@ type snapshotPart struct {
 
 func (s Snapshot) parts() []snapshotPart {
 	return []snapshotPart{
-		{"link", s.Links}, {"address", s.Addresses}, {"rule", s.Rules},
-		{"route", s.Routes}, {"nft", s.Ruleset}, {"sysctl", s.Sysctls},
+		{"link", s.Links},
+		{"address", s.Addresses},
+		{"rule", s.Rules},
+		{"route", s.Routes},
+		{"nft", s.Ruleset},
+		{"sysctl", s.Sysctls},
 	}
 }
 
