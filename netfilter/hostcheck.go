@@ -10,7 +10,7 @@ import (
 )
 
 // hostFacts is what this host is like, as far as kernel mode depends on it.
-// Maps hold what was asked for; see hostQuestions.
+// Maps hold what the splits and paths ask for.
 type hostFacts struct {
 	forwards4, forwards6 bool
 	// here are the addresses that are this host's own.
@@ -42,9 +42,7 @@ func (f *findings) fault(format string, args ...any) {
 }
 
 func (f *findings) warn(format string, args ...any) {
-	if text := fmt.Sprintf(format, args...); !slices.Contains(f.warnings, text) {
-		f.warnings = append(f.warnings, text)
-	}
+	f.warnings = append(f.warnings, fmt.Sprintf(format, args...))
 }
 
 // forward is one way in which flows of a split leave this host for another.
@@ -114,24 +112,43 @@ func (f *findings) judgeForwarding(facts hostFacts, ways []forward) {
 	}
 }
 
+// judgeServices warns once: on a router in front every address is elsewhere.
 func (f *findings) judgeServices(facts hostFacts, splits []traffic.Split) {
+	var first traffic.Split
+	var away []netip.Addr
 	for _, s := range splits {
 		for _, a := range s.Service.Addresses {
-			if !facts.here[a] {
-				f.warn("split %q: service address %s is not on this host: good if this host is the router in front of it, else run `ip address add %s dev DEVICE`",
-					s.Name, a, netip.PrefixFrom(a, a.BitLen()))
+			if facts.here[a] {
+				continue
 			}
+			if len(away) == 0 {
+				first = s
+			}
+			away = append(away, a)
 		}
 	}
+	if len(away) == 0 {
+		return
+	}
+	more := ""
+	if n := len(away) - 1; n > 0 {
+		more = fmt.Sprintf(" (and %d more)", n)
+	}
+	f.warn("split %q: service address %s%s is not on this host: good if this host is the router in front of it, else run `ip address add %s dev DEVICE`",
+		first.Name, away[0], more, netip.PrefixFrom(away[0], away[0].BitLen()))
 }
 
+// judgeRoutes warns once for each address without a route and each device.
 func (f *findings) judgeRoutes(facts hostFacts, ways []forward) {
+	unreachable, strict := map[netip.Addr]bool{}, map[string]bool{}
 	for _, w := range ways {
 		device := facts.towards[w.to.IP]
 		switch {
-		case device == "":
+		case device == "" && !unreachable[w.to.IP]:
+			unreachable[w.to.IP] = true
 			f.warn("split %q: this host has no route to %s of backend %q: see `ip route get %s`", w.split, w.to.IP, w.backend, w.to.IP)
-		case w.to.IP.Is4() && facts.strict[device]:
+		case w.to.IP.Is4() && facts.strict[device] && !strict[device]:
+			strict[device] = true
 			f.warn("split %q: rp_filter is strict and replies of %s are dropped unless they come in by %s: if they do not, run `sysctl -w net.ipv4.conf.all.rp_filter=2`",
 				w.split, w.to.IP, device)
 		}
@@ -202,20 +219,27 @@ func (f *findings) warnTranslation(table foreignTable, split string, p packet) {
 	}
 }
 
+// judgeForeignDrop warns once for each chain: its cure is for all flows.
 func (f *findings) judgeForeignDrop(facts hostFacts, ways []forward) {
-	for _, w := range ways {
-		p := packet{
-			to: w.to.IP, port: traffic.Port{Number: w.to.Port, Transport: w.port.Transport},
-			in: facts.clients(w.to.IP), out: facts.towards[w.to.IP], translated: true,
-		}
-		for _, table := range facts.tables {
-			for _, c := range table.chains {
-				if c.hook == hookForward && c.drops && !table.walk(c, p).accepted {
-					f.warn("split %q: chain %s of table %s %s drops what this host forwards, flows to %s too: run `%s`",
-						w.split, c.name, table.family, table.name, w.to.IP, table.letThrough(c))
-				}
+	for _, table := range facts.tables {
+		for _, c := range table.chains {
+			if c.hook != hookForward || !c.drops {
+				continue
+			}
+			i := slices.IndexFunc(ways, func(w forward) bool { return !table.walk(c, facts.forwarded(w)).accepted })
+			if i >= 0 {
+				f.warn("split %q: chain %s of table %s %s drops what this host forwards, flows to %s too: run `%s`",
+					ways[i].split, c.name, table.family, table.name, ways[i].to.IP, table.letThrough(c))
 			}
 		}
+	}
+}
+
+// forwarded is the way's first packet, translated, as the forward hook sees it.
+func (facts hostFacts) forwarded(w forward) packet {
+	return packet{
+		to: w.to.IP, port: traffic.Port{Number: w.to.Port, Transport: w.port.Transport},
+		in: facts.clients(w.to.IP), out: facts.towards[w.to.IP], translated: true,
 	}
 }
 

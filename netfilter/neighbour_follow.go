@@ -22,6 +22,7 @@ const (
 	followRetry   = time.Second           // after a mend that did not succeed
 	followAnyway  = 30 * time.Second      // without any news
 	followBackoff = 5 * time.Second       // at most, between subscriptions
+	followIdle    = time.Second           // while there is nothing to follow
 	followBuffer  = 1 << 20               // bytes; more than the default of a busy host's swarms
 )
 
@@ -38,6 +39,10 @@ func followNeighbours(ctx context.Context, want func() Returns, log *slog.Logger
 		err := f.follow(ctx)
 		if ctx.Err() != nil {
 			return nil
+		}
+		if err == nil {
+			wait(ctx, followIdle)
+			continue
 		}
 		if time.Since(began) > followBackoff {
 			delay = followSettle
@@ -65,8 +70,14 @@ type follower struct {
 	mended  atomic.Pointer[Returns] // what it brought the kernel to
 }
 
-// follow subscribes and mends until the subscription breaks or ctx ends.
+// follow subscribes and mends until the subscription breaks or ctx ends; it
+// returns nil at once when there is nothing to follow. A router without return
+// paths should not be woken by every change of its routes.
 func (f *follower) follow(ctx context.Context) error {
+	want := f.want()
+	if len(want.rules) == 0 {
+		return nil
+	}
 	socket, err := nl.Subscribe(unix.NETLINK_ROUTE,
 		unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
 		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE)
@@ -74,23 +85,27 @@ func (f *follower) follow(ctx context.Context) error {
 		return fmt.Errorf("subscribe to neighbours: %w", err)
 	}
 	_ = socket.SetReceiveBufferSize(followBuffer, false) // best effort: net.core.rmem_max is the limit
-	want := f.want()
 	f.mended.Store(&want)
 	news, broken := make(chan struct{}, 1), make(chan error, 1)
 	go func() { broken <- f.receive(socket, news) }()
 	err = f.mendOnNews(ctx, news, broken)
 	socket.Close()
 	if err == nil {
-		err = <-broken
+		<-broken
 	}
 	return err
 }
 
-// mendOnNews returns nil when ctx ends and the error when the subscription
-// breaks. It mends first: changes may have gone unseen before.
+// mendOnNews returns nil when ctx ends or nothing is wanted any more, and the
+// error when the subscription breaks. It mends first: changes may have gone
+// unseen before.
 func (f *follower) mendOnNews(ctx context.Context, news <-chan struct{}, broken <-chan error) error {
 	for {
 		next := time.NewTimer(f.mendOnce(ctx))
+		if len(f.mended.Load().rules) == 0 {
+			next.Stop()
+			return nil
+		}
 		select {
 		case <-ctx.Done():
 			next.Stop()

@@ -49,30 +49,33 @@ func HasNetAdmin() bool {
 }
 
 func gatherFacts(splits []traffic.Split, paths []traffic.ReturnPath) (hostFacts, error) {
+	names := map[uint32]string{}
 	facts := hostFacts{
 		forwards4: sysctl("net/ipv4/ip_forward") == 1,
 		forwards6: sysctl("net/ipv6/conf/all/forwarding") == 1,
 		here:      map[netip.Addr]bool{}, towards: map[netip.Addr]string{},
 		strict: map[string]bool{}, devices: map[string]bool{},
-		clients4:    routeDevice(netip.MustParseAddr("192.0.2.0")), // documentation prefix, RFC 5737
-		clients6:    routeDevice(netip.MustParseAddr("2001:db8::")),
 		trackingMax: sysctl("net/netfilter/nf_conntrack_max"),
 	}
+	// Addresses of nobody (RFC 5737, RFC 3849) take the default route.
+	_, facts.clients4 = look(netip.MustParseAddr("192.0.2.0"), names)
+	_, facts.clients6 = look(netip.MustParseAddr("2001:db8::"), names)
 	for _, s := range splits {
 		for _, a := range s.Service.Addresses {
-			facts.here[a] = isHere(a)
+			facts.here[a], _ = look(a, names)
 		}
 		for _, b := range s.Backends() {
 			for _, a := range b.Addresses {
-				facts.here[a.IP] = isHere(a.IP)
-				facts.towards[a.IP] = routeDevice(a.IP)
-				facts.strict[facts.towards[a.IP]] = isStrict(facts.towards[a.IP])
+				facts.here[a.IP], facts.towards[a.IP] = look(a.IP, names)
 			}
 		}
 	}
+	for _, device := range facts.towards {
+		facts.strict[device] = isStrict(device)
+	}
 	for _, p := range paths {
 		if p.Address.IsValid() {
-			facts.here[p.Address] = isHere(p.Address)
+			facts.here[p.Address], _ = look(p.Address, names)
 		}
 		_, err := netlink.LinkByName(p.Device)
 		facts.devices[p.Device] = err == nil
@@ -82,6 +85,17 @@ func gatherFacts(splits []traffic.Split, paths []traffic.ReturnPath) (hostFacts,
 	facts.tables, facts.tracking, err = readForeign()
 	facts.tracking = facts.tracking || sysctl("net/netfilter/nf_conntrack_count") > 0
 	return facts, err
+}
+
+// look asks the kernel's route tables, which know addresses on devices as well
+// as local routes: whether the address is this host's own and, if not, which
+// device leads to it, "" when none does.
+func look(a netip.Addr, names map[uint32]string) (here bool, device string) {
+	routes, err := netlink.RouteGet(a.AsSlice())
+	if err != nil || len(routes) == 0 {
+		return false, ""
+	}
+	return routes[0].Type == unix.RTN_LOCAL, deviceName(uint32(routes[0].LinkIndex), names)
 }
 
 // sysctl reads a number of the thread's own network namespace; 0 when the
@@ -102,25 +116,6 @@ func isStrict(device string) bool {
 		return false
 	}
 	return max(sysctl("net/ipv4/conf/all/rp_filter"), sysctl(filepath.Join("net/ipv4/conf", device, "rp_filter"))) == 1
-}
-
-// isHere asks the kernel's route tables, which know addresses on devices as
-// well as local routes.
-func isHere(a netip.Addr) bool {
-	routes, err := netlink.RouteGet(a.AsSlice())
-	return err == nil && len(routes) > 0 && routes[0].Type == unix.RTN_LOCAL
-}
-
-func routeDevice(a netip.Addr) string {
-	routes, err := netlink.RouteGet(a.AsSlice())
-	if err != nil || len(routes) == 0 {
-		return ""
-	}
-	link, err := netlink.LinkByIndex(routes[0].LinkIndex)
-	if err != nil {
-		return ""
-	}
-	return link.Attrs().Name
 }
 
 // readForeign reads other programs' tables as far as they matter to us, and

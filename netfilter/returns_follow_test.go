@@ -2,6 +2,7 @@ package netfilter
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/splitd/splitd/internal/nettest"
 	"github.com/splitd/splitd/traffic"
@@ -145,4 +147,62 @@ func (lab returnLab) setHardware(ns *nettest.NS, device, address string) {
 		}
 		return netlink.LinkSetHardwareAddr(link, hardware)
 	})
+}
+
+func TestARestartLeavesWhatStandsUntilSomethingIsWanted(t *testing.T) {
+	t.Parallel()
+	lab := newReturnLab(t)
+	lab.wrongWay()
+	lab.serve("25")
+	lab.translate("10.0.0.12", "fd00::12")
+	lab.apply(byMark()...)
+	before := lab.snapshot()
+	f := &follower{want: func() Returns { return Returns{} }, log: slog.New(slog.DiscardHandler)}
+	lab.host.Do(func() error { return f.follow(t.Context()) })
+	if diff := before.Differences(lab.snapshot()); diff != nil {
+		t.Errorf("changed: %q", diff)
+	}
+	lab.reaches(lab.client, service4, client4)
+}
+
+func TestWhoChangesThePathsMeanwhileIsNotUndone(t *testing.T) {
+	t.Parallel()
+	lab := newReturnLab(t)
+	asked := 0
+	f := &follower{log: slog.New(slog.DiscardHandler), want: func() Returns {
+		asked++
+		paths := byAddress()
+		if asked == 1 {
+			paths = byMark()
+		}
+		want, err := BuildReturns(paths, labSettings)
+		if err != nil {
+			t.Error(err)
+		}
+		return want
+	}}
+	lab.host.Do(func() error {
+		_, err := f.mend(t.Context())
+		return err
+	})
+	lab.inSync(byAddress())
+}
+
+func TestABrokenSubscriptionEndsTheRoundAfterMending(t *testing.T) {
+	t.Parallel()
+	lab := newReturnLab(t)
+	want, err := BuildReturns(byAddress(), labSettings)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &follower{log: slog.New(slog.DiscardHandler), want: func() Returns { return want }}
+	broken := make(chan error, 1)
+	broken <- unix.ENOBUFS
+	lab.host.Do(func() error {
+		if err := f.mendOnNews(t.Context(), nil, broken); !errors.Is(err, unix.ENOBUFS) {
+			t.Errorf("mendOnNews() = %v, want the error of the subscription", err)
+		}
+		return nil
+	})
+	lab.inSync(byAddress()) // it has mended before it gave up
 }
