@@ -53,7 +53,7 @@ func ForceOff(ctx context.Context, _ Settings, split string) ([]Forced, error) {
 			groups = append(groups, change)
 		}
 	}
-	for i, t := range transactions(groups) {
+	for i, t := range transactions(groups, l.room) {
 		if err := l.commit(t); err != nil {
 			return nil, fmt.Errorf("force off: transaction %d: %w", i+1, err)
 		}

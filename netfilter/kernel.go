@@ -129,7 +129,7 @@ func (k *Kernel) carryOut(ctx context.Context, p plan) error {
 			return fmt.Errorf("remove the table for rebuilding: %w: the rules before stay in force", err)
 		}
 	}
-	prepare, door := transactions(p.prepare), transactions(p.door)
+	prepare, door := transactions(p.prepare, k.link.room), transactions(p.door, k.link.room)
 	for i, t := range append(prepare, door...) {
 		err := ctx.Err()
 		if err == nil {

@@ -1,6 +1,7 @@
 package netfilter
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
 
 	"github.com/splitd/splitd/internal/nettest"
 	"github.com/splitd/splitd/traffic"
@@ -61,7 +63,8 @@ func newSplitLab(t *testing.T) *splitLab {
 		old: nettest.New(t, "old"), new: nettest.New(t, "new"), clock: &fakeClock{now: time.Unix(1_800_000_000, 0)},
 	}
 	nettest.Link(t, lab.client, "eth0",
-		[]string{"192.0.2.100/24", "192.0.2.101/24", "192.0.2.102/24", "192.0.2.103/24", "2001:db8::100/64"},
+		[]string{"192.0.2.100/24", "192.0.2.101/24", "192.0.2.102/24", "192.0.2.103/24",
+			"2001:db8::100/64", "2001:db8::101/64", "2001:db8::102/64", "2001:db8::103/64"},
 		lab.router, "eth0", []string{"192.0.2.25/24", "192.0.2.1/24", "2001:db8::25/64", "2001:db8::1/64"})
 	nettest.Link(t, lab.router, "eth1", []string{"10.0.1.1/24", "2001:db8:1::1/64"}, lab.old, "eth0", []string{"10.0.1.11/24", "2001:db8:1::11/64"})
 	nettest.Link(t, lab.router, "eth2", []string{"10.0.2.1/24", "2001:db8:2::1/64"}, lab.new, "eth0", []string{"10.0.2.12/24", "2001:db8:2::12/64"})
@@ -115,8 +118,14 @@ func acceptLoop(l net.Listener, letter byte) {
 		}
 		go func() {
 			defer func() { _ = c.Close() }()
-			if _, err := c.Write([]byte{letter}); err == nil {
-				_, _ = io.Copy(c, c)
+			buffer := []byte{letter}
+			for n := 1; ; {
+				if _, err := c.Write(buffer[:n]); err != nil {
+					return
+				}
+				if n, err = c.Read(buffer); err != nil {
+					return
+				}
 			}
 		}()
 	}
@@ -203,17 +212,13 @@ func (lab *splitLab) dial(address string) (net.Conn, byte) {
 	lab.t.Helper()
 	var c net.Conn
 	var letter byte
-	lab.client.Do(func() (err error) { c, letter, err = dialOnce(nil, address); return err })
+	lab.client.Do(func() (err error) { c, letter, err = dialOnce(address); return err })
 	lab.t.Cleanup(func() { _ = c.Close() })
 	return c, letter
 }
 
-func dialOnce(from net.IP, address string) (net.Conn, byte, error) {
-	dialer := net.Dialer{Timeout: 10 * time.Second}
-	if from != nil {
-		dialer.LocalAddr = &net.TCPAddr{IP: from}
-	}
-	c, err := dialer.Dial("tcp", address)
+func dialOnce(address string) (net.Conn, byte, error) {
+	c, err := net.DialTimeout("tcp", address, 10*time.Second)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -272,19 +277,51 @@ func (a *answers) run(n int, endless bool, stop <-chan struct{}, targets []strin
 		default:
 		}
 		target := targets[i%len(targets)]
-		var from net.IP
-		if target[0] != '[' {
-			from = net.IPv4(192, 0, 2, byte(100+i/2%4))
-		}
-		c, letter, err := dialOnce(from, target)
+		letter, err := ask(netip.MustParseAddrPort(target), byte(100+i/2%4))
 		if err != nil {
 			a.failed = append(a.failed, err)
 			continue
 		}
 		a.by[letter]++
-		_ = c.(*net.TCPConn).SetLinger(0)
-		_ = c.Close()
 	}
+}
+
+// ask connects, reads who answers and resets the connection, with blocking
+// calls: the goroutine owns its thread anyway. Clients have the addresses
+// 192.0.2.100 to .103 and 2001:db8::100 to ::103.
+func ask(to netip.AddrPort, host byte) (letter byte, err error) {
+	family := unix.AF_INET6
+	source := netip.MustParseAddr(fmt.Sprintf("2001:db8::%d", host))
+	var from, target unix.Sockaddr = &unix.SockaddrInet6{Addr: source.As16()}, &unix.SockaddrInet6{Addr: to.Addr().As16(), Port: int(to.Port())}
+	if to.Addr().Is4() {
+		family = unix.AF_INET
+		from, target = &unix.SockaddrInet4{Addr: [4]byte{192, 0, 2, host}}, &unix.SockaddrInet4{Addr: to.Addr().As4(), Port: int(to.Port())}
+	}
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, fmt.Errorf("socket: %w", err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	patience := &unix.Timeval{Sec: 10}
+	err = errors.Join(
+		unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}),
+		unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1),
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, patience),
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, patience))
+	if err == nil {
+		err = unix.Bind(fd, from)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("prepare socket: %w", err)
+	}
+	if err := unix.Connect(fd, target); err != nil {
+		return 0, fmt.Errorf("connect: %w", err)
+	}
+	answer := make([]byte, 1)
+	if n, err := unix.Read(fd, answer); n != 1 {
+		return 0, fmt.Errorf("read who answers: %w", cmp.Or(err, io.ErrUnexpectedEOF))
+	}
+	return answer[0], nil
 }
 
 // echoes says whether the connection still works.

@@ -269,13 +269,9 @@ func ours(chain string) bool {
 	return strings.HasPrefix(chain, splitPrefix) || chain == exitChain
 }
 
-// transactionMax bounds a transaction: in a user namespace a netlink socket
-// sends at most net.core.wmem_max bytes, 212,992 on most machines.
-const transactionMax = 150_000
-
 // transactions packs groups, in their order, into as few transactions as the
-// bound allows.
-func transactions(groups [][]operation) [][]operation {
+// bytes that one may have allow.
+func transactions(groups [][]operation, most int) [][]operation {
 	var all [][]operation
 	room := 0
 	for _, g := range groups {
@@ -285,7 +281,7 @@ func transactions(groups [][]operation) [][]operation {
 		}
 		if len(all) == 0 || need > room {
 			all = append(all, nil)
-			room = transactionMax
+			room = most
 		}
 		all[len(all)-1] = append(all[len(all)-1], g...)
 		room -= need

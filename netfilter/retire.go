@@ -49,7 +49,7 @@ func (k *Kernel) retire() {
 			groups = append(groups, []operation{removeChain{name: l.name}})
 		}
 	}
-	for _, t := range transactions(groups) {
+	for _, t := range transactions(groups, k.link.room) {
 		if k.commit(t) == nil {
 			continue
 		}

@@ -2,7 +2,6 @@ package netfilter
 
 import (
 	"context"
-	"fmt"
 	"math"
 	"testing"
 
@@ -39,7 +38,9 @@ func TestTheObservedShareIsTheWeightSet(t *testing.T) {
 			t.Errorf("%s: %d of %d connections reached the candidate, %d stayed", weight, got.by[fromNew], connections, got.by[fromLocal])
 		}
 		flows += uint64(got.by[fromNew])
-		if counted := lab.counts(s)["new"].Flows; counted != flows {
+		// A client that takes a port again within a second meets conntrack's
+		// old entry now and then: no new flow for the kernel.
+		if counted := lab.counts(s)["new"].Flows; counted > flows || flows-counted > connections/1000 {
 			t.Errorf("%s: counter of the candidate is %d, connections were %d", weight, counted, flows)
 		}
 	}
@@ -89,7 +90,7 @@ func TestAWeightChangedTwoThousandTimesLosesNoConnection(t *testing.T) {
 	if n := len(lab.versions("mx")); n > 102 {
 		t.Errorf("%d versions stand in the kernel after %d changes", n, changes)
 	}
-	t.Log(fmt.Sprint("connections: ", got.by[fromOld]+got.by[fromNew]))
+	t.Logf("connections: %d", got.by[fromOld]+got.by[fromNew])
 }
 
 // versions lists the versions of the split that the kernel holds.

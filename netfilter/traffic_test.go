@@ -111,7 +111,7 @@ func TestABackendsOwnFlowsAreNeverSplit(t *testing.T) {
 	lab.apply(localSplit(1, traffic.Whole))
 	lab.new.Do(func() error {
 		for _, address := range []string{service25v4, service25v6} {
-			c, letter, err := dialOnce(nil, address)
+			c, letter, err := dialOnce(address)
 			if err != nil {
 				return err
 			}
