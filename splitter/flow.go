@@ -134,7 +134,7 @@ func (f *flow) guard() {
 	if v == nil {
 		return
 	}
-	f.abort()
 	f.relay.faults.panics.Add(1)
+	f.abort()
 	f.relay.log.Error("a flow panicked and is cut off", "split", f.choice.split, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
 }

@@ -28,8 +28,17 @@ func families() map[string]netip.Addr {
 
 var ports atomic.Uint32
 
-// freePort returns a port that no other test uses.
-func freePort() uint16 { return uint16(10000 + ports.Add(1)) }
+// freePort returns a port that no other test uses, nor another worker of the
+// fuzzer, which shares the loopback.
+func freePort() uint16 {
+	for {
+		port := 10000 + ports.Add(1)
+		if l, err := net.ListenTCP("tcp", &net.TCPAddr{Port: int(port)}); err == nil {
+			_ = l.Close()
+			return uint16(port)
+		}
+	}
+}
 
 // testRelay is a Relay that runs until the test ends, and what it logged.
 type testRelay struct {
@@ -85,18 +94,14 @@ func (r *testRelay) setWeights(split traffic.Split, weights map[string]traffic.W
 	}
 }
 
-func (r *testRelay) flowsOf(split, backend string) uint64 {
-	return r.Counts()[traffic.BackendKey{Split: split, Backend: backend}].Flows
-}
-
-// numbers are Counts without pointers.
+// numbers are Counts of a backend of the split "mx" without pointers.
 type numbers struct{ Flows, Active, In, Out, Failed uint64 }
 
-func (r *testRelay) numbers(split, backend string) numbers {
+func (r *testRelay) numbers(backend string) numbers {
 	r.t.Helper()
-	c, ok := r.Counts()[traffic.BackendKey{Split: split, Backend: backend}]
+	c, ok := r.Counts()[traffic.BackendKey{Split: "mx", Backend: backend}]
 	if !ok {
-		r.t.Fatalf("no counts of %s/%s", split, backend)
+		r.t.Fatalf("no counts of mx/%s", backend)
 	}
 	return numbers{c.Flows, *c.Active, *c.BytesIn, *c.BytesOut, *c.ConnectFailed}
 }
@@ -104,7 +109,7 @@ func (r *testRelay) numbers(split, backend string) numbers {
 // newSplit is a split of one service address with a primary "old" and
 // candidates named in the order given; each backend may be the zero AddrPort
 // for a closed port.
-func newSplit(name string, service netip.AddrPort, primary netip.AddrPort, candidates map[string]candidate) traffic.Split {
+func newSplit(name string, service, primary netip.AddrPort, candidates map[string]candidate) traffic.Split {
 	s := traffic.Split{
 		Name:    name,
 		Service: traffic.Service{Addresses: []netip.Addr{service.Addr()}, Ports: []traffic.Port{{Number: service.Port(), Transport: traffic.TCP}}},

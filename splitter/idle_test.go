@@ -106,7 +106,7 @@ func TestFlowAtRestHoldsTwoFilesAndNoPipe(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got := r.numbers("mx", "old").Active; got != flows {
+	if got := r.numbers("old").Active; got != flows {
 		t.Errorf("%d flows are open, want %d", got, flows)
 	}
 	eventually(t, testPatience, "no pipe is left", func() bool {

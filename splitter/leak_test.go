@@ -63,7 +63,7 @@ func TestNothingIsLeftAfterTwoThousandConnectionsAndAResetStorm(t *testing.T) {
 	})
 	var flows uint64
 	for _, name := range []string{"old", "new", "newer"} {
-		n := r.numbers("mx", name)
+		n := r.numbers(name)
 		flows += n.Flows
 		if n.Active != 0 {
 			t.Errorf("backend %q has %d active flows, want 0", name, n.Active)

@@ -2,6 +2,7 @@ package splitter
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -19,7 +20,7 @@ type step struct {
 }
 
 const (
-	// 0 to 3 write
+	// 0 to 3 write.
 	actFIN   byte = 4
 	actWait  byte = 5 // until the other end has all that was sent
 	actDrip  byte = 6 // a few bytes, each by itself
@@ -153,7 +154,7 @@ func FuzzRelayedStreamIsTheStreamThatWasSent(f *testing.F) {
 			from, to *end
 		}{{"client to server", client, server}, {"server to client", server, client}} {
 			switch {
-			case resetter == nil && (!bytes.Equal(d.to.got, d.from.sent) || d.to.failed != io.EOF):
+			case resetter == nil && (!bytes.Equal(d.to.got, d.from.sent) || !errors.Is(d.to.failed, io.EOF)):
 				t.Errorf("%s: %d bytes and then %v, want the %d that were sent and a FIN", d.name, len(d.to.got), d.to.failed, len(d.from.sent))
 			case resetter == d.from && !bytes.HasPrefix(d.from.sent, d.to.got):
 				t.Errorf("%s: the %d bytes before the reset are not the first that were sent", d.name, len(d.to.got))

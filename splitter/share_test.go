@@ -1,6 +1,7 @@
 package splitter
 
 import (
+	"bytes"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -33,7 +34,7 @@ func TestSharesOfRealConnectionsLieWithinTheBinomialInterval(t *testing.T) {
 			if low, high := binomialInterval(flows, weight); seen['n'] < low || seen['n'] > high {
 				t.Errorf("candidate served %d of %d, want %d to %d", seen['n'], flows, low, high)
 			}
-			counted := map[byte]int{'o': int(r.flowsOf("mx", "old")), 'n': int(r.flowsOf("mx", "new"))}
+			counted := map[byte]int{'o': int(r.numbers("old").Flows), 'n': int(r.numbers("new").Flows)}
 			if diff := cmp.Diff(map[byte]int{'o': seen['o'], 'n': seen['n']}, counted); diff != "" {
 				t.Errorf("flows by Counts (-seen by clients +counted):\n%s", diff)
 			}
@@ -67,58 +68,70 @@ func dialMany(t *testing.T, to netip.AddrPort, connections, workers int) map[byt
 	return seen
 }
 
-// A stray connection is one that reached a backend which none of the weights
-// that were in force between its begin and its end allows.
+// phase is a state of the weights and the letters of the backends it allows.
+type phase struct {
+	weights map[string]traffic.Weight
+	allowed string
+}
+
+// changes counts the weight changes that have begun and those in force; change
+// i brings phase i modulo their number.
+type changes struct {
+	phases         []phase
+	begun, applied atomic.Int64
+	served         atomic.Int64
+}
+
+// load makes connections until stop and fails the test for one that fails or
+// strays: one that reached a backend which no weight allows that was in force
+// between its begin and its end.
+func (c *changes) load(t *testing.T, service netip.AddrPort, stop <-chan struct{}) {
+	for {
+		select {
+		case <-stop:
+			return
+		default:
+		}
+		first := c.applied.Load()
+		letter, err := greeting(service)
+		last := c.begun.Load()
+		c.served.Add(1)
+		if err != nil {
+			t.Errorf("connection failed: %v", err)
+			return
+		}
+		var allowed []byte
+		for i := first; i <= last; i++ {
+			allowed = append(allowed, c.phases[i%int64(len(c.phases))].allowed...)
+		}
+		if !bytes.Contains(allowed, []byte{letter}) {
+			t.Errorf("stray connection: served by %q during changes %d to %d, which allow %q", letter, first, last, allowed)
+		}
+	}
+}
+
 func TestTwoThousandWeightChangesUnderLoadLoseAndStrayNoConnection(t *testing.T) {
-	const changes = 2000
 	ip := families()["IPv4"]
 	service := netip.AddrPortFrom(ip, freePort())
 	split := newSplit("mx", service, startServer(t, ip, greeter('o')), map[string]candidate{
 		"new": {startServer(t, ip, greeter('n')), 0}, "newer": {startServer(t, ip, greeter('m')), 0},
 	})
 	r := startRelay(t, Options{Draw: seededDraw(3)}, split)
-	phases := []struct {
-		weights map[string]traffic.Weight
-		allowed string
-	}{
+	c := &changes{phases: []phase{
 		{map[string]traffic.Weight{"new": 0, "newer": 0}, "o"},
 		{map[string]traffic.Weight{"new": traffic.Whole, "newer": 0}, "n"},
 		{map[string]traffic.Weight{"new": 0, "newer": traffic.Whole}, "m"},
 		{map[string]traffic.Weight{"new": traffic.Whole / 2, "newer": traffic.Whole / 2}, "nm"},
-	}
-	var begun, applied, served atomic.Int64
+	}}
 	stop := make(chan struct{})
 	var load sync.WaitGroup
 	for range 6 {
-		load.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				first := applied.Load()
-				letter, err := greeting(service)
-				last := begun.Load()
-				served.Add(1)
-				if err != nil {
-					t.Errorf("connection failed: %v", err)
-					return
-				}
-				allowed := ""
-				for i := first; i <= last; i++ {
-					allowed += phases[i%int64(len(phases))].allowed
-				}
-				if !contains(allowed, letter) {
-					t.Errorf("stray connection: served by %q during changes %d to %d, which allow %q", letter, first, last, allowed)
-				}
-			}
-		})
+		load.Go(func() { c.load(t, service, stop) })
 	}
-	for i := int64(1); i <= changes && !t.Failed(); i++ {
-		before := served.Load()
-		begun.Store(i)
-		if weights := phases[i%int64(len(phases))].weights; i%8 == 0 {
+	for i := int64(1); i <= 2000 && !t.Failed(); i++ {
+		before := c.served.Load()
+		c.begun.Store(i)
+		if weights := c.phases[i%int64(len(c.phases))].weights; i%7 == 0 { // every phase, now and then
 			whole, err := split.WithWeights(weights)
 			if err != nil {
 				t.Fatal(err)
@@ -127,25 +140,16 @@ func TestTwoThousandWeightChangesUnderLoadLoseAndStrayNoConnection(t *testing.T)
 		} else {
 			r.setWeights(split, weights)
 		}
-		applied.Store(i)
-		eventually(t, testPatience, "a connection is served", func() bool { return served.Load() > before || t.Failed() })
+		c.applied.Store(i)
+		eventually(t, testPatience, "a connection is served", func() bool { return c.served.Load() > before || t.Failed() })
 	}
 	close(stop)
 	load.Wait()
 	var counted uint64
-	for _, c := range r.Counts() {
-		counted += c.Flows
+	for _, n := range r.Counts() {
+		counted += n.Flows
 	}
-	if counted != uint64(served.Load()) {
-		t.Errorf("Counts has %d flows, clients made %d", counted, served.Load())
+	if counted != uint64(c.served.Load()) {
+		t.Errorf("Counts has %d flows, clients made %d", counted, c.served.Load())
 	}
-}
-
-func contains(letters string, letter byte) bool {
-	for i := range len(letters) {
-		if letters[i] == letter {
-			return true
-		}
-	}
-	return false
 }
