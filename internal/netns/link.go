@@ -5,13 +5,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
-	"slices"
-	"strings"
-	"time"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 )
 
 // End is one end of a Link: a device in a namespace with its addresses.
@@ -21,12 +16,23 @@ type End struct {
 	Addresses []string // with prefix length: "10.0.0.1/24", "fd00::1/64"
 }
 
+// firstIndex is above the indices that the kernel gives in a young namespace.
+const firstIndex = 100
+
 // Link joins two namespaces by a veth pair. When it returns, both ends carry
 // packets and have their link-local addresses; IPv6 addresses are usable at
 // once (no duplicate address detection).
 func Link(a, b End) error {
+	devices, err := a.NS.countDevices()
+	if err != nil {
+		return err
+	}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = a.Device
+	// Both ends with the same index in their namespaces would look like one
+	// device to the kernel's link watch, which then lets the carrier wait for
+	// up to a second (linkwatch_urgent_event, net/core/link_watch.c).
+	attrs.Index = firstIndex + devices
 	attrs.Namespace = netlink.NsFd(a.NS.FD())
 	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: b.Device, PeerNamespace: netlink.NsFd(b.NS.FD())}
 	if err := a.NS.Do(func() error { return netlink.LinkAdd(veth) }); err != nil {
@@ -40,48 +46,13 @@ func Link(a, b End) error {
 			return err
 		}
 	}
-	return errors.Join(a.settle(), b.settle())
+	return errors.Join(a.NS.settle(a.Device), b.NS.settle(b.Device))
 }
 
-// settle waits for what the kernel does by itself a moment after a device is
-// set up: the carrier, and the link-local address with its routes.
-func (e End) settle() error {
-	for range 5000 {
-		ready := false
-		err := e.NS.Do(func() (err error) {
-			ready, err = settled(e.Device)
-			return err
-		})
-		if err != nil {
-			return fmt.Errorf("look at device %q in %q: %w", e.Device, e.NS.Name, err)
-		}
-		if ready {
-			return nil
-		}
-		time.Sleep(time.Millisecond)
-	}
-	return fmt.Errorf("set up device %q in %q: no carrier or no link-local address after 5 s", e.Device, e.NS.Name)
-}
-
-func settled(device string) (bool, error) {
-	link, err := netlink.LinkByName(device)
-	if err != nil {
-		return false, err
-	}
-	if link.Attrs().RawFlags&unix.IFF_RUNNING == 0 {
-		return false, nil
-	}
-	disabled, err := os.ReadFile("/proc/sys/net/ipv6/conf/" + device + "/disable_ipv6")
-	if err != nil || strings.TrimSpace(string(disabled)) != "0" {
-		return true, nil // a kernel without IPv6
-	}
-	addresses, err := retryDump(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_V6) })
-	return slices.ContainsFunc(addresses, func(a netlink.Addr) bool { return a.IP.IsLinkLocalUnicast() }), err
-}
-
-// AddAddresses gives the device addresses, written with prefix length.
+// AddAddresses gives the device addresses, written with prefix length. When it
+// returns and the device is up, they are in use.
 func (ns *NS) AddAddresses(device string, addresses ...string) error {
-	return ns.withHandle(func(h *netlink.Handle) error {
+	err := ns.withHandle(func(h *netlink.Handle) error {
 		link, err := h.LinkByName(device)
 		if err != nil {
 			return fmt.Errorf("find device %q in %q: %w", device, ns.Name, err)
@@ -100,6 +71,7 @@ func (ns *NS) AddAddresses(device string, addresses ...string) error {
 		}
 		return nil
 	})
+	return errors.Join(err, ns.settle())
 }
 
 // AddRoute sends destination ("0.0.0.0/0", "::/0") to the gateway.
@@ -118,6 +90,20 @@ func (ns *NS) AddRoute(destination, gateway string) error {
 		}
 		return nil
 	})
+}
+
+// countDevices is the number of devices in the namespace.
+func (ns *NS) countDevices() (int, error) {
+	count := 0
+	err := ns.withHandle(func(h *netlink.Handle) error {
+		list, err := retryDump(h.LinkList)
+		count = len(list)
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("list devices of %q: %w", ns.Name, err)
+	}
+	return count, nil
 }
 
 func (ns *NS) up(device string) error {
