@@ -6,6 +6,7 @@ package controltest
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -249,10 +250,7 @@ func (o *Operator) unknown(name string) error {
 }
 
 func with(overrides traffic.Overrides, weights map[string]traffic.Weight, override traffic.Override) traffic.Overrides {
-	next := traffic.Overrides{}
-	for candidate, o := range overrides {
-		next[candidate] = o
-	}
+	next := maps.Clone(overrides)
 	for candidate, weight := range weights {
 		override.Weight = weight
 		next[candidate] = override

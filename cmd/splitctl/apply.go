@@ -1,0 +1,95 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/splitd/splitd/control/api"
+)
+
+// applyPatience is for thousands of splits at once.
+const applyPatience = time.Minute
+
+// maxConfiguration bounds what is read of a file to be sent.
+const maxConfiguration = 16 << 20
+
+func (a *app) apply() *cobra.Command {
+	var file, reason string
+	cmd := &cobra.Command{
+		Use:   "apply [-f FILE]",
+		Short: "Make the daemon read its files again, or run FILE instead",
+		Long: "Make the daemon read again the files that it was started with. With -f it runs FILE (- is standard\n" +
+			"input) instead, until the next apply without -f. A bad file changes nothing.",
+		Args: cobra.NoArgs,
+	}
+	output := formatFlag(cmd)
+	cmd.Flags().StringVarP(&file, "file", "f", "", "a configuration to run instead of the daemon's files; - is standard input")
+	cmd.Flags().StringVar(&reason, "reason", "", "why, for the history")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		request := api.ApplyRequest{Request: a.request(reason)}
+		if cmd.Flags().Changed("file") {
+			name, text, err := a.readConfiguration(file)
+			if err != nil {
+				return err
+			}
+			request.Name, request.Text = name, text
+		}
+		applied, err := a.client(applyPatience).Apply(cmd.Context(), request)
+		if err != nil {
+			return unsure(err)
+		}
+		for _, warning := range applied.Warnings {
+			a.warn("%s", warning)
+		}
+		for _, change := range applied.Items {
+			a.warnOf(change)
+		}
+		return a.print(output, applied, func(w io.Writer) error { return writeApply(w, applied) }, nil)
+	}
+	return cmd
+}
+
+// readConfiguration reads the file; an empty one would mean "your own files"
+// to the daemon, which is not what was asked.
+func (a *app) readConfiguration(file string) (name, text string, err error) {
+	from := a.stdin
+	name = "standard input"
+	if file != "-" {
+		opened, err := os.Open(file)
+		if err != nil {
+			return "", "", fmt.Errorf("read configuration: %w", err)
+		}
+		defer func() { _ = opened.Close() }()
+		if name, err = filepath.Abs(file); err != nil {
+			return "", "", fmt.Errorf("read configuration: %w", err)
+		}
+		from = opened
+	}
+	content, err := io.ReadAll(io.LimitReader(from, maxConfiguration+1))
+	switch {
+	case err != nil:
+		return "", "", fmt.Errorf("read configuration %q: %w", name, err)
+	case len(content) > maxConfiguration:
+		return "", "", fmt.Errorf("read configuration %q: it is over %d bytes", name, maxConfiguration)
+	case len(content) == 0:
+		return "", "", fmt.Errorf("read configuration %q: it is empty: to run no split at all write `splits: []`", name)
+	}
+	return name, string(content), nil
+}
+
+func writeApply(w io.Writer, applied api.Apply) error {
+	if !applied.Changed {
+		_, err := io.WriteString(w, "nothing changed\n")
+		return err
+	}
+	if len(applied.Items) == 0 {
+		_, err := io.WriteString(w, "applied: no split changed\n")
+		return err
+	}
+	return writeChanges(w, applied.Items)
+}

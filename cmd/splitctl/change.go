@@ -1,0 +1,53 @@
+package main
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/splitd/splitd/control/api"
+)
+
+// printChange writes what a change did to one split. Its warnings go to
+// standard error in every format: a change is a moment to look up.
+func (a *app) printChange(output *format, change api.Change) error {
+	a.warnOf(change)
+	return a.print(output, change, func(w io.Writer) error {
+		_, err := fmt.Fprintln(w, changeLine(change))
+		return err
+	}, nil)
+}
+
+func (a *app) printChanges(output *format, list api.ChangeList) error {
+	for _, warning := range list.Warnings {
+		a.warn("%s", warning)
+	}
+	for _, change := range list.Items {
+		a.warnOf(change)
+	}
+	return a.print(output, list, func(w io.Writer) error { return writeChanges(w, list.Items) }, nil)
+}
+
+func writeChanges(w io.Writer, changes []api.Change) error {
+	for _, change := range changes {
+		if _, err := fmt.Fprintln(w, changeLine(change)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func changeLine(change api.Change) string {
+	switch {
+	case !change.Changed:
+		return fmt.Sprintf("%s: already %s, generation %d", change.Split, percent(change.WeightPPM), change.Generation)
+	case change.PreviousPPM == change.WeightPPM:
+		return fmt.Sprintf("%s: changed, weight still %s, generation %d", change.Split, percent(change.WeightPPM), change.Generation)
+	}
+	return fmt.Sprintf("%s: %s -> %s, generation %d", change.Split, percent(change.PreviousPPM), percent(change.WeightPPM), change.Generation)
+}
+
+func (a *app) warnOf(change api.Change) {
+	for _, warning := range change.Warnings {
+		a.warn("%s: %s", change.Split, warning)
+	}
+}

@@ -1,0 +1,138 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/splitd/splitd/configs"
+	"github.com/splitd/splitd/control/api"
+	"github.com/splitd/splitd/control/client"
+	"github.com/splitd/splitd/netfilter"
+	"github.com/splitd/splitd/traffic"
+)
+
+func (a *app) plan() *cobra.Command {
+	var files []string
+	var exitCode bool
+	cmd := &cobra.Command{
+		Use:   "plan",
+		Short: "Show the exact nft text, ip rules and routes, and what differs from the kernel",
+		Long: "Show what splitd puts into the kernel, as the text that an operator would type. The daemon says what it\n" +
+			"runs and what differs from the kernel. With --config, or without a daemon, the plan is made from the files\n" +
+			"here, without root and without the nft program; then nobody compares.",
+		Args: cobra.NoArgs,
+	}
+	output := formatFlag(cmd)
+	cmd.Flags().StringArrayVar(&files, "config", nil, "plan this file instead of asking the daemon (repeatable)")
+	cmd.Flags().BoolVar(&exitCode, "exit-code", false, "exit with 0 if nothing differs from the kernel, 1 if something does, more on an error")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if exitCode && len(files) > 0 {
+			return usagef("--exit-code compares with the kernel through the daemon: it does not go with --config")
+		}
+		plan, missing, err := a.makePlan(cmd.Context(), files)
+		if err != nil {
+			return aboveOne(err, exitCode)
+		}
+		if err := a.print(output, plan, func(w io.Writer) error { return writePlan(w, plan) }, nil); err != nil {
+			return aboveOne(err, exitCode)
+		}
+		switch {
+		case !exitCode:
+			return nil
+		case missing != nil:
+			return missing
+		case len(plan.Differences) > 0:
+			return differs()
+		}
+		return nil
+	}
+	return cmd
+}
+
+// makePlan asks the daemon; without one, or when files are named, it makes
+// the plan itself and says in missing why nobody compared.
+func (a *app) makePlan(ctx context.Context, files []string) (plan api.Plan, missing, err error) {
+	if len(files) == 0 {
+		plan, err = a.client(0).Plan(ctx)
+		if !errors.Is(err, client.ErrUnreachable) || a.socket != "" {
+			return plan, nil, err
+		}
+		missing = err
+		a.say("splitctl: " + err.Error())
+		a.say("splitctl: this plan is made from the files, with the files' weights")
+	}
+	config, err := configs.Load(configs.Options{Files: files, LookupEnv: a.lookupEnv, User: os.Geteuid() != 0})
+	if err != nil {
+		return api.Plan{}, missing, err
+	}
+	plan, err = planOf(config)
+	return plan, missing, err
+}
+
+// planOf makes the plan of a configuration; Differences stays nil, because
+// nobody compared.
+func planOf(config configs.Config) (api.Plan, error) {
+	wanted, err := netfilter.Describe(config.Splits, config.ReturnPaths, netfilter.Settings(config.Netfilter))
+	if err != nil {
+		return api.Plan{}, err
+	}
+	plan := api.Plan{
+		Envelope: api.Of(api.KindPlan), Nft: wanted.Nft,
+		Rules: append([]string{}, wanted.Rules...), Routes: append([]string{}, wanted.Routes...),
+		Notes: append([]string{}, config.Notes...),
+	}
+	for _, s := range config.Splits {
+		if s.Mode == traffic.ModeAuto {
+			plan.Notes = append(plan.Notes, fmt.Sprintf("split %q: mode auto is planned as kernel", s.Name))
+		}
+	}
+	return plan, nil
+}
+
+// writePlan writes the nft text so that `nft -f` takes the whole answer: all
+// else are its comments.
+func writePlan(w io.Writer, plan api.Plan) error {
+	var text strings.Builder
+	text.WriteString(plan.Nft)
+	for _, section := range []struct {
+		title string
+		lines []string
+	}{
+		{"ip rules", plan.Rules}, {"ip routes", plan.Routes}, {"notes", plan.Notes}, {"differs from the kernel", plan.Differences},
+	} {
+		if len(section.lines) == 0 {
+			continue
+		}
+		if text.Len() > 0 {
+			text.WriteString("\n")
+		}
+		text.WriteString("# " + section.title + ":\n")
+		for _, line := range section.lines {
+			text.WriteString("#   " + printable(line) + "\n")
+		}
+	}
+	if plan.Differences != nil && len(plan.Differences) == 0 {
+		text.WriteString("\n# nothing differs from the kernel\n")
+	}
+	_, err := io.WriteString(w, text.String())
+	return err
+}
+
+// aboveOne keeps exit code 1 free for "something differs".
+func aboveOne(err error, wanted bool) error {
+	if wanted && exitCode(err) <= exitError {
+		return &coded{code: exitUsage, err: err}
+	}
+	return err
+}
+
+func (a *app) lookupEnv(name string) (string, bool) {
+	value := a.getenv(name)
+	return value, value != ""
+}

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/user"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/splitd/splitd/control/api"
+	"github.com/splitd/splitd/internal/process"
+	"github.com/splitd/splitd/netfilter"
+	"github.com/splitd/splitd/state"
+)
+
+// daemonProgram is the only program that `off --force` ends.
+const daemonProgram = "splitd"
+
+// osRescue is the rescue on this host's kernel and disk.
+func osRescue() rescue {
+	return rescue{
+		permitted: permitted,
+		stateDir:  netfilter.ReadStateDir,
+		mark:      mark,
+		kill:      func(ctx context.Context, pid int) error { return process.Kill(ctx, pid, daemonProgram) },
+		forceOff:  forceOff,
+	}
+}
+
+// forceOff needs no settings of the daemon's: tables and chains have the same
+// names under all of them.
+func forceOff(ctx context.Context, split string) ([]forced, error) {
+	changed, err := netfilter.ForceOff(ctx, netfilter.Settings{}, split)
+	all := make([]forced, 0, len(changed))
+	for _, f := range changed {
+		all = append(all, forced{split: f.Split, generation: uint64(f.Generation), previousPPM: int(f.PreviousPPM)})
+	}
+	return all, err
+}
+
+func mark(dir, split string, request api.Request) error {
+	marker := state.Forced{
+		Time: time.Now(), UID: os.Getuid(), SudoUser: request.SudoUser, PID: os.Getpid(),
+		Command: request.Command, Reason: request.Reason,
+	}
+	if split != "" {
+		marker.Splits = []string{split}
+	}
+	if account, err := user.LookupId(strconv.Itoa(marker.UID)); err == nil {
+		marker.User = account.Username
+	}
+	return state.WriteForced(dir, marker)
+}
+
+// capNetAdmin is CAP_NET_ADMIN's bit, capabilities(7) and linux/capability.h.
+const capNetAdmin = 12
+
+// permitted asks for the capability, not for uid 0: root in a container may
+// lack it, and who has it needs no root.
+func permitted() error {
+	text, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return fmt.Errorf("read capabilities: %w", err)
+	}
+	for line := range strings.Lines(string(text)) {
+		mask, ok := strings.CutPrefix(line, "CapEff:")
+		if !ok {
+			continue
+		}
+		effective, err := strconv.ParseUint(strings.TrimSpace(mask), 16, 64)
+		if err != nil {
+			return fmt.Errorf("read capabilities: %w", err)
+		}
+		if effective&(1<<capNetAdmin) == 0 {
+			return errors.New("rewriting the kernel needs CAP_NET_ADMIN")
+		}
+		return nil
+	}
+	return errors.New("read capabilities: /proc/self/status does not show them")
+}

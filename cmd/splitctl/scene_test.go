@@ -1,0 +1,101 @@
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/splitd/splitd/control/api"
+	"github.com/splitd/splitd/control/controltest"
+	"github.com/splitd/splitd/traffic"
+)
+
+// sceneOf makes the daemon of a script: the first word is the scene, the
+// others are its splits, as in "mx" or "mx:new,other".
+func sceneOf(args []string) (*controltest.Operator, error) {
+	var splits []traffic.Split
+	for i, text := range args[1:] {
+		splits = append(splits, splitOf(text, i))
+	}
+	operator := controltest.New(clock, splits...)
+	switch args[0] {
+	case "plain":
+	case "counted":
+		operator.Decorate = counted
+	case "odd":
+		operator.Decorate = odd
+	case "planned":
+		operator.PlanAnswer = api.Plan{
+			Nft: "table inet splitd {\n}\n", Rules: []string{"ip rule add priority 5200 from 10.0.0.12 table 5300"},
+			Routes: []string{"ip route add default via 10.0.0.1 dev eth0 table 5300"}, Notes: []string{"conntrack is on for the whole host"},
+			Differences: []string{},
+		}
+	case "drifted":
+		operator.PlanAnswer = api.Plan{Nft: "table inet splitd {\n}\n", Differences: []string{"chain split/mx: rule 1 is missing"}}
+	case "applying":
+		operator.ApplyText = apply
+	case "broken":
+		operator.Broken = fmt.Errorf("set weights of %q: netlink receive: device or resource busy", "mx")
+	default:
+		return nil, fmt.Errorf("there is no scene %q", args[0])
+	}
+	return operator, nil
+}
+
+func clock() time.Time { return time.Date(2026, 11, 20, 14, 0, 0, 0, time.UTC) }
+
+func splitOf(text string, i int) traffic.Split {
+	name, candidates, _ := strings.Cut(text, ":")
+	if candidates == "" {
+		candidates = "new"
+	}
+	s := traffic.Split{
+		Name: name, Protocol: "smtp", Mode: traffic.ModeKernel,
+		Service: traffic.Service{
+			Addresses: []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, byte(25 + i)}), netip.MustParseAddr(fmt.Sprintf("2001:db8::%d", 25+i))},
+			Ports:     []traffic.Port{{Number: 25, Transport: traffic.TCP}},
+		},
+		Primary: traffic.Backend{Name: "old", Local: true},
+	}
+	for n, c := range strings.Split(candidates, ",") {
+		s.Candidates = append(s.Candidates, traffic.Backend{Name: c, Addresses: []traffic.Address{{IP: netip.AddrFrom4([4]byte{10, 0, 0, byte(12 + n)})}}})
+	}
+	return s
+}
+
+// counted gives a split what the kernel data plane counts.
+func counted(s *api.Split) {
+	observed, active, old := 49876, uint64(118), uint64(110)
+	s.ObservedPPM = &observed
+	s.Flows.Total, s.Flows.Active = 412330, &active
+	s.Backends[0].FlowsTotal, s.Backends[0].FlowsActive = 391764, &old
+	left := active - old
+	s.Backends[1].FlowsTotal, s.Backends[1].FlowsActive = 20566, &left
+	s.Definition = "/etc/splitd/conf.d/mx.yaml:3"
+	// Whoever runs the test.
+	s.Origin.Actor = "root"
+	s.Backends[1].Origin.Actor = "root"
+}
+
+// odd gives a split everything that asks for attention, and a proxy's counts.
+func odd(s *api.Split) {
+	in, out, failed := uint64(1<<40), uint64(7), uint64(3)
+	s.ModeConfigured = "auto"
+	s.Kernel.InSync = false
+	s.DiffersFrom = "/etc/splitd/conf.d/mx.yaml:3"
+	s.Warnings = []string{"the candidate \"new\" is down\x1b[31m"}
+	b := &s.Backends[1]
+	b.State, b.BytesIn, b.BytesOut, b.ConnectFailed = "down", &in, &out, &failed
+}
+
+// apply knows two texts.
+func apply(name, text string) (api.Apply, error) {
+	switch {
+	case text == "":
+		return api.Apply{Changed: true, Items: []api.Change{{Split: "mx", Changed: true, Generation: 2, WeightPPM: 10000, Warnings: []string{"ip_forward is off"}}}}, nil
+	case strings.Contains(text, "bad"):
+		return api.Apply{}, &api.Error{Code: api.CodeFailed, Message: name + ":1:1: bad: unknown key\n" + name + ":2:1: worse: unknown key"}
+	}
+	return api.Apply{Warnings: []string{"read " + name}}, nil
+}

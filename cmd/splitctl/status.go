@@ -1,0 +1,77 @@
+package main
+
+import (
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/splitd/splitd/control/api"
+)
+
+func (a *app) status() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:               "status [SPLIT]",
+		Short:             "Show weights, shares and flows",
+		Args:              onlySplit,
+		ValidArgsFunction: a.completeSplits,
+	}
+	output := formatFlag(cmd, formatProm)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		list, err := a.client(0).Splits(cmd.Context(), first(args))
+		if err != nil {
+			return err
+		}
+		if output.value == formatTable {
+			a.warnAbout(list)
+		}
+		return a.print(output, list,
+			func(w io.Writer) error { return a.writeStatus(w, list) },
+			map[string]printer{formatProm: func(w io.Writer) error { return writeProm(w, list) }})
+	}
+	return cmd
+}
+
+// writeStatus writes two tables: the splits, and their backends.
+func (a *app) writeStatus(w io.Writer, list api.SplitList) error {
+	splits := a.table([]string{"GENERATION", "WEIGHT", "OBSERVED", "FLOWS", "ACTIVE"},
+		"SPLIT", "MODE", "SERVICE", "GENERATION", "WEIGHT", "OBSERVED", "ORIGIN", "FLOWS", "ACTIVE", "IN SYNC")
+	for _, s := range list.Items {
+		splits.row(s.Name, modeText(s), serviceText(s.Service), s.Generation, percent(s.WeightPPM), percentOrNone(s.ObservedPPM),
+			a.originText(s.Origin), s.Flows.Total, numberOrNone(s.Flows.Active), syncCell(s.Kernel))
+	}
+	if err := splits.write(w); err != nil || len(list.Items) == 0 {
+		return err
+	}
+	if _, err := io.WriteString(w, "\n"); err != nil {
+		return err
+	}
+	return a.backends(list.Items).write(w)
+}
+
+func (a *app) backends(splits []api.Split) *table {
+	const failed = "CONNECT FAILED"
+	t := a.table([]string{"SHARE", "FLOWS", "ACTIVE", "BYTES IN", "BYTES OUT", failed},
+		"SPLIT", "BACKEND", "ROLE", "ADDRESSES", "SHARE", "STATE", "FLOWS", "ACTIVE", "BYTES IN", "BYTES OUT", failed)
+	for _, s := range splits {
+		for _, b := range s.Backends {
+			t.row(s.Name, b.Name, b.Role, joined(b.Addresses), percent(b.WeightPPM), stateCell(b.State), b.FlowsTotal,
+				numberOrNone(b.FlowsActive), numberOrNone(b.BytesIn), numberOrNone(b.BytesOut), numberOrNone(b.ConnectFailed))
+		}
+	}
+	return t
+}
+
+// warnAbout says on standard error what the data formats hold as warnings.
+func (a *app) warnAbout(list api.SplitList) {
+	for _, warning := range list.Warnings {
+		a.warn("%s", warning)
+	}
+	for _, s := range list.Items {
+		if s.DiffersFrom != "" {
+			a.warn("%s: differs from %s: `splitctl apply` goes back to the files", s.Name, s.DiffersFrom)
+		}
+		for _, warning := range s.Warnings {
+			a.warn("%s: %s", s.Name, warning)
+		}
+	}
+}

@@ -1,0 +1,96 @@
+package main
+
+import (
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/splitd/splitd/control/api"
+	"github.com/splitd/splitd/traffic"
+)
+
+// none stands for what is null.
+const none = "-"
+
+func percent(ppm int) string { return traffic.Weight(ppm).String() }
+
+func percentOrNone(ppm *int) string {
+	if ppm == nil {
+		return none
+	}
+	return percent(*ppm)
+}
+
+func numberOrNone(n *uint64) string {
+	if n == nil {
+		return none
+	}
+	return strconv.FormatUint(*n, 10)
+}
+
+// local writes a time as the operator's clock shows it.
+func (a *app) local(t time.Time) string {
+	if t.IsZero() {
+		return none
+	}
+	return t.In(a.zone).Format(time.RFC3339)
+}
+
+func (a *app) localOrNone(t *time.Time) string {
+	if t == nil {
+		return none
+	}
+	return a.local(*t)
+}
+
+func modeText(s api.Split) string {
+	if s.ModeConfigured == "" || s.ModeConfigured == s.Mode {
+		return s.Mode
+	}
+	return s.Mode + " (" + s.ModeConfigured + ")"
+}
+
+func serviceText(s api.Service) string {
+	return strings.Join(s.Addresses, ",") + " " + strings.Join(s.Ports, ",")
+}
+
+// originText says which layer decided, in the width of a column.
+func (a *app) originText(o api.Origin) string {
+	text := o.Layer
+	if o.Actor != "" {
+		text += " (" + o.Actor + ")"
+	}
+	if o.Until != nil {
+		text += " until " + a.local(*o.Until)
+	}
+	return text
+}
+
+// syncCell says whether the kernel does what the daemon wants; in proxy mode
+// there is no such question.
+func syncCell(k *api.Kernel) cell {
+	switch {
+	case k == nil:
+		return cell{text: none}
+	case k.InSync:
+		return cell{"yes", styleGood}
+	}
+	return cell{"no", styleBad}
+}
+
+func stateCell(state string) cell {
+	switch state {
+	case "up":
+		return cell{state, styleGood}
+	case "down":
+		return cell{state, styleBad}
+	}
+	return cell{text: state}
+}
+
+func yesNo(yes bool) string {
+	if yes {
+		return "yes"
+	}
+	return "no"
+}
