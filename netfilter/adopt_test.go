@@ -189,6 +189,8 @@ func (lab *splitLab) nft(change func(c *nftables.Conn, table *nftables.Table)) {
 }
 
 func TestWhatOthersDidToOurTableIsToldAndMended(t *testing.T) {
+	lab := newSplitLab(t)
+	lab.serveAll()
 	splits := []traffic.Split{remoteSplit(3, 50_000)}
 	drop := []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}}
 	chain := func(table *nftables.Table, name string) *nftables.Chain {
@@ -228,8 +230,8 @@ func TestWhatOthersDidToOurTableIsToldAndMended(t *testing.T) {
 		}, []string{"table inet splitd is dormant"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			lab := newSplitLab(t)
-			lab.serveAll()
+			lab.cleanup(true)
+			lab.kernel = lab.open()
 			lab.apply(splits...)
 			lab.nft(tc.change)
 			lines := lab.differences(splits...)

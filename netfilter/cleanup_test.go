@@ -83,9 +83,9 @@ func masqueradeOn(port uint16) traffic.Split {
 }
 
 func TestLiveFlowsSurviveCleanup(t *testing.T) {
+	lab := newSplitLab(t)
+	lab.serveAll()
 	for _, service := range []string{service25v4, service25v6} {
-		lab := newSplitLab(t)
-		lab.serveAll()
 		before := lab.snapshot()
 		lab.apply(localSplit(1, traffic.Whole))
 		c, letter := lab.dial(service)

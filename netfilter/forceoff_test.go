@@ -64,9 +64,9 @@ func TestForceOffNeedsNothingButTheKernel(t *testing.T) {
 
 // Right after the primary changed, the chains of both stand in the kernel.
 func TestForceOffFindsThePrimaryInForce(t *testing.T) {
+	lab := newSplitLab(t)
+	lab.serveAll()
 	for _, weight := range []traffic.Weight{0, 1, 500_000, traffic.Whole} {
-		lab := newSplitLab(t)
-		lab.serveAll()
 		first, second := localSplit(1, weight), remoteSplit(2, weight)
 		first.Primary.Name = "a-former"
 		lab.apply(first)
