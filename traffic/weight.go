@@ -85,7 +85,9 @@ func roundInside(ppm *big.Rat) Weight {
 // String writes the weight as a percentage without trailing zeros: "5%",
 // "0.1%", "33.3333%". ParseWeight reads it back exactly.
 func (w Weight) String() string {
-	return strconv.FormatFloat(float64(w)/float64(Whole)*100, 'f', -1, 64) + "%"
+	// One division, so that the float is the nearest to the decimal fraction
+	// and its shortest form is that fraction: 7 * 0.01 * 100 would be 7.000000000000001.
+	return strconv.FormatFloat(float64(w)/float64(Whole/100), 'f', -1, 64) + "%"
 }
 
 // Valid says whether w lies between nothing and the whole.

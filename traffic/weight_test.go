@@ -57,5 +57,8 @@ func TestEveryWeightIsWrittenSoThatItReadsBack(t *testing.T) {
 		if got, err := traffic.ParseWeight(w.String()); got != w || err != nil {
 			t.Fatalf("%d is written %q, which reads as %d, %v", w, w, got, err)
 		}
+		if text := w.String(); len(text) > len("99.9999%") {
+			t.Fatalf("weight %d is written %s", int(w), text)
+		}
 	}
 }
