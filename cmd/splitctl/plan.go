@@ -87,12 +87,28 @@ func planOf(config configs.Config) (api.Plan, error) {
 		Rules: append([]string{}, wanted.Rules...), Routes: append([]string{}, wanted.Routes...),
 		Notes: append([]string{}, config.Notes...),
 	}
+	inKernel := false
 	for _, s := range config.Splits {
+		inKernel = inKernel || s.Mode != traffic.ModeProxy
 		if s.Mode == traffic.ModeAuto {
 			plan.Notes = append(plan.Notes, fmt.Sprintf("split %q: mode auto is planned as kernel", s.Name))
 		}
 	}
+	if inKernel {
+		plan.Notes = append(plan.Notes, trackingNote())
+	}
 	return plan, nil
+}
+
+// trackingNote says what every kernel split does to its host: the first nat
+// chain turns connection tracking on for all of its traffic.
+func trackingNote() string {
+	note := "the nat chain turns connection tracking on for all traffic of this host"
+	limit, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_max")
+	if err != nil { // not loaded yet
+		return note + "; nf_conntrack_max bounds the flows it holds"
+	}
+	return note + ", which holds " + strings.TrimSpace(string(limit)) + " flows (nf_conntrack_max)"
 }
 
 // writePlan writes the nft text so that `nft -f` takes the whole answer: all
