@@ -121,10 +121,11 @@ func isStrict(device string) bool {
 // readForeign reads other programs' tables as far as they matter to us, and
 // says whether connection tracking is at work: a nat chain turns it on.
 func readForeign() (tables []foreignTable, tracking bool, err error) {
-	conn, err := nftables.New()
+	conn, err := nftables.New(nftables.AsLasting())
 	if err != nil {
 		return nil, false, fmt.Errorf("open nftables: %w", err)
 	}
+	defer func() { _ = conn.CloseLasting() }()
 	chains, err := conn.ListChains()
 	if err != nil {
 		return nil, false, fmt.Errorf("list chains: %w", err)

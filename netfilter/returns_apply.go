@@ -159,11 +159,12 @@ func (s *steps) put(routes []routePut) {
 }
 
 func (s *steps) marks(ctx context.Context, want Returns) {
-	conn, err := nftables.New()
+	conn, err := nftables.New(nftables.AsLasting())
 	if err != nil {
 		s.faults = append(s.faults, fmt.Errorf("open nftables: %w", err))
 		return
 	}
+	defer func() { _ = conn.CloseLasting() }()
 	known, err := findNeighbours(ctx, want, conn)
 	if err != nil {
 		s.faults = append(s.faults, err)
@@ -236,10 +237,11 @@ func differencesReturns(ctx context.Context, want Returns) ([]string, error) {
 		return nil, err
 	}
 	lines := want.changes(has).lines()
-	conn, err := nftables.New()
+	conn, err := nftables.New(nftables.AsLasting())
 	if err != nil {
 		return nil, fmt.Errorf("open nftables: %w", err)
 	}
+	defer func() { _ = conn.CloseLasting() }()
 	m, err := readMarks(conn)
 	if err != nil {
 		return nil, err
