@@ -106,7 +106,7 @@ func (c *cast) startDaemon(ctx context.Context, p place, d *daemon, config strin
 // splitctl runs splitctl against the splitd that splits, as an operator would.
 func (c *cast) splitctl(ctx context.Context, args ...string) (string, error) {
 	cmd := exec.Command(c.splitctlPath, args...)
-	cmd.Env = append(os.Environ(), "SPLITD_CONTROL_SOCKET="+c.socket)
+	cmd.Env = []string{"SPLITD_CONTROL_SOCKET=" + c.socket}
 	return place{dir: c.dir}.run(ctx, cmd)
 }
 

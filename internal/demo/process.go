@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -67,11 +68,21 @@ func (p place) start(name string, cmd *exec.Cmd, stdout func(io.Reader)) (*proce
 	return child, nil
 }
 
+// launch starts the command without the settings that the user's environment
+// has for a splitd of his own, which would win over our configuration files.
 func (p place) launch(cmd *exec.Cmd) error {
+	cmd.Env = append(withoutSettings(os.Environ()), cmd.Env...)
 	if p.ns == nil {
 		return cmd.Start()
 	}
 	return p.ns.Start(cmd)
+}
+
+// withoutSettings leaves out the variables that splitd and sd_notify(3) read.
+func withoutSettings(environment []string) []string {
+	return slices.DeleteFunc(environment, func(variable string) bool {
+		return strings.HasPrefix(variable, "SPLITD_") || strings.HasPrefix(variable, "NOTIFY_SOCKET=")
+	})
 }
 
 func (c *process) wait(output io.Reader, stdout func(io.Reader)) {

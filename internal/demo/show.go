@@ -90,6 +90,7 @@ type row struct {
 const rowForm = "%12s %12s %12s %10s %10s %8s"
 
 func (s *show) columns() {
+	s.line("%s", s.paint(dim, "  share seen: of the mails that arrived; splitd says: its own count since the share was set"))
 	s.line(rowForm, "share set", "share seen", "splitd says", "old MX", "new MX", "failed")
 }
 

@@ -8,6 +8,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
+func TestSettingsOfTheUserDoNotReachTheDaemons(t *testing.T) {
+	got := withoutSettings([]string{"PATH=/bin", "SPLITD_STATE_DIR=/x", "NOTIFY_SOCKET=/y", "TMPDIR=/tmp"})
+	if diff := cmp.Diff([]string{"PATH=/bin", "TMPDIR=/tmp"}, got); diff != "" {
+		t.Errorf("environment (-want +got):\n%s", diff)
+	}
+}
+
 func noEnv(string) (string, bool) { return "", false }
 
 func TestShowIsPlainWithoutATerminal(t *testing.T) {
@@ -22,7 +29,8 @@ func TestShowIsPlainWithoutATerminal(t *testing.T) {
 	s.step(r)
 	s.claim(claimf(true, "%d mails", 3))
 	s.claim(claim{text: "something is wrong", why: []string{"this", "that"}})
-	want := `   share set   share seen  splitd says     old MX     new MX   failed
+	want := `  share seen: of the mails that arrived; splitd says: its own count since the share was set
+   share set   share seen  splitd says     old MX     new MX   failed
 $ splitctl set mx 5% --reason "first real mails"
   mx: 0% -> 5%
          5 %       4.76 %       5.12 %        380         19        1
