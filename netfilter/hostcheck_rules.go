@@ -258,8 +258,8 @@ func (s foreignSet) find(key []byte) *nftables.SetElement {
 			continue
 		}
 		// Of an end and a beginning at the same number the beginning counts.
-		if order := 1; best != nil {
-			order = bytes.Compare(e.Key, best.Key)
+		if best != nil {
+			order := bytes.Compare(e.Key, best.Key)
 			if order < 0 || order == 0 && e.IntervalEnd {
 				continue
 			}

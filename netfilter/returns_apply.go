@@ -150,7 +150,7 @@ func (s *steps) do(err error) {
 // it leads to another router than the one that is wanted.
 func (s *steps) put(routes []routePut) {
 	for _, p := range routes {
-		err := p.ipRoute.put(p.old != nil)
+		err := p.put(p.old != nil)
 		s.do(err)
 		if err != nil && p.old != nil {
 			s.do(p.old.remove())

@@ -69,8 +69,10 @@ func TestReturnPathsThatCannotWorkAreRefusedAllAtOnce(t *testing.T) {
 		"same address":  {[]traffic.ReturnPath{address, address}, labSettings, `return_paths[1] "a": no flow is left for it: "a" takes them`},
 		"all ports":     {[]traffic.ReturnPath{mark, onPort}, labSettings, `return_paths[1] "p": no flow is left for it: "m" takes them`},
 		"rest":          {[]traffic.ReturnPath{onPort, mark}, labSettings, ""},
-		"two": {[]traffic.ReturnPath{{Name: "x"}, {Name: "y", Device: "eth0"}}, labSettings,
-			"return_paths[0] \"x\": device is missing\nreturn_paths[1] \"y\": match \"\" is unknown: write address or mark"},
+		"two": {
+			[]traffic.ReturnPath{{Name: "x"}, {Name: "y", Device: "eth0"}}, labSettings,
+			"return_paths[0] \"x\": device is missing\nreturn_paths[1] \"y\": match \"\" is unknown: write address or mark",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var got string
