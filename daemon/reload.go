@@ -159,18 +159,34 @@ func (d *Daemon) settleAll(definition configs.Definition, known map[string]state
 			prior = *record
 		}
 		entry := d.entry(itself, s.action, prior, s.record, "", now)
-		entry.Before.Weights = s.before
-		if f, ok := covering(forced, split.Name); ok && inForce(s.record).CandidateWeight() > 0 {
-			s.record.Overrides = switchOff(split, f.User, f.Reason, f.Time)
-			s.record, s.action = advance(s.record, now), state.ActionOff
-			who := control.Actor{UID: f.UID, User: f.User, SudoUser: f.SudoUser, PID: f.PID, Command: f.Command}
-			entry = d.entry(who, s.action, prior, s.record, f.Reason, f.Time)
+		if !ok {
 			entry.Before.Weights = s.before
+		}
+		if f, off := covering(forced, split.Name); off {
+			s, entry = d.turnedOff(s, entry, f, now)
 		}
 		p.add(s, entry, prior)
 	}
 	d.remove(&p, known, definition, itself, "", now)
 	return p
+}
+
+// turnedOff carries out what a forced off asked for while no daemon could record
+// it, in the name of who did it. The kernel may have it already.
+func (d *Daemon) turnedOff(s settled, entry state.Entry, f state.Forced, now time.Time) (settled, state.Entry) {
+	on := inForce(s.record).CandidateWeight() > 0
+	if !on && s.action != state.ActionAdopt {
+		return s, entry // it was off before
+	}
+	s.action = state.ActionOff
+	s.record.Overrides = switchOff(s.record.Definition, f.User, f.Reason, f.Time)
+	if on {
+		s.record = advance(s.record, now)
+	}
+	who := control.Actor{UID: f.UID, User: f.User, SudoUser: f.SudoUser, PID: f.PID, Command: f.Command}
+	off := d.entry(who, s.action, s.record, s.record, f.Reason, f.Time)
+	off.Before = entry.Before
+	return s, off
 }
 
 // covering returns the newest forced off that covers the split.

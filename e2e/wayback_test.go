@@ -58,9 +58,12 @@ func TestADaemonThatComesBackAfterAForcedOffStaysOff(t *testing.T) {
 	l.ok("set", "mx", "100%")
 	before := l.status().Generation
 	l.kill()
-	l.ok("off", "--all", "--force")
+	l.ok("off", "--all", "--force", "--reason", "it burns")
 	l.start()
 	l.servedBy("old")
+	if h := l.newest(); h.Action != "off" || h.Reason != "it burns" || h.PreviousPPM != 1_000_000 || h.WeightPPM != 0 {
+		t.Errorf("the history's newest = %+v, want the forced off from 1000000 with its reason", h)
+	}
 	if s := l.status(); s.WeightPPM != 0 || s.Generation <= before {
 		t.Errorf("status = %d ppm at generation %d, want 0 after %d", s.WeightPPM, s.Generation, before)
 	}
