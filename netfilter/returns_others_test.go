@@ -255,3 +255,61 @@ func TestAStoppedContextChangesNothing(t *testing.T) {
 		t.Errorf("changed: %q", diff)
 	}
 }
+
+func TestWhatOthersDidToTheMarkingTableIsNamedAndMended(t *testing.T) {
+	t.Parallel()
+	table := markTable()
+	arrivals := &nftables.Chain{Name: chainArrivals, Table: table}
+	for name, test := range map[string]struct {
+		meddle func(*nftables.Conn)
+		want   []string
+	}{
+		"the table is gone": {func(c *nftables.Conn) { c.DelTable(table) }, []string{"table inet splitd_return: missing"}},
+		"a chain is empty":  {func(c *nftables.Conn) { c.FlushChain(arrivals) }, []string{"chain arrivals: differs"}},
+		"a set is empty":    {func(c *nftables.Conn) { c.FlushSet(nftSet(table, "neighbour/six")) }, []string{"set neighbour/six: does not hold the address of fd00::1"}},
+		"a rule is added": {func(c *nftables.Conn) {
+			c.AddRule(&nftables.Rule{Table: table, Chain: arrivals, Exprs: accept().expressions()})
+		}, []string{"chain arrivals: differs"}},
+		"a chain is added": {func(c *nftables.Conn) { c.AddChain(&nftables.Chain{Name: "stray", Table: table}) }, []string{"chain stray: to be removed"}},
+		"a set is added":   {func(c *nftables.Conn) { _ = c.AddSet(nftSet(table, "stray"), nil) }, []string{"set stray: to be removed"}},
+		"a set of other kind": {func(c *nftables.Conn) {
+			_ = c.AddSet(&nftables.Set{Table: table, Name: "odd", KeyType: nftables.TypeMark}, nil)
+		}, []string{"set odd: to be removed"}},
+		"a hook has moved": {func(c *nftables.Conn) {
+			output := &nftables.Chain{Name: chainOutput, Table: table}
+			c.DelChain(output)
+			output.Type, output.Hooknum, output.Priority = nftables.ChainTypeRoute, nftables.ChainHookOutput, nftables.ChainPriorityFilter
+			c.AddChain(output)
+		}, []string{"chain output: differs"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			lab := newReturnLab(t)
+			lab.wrongWay()
+			lab.serve("25")
+			lab.translate("10.0.0.12", "fd00::12")
+			lab.apply(byMark()...)
+			changeRuleset(t, lab.host, test.meddle)
+			if diff := cmp.Diff(test.want, lab.differences(byMark())); diff != "" {
+				t.Errorf("differences (-want +got):\n%s", diff)
+			}
+			if !lab.apply(byMark()...) {
+				t.Error("apply says that it changed nothing")
+			}
+			lab.inSync(byMark())
+			lab.reaches(lab.client, service4, client4)
+			lab.reaches(lab.client, service6, client6)
+		})
+	}
+}
+
+func (lab returnLab) differences(paths []traffic.ReturnPath) []string {
+	lab.t.Helper()
+	want, err := BuildReturns(paths, labSettings)
+	if err != nil {
+		lab.t.Fatal(err)
+	}
+	var lines []string
+	lab.host.Do(func() (err error) { lines, err = differencesReturns(lab.t.Context(), want); return err })
+	return lines
+}

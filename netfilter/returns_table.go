@@ -20,7 +20,7 @@ type markState struct {
 	chains map[string]*nftables.Chain
 	rules  map[string][]*nftables.Rule
 	sets   map[string][]neighbour
-	foul   bool // something in it is not as we make it: begin anew
+	odd    []string // sets that are not of our kind: the table is made anew
 }
 
 // neighbour is an element of a neighbourSet; its comment is the router whose
@@ -85,7 +85,7 @@ func (m *markState) readSets(conn *nftables.Conn) error {
 	}
 	for _, set := range sets {
 		if set.KeyType.Name != nftables.TypeEtherAddr.Name || set.IsMap || set.Anonymous || set.Interval || set.HasTimeout {
-			m.foul = true
+			m.odd = append(m.odd, set.Name)
 			continue
 		}
 		elements, err := conn.GetSetElements(set)
@@ -171,6 +171,9 @@ func (r Returns) strayNames(m markState) []string {
 			stray = append(stray, "set "+name)
 		}
 	}
+	for _, name := range m.odd {
+		stray = append(stray, "set "+name)
+	}
 	return stray
 }
 
@@ -186,18 +189,18 @@ func (r Returns) applyMarks(conn *nftables.Conn, known neighbours) (changed bool
 	if err != nil {
 		return false, err
 	}
-	if len(r.markDifferences(m, known)) == 0 && !m.foul {
+	if len(r.markDifferences(m, known)) == 0 {
 		return false, nil
 	}
 	if len(r.marks) == 0 {
 		conn.DelTable(markTable())
 		return true, flushMarks(conn)
 	}
-	for _, chain := range r.chains() {
-		has, there := m.chains[chain.name]
-		m.foul = m.foul || there && !chain.fits(has)
-	}
-	if m.foul {
+	foul := len(m.odd) > 0 || slices.ContainsFunc(r.chains(), func(c markChain) bool {
+		has, there := m.chains[c.name]
+		return there && !c.fits(has)
+	})
+	if foul {
 		conn.DelTable(markTable())
 		m = markState{}
 	}

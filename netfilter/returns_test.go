@@ -70,7 +70,8 @@ func TestReturnPathsThatCannotWorkAreRefusedAllAtOnce(t *testing.T) {
 		"all ports":     {[]traffic.ReturnPath{mark, onPort}, labSettings, `return_paths[1] "p": no flow is left for it: "m" takes them`},
 		"rest":          {[]traffic.ReturnPath{onPort, mark}, labSettings, ""},
 		"two": {
-			[]traffic.ReturnPath{{Name: "x"}, {Name: "y", Device: "eth0"}}, labSettings,
+			[]traffic.ReturnPath{{Name: "x"}, {Name: "y", Device: "eth0"}},
+			labSettings,
 			"return_paths[0] \"x\": device is missing\nreturn_paths[1] \"y\": match \"\" is unknown: write address or mark",
 		},
 	} {
