@@ -84,7 +84,7 @@ func (d *Daemon) enact(ctx context.Context, c change) error {
 			return fmt.Errorf("apply configuration: %w", err)
 		}
 	case reachWeights:
-		split, _ := c.next.split(c.records[0].Name)
+		split := c.next.split(c.records[0].Name)
 		if err := d.planes.setWeights(ctx, split); err != nil {
 			return fmt.Errorf("set weights of split %q: %w", split.Name, err)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -175,6 +176,7 @@ func (d *Daemon) serveWeb(ctx context.Context) error {
 	v := d.options.Version
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", metrics.Handler(d, metrics.Build{Version: v.Version, Commit: v.Commit, Go: v.Go}))
+	mux.HandleFunc("GET /{$}", index)
 	mux.Handle("/", control.ReadOnly(d))
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: time.Minute, IdleTimeout: time.Minute}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
@@ -183,6 +185,12 @@ func (d *Daemon) serveWeb(ctx context.Context) error {
 		return fmt.Errorf("serve http on %q: %w", d.options.Config.HTTP.Listen, err)
 	}
 	return nil
+}
+
+// index says what stands at this address.
+func index(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, _ = io.WriteString(w, "splitd\n\n/metrics      for Prometheus\n/v1/splits    the state of all splits, JSON\n/v1/history   who changed what, JSON\n/v1/plan      what is in the kernel, JSON\n")
 }
 
 // stop closes what start opened, newest first.

@@ -18,9 +18,8 @@ const retryExpiry = 5 * time.Second
 // expire drops overrides whose time is over, until ctx ends.
 func (d *Daemon) expire(ctx context.Context) error {
 	for {
-		next, any := d.expireDue(ctx)
 		var timer <-chan time.Time
-		if any {
+		if next := d.expireDue(ctx); !next.IsZero() {
 			timer = time.After(max(next.Sub(d.now()), 0))
 		}
 		select {
@@ -32,8 +31,9 @@ func (d *Daemon) expire(ctx context.Context) error {
 	}
 }
 
-// expireDue drops what is over now and returns when it must look again.
-func (d *Daemon) expireDue(ctx context.Context) (next time.Time, any bool) {
+// expireDue drops what is over now and returns when it must look again, zero for
+// never.
+func (d *Daemon) expireDue(ctx context.Context) (next time.Time) {
 	d.changing.Lock()
 	defer d.changing.Unlock()
 	now := d.now()
@@ -43,23 +43,24 @@ func (d *Daemon) expireDue(ctx context.Context) (next time.Time, any bool) {
 		if len(kept) < len(record.Overrides) {
 			if _, err := d.setOverrides(ctx, itself, state.ActionExpire, 0, record, kept, "ttl is over", now); err != nil {
 				d.log.Error("expire override", "split", name, "error", err)
-				next, any = sooner(next, any, now.Add(retryExpiry))
+				next = sooner(next, now.Add(retryExpiry))
 			}
 		}
 		for _, o := range kept {
 			if !o.Until.IsZero() {
-				next, any = sooner(next, any, o.Until)
+				next = sooner(next, o.Until)
 			}
 		}
 	}
-	return next, any
+	return next
 }
 
-func sooner(t time.Time, any bool, other time.Time) (time.Time, bool) {
-	if !any || other.Before(t) {
-		return other, true
+// sooner is the earlier of two times of which the first may be zero, for never.
+func sooner(t, other time.Time) time.Time {
+	if t.IsZero() || other.Before(t) {
+		return other
 	}
-	return t, true
+	return t
 }
 
 // wakeExpiry makes expire look again.

@@ -19,7 +19,7 @@ import (
 )
 
 // crash is what the fakes panic with where a process would die.
-type crash struct{ step int }
+type crash struct{}
 
 // fuse blows at one step of everything that has an effect.
 type fuse struct{ left int }

@@ -116,7 +116,8 @@ func TestGoingBackRestoresWeightsUnderTheDefinitionOfNow(t *testing.T) {
 		{"to the file's own weight without an override", mx(percent(5)), state.Side{Weights: weights(percent(5))}, traffic.Overrides{}},
 		{"to an operator's weight", mx(0), state.Side{Overrides: operators(percent(5)), Weights: weights(percent(5))}, operators(percent(5))},
 		{
-			"to a weight that the file no longer has", mx(percent(50)), state.Side{Weights: weights(percent(5))},
+			"to a weight that the file no longer has", mx(percent(50)),
+			state.Side{Weights: weights(percent(5))},
 			traffic.Overrides{"new": {Weight: percent(5), Actor: "ann", Reason: "oops", Since: noon}},
 		},
 	}

@@ -354,7 +354,7 @@ func (d *Daemon) withBaselines(ctx context.Context, v *view) *view {
 		if record.Baseline != nil {
 			continue
 		}
-		split, _ := v.split(name)
+		split := v.split(name)
 		flows, err := d.planes.flows(ctx, split)
 		if err != nil {
 			d.log.Warn("read flow counters", "split", name, "error", err)

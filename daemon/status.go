@@ -109,7 +109,7 @@ func (d *Daemon) warnings(r reading) []string {
 // item is one split as the API shows it.
 func (r reading) item(name string) api.Split {
 	record := r.view.records[name]
-	split, _ := r.view.split(name)
+	split := r.view.split(name)
 	item := api.Split{
 		Name: name, Mode: string(split.Mode), ModeConfigured: string(record.Definition.Mode), Protocol: split.Protocol,
 		Service: serviceItem(split.Service), Generation: uint64(record.Generation), WeightPPM: int(split.CandidateWeight()),

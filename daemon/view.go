@@ -24,15 +24,11 @@ type view struct {
 	differsFrom string        // after `apply -f`: the files that say otherwise
 }
 
-// split returns the state of one split as its data plane gets it.
-func (v *view) split(name string) (traffic.Split, bool) {
-	record, ok := v.records[name]
-	if !ok {
-		return traffic.Split{}, false
-	}
-	split := inForce(record)
+// split returns the state of one of the splits as its data plane gets it.
+func (v *view) split(name string) traffic.Split {
+	split := inForce(v.records[name])
 	split.Mode = v.modes[name]
-	return split, true
+	return split
 }
 
 // names lists the splits in order.
@@ -42,8 +38,7 @@ func (v *view) names() []string { return slices.Sorted(maps.Keys(v.records)) }
 func (v *view) splits() []traffic.Split {
 	splits := make([]traffic.Split, 0, len(v.records))
 	for _, name := range v.names() {
-		split, _ := v.split(name)
-		splits = append(splits, split)
+		splits = append(splits, v.split(name))
 	}
 	return splits
 }

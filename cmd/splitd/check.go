@@ -1,8 +1,6 @@
 package main
 
 import (
-	"fmt"
-
 	"github.com/spf13/cobra"
 
 	"github.com/splitd/splitd/configs"
@@ -17,7 +15,7 @@ func checkCommand() *cobra.Command {
 			if err := configs.Check(args); err != nil {
 				// The lines are the answer, in the form that editors and
 				// configuration managers know: no prefix.
-				fmt.Fprintln(cmd.ErrOrStderr(), err)
+				say(cmd.ErrOrStderr(), "%v\n", err)
 				return exit{code: exitError}
 			}
 			return nil

@@ -32,10 +32,10 @@ live; run cleanup again when they have ended, or with --now to end them.`,
 			return err
 		}
 		if result.KeeperLeft {
-			fmt.Fprintf(cmd.ErrOrStderr(), "splitd: nothing is split any more; a keeper stays for %d open flows: run `splitd cleanup` again when they have ended, or `splitd cleanup --now` to end them\n", result.LiveFlows)
+			say(cmd.ErrOrStderr(), "splitd: nothing is split any more; a keeper stays for %d open flows: run `splitd cleanup` again when they have ended, or `splitd cleanup --now` to end them\n", result.LiveFlows)
 			return nil
 		}
-		fmt.Fprintln(cmd.ErrOrStderr(), "splitd: nothing of splitd is left in the kernel")
+		say(cmd.ErrOrStderr(), "splitd: nothing of splitd is left in the kernel\n")
 		return nil
 	})
 	return cmd

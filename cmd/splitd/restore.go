@@ -22,11 +22,11 @@ func restoreCommand(e env) *cobra.Command {
 		if err != nil {
 			return fmt.Errorf("load configuration:\n%w", err)
 		}
-		sentence, err := daemon.Restore(cmd.Context(), cfg, logger(e.stderr, cfg.Log), time.Now)
+		sentence, err := daemon.Restore(cmd.Context(), cfg, daemon.Logger(e.stderr, cfg.Log), time.Now)
 		if err != nil {
 			return err
 		}
-		fmt.Fprintln(cmd.ErrOrStderr(), "splitd: "+sentence)
+		say(cmd.ErrOrStderr(), "splitd: %s\n", sentence)
 		return nil
 	})
 	return cmd

@@ -55,14 +55,17 @@ func run(ctx context.Context, e env) int {
 	if !known {
 		// Everything that our own commands return is an exit: this is cobra
 		// about flags, arguments or an unknown command.
-		fmt.Fprintf(e.stderr, "splitd: %v\nRun `splitd --help` for the commands.\n", err)
+		say(e.stderr, "splitd: %v\nrun `splitd --help` for the commands\n", err)
 		return exitUsage
 	}
 	if with.err != nil {
-		fmt.Fprintf(e.stderr, "splitd: %v\n", with.err)
+		say(e.stderr, "splitd: %v\n", with.err)
 	}
 	return with.code
 }
+
+// say prints for people; nobody is left to tell when that fails.
+func say(w io.Writer, format string, args ...any) { _, _ = fmt.Fprintf(w, format, args...) }
 
 func rootCommand(e env) *cobra.Command {
 	root := &cobra.Command{

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"fmt"
-
 	"github.com/spf13/cobra"
 
 	"github.com/splitd/splitd/internal/build"
@@ -14,7 +12,7 @@ func versionCommand() *cobra.Command {
 		Short: "Print the version",
 		Args:  cobra.NoArgs,
 		Run: func(cmd *cobra.Command, _ []string) {
-			fmt.Fprintln(cmd.OutOrStdout(), "splitd "+build.Read().String())
+			say(cmd.OutOrStdout(), "splitd %s\n", build.Read())
 		},
 	}
 }

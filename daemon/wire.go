@@ -1,0 +1,96 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	sd "github.com/coreos/go-systemd/v22/daemon"
+
+	"github.com/splitd/splitd/configs"
+	"github.com/splitd/splitd/control/api"
+	"github.com/splitd/splitd/internal/build"
+	"github.com/splitd/splitd/netfilter"
+	"github.com/splitd/splitd/splitter"
+	"github.com/splitd/splitd/state"
+	"github.com/splitd/splitd/traffic"
+)
+
+// Process is what `splitd run` is made from.
+type Process struct {
+	// Load reads the configuration, again at every reload; Sources names for
+	// people where from.
+	Load    func() (configs.Config, error)
+	Sources string
+	Stderr  io.Writer // gets the log
+}
+
+// Serve is `splitd run`: the daemon on this host's kernel, sockets, disk and
+// clock, until ctx ends. SIGHUP reloads.
+func Serve(ctx context.Context, p Process) error {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	cfg, err := p.Load()
+	if err != nil {
+		return fmt.Errorf("load configuration:\n%w", err)
+	}
+	log := Logger(p.Stderr, cfg.Log)
+	d := New(Options{
+		Config: cfg, Reload: p.Load, Sources: p.Sources,
+		OpenKernel: func() (Kernel, error) { return openKernel(cfg, log) },
+		Relay:      splitter.New(splitter.Options{Log: log, Draw: draw}),
+		OpenStore:  func() (Store, error) { return openStore(cfg) },
+		Version:    thisProcess(build.Read()),
+		Log:        log,
+		Now:        time.Now,
+		Notify:     func(state string) { _, _ = sd.SdNotify(false, state) }, // without systemd there is nobody to tell
+	})
+	return d.Run(ctx, hangup)
+}
+
+// Logger writes the log as the configuration says.
+func Logger(w io.Writer, c configs.Log) *slog.Logger {
+	options := &slog.HandlerOptions{Level: c.Level}
+	if c.Format == "json" {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
+}
+
+// openKernel and openStore return interfaces: a nil pointer must not become an
+// interface that is not nil.
+func openKernel(cfg configs.Config, log *slog.Logger) (Kernel, error) {
+	kernel, err := netfilter.Open(netfilter.Options{
+		Settings: netfilter.Settings(cfg.Netfilter), StateDir: cfg.StateDir, Log: log, Now: time.Now,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return kernel, nil
+}
+
+func openStore(cfg configs.Config) (Store, error) {
+	store, err := state.Open(filepath.Join(cfg.StateDir, storeFile))
+	if err != nil {
+		return nil, err
+	}
+	return store, nil
+}
+
+// draw is the relay's fair draw.
+func draw() traffic.Weight { return traffic.Weight(rand.IntN(int(traffic.Whole))) }
+
+func thisProcess(b build.Info) api.VersionInfo {
+	return api.VersionInfo{
+		Envelope: api.Of(api.KindVersion), Version: b.Version, Commit: b.Commit, Go: b.Go,
+		PID: os.Getpid(), StartedAt: time.Now(),
+	}
+}
