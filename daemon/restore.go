@@ -36,8 +36,7 @@ func Restore(ctx context.Context, cfg configs.Config, log *slog.Logger, now func
 		log.Error("read marker of a forced off", "error", err)
 	}
 	kernel, err := netfilter.Open(netfilter.Options{
-		Settings: netfilter.Settings{MarkMask: snapshot.MarkMask, RouteTable: snapshot.RouteTable, RulePriority: snapshot.RulePriority},
-		StateDir: cfg.StateDir, Log: log, Now: now,
+		Settings: settingsOf(snapshot), StateDir: cfg.StateDir, Log: log, Now: now,
 	})
 	if err != nil {
 		return "", err
@@ -99,7 +98,7 @@ func Cleanup(ctx context.Context, cfg configs.Config, now bool) (netfilter.Clean
 	if pid, err := (&client.Client{Socket: cfg.Control.Socket}).PeerPID(ctx); err == nil {
 		return netfilter.CleanupResult{}, fmt.Errorf("clean up: splitd is running (pid %d) and would put its rules back: stop it first (systemctl stop splitd)", pid)
 	}
-	result, err := netfilter.Cleanup(ctx, netfilter.Settings(cfg.Netfilter), now)
+	result, err := netfilter.Cleanup(ctx, settingsInUse(cfg), now)
 	if err != nil {
 		return result, err
 	}
@@ -107,4 +106,18 @@ func Cleanup(ctx context.Context, cfg configs.Config, now bool) (netfilter.Clean
 		return result, fmt.Errorf("remove snapshot, which `splitd restore` would put back at boot: %w", err)
 	}
 	return result, nil
+}
+
+// settingsInUse are the numbers that the newest state went into the kernel
+// with; the configuration may be another by now, or gone.
+func settingsInUse(cfg configs.Config) netfilter.Settings {
+	snapshot, err := state.ReadSnapshot(filepath.Join(cfg.StateDir, snapshotFile))
+	if err != nil {
+		return netfilter.Settings(cfg.Netfilter)
+	}
+	return settingsOf(snapshot)
+}
+
+func settingsOf(s state.Snapshot) netfilter.Settings {
+	return netfilter.Settings{MarkMask: s.MarkMask, RouteTable: s.RouteTable, RulePriority: s.RulePriority}
 }

@@ -215,6 +215,25 @@ func TestRestorePutsTheLastGenerationInPlaceWithoutDaemonAndDatabase(t *testing.
 	}
 }
 
+func TestABrokenConfigurationKeepsNobodyFromRestoringAndCleaningUp(t *testing.T) {
+	l := newLab(t)
+	before := l.snapshot()
+	l.start()
+	l.ok("set", "mx", "100%")
+	l.stop()
+	l.reboot()
+	l.configure("splits: nonsense # %s")
+	if r := l.succeeds("restore", "--state-dir", l.dir+"/state"); !strings.Contains(r.stderr, "splitd.yaml:1:") {
+		t.Errorf("restore said %q, want what is wrong with the file", r.stderr)
+	}
+	l.servedBy("new")
+	remove(t, l.config)
+	l.succeeds("cleanup", "--state-dir", l.dir+"/state")
+	if d := before.Differences(l.snapshot()); len(d) > 0 {
+		t.Errorf("after cleanup the namespace is not as before:\n%s", strings.Join(d, "\n"))
+	}
+}
+
 // reboot empties the router's ruleset, as a boot does.
 func (l *lab) reboot() {
 	l.t.Helper()

@@ -1,11 +1,8 @@
 package main
 
 import (
-	"fmt"
-
 	"github.com/spf13/cobra"
 
-	"github.com/splitd/splitd/configs"
 	"github.com/splitd/splitd/daemon"
 )
 
@@ -23,9 +20,9 @@ live; run cleanup again when they have ended, or with --now to end them.`,
 	flags := addConfigFlags(cmd)
 	cmd.Flags().BoolVar(&now, "now", false, "also end the connections that were sent to a candidate")
 	cmd.RunE = failing(func(cmd *cobra.Command, _ []string) error {
-		cfg, err := configs.Load(flags.options(e))
+		cfg, err := loadOrDefault(e, flags)
 		if err != nil {
-			return fmt.Errorf("load configuration:\n%w", err)
+			return err
 		}
 		result, err := daemon.Cleanup(cmd.Context(), cfg, now)
 		if err != nil {

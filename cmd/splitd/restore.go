@@ -1,12 +1,10 @@
 package main
 
 import (
-	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/splitd/splitd/configs"
 	"github.com/splitd/splitd/daemon"
 )
 
@@ -18,9 +16,9 @@ func restoreCommand(e env) *cobra.Command {
 	}
 	flags := addConfigFlags(cmd)
 	cmd.RunE = failing(func(cmd *cobra.Command, _ []string) error {
-		cfg, err := configs.Load(flags.options(e))
+		cfg, err := loadOrDefault(e, flags)
 		if err != nil {
-			return fmt.Errorf("load configuration:\n%w", err)
+			return err
 		}
 		sentence, err := daemon.Restore(cmd.Context(), cfg, daemon.Logger(e.stderr, cfg.Log), time.Now)
 		if err != nil {
