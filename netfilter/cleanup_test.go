@@ -173,6 +173,9 @@ func TestFlowsOfARemovedSplitLiveOn(t *testing.T) {
 	lab.apply(localSplit(1, traffic.Whole))
 	c, _ := lab.dial(service25v6)
 	lab.apply()
+	if states := lab.read(); len(states) > 0 {
+		t.Errorf("the removed split is still read: %v", states)
+	}
 	lab.clock.advance(2 * retireAfter)
 	lab.apply()
 	if err := echoes(c); err != nil {

@@ -22,8 +22,9 @@ type Forced struct {
 
 // ForceOff sends all new flows of the split, or of every split when it is "",
 // to the primary. It needs no daemon, store or configuration: what it must
-// know is in the names of the kernel's chains. All splits change in one
-// transaction. End a hung daemon first, so that it does not write over it.
+// know is in the names of the kernel's chains. One transaction turns off
+// hundreds of splits at once. End a hung daemon first, so that it does not
+// write over it.
 func ForceOff(ctx context.Context, _ Settings, split string) ([]Forced, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -53,9 +54,10 @@ func ForceOff(ctx context.Context, _ Settings, split string) ([]Forced, error) {
 			groups = append(groups, change)
 		}
 	}
-	for i, t := range transactions(groups, l.room) {
+	all := transactions(groups, l.room)
+	for i, t := range all {
 		if err := l.commit(t); err != nil {
-			return nil, fmt.Errorf("force off: transaction %d: %w", i+1, err)
+			return nil, fmt.Errorf("force off: transaction %d of %d: %w", i+1, len(all), err)
 		}
 	}
 	return done, nil

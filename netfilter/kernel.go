@@ -182,9 +182,9 @@ func (k *Kernel) abandon(l leftover) {
 // weights left behind and follows the neighbours of return paths. The rules
 // stay in the kernel.
 func (k *Kernel) Run(ctx context.Context) error {
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return k.retireLoop(ctx) })
-	group.Go(func() error { return followNeighbours(ctx, k.wantedReturns, k.options.Log) })
+	group, inner := errgroup.WithContext(ctx)
+	group.Go(func() error { return k.retireLoop(inner) })
+	group.Go(func() error { return followNeighbours(inner, k.wantedReturns, k.options.Log) })
 	if err := group.Wait(); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("keep the kernel rules: %w", err)
 	}

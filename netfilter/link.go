@@ -3,6 +3,7 @@ package netfilter
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
@@ -17,7 +18,8 @@ import (
 // transactions removed (nft_rcv_nl_event in nf_tables_api.c calls
 // rcu_barrier): 8 ms instead of 0.1 ms for a transaction.
 type link struct {
-	conn *nftables.Conn
+	conn   *nftables.Conn
+	socket *netlink.Conn // of conn
 	// room is how many bytes a transaction may have.
 	room int
 }
@@ -33,7 +35,11 @@ const (
 	roomMin     = 100 << 10 // what any machine's default takes
 )
 
+// patience bounds one call, so that a lost answer cannot hang its caller.
+const patience = time.Minute
+
 func (l *link) buffers(c *netlink.Conn) error {
+	l.socket = c
 	_ = c.SetReadBuffer(readBuffer)
 	_ = c.SetWriteBuffer(writeBuffer)
 	l.room = roomMin
@@ -43,15 +49,18 @@ func (l *link) buffers(c *netlink.Conn) error {
 	return nil
 }
 
+// open begins a call.
 func (l *link) open() error {
-	if l.conn != nil {
-		return nil
+	if l.conn == nil {
+		conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(l.buffers))
+		if err != nil {
+			return fmt.Errorf("open netlink: %w", err)
+		}
+		l.conn = conn
 	}
-	conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(l.buffers))
-	if err != nil {
+	if err := l.socket.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		return fmt.Errorf("open netlink: %w", err)
 	}
-	l.conn = conn
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -47,14 +48,7 @@ type observedRule struct {
 	shares   []share // what it draws, if it does
 }
 
-func (o observed) chainNames() []string {
-	names := make([]string, 0, len(o.chains))
-	for name := range o.chains {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
-}
+func (o observed) chainNames() []string { return slices.Sorted(maps.Keys(o.chains)) }
 
 // identity is what observedRule.identity is for a rule of ours.
 func (r rule) identity() string {

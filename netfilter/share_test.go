@@ -98,6 +98,8 @@ func (lab *splitLab) versions(split string) []int {
 	lab.t.Helper()
 	var versions []int
 	lab.router.Do(func() error {
+		lab.kernel.mu.Lock() // Run may be at work
+		defer lab.kernel.mu.Unlock()
 		have, err := lab.kernel.link.observe(everything)
 		for _, name := range have.chainNames() {
 			if owner, version, ok := versionOf(name); ok && owner == split {

@@ -3,6 +3,8 @@ package netfilter
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/splitd/splitd/traffic"
@@ -38,15 +40,17 @@ func (k *Kernel) Read(ctx context.Context) (map[string]SplitState, error) {
 	return states, nil
 }
 
-// splits lists the splits that have a trampoline.
+// splits lists the splits that a service leads to. The chains of one that was
+// removed stand for a moment longer, but nothing reaches them.
 func (o observed) splits() []string {
-	var names []string
-	for _, name := range o.chainNames() {
-		if split, kind, _ := nameOf(name); split != "" && kind == "" {
-			names = append(names, split)
+	reached := map[string]bool{}
+	for _, target := range o.elements {
+		split, kind, _ := nameOf(target)
+		if _, stands := o.chains[target]; stands && split != "" && kind == "" {
+			reached[split] = true
 		}
 	}
-	return names
+	return slices.Sorted(maps.Keys(reached))
 }
 
 // state reads the trampoline of a split and where it leads. A split whose
