@@ -53,7 +53,7 @@ func TestAProcessThatDiesBetweenTransactionsIsSucceeded(t *testing.T) {
 	}{
 		{"the first apply", nil, before, func(k *Kernel) error { return applyError(k, before) }},
 		{"another definition", before, []traffic.Split{after, more}, func(k *Kernel) error { return applyError(k, []traffic.Split{after, more}) }},
-		{"another weight", before, []traffic.Split{weights}, func(k *Kernel) error { return k.SetWeights(context.Background(), weights) }},
+		{"another weight", before, []traffic.Split{weights}, func(k *Kernel) error { return k.SetWeights(t.Context(), weights) }},
 	} {
 		for _, late := range []bool{false, true} {
 			for step := 0; ; step++ {

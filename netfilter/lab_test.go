@@ -2,7 +2,6 @@ package netfilter
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -63,8 +62,10 @@ func newSplitLab(t *testing.T) *splitLab {
 		old: nettest.New(t, "old"), new: nettest.New(t, "new"), clock: &fakeClock{now: time.Unix(1_800_000_000, 0)},
 	}
 	nettest.Link(t, lab.client, "eth0",
-		[]string{"192.0.2.100/24", "192.0.2.101/24", "192.0.2.102/24", "192.0.2.103/24",
-			"2001:db8::100/64", "2001:db8::101/64", "2001:db8::102/64", "2001:db8::103/64"},
+		[]string{
+			"192.0.2.100/24", "192.0.2.101/24", "192.0.2.102/24", "192.0.2.103/24",
+			"2001:db8::100/64", "2001:db8::101/64", "2001:db8::102/64", "2001:db8::103/64",
+		},
 		lab.router, "eth0", []string{"192.0.2.25/24", "192.0.2.1/24", "2001:db8::25/64", "2001:db8::1/64"})
 	nettest.Link(t, lab.router, "eth1", []string{"10.0.1.1/24", "2001:db8:1::1/64"}, lab.old, "eth0", []string{"10.0.1.11/24", "2001:db8:1::11/64"})
 	nettest.Link(t, lab.router, "eth2", []string{"10.0.2.1/24", "2001:db8:2::1/64"}, lab.new, "eth0", []string{"10.0.2.12/24", "2001:db8:2::12/64"})
@@ -170,7 +171,7 @@ func addresses(texts ...string) []traffic.Address {
 func (lab *splitLab) apply(splits ...traffic.Split) (changed bool) {
 	lab.t.Helper()
 	lab.router.Do(func() (err error) {
-		changed, err = lab.kernel.Apply(context.Background(), splits, nil)
+		changed, err = lab.kernel.Apply(lab.t.Context(), splits, nil)
 		return err
 	})
 	return changed
@@ -178,18 +179,18 @@ func (lab *splitLab) apply(splits ...traffic.Split) (changed bool) {
 
 func (lab *splitLab) setWeights(s traffic.Split) {
 	lab.t.Helper()
-	lab.router.Do(func() error { return lab.kernel.SetWeights(context.Background(), s) })
+	lab.router.Do(func() error { return lab.kernel.SetWeights(lab.t.Context(), s) })
 }
 
 func (lab *splitLab) read() (states map[string]SplitState) {
 	lab.t.Helper()
-	lab.router.Do(func() (err error) { states, err = lab.kernel.Read(context.Background()); return err })
+	lab.router.Do(func() (err error) { states, err = lab.kernel.Read(lab.t.Context()); return err })
 	return states
 }
 
 func (lab *splitLab) differences(splits ...traffic.Split) (lines []string) {
 	lab.t.Helper()
-	lab.router.Do(func() (err error) { lines, err = lab.kernel.Differences(context.Background(), splits, nil); return err })
+	lab.router.Do(func() (err error) { lines, err = lab.kernel.Differences(lab.t.Context(), splits, nil); return err })
 	return lines
 }
 

@@ -1,7 +1,6 @@
 package netfilter
 
 import (
-	"context"
 	"math"
 	"testing"
 
@@ -50,7 +49,7 @@ func (lab *splitLab) counts(s traffic.Split) map[string]traffic.Counts {
 	lab.t.Helper()
 	byName := map[string]traffic.Counts{}
 	lab.router.Do(func() error {
-		counts, err := lab.kernel.Counts(context.Background(), []traffic.Split{s})
+		counts, err := lab.kernel.Counts(lab.t.Context(), []traffic.Split{s})
 		for key, c := range counts {
 			byName[key.Backend] = c
 		}

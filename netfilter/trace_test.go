@@ -187,7 +187,7 @@ func TestAPacketMeetsItsFate(t *testing.T) {
 }
 
 func TestSimulatedDrawsMeetTheWeightSet(t *testing.T) {
-	random := rand.New(rand.NewPCG(2026, 11)) //nolint:gosec // a simulation that can be repeated
+	random := rand.New(rand.NewPCG(2026, 11))
 	const draws = 100_000
 	for _, weight := range []traffic.Weight{0, 1_000, 50_000, 500_000, 999_000, traffic.Whole} {
 		s := localSplit(1, weight)
