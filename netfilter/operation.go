@@ -99,7 +99,7 @@ func (o addChain) write(w *writer) error {
 	if h := o.chain.hook; h != nil {
 		policy := nftables.ChainPolicyAccept
 		c.Type, c.Hooknum, c.Policy = nftables.ChainTypeNAT, nftables.ChainHookPrerouting, &policy
-		c.Priority = nftables.ChainPriorityRef(nftables.ChainPriority(h.priority))
+		c.Priority = new(nftables.ChainPriority(h.priority))
 		if h.name == hookPostrouting {
 			c.Hooknum = nftables.ChainHookPostrouting
 		}

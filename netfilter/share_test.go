@@ -86,14 +86,14 @@ func TestAWeightChangedTwoThousandTimesLosesNoConnection(t *testing.T) {
 	if err := echoes(early); err != nil {
 		t.Errorf("the connection to %c from before the changes: %v", letter, err)
 	}
-	if n := len(lab.versions("mx")); n > 102 {
+	if n := len(lab.versions()); n > 102 {
 		t.Errorf("%d versions stand in the kernel after %d changes", n, changes)
 	}
 	t.Logf("connections: %d", got.by[fromOld]+got.by[fromNew])
 }
 
-// versions lists the versions of the split that the kernel holds.
-func (lab *splitLab) versions(split string) []int {
+// versions lists the versions of the split mx that the kernel holds.
+func (lab *splitLab) versions() []int {
 	lab.t.Helper()
 	var versions []int
 	lab.router.Do(func() error {
@@ -101,7 +101,7 @@ func (lab *splitLab) versions(split string) []int {
 		defer lab.kernel.mu.Unlock()
 		have, err := lab.kernel.link.observe(everything)
 		for _, name := range have.chainNames() {
-			if owner, version, ok := versionOf(name); ok && owner == split {
+			if owner, version, ok := versionOf(name); ok && owner == "mx" {
 				versions = append(versions, version)
 			}
 		}

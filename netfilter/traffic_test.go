@@ -175,7 +175,7 @@ func TestRunRetiresWhatOldWeightsLeftBehind(t *testing.T) {
 	for i := range 20 {
 		lab.setWeights(localSplit(traffic.Generation(i+2), traffic.Weight(i+2)))
 	}
-	if n := len(lab.versions("mx")); n != 21 {
+	if n := len(lab.versions()); n != 21 {
 		t.Errorf("%d versions before Run, want 21", n)
 	}
 	lab.clock.advance(2 * retireAfter)
@@ -183,9 +183,9 @@ func TestRunRetiresWhatOldWeightsLeftBehind(t *testing.T) {
 	done := make(chan error)
 	go func() { done <- lab.kernel.Run(ctx) }()
 	deadline := time.Now().Add(10 * time.Second)
-	for len(lab.versions("mx")) != 1 {
+	for len(lab.versions()) != 1 {
 		if time.Now().After(deadline) {
-			t.Fatalf("versions left: %v", lab.versions("mx"))
+			t.Fatalf("versions left: %v", lab.versions())
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
