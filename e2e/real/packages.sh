@@ -4,7 +4,7 @@
 # package: where another mail server is installed it stops and says so.
 set -euo pipefail
 
-packages=(postfix swaks nginx-light curl conntrack nftables iproute2)
+packages=(postfix swaks nginx-light curl conntrack nftables iproute2 systemd)
 
 missing=()
 for package in "${packages[@]}"; do
