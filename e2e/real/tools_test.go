@@ -1,0 +1,236 @@
+//go:build e2ereal
+
+package real
+
+import (
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/splitd/splitd/control/api"
+	"github.com/splitd/splitd/internal/nettest"
+)
+
+// markConfig is the new host's when flows are marked where they come in.
+const markConfig = `
+control: {socket: %[1]s/splitd.sock, group: mail}
+http: {listen: ""}
+state_dir: %[1]s/state
+return_paths:
+  - {name: old-mx,   via: 10.0.0.1,     device: eth0, match: mark, ports: [25/tcp, 80/tcp]}
+  - {name: old-mx-6, via: "fd00:25::1", device: eth0, match: mark, ports: [25/tcp, 80/tcp]}
+`
+
+// planned is the plan of the daemon with this socket, which nothing in the
+// kernel may differ from.
+func (l *lab) planned(d *daemon) api.Plan {
+	l.t.Helper()
+	plan := ask[api.Plan](l, "--socket", d.socket, "plan")
+	if plan.Differences == nil || len(plan.Differences) > 0 {
+		l.t.Errorf("plan on the %s host: differences = %q, want an empty list", d.ns.Name, plan.Differences)
+	}
+	return plan
+}
+
+// ours is what nft lists of splitd's tables in the namespace, without the
+// numbers of counters.
+func ours(ns *nettest.NS) string {
+	var text strings.Builder
+	for line := range strings.Lines(ns.Run("nft", "list", "tables")) {
+		words := strings.Fields(line) // table inet splitd
+		if len(words) == 3 && strings.HasPrefix(words[2], "splitd") {
+			text.WriteString(ns.Run("nft", "-s", "list", "table", words[1], words[2]))
+		}
+	}
+	return text.String()
+}
+
+// exact is the text of a plan or a listing without the comment in which the
+// daemon notes where it keeps its state.
+func exact(text string) string {
+	return regexp.MustCompile(`(?m)^\t\treturn comment "state_dir=.*\n`).ReplaceAllString(text, "")
+}
+
+// canonical is the text of one table without what is the kernel's own history:
+// the order in which chains were made, and the versions of weights. Old
+// versions must be gone.
+func canonical(text string) string {
+	text = regexp.MustCompile(`(split/\w+)/v\d+`).ReplaceAllString(exact(text), "$1/v1")
+	head, body, _ := strings.Cut(strings.TrimSuffix(text, "}\n"), "\n")
+	blocks := strings.Split(strings.TrimSpace(body), "\n\n\t")
+	slices.Sort(blocks)
+	return head + "\n\t" + strings.Join(blocks, "\n\n\t") + "\n}\n"
+}
+
+// listedAsPlanned waits until nft lists the router's table as the plan has it:
+// old versions of weights stay for a moment.
+func (l *lab) listedAsPlanned() {
+	l.t.Helper()
+	plan, listed := canonical(l.planned(l.splitting).Nft), ""
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+		if listed = canonical(ours(l.old)); listed == plan {
+			return
+		}
+	}
+	l.t.Errorf("what nft lists is not the plan (-plan +nft):\n%s", cmp.Diff(plan, listed))
+}
+
+func TestThePlanIsTheTextThatNftListsAndLoads(t *testing.T) {
+	l := newLab(t)
+	l.returning = l.startDaemon(l.new, newConfig, nil)
+	l.splitting = l.startDaemon(l.old, strings.Replace(oldConfig, "weight: 0%%", "weight: 37.5%%", 1), nil)
+	plan := l.planned(l.splitting)
+	if diff := cmp.Diff(exact(plan.Nft), exact(ours(l.old))); diff != "" {
+		t.Errorf("what nft lists is not the plan (-plan +nft):\n%s", diff)
+	}
+	// Neither a daemon nor root is needed for it, and the whole answer for
+	// people is a file for nft, too.
+	r, err := run(t.Context(), nettest.New(t, "desk"), as(nobody, nobody), l.program("splitctl"), "plan", "--config", l.splitting.config)
+	if err != nil || r.code != 0 {
+		t.Fatalf("splitctl plan --config: %v, exit %d, %s", err, r.code, r.stderr)
+	}
+	for _, tt := range []struct{ name, text, want string }{
+		{"of the daemon", l.ok("plan"), plan.Nft},
+		{"from the file", r.stdout, strings.ReplaceAll(plan.Nft, `comment "gen=1"`, `comment "gen=0"`)},
+	} {
+		elsewhere := nettest.New(t, "elsewhere")
+		elsewhere.Run("nft", "-f", write(t, filepath.Join(l.dir, "plan.nft"), tt.text))
+		if diff := cmp.Diff(exact(tt.want), exact(ours(elsewhere))); diff != "" {
+			t.Errorf("what nft lists of the plan %s is not the plan (-plan +nft):\n%s", tt.name, diff)
+		}
+	}
+	for _, weight := range []string{"12.5%", "100%", "0%", "0.0001%"} {
+		l.ok("set", "mx", weight)
+		l.ok("set", "web", weight)
+		l.listedAsPlanned()
+	}
+	l.leave()
+}
+
+func TestThePlansCommandsMakeItsRulesAndRoutes(t *testing.T) {
+	for name, config := range map[string]string{"by address": newConfig, "by mark": markConfig} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t)
+			l.returning = l.startDaemon(l.new, config, nil)
+			l.splitting = l.startDaemon(l.old, oldConfig, nil)
+			plan := l.planned(l.returning)
+			if len(plan.Rules) == 0 || len(plan.Routes) == 0 {
+				t.Fatalf("the plan has %d rules and %d routes", len(plan.Rules), len(plan.Routes))
+			}
+			twin := nettest.New(t, "twin")
+			nettest.Link(t, twin, "eth0", []string{newV4 + "/24", newV6 + "/64"}, nettest.New(t, "router"), "eth0", nil)
+			twin.Run("sh", "-ec", othersRules)
+			for _, command := range append(plan.Rules, plan.Routes...) {
+				twin.Run("sh", "-ec", command)
+			}
+			if diff := cmp.Diff(routing(l.new), routing(twin)); diff != "" {
+				t.Errorf("the plan's commands make something else (-splitd +commands):\n%s", diff)
+			}
+			if config == markConfig {
+				twin.Run("nft", "-f", write(t, filepath.Join(l.dir, "plan.nft"), plan.Nft))
+				if diff := cmp.Diff(exact(plan.Nft), exact(ours(twin))); diff != "" {
+					t.Errorf("what nft lists of the loaded plan is not the plan (-plan +nft):\n%s", diff)
+				}
+				if diff := cmp.Diff(withoutElements(plan.Nft), withoutElements(ours(l.new))); diff != "" {
+					t.Errorf("what nft lists is not the plan (-plan +nft):\n%s", diff)
+				}
+			}
+			l.leave()
+		})
+	}
+}
+
+// withoutElements leaves out the neighbours that splitd has learnt.
+func withoutElements(text string) string {
+	var kept strings.Builder
+	for line := range strings.Lines(text) {
+		if !strings.Contains(line, "elements = ") {
+			kept.WriteString(line)
+		}
+	}
+	return kept.String()
+}
+
+// routing is what iproute2 prints of rules and routes, without link-local
+// addresses, which two hosts never share.
+func routing(ns *nettest.NS) string {
+	var kept strings.Builder
+	for _, command := range []string{"ip rule", "ip -6 rule", "ip route show table all", "ip -6 route show table all"} {
+		words := strings.Fields(command)
+		fmt.Fprintf(&kept, "$ %s\n", command)
+		for line := range strings.Lines(ns.Run(words[0], words[1:]...)) {
+			if !strings.Contains(line, "fe80::") {
+				kept.WriteString(line)
+			}
+		}
+	}
+	return kept.String()
+}
+
+// TestARulesetSavedByNftLoadsAgain saves and loads the whole ruleset as
+// Debian's nftables.service does, elsewhere and then in place under an open
+// connection and the daemon.
+func TestARulesetSavedByNftLoadsAgain(t *testing.T) {
+	l := newLab(t)
+	webs := []*nginx{startNginx(t, l.old, l.dir), startNginx(t, l.new, l.dir)}
+	l.start()
+	l.ok("set", "web", "100%")
+	c := l.clients[0]
+	for _, way := range c.services() {
+		b, before := l.answered(c, way, "new")
+		saved := l.old.Run("nft", "list", "ruleset")
+		elsewhere := nettest.New(t, "elsewhere")
+		elsewhere.Run("nft", "-f", write(t, filepath.Join(l.dir, "saved.nft"), saved))
+		if diff := cmp.Diff(saved, elsewhere.Run("nft", "list", "ruleset")); diff != "" {
+			t.Errorf("the saved ruleset loads as another one (-saved +loaded):\n%s", diff)
+		}
+		l.old.Run("nft", "-f", write(t, filepath.Join(l.dir, "nftables.conf"), "flush ruleset\n"+saved))
+		if err := b.askAgain(before); err != nil {
+			t.Errorf("an open connection after the reload: %v", err)
+		}
+		b.close()
+		for weight, want := range map[string]string{"0%": "old", "100%": "new"} {
+			l.ok("set", "web", weight)
+			b, _ := l.answered(c, way, want)
+			b.close()
+		}
+		l.ok("set", "web", "100%")
+		l.listedAsPlanned()
+	}
+	for _, web := range webs {
+		web.stop()
+	}
+	// The reload made the others' rules anew, with other handles.
+	l.leaveBut(withoutHandles)
+}
+
+// answered opens a connection that the backend of that name must answer.
+func (l *lab) answered(c *client, way service, want string) (*browser, answer) {
+	l.t.Helper()
+	b, err := browse(c, way)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	got, err := b.ask()
+	if err != nil || got.backend != want {
+		l.t.Fatalf("%s is answered by %v, %v, want %s", way.address, got, err, want)
+	}
+	return b, got
+}
+
+// TestSystemdHasNothingToSayAboutTheUnits installs into a temporary directory
+// and lets systemd-analyze judge what lies there.
+func TestSystemdHasNothingToSayAboutTheUnits(t *testing.T) {
+	output, err := exec.Command("../../packaging/verify.sh").CombinedOutput()
+	if err != nil {
+		t.Fatalf("packaging/verify.sh: %v\n%s", err, output)
+	}
+	t.Logf("%s", output)
+}
