@@ -35,6 +35,8 @@ type Kernel struct {
 	commit committer
 	// versions are the highest version numbers made for each split.
 	versions map[string]int
+	// versionsKnown says that versions has those of other processes too.
+	versionsKnown bool
 	// leftovers are chains and counters that nothing leads to since then.
 	leftovers map[leftover]time.Time
 	returns   Returns
@@ -152,6 +154,7 @@ func (k *Kernel) carryOut(ctx context.Context, p plan) error {
 
 // remember notes which versions exist and what is left to retire.
 func (k *Kernel) remember(have observed, want Ruleset, p plan) {
+	k.versionsKnown = true
 	for _, name := range have.chainNames() {
 		if split, version, ok := versionOf(name); ok {
 			k.versions[split] = max(k.versions[split], version)

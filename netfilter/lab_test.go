@@ -177,9 +177,9 @@ func (lab *splitLab) apply(splits ...traffic.Split) (changed bool) {
 	return changed
 }
 
-func (lab *splitLab) setWeights(s traffic.Split) {
+func (lab *splitLab) setWeights(splits ...traffic.Split) {
 	lab.t.Helper()
-	lab.router.Do(func() error { return lab.kernel.SetWeights(lab.t.Context(), s) })
+	lab.router.Do(func() error { return lab.kernel.SetWeights(lab.t.Context(), splits...) })
 }
 
 func (lab *splitLab) read() (states map[string]SplitState) {

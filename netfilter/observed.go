@@ -270,14 +270,11 @@ func parseVerdict(data []byte) (kind expr.VerdictKind, target string) {
 }
 
 func (r reader) readChains(o *observed, of scope, draws map[string]*nftables.Set) error {
-	chains, err := r.conn.ListChainsOfTableFamily(nftables.TableFamilyINet)
+	chains, err := r.chains()
 	if err != nil {
-		return fmt.Errorf("read chains of table %q: %w", TableSplits, err)
+		return err
 	}
 	for _, c := range chains {
-		if c.Table == nil || c.Table.Name != TableSplits {
-			continue
-		}
 		made := observedChain{}
 		if c.Hooknum != nil {
 			made.hook, made.odd = parseHook(c)
@@ -293,6 +290,15 @@ func (r reader) readChains(o *observed, of scope, draws map[string]*nftables.Set
 		}
 	}
 	return nil
+}
+
+// chains lists the chains of the table.
+func (r reader) chains() ([]*nftables.Chain, error) {
+	chains, err := r.conn.ListChainsOfTableFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return nil, fmt.Errorf("read chains of table %q: %w", TableSplits, err)
+	}
+	return slices.DeleteFunc(chains, func(c *nftables.Chain) bool { return c.Table == nil || c.Table.Name != TableSplits }), nil
 }
 
 func parseHook(c *nftables.Chain) (*hook, bool) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -14,57 +15,152 @@ import (
 // other backends: Apply puts it there.
 var ErrNotInKernel = errors.New("the kernel does not have this split: apply it first")
 
-// SetWeights gives a split that Apply has put into the kernel other weights
-// and another generation. It takes two transactions however many splits there
-// are: the first makes a new version of the draw, which no packet reaches yet,
-// the second replaces the one rule that leads to the version before. A packet
-// sees the one or the other, whole; README.md says why nothing less will do.
-func (k *Kernel) SetWeights(ctx context.Context, split traffic.Split) error {
+// SetWeights gives splits that Apply has put into the kernel, each named once,
+// other weights and other generations. It takes two transactions however many
+// splits there are: the first makes new versions of the draws, which no packet
+// reaches yet, the second replaces the one rule of each split that leads to the
+// version before. Splits whose candidates are all at 0 need only the second. A
+// packet sees the old weights of a split or the new ones, whole; README.md says
+// why nothing less will do. When one of the splits is not in the kernel,
+// nothing is changed and the error is ErrNotInKernel.
+func (k *Kernel) SetWeights(ctx context.Context, splits ...traffic.Split) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if err := k.setWeights(ctx, split); err != nil {
-		return fmt.Errorf("set weights of split %q in the kernel: %w", split.Name, err)
+	err := k.setWeights(ctx, splits)
+	switch {
+	case err == nil:
+		return nil
+	case len(splits) == 1:
+		return fmt.Errorf("set weights of split %q in the kernel: %w", splits[0].Name, err)
+	}
+	return fmt.Errorf("set weights of %d splits in the kernel: %w", len(splits), err)
+}
+
+// A swap is what SetWeights does to one split.
+type swap struct {
+	split  string
+	before []observedRule // the trampoline's
+	chains []chain        // the wanted ones
+	draws  bool           // there is a new version
+}
+
+// trampoline and version are the last of a split's chains.
+func (s swap) trampoline() chain { return s.chains[len(s.chains)-1] }
+func (s swap) version() chain    { return s.chains[len(s.chains)-2] }
+
+func (k *Kernel) setWeights(ctx context.Context, splits []traffic.Split) error {
+	k.retire()
+	swaps, err := k.planSwaps(splits)
+	if err != nil {
+		return err
+	}
+	var prepare, door [][]operation
+	for _, s := range swaps {
+		if s.draws {
+			_, k.versions[s.split], _ = versionOf(s.version().name)
+			prepare = append(prepare, []operation{addChain{table: TableSplits, chain: s.version()}})
+		}
+		if mend := mendChain(observedChain{rules: s.before}, s.trampoline()); len(mend) > 0 {
+			door = append(door, mend)
+		}
+	}
+	if len(prepare) > 0 && ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err := k.carryOutSwaps(transactions(prepare, k.link.room), transactions(door, k.link.room)); err != nil {
+		return err
+	}
+	for _, s := range swaps {
+		k.settle(s)
+	}
+	for _, s := range swaps {
+		if err := k.confirm(s.split, s.trampoline()); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-func (k *Kernel) setWeights(ctx context.Context, split traffic.Split) error {
-	k.retire()
+// planSwaps reads what the splits have now. It changes nothing.
+func (k *Kernel) planSwaps(splits []traffic.Split) ([]swap, error) {
+	swaps := make([]swap, 0, len(splits))
+	for _, split := range splits {
+		s, err := k.planSwap(split)
+		if err != nil {
+			return nil, inSplit(splits, split.Name, err)
+		}
+		swaps = append(swaps, s)
+	}
+	if len(splits) == 1 {
+		return swaps, nil // the kernel finds a missing chain; that transaction changes nothing
+	}
+	names, err := k.readChainNames()
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range swaps {
+		for _, c := range s.chains {
+			if _, _, version := versionOf(c.name); !version && !names[c.name] {
+				return nil, inSplit(splits, s.split, fmt.Errorf("%w (chain %q is missing)", ErrNotInKernel, c.name))
+			}
+		}
+	}
+	return swaps, nil
+}
+
+func (k *Kernel) planSwap(split traffic.Split) (swap, error) {
 	before, err := k.readTrampoline(split.Name)
 	if err != nil {
-		return err
+		return swap{}, err
 	}
-	if k.versions[split.Name] == 0 {
-		if err := k.countVersions(split.Name); err != nil {
-			return err
+	if !k.versionsKnown {
+		if err := k.countVersions(); err != nil {
+			return swap{}, err
 		}
 	}
 	version := k.versions[split.Name] + 1
-	chains := splitChains(split, k.options.Settings, version)
-	trampoline := chains[len(chains)-1]
-	if split.CandidateWeight() > 0 {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		k.versions[split.Name] = version
-		if err := k.commit([]operation{addChain{table: TableSplits, chain: chains[len(chains)-2]}}); err != nil {
-			return notInKernel(fmt.Errorf("transaction 1 of 2: %w: the weights before stay in force", err))
-		}
-		k.abandon(leftover{name: versionChain(split.Name, version)}) // until the swap has succeeded
+	return swap{
+		split: split.Name, before: before, draws: split.CandidateWeight() > 0,
+		chains: splitChains(split, k.options.Settings, version),
+	}, nil
+}
+
+// inSplit names the split of an error where it is one of several.
+func inSplit(splits []traffic.Split, name string, err error) error {
+	if len(splits) == 1 {
+		return err
 	}
-	swap := mendChain(observedChain{rules: before}, trampoline)
-	if len(swap) > 0 {
-		if err := k.commit(swap); err != nil {
-			return notInKernel(fmt.Errorf("transaction 2 of 2: %w: the weights before stay in force", err))
+	return fmt.Errorf("split %q: %w", name, err)
+}
+
+func (k *Kernel) carryOutSwaps(prepare, door [][]operation) error {
+	for i, t := range slices.Concat(prepare, door) {
+		if err := k.commit(t); err != nil {
+			force := "the weights before stay in force"
+			if i > len(prepare) {
+				force = "the transactions before it are in force, apply again"
+			}
+			return notInKernel(fmt.Errorf("transaction %d of %d: %w: %s", i+1, len(prepare)+len(door), err, force))
+		}
+		for _, o := range t {
+			if made, ok := o.(addChain); ok {
+				k.abandon(leftover{name: made.chain.name}) // until all swaps have succeeded
+			}
 		}
 	}
-	delete(k.leftovers, leftover{name: versionChain(split.Name, version)})
-	for _, r := range before {
-		if owner, old, ok := versionOf(r.target); ok && owner == split.Name && old != version {
+	return nil
+}
+
+// settle notes what leads where after a swap.
+func (k *Kernel) settle(s swap) {
+	if s.draws {
+		delete(k.leftovers, leftover{name: s.version().name})
+	}
+	for _, r := range s.before {
+		if owner, _, ok := versionOf(r.target); ok && owner == s.split {
 			k.abandon(leftover{name: r.target})
 		}
 	}
-	return k.confirm(split.Name, trampoline)
 }
 
 // confirm reads the trampoline back.
@@ -102,20 +198,35 @@ func (k *Kernel) readTrampoline(split string) ([]observedRule, error) {
 	return rules, nil
 }
 
-// countVersions learns the highest version of a split that another process put
-// into the kernel.
-func (k *Kernel) countVersions(split string) error {
-	have, err := k.link.observe(func(string) bool { return false })
+// readChainNames lists the chains of the table of the splits.
+func (k *Kernel) readChainNames() (map[string]bool, error) {
+	r, err := k.link.reader()
+	if err != nil {
+		return nil, err
+	}
+	chains, err := r.chains()
+	if err != nil {
+		return nil, err
+	}
+	names := map[string]bool{}
+	for _, c := range chains {
+		names[c.Name] = true
+	}
+	return names, nil
+}
+
+// countVersions learns the highest versions that another process put into the
+// kernel.
+func (k *Kernel) countVersions() error {
+	names, err := k.readChainNames()
 	if err != nil {
 		return err
 	}
-	for _, name := range have.chainNames() {
+	for name := range names {
 		if owner, version, ok := versionOf(name); ok {
 			k.versions[owner] = max(k.versions[owner], version)
 		}
 	}
-	if _, ok := have.chains[trampolineChain(split)]; !ok {
-		return ErrNotInKernel
-	}
+	k.versionsKnown = true
 	return nil
 }
