@@ -24,7 +24,7 @@ import (
 const (
 	maxBody      = 1 << 20
 	maxApplyBody = 32 << 20
-	maxReason    = 1000 // bytes kept of reason, sudoUser
+	maxReason    = 1000 // bytes kept of reason, sudo_user
 	maxCommand   = 4000 // bytes kept of command
 	maxTTL       = 10 * 365 * 24 * time.Hour
 )

@@ -42,7 +42,7 @@ func FuzzDecodeSet(f *testing.F) {
 	for _, seed := range []string{
 		``, `{}`, `{"weight_ppm":50000}`, `{"weights":{"new":1,"other":0},"reason":"CHG-1","ttl_seconds":60}`,
 		`{"default":true}`, `{"weight_ppm":1,"weight_ppm":2}`, `{"ttl_seconds":1e999}`, `[{}]`, `{"weights":{"a":{"b":[1]}}}`,
-		`{"expectGeneration":18446744073709551615,"weight_ppm":0}`, `{"Weight_PPM":-1}`,
+		`{"expect_generation":18446744073709551615,"weight_ppm":0}`, `{"Weight_PPM":-1}`,
 	} {
 		f.Add([]byte(seed))
 	}
@@ -88,7 +88,7 @@ func FuzzDecodeSet(f *testing.F) {
 }
 
 func FuzzDecodeRequest(f *testing.F) {
-	f.Add([]byte(`{"reason":"CHG-1","command":"splitctl off","sudoUser":"alice","expectGeneration":4}`))
+	f.Add([]byte(`{"reason":"CHG-1","command":"splitctl off","sudo_user":"alice","expect_generation":4}`))
 	f.Add([]byte(`{"reason":"\u0000\ud800"}`))
 	f.Add([]byte(` `))
 	f.Fuzz(func(t *testing.T, body []byte) {

@@ -28,9 +28,9 @@ func decorated(t *testing.T) *controltest.Operator {
 		s.Generation = 15
 		s.ObservedPPM = &observed
 		active := ten + eight
-		s.Flows = api.Flows{Total: 412330, Active: &active, AsOf: clock().Add(5 * time.Minute)}
-		s.Backends[0].FlowsTotal, s.Backends[0].FlowsActive = 391764, &ten
-		s.Backends[1].FlowsTotal, s.Backends[1].FlowsActive = 20566, &eight
+		s.Flows = api.Flows{Total: new(uint64(412330)), Active: &active, AsOf: clock().Add(5 * time.Minute)}
+		s.Backends[0].FlowsTotal, s.Backends[0].FlowsActive = new(uint64(391764)), &ten
+		s.Backends[1].FlowsTotal, s.Backends[1].FlowsActive = new(uint64(20566)), &eight
 	}
 	ppm := 50000
 	_, err := operator.Set(t.Context(), control.Actor{User: "root"}, "mx",
@@ -115,7 +115,7 @@ func TestAChangeLooksAsTheDesignShows(t *testing.T) {
 
 func TestTheHistoryKnowsWhoFromTheKernel(t *testing.T) {
 	path := start(t, control.Handler(operatorOf(split("mx", "new")), quiet()))
-	_, _ = ask(t, path, http.MethodPost, "/v1/weight", `{"weight_ppm":1000,"command":"splitctl set 0.1%\u001b[31m","reason":"a\nb","sudoUser":"alice"}`)
+	_, _ = ask(t, path, http.MethodPost, "/v1/weight", `{"weight_ppm":1000,"command":"splitctl set 0.1%\u001b[31m","reason":"a\nb","sudo_user":"alice"}`)
 	_, _ = ask(t, path, http.MethodPost, "/v1/off", ``)
 	_, body := ask(t, path, http.MethodGet, "/v1/splits/mx/history?limit=5", "")
 	history := decode[api.History](t, body)
@@ -169,7 +169,7 @@ func TestRefusals(t *testing.T) {
 		{"POST", "/v1/splits/mx/weight", `{"weight_ppm":0.5}`, 400, api.CodeInvalid, "decode request"},
 		{"POST", "/v1/splits/mx/weight", `[]`, 400, api.CodeInvalid, "must be a JSON object"},
 		{"POST", "/v1/splits/mx/weight", `{"weight_ppm":1}`, 400, api.CodeInvalid, "several candidates"},
-		{"POST", "/v1/splits/dns/weight", `{"weight_ppm":1,"expectGeneration":7}`, 409, api.CodeConflict, "at generation 1, not 7"},
+		{"POST", "/v1/splits/dns/weight", `{"weight_ppm":1,"expect_generation":7}`, 409, api.CodeConflict, "at generation 1, not 7"},
 		{"POST", "/v1/splits/dns/undo", `{}`, 500, api.CodeFailed, "nothing is left to undo"},
 		{"POST", "/v1/splits/dns/off", `{"reason":"` + strings.Repeat("x", control.MaxBody) + `"}`, 400, api.CodeInvalid, "over 1048576 bytes"},
 	} {

@@ -81,7 +81,7 @@ func diesAt(t *testing.T, step int, change func(*world, *Daemon) error) (died bo
 // and store.
 func (w *world) agrees(dead *Daemon) {
 	w.t.Helper()
-	dead.vault.abandon() // the lock ends with the process
+	_ = dead.scribe.close() // the lock ends with the process
 	var before string
 	for range 2 {
 		d := w.mustBoot()
@@ -89,7 +89,7 @@ func (w *world) agrees(dead *Daemon) {
 		if len(r.drift) > 0 {
 			w.t.Errorf("the kernel differs: %v", r.drift)
 		}
-		stored, err := d.vault.records()
+		stored, err := d.scribe.records(w.t.Context())
 		if err != nil {
 			w.t.Fatal(err)
 		}
@@ -118,7 +118,7 @@ func TestARaiseThatThePlaneRefusesIsTakenBack(t *testing.T) {
 	}
 	w.kernel.fail = nil
 	list, err := d.Splits(t.Context(), "mx")
-	if err != nil || list.Items[0].WeightPPM != 0 || !list.Items[0].Kernel.InSync {
+	if err != nil || list.Items[0].WeightPPM != 0 || !list.Items[0].Kernel.Synced() {
 		t.Errorf("status = %+v, %v, want 0 and in sync", list.Items, err)
 	}
 	if _, err := d.Undo(t.Context(), control.Actor{}, "mx", api.Request{}); err == nil {

@@ -118,25 +118,25 @@ func (r reading) item(name string) api.Split {
 		Shadow: api.Shadow{State: "off"}, Definition: r.view.places[name].String(), DiffersFrom: r.view.differsFrom,
 	}
 	if split.Mode == traffic.ModeKernel {
-		sync := r.inSync(split)
-		item.Kernel = &api.Kernel{InSync: sync != nil && *sync}
+		item.Kernel = &api.Kernel{InSync: r.inSync(split)}
 	}
 	for i, b := range split.Backends() {
 		item.Backends = append(item.Backends, r.backendItem(record, b, i > 0))
 	}
-	for _, b := range item.Backends {
-		item.Flows.Total += b.FlowsTotal
-	}
-	item.Flows.Active = activeFlows(item.Backends)
+	item.Flows.Total = sumOf(item.Backends, func(b api.Backend) *uint64 { return b.FlowsTotal })
+	item.Flows.Active = sumOf(item.Backends, func(b api.Backend) *uint64 { return b.FlowsActive })
 	return item
 }
 
 func (r reading) backendItem(record state.Record, b traffic.Backend, candidate bool) api.Backend {
-	counts := r.counts[traffic.BackendKey{Split: record.Name, Backend: b.Name}]
+	counts, known := r.counts[traffic.BackendKey{Split: record.Name, Backend: b.Name}]
 	item := api.Backend{
 		Name: b.Name, Role: string(traffic.RolePrimary), Addresses: b.AddressTexts(), WeightPPM: int(b.Weight), State: "up",
-		FlowsTotal: counts.Flows, FlowsActive: counts.Active, BytesIn: counts.BytesIn, BytesOut: counts.BytesOut,
+		FlowsActive: counts.Active, BytesIn: counts.BytesIn, BytesOut: counts.BytesOut,
 		ConnectFailed: counts.ConnectFailed,
+	}
+	if known {
+		item.FlowsTotal = &counts.Flows
 	}
 	if candidate {
 		item.Role = string(traffic.RoleCandidate)
@@ -175,14 +175,15 @@ func serviceItem(s traffic.Service) api.Service {
 	return item
 }
 
-// activeFlows adds up what is open; nil when any backend's count is unknown.
-func activeFlows(backends []api.Backend) *uint64 {
+// sumOf adds up one count of the backends; nil when it is unknown of any.
+func sumOf(backends []api.Backend, count func(api.Backend) *uint64) *uint64 {
 	var sum uint64
 	for _, b := range backends {
-		if b.FlowsActive == nil {
+		n := count(b)
+		if n == nil {
 			return nil
 		}
-		sum += *b.FlowsActive
+		sum += *n
 	}
 	return &sum
 }

@@ -22,7 +22,7 @@ func TestKernelStoreAndStatusAgreeAfterEveryCrash(t *testing.T) {
 	for i := range crashes {
 		l.start()
 		s := l.status()
-		if !s.Kernel.InSync {
+		if !s.Kernel.Synced() {
 			t.Fatalf("crash %d: the kernel is not in sync: %s", i, l.ctl("plan").stdout)
 		}
 		if s.Generation < generation {

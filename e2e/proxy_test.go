@@ -61,8 +61,8 @@ func TestProxyModeSplitsFallsBackAndTakesWeightsFromTheSameCommands(t *testing.T
 		}
 	}
 	s := l.status()
-	if s.Kernel != nil || s.Mode != "proxy" || s.Flows.Total != 4 {
-		t.Errorf("status: kernel %v, mode %s, flows %d; want none, proxy, 4", s.Kernel, s.Mode, s.Flows.Total)
+	if s.Kernel != nil || s.Mode != "proxy" || s.Flows.Total == nil || *s.Flows.Total != 4 {
+		t.Errorf("status: kernel %v, mode %s, flows in %+v; want none, proxy, 4", s.Kernel, s.Mode, s.Flows)
 	}
 	if s.ObservedPPM == nil || *s.ObservedPPM != 1_000_000 {
 		t.Errorf("observed = %v, want 1000000 since this generation began", s.ObservedPPM)

@@ -110,7 +110,7 @@ func TestReadyIsToldAfterTheFirstVerifiedApply(t *testing.T) {
 		t.Errorf("READY came with %q, want the weights in it", said)
 	}
 	l.servedBy("old")
-	if s := l.status(); !s.Kernel.InSync {
+	if s := l.status(); !s.Kernel.Synced() {
 		t.Error("READY was told before the kernel had the rules")
 	}
 }

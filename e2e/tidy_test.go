@@ -193,8 +193,8 @@ func TestFlowsAndSharesOutliveTheDaemon(t *testing.T) {
 			t.Fatalf("a flow without the daemon: %v", err)
 		}
 		l.start()
-		if s := l.status(); s.Generation != 2 || !s.Kernel.InSync {
-			t.Errorf("after the restart: generation %d, in sync %v, want 2, true", s.Generation, s.Kernel.InSync)
+		if s := l.status(); s.Generation != 2 || !s.Kernel.Synced() {
+			t.Errorf("after the restart: generation %d, in sync %v, want 2, true", s.Generation, s.Kernel.Synced())
 		}
 	}
 }

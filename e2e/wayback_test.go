@@ -105,8 +105,8 @@ func TestLoweringWorksWithTheDiskFullAndRaisingIsRefused(t *testing.T) {
 	if r.code != 1 || !strings.Contains(r.stderr, "raise refused") {
 		t.Errorf("set to more on a full disk: exit %d, %q; want it refused", r.code, r.stderr)
 	}
-	if s := l.status(); s.WeightPPM != 500_000 || !s.Kernel.InSync {
-		t.Errorf("status = %d ppm, in sync %v, want 500000, true", s.WeightPPM, s.Kernel.InSync)
+	if s := l.status(); s.WeightPPM != 500_000 || !s.Kernel.Synced() {
+		t.Errorf("status = %d ppm, in sync %v, want 500000, true", s.WeightPPM, s.Kernel.Synced())
 	}
 	l.ok("off", "mx")
 	l.servedBy("old")

@@ -26,7 +26,7 @@ type Forced struct {
 	Time     time.Time `json:"time"`
 	UID      int       `json:"uid"`
 	User     string    `json:"user,omitempty"`
-	SudoUser string    `json:"sudoUser,omitempty"` // claimed, not proven
+	SudoUser string    `json:"sudo_user,omitempty"` // claimed, not proven
 	PID      int       `json:"pid,omitempty"`
 	Command  string    `json:"command,omitempty"`
 	Reason   string    `json:"reason,omitempty"`

@@ -36,7 +36,7 @@ type line struct {
 	Undoes      uint64                    `json:"undoes,omitempty"`
 	UID         int                       `json:"uid"`
 	User        string                    `json:"user,omitempty"`
-	SudoUser    string                    `json:"sudoUser,omitempty"`
+	SudoUser    string                    `json:"sudo_user,omitempty"`
 	PID         int                       `json:"pid,omitempty"`
 	Command     string                    `json:"command,omitempty"`
 	Reason      string                    `json:"reason,omitempty"`

@@ -71,7 +71,7 @@ type Entry struct {
 	Undoes   uint64 `json:"undoes,omitempty"`
 	UID      int    `json:"uid"` // -1: the daemon itself
 	User     string `json:"user,omitempty"`
-	SudoUser string `json:"sudoUser,omitempty"` // claimed, not proven
+	SudoUser string `json:"sudo_user,omitempty"` // claimed, not proven
 	PID      int    `json:"pid,omitempty"`
 	Command  string `json:"command,omitempty"`
 	Reason   string `json:"reason,omitempty"`

@@ -41,7 +41,7 @@ func promFamilies() []family {
 			share := ratio(b.WeightPPM)
 			return &share
 		})},
-		{"splitd_flows_total", "counter", "New flows sent to the backend.", eachBackend(func(b api.Backend) *float64 { return float(&b.FlowsTotal) })},
+		{"splitd_flows_total", "counter", "New flows sent to the backend.", eachBackend(func(b api.Backend) *float64 { return float(b.FlowsTotal) })},
 		{"splitd_flows_active", "gauge", "Flows of the backend that are open now.", eachBackend(func(b api.Backend) *float64 { return float(b.FlowsActive) })},
 		{"splitd_bytes_total", "counter", "Bytes that went from clients to the backend (direction in) and back (direction out).", bytesOf},
 		{"splitd_connect_failures_total", "counter", "Attempts to reach the backend that failed.", eachBackend(func(b api.Backend) *float64 { return float(b.ConnectFailed) })},
@@ -69,11 +69,11 @@ func writeProm(w io.Writer, list api.SplitList) error {
 }
 
 func inSync(s api.Split) []sample {
-	if s.Kernel == nil {
+	if s.Kernel == nil || s.Kernel.InSync == nil {
 		return nil
 	}
 	value := 0.0
-	if s.Kernel.InSync {
+	if *s.Kernel.InSync {
 		value = 1
 	}
 	return []sample{{labels("split", s.Name), value}}

@@ -25,6 +25,8 @@ func sceneOf(args []string) (*controltest.Operator, error) {
 		operator.Decorate = counted
 	case "odd":
 		operator.Decorate = odd
+	case "unread":
+		operator.Decorate = unread
 	case "planned":
 		operator.PlanAnswer = api.Plan{
 			Nft: "table inet splitd {\n}\n", Rules: []string{"ip rule add priority 5200 from 10.0.0.12 table 5300"},
@@ -68,21 +70,29 @@ func splitOf(text string, i int) traffic.Split {
 func counted(s *api.Split) {
 	observed, active, old := 49876, uint64(118), uint64(110)
 	s.ObservedPPM = &observed
-	s.Flows.Total, s.Flows.Active = 412330, &active
-	s.Backends[0].FlowsTotal, s.Backends[0].FlowsActive = 391764, &old
+	s.Flows.Total, s.Flows.Active = new(uint64(412330)), &active
+	s.Backends[0].FlowsTotal, s.Backends[0].FlowsActive = new(uint64(391764)), &old
 	left := active - old
-	s.Backends[1].FlowsTotal, s.Backends[1].FlowsActive = 20566, &left
+	s.Backends[1].FlowsTotal, s.Backends[1].FlowsActive = new(uint64(20566)), &left
 	s.Definition = "/etc/splitd/conf.d/mx.yaml:3"
 	// Whoever runs the test.
 	s.Origin.Actor = "root"
 	s.Backends[1].Origin.Actor = "root"
 }
 
+// unread gives a split whose kernel and counters could not be read.
+func unread(s *api.Split) {
+	s.Flows.Total, s.Kernel.InSync = nil, nil
+	for i := range s.Backends {
+		s.Backends[i].FlowsTotal = nil
+	}
+}
+
 // odd gives a split everything that asks for attention, and a proxy's counts.
 func odd(s *api.Split) {
 	in, out, failed := uint64(1<<40), uint64(7), uint64(3)
 	s.ModeConfigured = "auto"
-	s.Kernel.InSync = false
+	s.Kernel.InSync = new(false)
 	s.DiffersFrom = "/etc/splitd/conf.d/mx.yaml:3"
 	s.Warnings = []string{"the candidate \"new\" is down\x1b[31m"}
 	b := &s.Backends[1]

@@ -58,7 +58,7 @@ func (a *app) writeSplit(w io.Writer, s api.Split) error {
 		{"observed", percentOrNone(s.ObservedPPM)},
 		{"origin", a.originLine(s.Origin)},
 		{"pinned", yesNo(s.Pinned)},
-		{"flows", fmt.Sprintf("%d in all, %s active, as of %s", s.Flows.Total, numberOrNone(s.Flows.Active), a.local(s.Flows.AsOf))},
+		{"flows", fmt.Sprintf("%s in all, %s active, as of %s", numberOrNone(s.Flows.Total), numberOrNone(s.Flows.Active), a.local(s.Flows.AsOf))},
 		{"shadow", fmt.Sprintf("%s, sample %s", s.Shadow.State, percent(s.Shadow.SamplePPM))},
 		{"in sync", syncCell(s.Kernel).text},
 		{"defined in", s.Definition},

@@ -37,7 +37,7 @@ func (a *app) writeStatus(w io.Writer, list api.SplitList) error {
 		"SPLIT", "MODE", "SERVICE", "GENERATION", "WEIGHT", "OBSERVED", "ORIGIN", "FLOWS", "ACTIVE", "IN SYNC")
 	for _, s := range list.Items {
 		splits.row(s.Name, modeText(s), serviceText(s.Service), s.Generation, percent(s.WeightPPM), percentOrNone(s.ObservedPPM),
-			a.originText(s.Origin), s.Flows.Total, numberOrNone(s.Flows.Active), syncCell(s.Kernel))
+			a.originText(s.Origin), numberOrNone(s.Flows.Total), numberOrNone(s.Flows.Active), syncCell(s.Kernel))
 	}
 	if err := splits.write(w); err != nil || len(list.Items) == 0 {
 		return err
@@ -54,7 +54,7 @@ func (a *app) backends(splits []api.Split) *table {
 		"SPLIT", "BACKEND", "ROLE", "ADDRESSES", "SHARE", "STATE", "FLOWS", "ACTIVE", "BYTES IN", "BYTES OUT", failed)
 	for _, s := range splits {
 		for _, b := range s.Backends {
-			t.row(s.Name, b.Name, b.Role, joined(b.Addresses), percent(b.WeightPPM), stateCell(b.State), b.FlowsTotal,
+			t.row(s.Name, b.Name, b.Role, joined(b.Addresses), percent(b.WeightPPM), stateCell(b.State), numberOrNone(b.FlowsTotal),
 				numberOrNone(b.FlowsActive), numberOrNone(b.BytesIn), numberOrNone(b.BytesOut), numberOrNone(b.ConnectFailed))
 		}
 	}

@@ -67,12 +67,12 @@ func (a *app) originText(o api.Origin) string {
 }
 
 // syncCell says whether the kernel does what the daemon wants; in proxy mode
-// there is no such question.
+// there is no such question, and sometimes nobody knows.
 func syncCell(k *api.Kernel) cell {
 	switch {
-	case k == nil:
+	case k == nil || k.InSync == nil:
 		return cell{text: none}
-	case k.InSync:
+	case *k.InSync:
 		return cell{"yes", styleGood}
 	}
 	return cell{"no", styleBad}

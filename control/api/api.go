@@ -4,7 +4,7 @@
 //
 // Every answer is an envelope with apiVersion and kind. Weights are integers
 // in parts per million, rates 0..1, times RFC 3339 in UTC. What a data plane
-// cannot know is null, never 0.
+// cannot know is null, never 0. All other keys are snake_case.
 package api
 
 import "time"
@@ -45,8 +45,8 @@ type SplitList struct {
 // Split is the state of one split.
 type Split struct {
 	Name           string    `json:"name"`
-	Mode           string    `json:"mode"`           // the plane in use: kernel or proxy
-	ModeConfigured string    `json:"modeConfigured"` // as written: kernel, proxy or auto
+	Mode           string    `json:"mode"`            // the plane in use: kernel or proxy
+	ModeConfigured string    `json:"mode_configured"` // as written: kernel, proxy or auto
 	Protocol       string    `json:"protocol"`
 	Service        Service   `json:"service"`
 	Generation     uint64    `json:"generation"`
@@ -58,9 +58,9 @@ type Split struct {
 	Backends       []Backend `json:"backends"` // the primary first
 	Shadow         Shadow    `json:"shadow"`
 	Ramp           *struct{} `json:"ramp"`
-	Kernel         *Kernel   `json:"kernel"`                // null in proxy mode
-	Definition     string    `json:"definition,omitempty"`  // where it stands: "FILE:LINE"
-	DiffersFrom    string    `json:"differsFrom,omitempty"` // set after `apply -f`: the file that says otherwise
+	Kernel         *Kernel   `json:"kernel"`                 // null in proxy mode
+	Definition     string    `json:"definition,omitempty"`   // where it stands: "FILE:LINE"
+	DiffersFrom    string    `json:"differs_from,omitempty"` // set after `apply -f`: the file that says otherwise
 	Warnings       []string  `json:"warnings,omitempty"`
 }
 
@@ -81,7 +81,7 @@ type Origin struct {
 
 // Flows counts flows of the whole split.
 type Flows struct {
-	Total  uint64    `json:"total"`
+	Total  *uint64   `json:"total"` // null: a backend's count is unknown
 	Active *uint64   `json:"active"`
 	AsOf   time.Time `json:"as_of"`
 }
@@ -93,7 +93,7 @@ type Backend struct {
 	Addresses     []string `json:"addresses"`
 	WeightPPM     int      `json:"weight_ppm"`
 	State         string   `json:"state"` // "up" until a health check says otherwise
-	FlowsTotal    uint64   `json:"flows_total"`
+	FlowsTotal    *uint64  `json:"flows_total"`
 	FlowsActive   *uint64  `json:"flows_active"`
 	BytesIn       *uint64  `json:"bytes_in"`
 	BytesOut      *uint64  `json:"bytes_out"`
@@ -109,8 +109,12 @@ type Shadow struct {
 
 // Kernel says whether the kernel does what the daemon wants.
 type Kernel struct {
-	InSync bool `json:"in_sync"`
+	InSync *bool `json:"in_sync"` // null: it could not be read
 }
+
+// Synced says whether the kernel is known to do what the daemon wants. It may
+// be asked of nil.
+func (k *Kernel) Synced() bool { return k != nil && k.InSync != nil && *k.InSync }
 
 // Change is what a changing command did to one split.
 type Change struct {
@@ -121,6 +125,7 @@ type Change struct {
 	PreviousPPM   int        `json:"previous_ppm"`
 	WeightPPM     int        `json:"weight_ppm"`
 	ConfirmBefore *time.Time `json:"confirm_before"`
+	Removed       bool       `json:"removed,omitempty"` // the definition no longer has the split
 	Warnings      []string   `json:"warnings,omitempty"`
 }
 
@@ -137,10 +142,10 @@ type Request struct {
 	Reason  string `json:"reason,omitempty"`
 	Command string `json:"command,omitempty"` // the command line, for the history
 	// SudoUser is SUDO_USER of the caller: recorded as "claimed".
-	SudoUser string `json:"sudoUser,omitempty"`
+	SudoUser string `json:"sudo_user,omitempty"`
 	// ExpectGeneration refuses the change (conflict) when the split is at
 	// another generation.
-	ExpectGeneration *uint64 `json:"expectGeneration,omitempty"`
+	ExpectGeneration *uint64 `json:"expect_generation,omitempty"`
 }
 
 // SetRequest is POST /v1/splits/{split}/weight.
@@ -185,14 +190,14 @@ type Entry struct {
 	Time        time.Time      `json:"time"`
 	Split       string         `json:"split"`
 	Generation  uint64         `json:"generation"`
-	Action      string         `json:"action"` // set | default | off | undo | apply | adopt | expire | remove
+	Action      string         `json:"action"` // set | default | off | undo | apply | adopt | expire | remove | revert
 	PreviousPPM int            `json:"previous_ppm"`
 	WeightPPM   int            `json:"weight_ppm"`
 	Weights     map[string]int `json:"weights"` // by candidate, afterwards
 	Undoes      uint64         `json:"undoes,omitempty"`
 	UID         int            `json:"uid"` // -1: the daemon itself
 	User        string         `json:"user,omitempty"`
-	SudoUser    string         `json:"sudoUser,omitempty"` // claimed, not proven
+	SudoUser    string         `json:"sudo_user,omitempty"` // claimed, not proven
 	PID         int            `json:"pid,omitempty"`
 	Command     string         `json:"command,omitempty"`
 	Reason      string         `json:"reason,omitempty"`
@@ -220,7 +225,7 @@ type VersionInfo struct {
 	Commit    string    `json:"commit,omitempty"`
 	Go        string    `json:"go"`
 	PID       int       `json:"pid"`
-	StartedAt time.Time `json:"startedAt"`
+	StartedAt time.Time `json:"started_at"`
 }
 
 // Versions is what `splitctl version` prints; no request is answered with it.

@@ -16,7 +16,7 @@ func (o *Operator) show(s *split) api.Split {
 		Service:    api.Service{Addresses: []string{}, Ports: []string{}},
 		Generation: s.generation, WeightPPM: int(effective.CandidateWeight()),
 		Origin: api.Origin{Layer: string(traffic.LayerFile)}, Pinned: s.definition.Pinned,
-		Flows: api.Flows{AsOf: o.Now().UTC()}, Shadow: api.Shadow{State: "off"},
+		Flows: api.Flows{Total: new(uint64(0)), AsOf: o.Now().UTC()}, Shadow: api.Shadow{State: "off"},
 	}
 	for _, ip := range s.definition.Service.Addresses {
 		shown.Service.Addresses = append(shown.Service.Addresses, ip.String())
@@ -25,12 +25,12 @@ func (o *Operator) show(s *split) api.Split {
 		shown.Service.Ports = append(shown.Service.Ports, port.String())
 	}
 	if s.definition.Mode == traffic.ModeKernel {
-		shown.Kernel = &api.Kernel{InSync: true}
+		shown.Kernel = &api.Kernel{InSync: new(true)}
 	}
 	for i, b := range effective.Backends() {
 		backend := api.Backend{
 			Name: b.Name, Role: string(traffic.RoleCandidate), Addresses: b.AddressTexts(),
-			WeightPPM: int(b.Weight), State: "up",
+			WeightPPM: int(b.Weight), State: "up", FlowsTotal: new(uint64(0)),
 		}
 		if i == 0 {
 			backend.Role = string(traffic.RolePrimary)

@@ -126,7 +126,7 @@ func (c *cast) finalStatus(ctx context.Context, mails int) (api.Split, error) {
 	defer cancel()
 	for {
 		split, err := c.status(ctx)
-		if err != nil || split.Flows.Total >= uint64(mails) {
+		if err != nil || split.Flows.Total != nil && *split.Flows.Total >= uint64(mails) {
 			return split, err
 		}
 		select {

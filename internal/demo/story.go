@@ -212,8 +212,11 @@ func (s *story) countClaim(v verdict, final api.Split) claim {
 		}
 	}
 	for _, backend := range final.Backends {
-		if backend.FlowsTotal != uint64(v.Arrived[backend.Name]) {
-			why = append(why, fmt.Sprintf("flows_total of %q is %d, but %d mails arrived there", backend.Name, backend.FlowsTotal, v.Arrived[backend.Name]))
+		switch arrived := v.Arrived[backend.Name]; {
+		case backend.FlowsTotal == nil:
+			why = append(why, fmt.Sprintf("flows_total of %q is unknown, but %d mails arrived there", backend.Name, arrived))
+		case *backend.FlowsTotal != uint64(arrived):
+			why = append(why, fmt.Sprintf("flows_total of %q is %d, but %d mails arrived there", backend.Name, *backend.FlowsTotal, arrived))
 		}
 	}
 	if len(final.Backends) == 0 {

@@ -44,7 +44,7 @@ func TestSharesAreJudgedByTheirInterval(t *testing.T) {
 
 func TestSplitdsCountsMustBeThoseOfTheMailServers(t *testing.T) {
 	arrived := verdict{Arrived: map[string]int{oldMX: 380, newMX: 20}}
-	exact := api.Split{Backends: []api.Backend{{Name: oldMX, FlowsTotal: 380}, {Name: newMX, FlowsTotal: 20}}}
+	exact := api.Split{Backends: []api.Backend{{Name: oldMX, FlowsTotal: new(uint64(380))}, {Name: newMX, FlowsTotal: new(uint64(20))}}}
 	unsure := act(5*percent, 400, 20, 52_000) // one flow more, of a mail sent during the change
 	unsure.unsure = 1
 	silent := act(5*percent, 400, 20, 0)
@@ -60,7 +60,8 @@ func TestSplitdsCountsMustBeThoseOfTheMailServers(t *testing.T) {
 		{"one mail was under way during the change", unsure, exact, true, ""},
 		{"the share is another", act(5*percent, 400, 20, 60_000), exact, false, "splitd observed 6%, the mails say 5.0000%"},
 		{"the share is not known", silent, exact, false, "splitd observed nothing in 400 mails"},
-		{"a flow more than mails", act(5*percent, 400, 20, 50_000), api.Split{Backends: []api.Backend{{Name: newMX, FlowsTotal: 21}}}, false, `flows_total of "new" is 21, but 20 mails arrived there`},
+		{"a flow more than mails", act(5*percent, 400, 20, 50_000), api.Split{Backends: []api.Backend{{Name: newMX, FlowsTotal: new(uint64(21))}}}, false, `flows_total of "new" is 21, but 20 mails arrived there`},
+		{"a count that is unknown", act(5*percent, 400, 20, 50_000), api.Split{Backends: []api.Backend{{Name: newMX}}}, false, `flows_total of "new" is unknown, but 20 mails arrived there`},
 		{"no status", act(5*percent, 400, 20, 50_000), api.Split{}, false, "there was no status"},
 	}
 	for _, tt := range tests {
