@@ -30,7 +30,7 @@ func (l *link) liveReturns(settings Settings) (int, error) {
 			return 0, err
 		}
 	}
-	rules, err := readRules(settings)
+	rules, err := readRules()
 	if err != nil {
 		return 0, err
 	}

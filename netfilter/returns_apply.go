@@ -87,8 +87,8 @@ func (r kernelRoute) sameKey(other ipRoute) bool {
 }
 
 // applyReturns brings the receiving side of this host to want. Applied again
-// it changes nothing. Only rules and routes of protocol 83 in our priorities
-// and tables, and the table splitd_return, are touched. It goes on after a
+// it changes nothing. Only rules and routes of protocol 83, also those of former
+// settings, and the table splitd_return are touched. It goes on after a
 // failing step. A path whose device is not there yet is no error: its replies
 // are dropped until followNeighbours finds the device.
 func applyReturns(ctx context.Context, want Returns) (changed bool, err error) {
@@ -105,7 +105,7 @@ func bringReturns(ctx context.Context, want Returns) (changed bool, pending, err
 	if want, err = want.possible().withTunnelGuards(); err != nil {
 		return false, nil, err
 	}
-	has, err := readReturns(want.settings)
+	has, err := readReturns()
 	if err != nil {
 		return false, nil, err
 	}
@@ -176,13 +176,13 @@ func (s *steps) marks(ctx context.Context, want Returns) {
 	}
 }
 
-func readReturns(settings Settings) (returnState, error) {
+func readReturns() (returnState, error) {
 	var has returnState
 	var err error
-	if has.rules, err = readRules(settings); err != nil {
+	if has.rules, err = readRules(); err != nil {
 		return has, err
 	}
-	has.routes, err = readRoutes(settings)
+	has.routes, err = readRoutes()
 	return has, err
 }
 
@@ -232,7 +232,7 @@ func differencesReturns(ctx context.Context, want Returns) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	has, err := readReturns(want.settings)
+	has, err := readReturns()
 	if err != nil {
 		return nil, err
 	}

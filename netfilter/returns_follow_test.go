@@ -92,7 +92,7 @@ func (lab returnLab) eventuallyWays(n int) {
 	lab.t.Helper()
 	var routes []kernelRoute
 	eventually(lab.t, func() bool {
-		lab.host.Do(func() (err error) { routes, err = readRoutes(labSettings); return err })
+		lab.host.Do(func() (err error) { routes, err = readRoutes(); return err })
 		routes = slices.DeleteFunc(routes, func(r kernelRoute) bool { return r.blackhole })
 		return len(routes) == n
 	}, func() any { return routes })

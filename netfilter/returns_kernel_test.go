@@ -160,7 +160,7 @@ func (lab returnLab) sent() uint64 {
 func (lab returnLab) loseWay() {
 	lab.t.Helper()
 	lab.host.Do(func() error {
-		routes, err := readRoutes(labSettings)
+		routes, err := readRoutes()
 		if err != nil {
 			return err
 		}

@@ -17,7 +17,7 @@ import (
 )
 
 // strangers puts other programs' rules, routes and tables next to ours: in our
-// tables, at our priorities, with our protocol elsewhere.
+// tables, at our priorities, with protocols next to ours.
 func (lab returnLab) strangers() {
 	lab.t.Helper()
 	lab.host.Do(func() error {
@@ -30,23 +30,20 @@ func (lab returnLab) strangers() {
 			if err != nil {
 				return err
 			}
-			for _, r := range []ipRule{
+			for i, r := range []ipRule{
 				{priority: 5201, family: family, mark: 0x77, mask: 0xff, table: 5300}, // in ours, not our protocol
 				{priority: 4000, family: family, mark: 0x78, mask: 0xff, table: 99},
+				{priority: 5202, family: family, mark: 0x79, mask: 0xff, table: 5300},
 			} {
 				theirs := r.netlink()
-				theirs.Protocol = unix.RTPROT_STATIC
+				theirs.Protocol = uint8(unix.RTPROT_STATIC + i*(Protocol-1-unix.RTPROT_STATIC)/2) // up to the one before ours
 				if err := netlink.RuleAdd(theirs); err != nil {
 					return err
 				}
 			}
-			ourProtocol := ipRule{priority: 6000, family: family, mark: 0x79, mask: 0xff, table: 99} // our protocol, not in ours
-			if err := ourProtocol.add(); err != nil {
-				return err
-			}
 			for _, r := range []netlink.Route{
 				{Table: 5300, Protocol: unix.RTPROT_STATIC, Dst: network, Type: unix.RTN_BLACKHOLE, Family: family},
-				{Table: 5400, Protocol: Protocol, Dst: network, Type: unix.RTN_BLACKHOLE, Family: family},
+				{Table: 5301, Protocol: Protocol + 1, Dst: network, Type: unix.RTN_BLACKHOLE, Family: family},
 				{Table: unix.RT_TABLE_MAIN, Protocol: unix.RTPROT_STATIC, Dst: network, Type: unix.RTN_BLACKHOLE, Family: family},
 			} {
 				if err := netlink.RouteAdd(&r); err != nil {

@@ -17,9 +17,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// rulePriorities is the number of rule priorities that are ours.
-const rulePriorities = 20
-
 // rtaNexthop is RTA_NH_ID of linux/rtnetlink.h: the route uses a nexthop object.
 const rtaNexthop = 30
 
@@ -38,8 +35,9 @@ type kernelRoute struct {
 	kind int
 }
 
-// readRules returns the rules that are ours: by protocol and by priority.
-func readRules(s Settings) ([]kernelRule, error) {
+// readRules returns the rules that are ours. The protocol alone says so:
+// priorities and tables may have been others before.
+func readRules() ([]kernelRule, error) {
 	var ours []kernelRule
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
 		rules, err := dump(func() ([]netlink.Rule, error) { return netlink.RuleList(family) })
@@ -50,7 +48,7 @@ func readRules(s Settings) ([]kernelRule, error) {
 			return nil, fmt.Errorf("list %s rules: %w", ipCommand(family), err)
 		}
 		for _, raw := range rules {
-			if raw.Protocol == Protocol && raw.Priority >= s.RulePriority && raw.Priority < s.RulePriority+rulePriorities {
+			if raw.Protocol == Protocol {
 				ours = append(ours, parseRule(raw))
 			}
 		}
@@ -131,36 +129,35 @@ func (r kernelRule) remove() error {
 	return nil
 }
 
-// readRoutes returns the routes that are ours: by protocol and by table.
-func readRoutes(s Settings) ([]kernelRoute, error) {
+// readRoutes returns the routes that are ours, of all tables, by protocol.
+func readRoutes() ([]kernelRoute, error) {
 	var ours []kernelRoute
 	names := map[uint32]string{}
-	for i := range ReturnsMax {
-		for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-			messages, err := dump(func() ([][]byte, error) { return dumpTable(family, s.RouteTable+i) })
-			if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EAFNOSUPPORT) {
-				continue // the kernel has no such table yet
-			}
+	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		messages, err := dump(func() ([][]byte, error) { return dumpRoutes(family) })
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EAFNOSUPPORT) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list %s routes: %w", ipCommand(family), err)
+		}
+		for _, message := range messages {
+			route, err := parseRoute(message, names)
 			if err != nil {
-				return nil, fmt.Errorf("list routes of table %d: %w", s.RouteTable+i, err)
+				return nil, fmt.Errorf("read %s route: %w", ipCommand(family), err)
 			}
-			for _, message := range messages {
-				route, err := parseRoute(message, names)
-				if err != nil {
-					return nil, fmt.Errorf("read a route of table %d: %w", s.RouteTable+i, err)
-				}
-				if route != nil && route.table == s.RouteTable+i {
-					ours = append(ours, *route)
-				}
+			if route != nil {
+				ours = append(ours, *route)
 			}
 		}
 	}
 	return ours, nil
 }
 
-// dumpTable lists one route table. The kernel filters (NETLINK_GET_STRICT_CHK,
-// 4.20): the main table of a router may hold a million routes.
-func dumpTable(family, table int) ([][]byte, error) {
+// dumpRoutes lists the routes of our protocol. The kernel filters
+// (NETLINK_GET_STRICT_CHK, 4.20): the main table of a router may hold a million
+// others, which it passes over in 80 ms.
+func dumpRoutes(family int) ([][]byte, error) {
 	socket, err := nl.GetNetlinkSocketAt(netns.None(), netns.None(), unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, err
@@ -171,8 +168,7 @@ func dumpTable(family, table int) ([][]byte, error) {
 	}
 	request := nl.NewNetlinkRequest(unix.RTM_GETROUTE, unix.NLM_F_DUMP)
 	request.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: socket}}
-	request.AddData(&nl.RtMsg{RtMsg: unix.RtMsg{Family: uint8(family)}})
-	request.AddData(nl.NewRtAttr(unix.RTA_TABLE, nl.Uint32Attr(uint32(table))))
+	request.AddData(&nl.RtMsg{RtMsg: unix.RtMsg{Family: uint8(family), Protocol: Protocol}})
 	return request.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWROUTE)
 }
 
