@@ -171,7 +171,7 @@ func (f *findings) judgePaths(facts hostFacts, paths []traffic.ReturnPath) {
 		}
 		four := !p.Via.IsValid() || p.Via.Is4()
 		if p.Match == traffic.MatchMark && four && facts.strict[p.Device] {
-			f.warn("return path %q: rp_filter is strict on %s and drops flows whose clients are routed elsewhere: run `sysctl -w net.ipv4.conf.%s.rp_filter=2`",
+			f.warn("return path %q: rp_filter is strict on %s and drops flows whose clients are routed elsewhere: run `sysctl -w net/ipv4/conf/%s/rp_filter=2`",
 				p.Name, p.Device, p.Device)
 		}
 	}

@@ -77,7 +77,11 @@ func TestWhatIsWrongWithTheHostIsNamedWithItsCure(t *testing.T) {
 		},
 		"strict where marked flows come in": {
 			change: func(f *hostFacts) { f.strict["eth0"] = true }, paths: byMark(),
-			warnings: []string{"return path \"four\": rp_filter is strict on eth0 and drops flows whose clients are routed elsewhere: run `sysctl -w net.ipv4.conf.eth0.rp_filter=2`"},
+			warnings: []string{"return path \"four\": rp_filter is strict on eth0 and drops flows whose clients are routed elsewhere: run `sysctl -w net/ipv4/conf/eth0/rp_filter=2`"},
+		},
+		"strict on a device with a dot in its name": { // a dot would separate (sysctl(8))
+			change: func(f *hostFacts) { f.devices["d0.100"], f.strict["d0.100"] = true, true }, paths: []traffic.ReturnPath{{Name: "vlan", Device: "d0.100", Match: traffic.MatchMark}},
+			warnings: []string{"return path \"vlan\": rp_filter is strict on d0.100 and drops flows whose clients are routed elsewhere: run `sysctl -w net/ipv4/conf/d0.100/rp_filter=2`"},
 		},
 		"strict and by address": {change: func(f *hostFacts) { f.strict["eth0"] = true }, paths: byAddress()[:1]},
 		"address missing": {

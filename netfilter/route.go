@@ -276,7 +276,7 @@ func (r ipRoute) fault(err error) error {
 	case errors.Is(err, unix.ENETDOWN):
 		return fmt.Errorf("add route %q: %w: device %q is down (`ip link set %s up`)", r.command("add"), errReturnPending, r.device, r.device)
 	case errors.Is(err, unix.EACCES) && r.family == unix.AF_INET6:
-		return fmt.Errorf("add route %q: %w: IPv6 is off on device %q (`sysctl -w net.ipv6.conf.%s.disable_ipv6=0`)", r.command("add"), errReturnPending, r.device, r.device)
+		return fmt.Errorf("add route %q: %w: IPv6 is off on device %q (`sysctl -w net/ipv6/conf/%s/disable_ipv6=0`)", r.command("add"), errReturnPending, r.device, r.device)
 	case errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) || r.via.IsValid() && errors.Is(err, unix.EINVAL):
 		return fmt.Errorf("add route %q: %w: router %s is on no network of device %q (`ip address show dev %s`)", r.command("add"), errReturnPending, r.via, r.device, r.device)
 	case errors.Is(err, unix.EEXIST):
