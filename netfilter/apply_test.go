@@ -1,9 +1,13 @@
 package netfilter
 
 import (
+	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/splitd/splitd/traffic"
 )
@@ -42,5 +46,32 @@ func TestApplyingTheSameAgainMakesNoTransaction(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, lab.read()); diff != "" {
 		t.Errorf("read (-want +got):\n%s", diff)
+	}
+}
+
+func TestAReturnPathThatCannotBeMadeLeavesTheSplitsAsTheyWere(t *testing.T) {
+	lab := newSplitLab(t)
+	lab.apply(remoteSplit(1, 0))
+	lab.router.Do(func() error {
+		return netlink.RouteAdd(&netlink.Route{
+			Table: labSettings.RouteTable, Protocol: unix.RTPROT_STATIC, Priority: 4000, Dst: anywhere(unix.AF_INET), Type: unix.RTN_BLACKHOLE,
+		})
+	})
+	path := traffic.ReturnPath{Name: "back", Via: netip.MustParseAddr("10.0.1.11"), Device: "eth1", Match: traffic.MatchAddress, Address: netip.MustParseAddr("192.0.2.25")}
+	for _, splits := range [][]traffic.Split{{remoteSplit(2, 500_000)}, {}} {
+		generation := lab.generation()
+		lab.router.Do(func() error {
+			_, err := lab.kernel.Apply(t.Context(), splits, []traffic.ReturnPath{path})
+			if err == nil || !strings.HasPrefix(err.Error(), "apply return paths to the kernel: ") {
+				t.Errorf("error is %v", err)
+			}
+			return nil
+		})
+		if after := lab.generation(); after != generation {
+			t.Errorf("%d transactions were made", after-generation)
+		}
+	}
+	if lines := lab.differences(remoteSplit(1, 0)); len(lines) == 0 || strings.Contains(strings.Join(lines, "\n"), "split") {
+		t.Errorf("differences: %q, want only what the path left", lines)
 	}
 }

@@ -76,7 +76,8 @@ func openError(err error) error {
 // the return paths. New flows never fall through meanwhile and established
 // ones stay where they are. What is equal already is left alone: changed is
 // then false and there was no transaction. The result has been read back from
-// the kernel. On an error the rules before stay in force unless it says
+// the kernel. Return paths come first: an error about one leaves the splits as
+// they were. On an error the rules before stay in force unless it says
 // otherwise; calling Apply again is always safe.
 func (k *Kernel) Apply(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) (changed bool, err error) {
 	returns, err := BuildReturns(paths, k.options.Settings)
@@ -85,17 +86,16 @@ func (k *Kernel) Apply(ctx context.Context, splits []traffic.Split, paths []traf
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	changed, err = k.applySplits(ctx, splits)
-	if err != nil {
-		return changed, fmt.Errorf("apply splits to the kernel: %w", err)
-	}
-	changedReturns, err := applyReturns(ctx, returns)
-	changed = changed || changedReturns
+	changed, err = applyReturns(ctx, returns)
 	if err != nil {
 		return changed, fmt.Errorf("apply return paths to the kernel: %w", err)
 	}
 	k.returns = returns
-	return changed, nil
+	changedSplits, err := k.applySplits(ctx, splits)
+	if err != nil {
+		err = fmt.Errorf("apply splits to the kernel: %w", err)
+	}
+	return changed || changedSplits, err
 }
 
 func (k *Kernel) applySplits(ctx context.Context, splits []traffic.Split) (bool, error) {
