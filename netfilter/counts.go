@@ -13,7 +13,9 @@ import (
 
 // Counts returns what the kernel has counted for the backends of the splits:
 // new flows by the named counters, which weight changes keep, and open flows
-// by conntrack. Bytes and failed connections are not known here.
+// by conntrack. Bytes and failed connections are not known here. A backend
+// without a counter in the kernel is left out. When only conntrack cannot be
+// listed, the counts come together with the error and Active is nil.
 func (k *Kernel) Counts(ctx context.Context, splits []traffic.Split) (map[traffic.BackendKey]traffic.Counts, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -22,23 +24,29 @@ func (k *Kernel) Counts(ctx context.Context, splits []traffic.Split) (map[traffi
 	if err != nil {
 		return nil, fmt.Errorf("count flows: %w", err)
 	}
-	active, err := activeFlows(splits)
-	if err != nil {
-		return nil, fmt.Errorf("count open flows: %w", err)
-	}
 	counts := map[traffic.BackendKey]traffic.Counts{}
 	for _, s := range splits {
 		for _, b := range s.Backends() {
-			key := traffic.BackendKey{Split: s.Name, Backend: b.Name}
-			open := active[key]
-			counts[key] = traffic.Counts{Flows: counters[counterName(s.Name, b.Name)], Active: &open}
+			if flows, ok := counters[counterName(s.Name, b.Name)]; ok {
+				counts[traffic.BackendKey{Split: s.Name, Backend: b.Name}] = traffic.Counts{Flows: flows}
+			}
 		}
+	}
+	flows, err := k.listFlows()
+	if err != nil {
+		return counts, fmt.Errorf("count open flows: list conntrack entries: %w", err)
+	}
+	active := activeFlows(flows, splits)
+	for key, c := range counts {
+		c.Active = new(active[key])
+		counts[key] = c
 	}
 	return counts, nil
 }
 
 // Flows returns how many new flows each backend of the split has been given,
 // by name: the counters alone, without the look at conntrack that Counts takes.
+// A backend without a counter in the kernel is left out.
 func (k *Kernel) Flows(ctx context.Context, split traffic.Split) (map[string]uint64, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -49,32 +57,26 @@ func (k *Kernel) Flows(ctx context.Context, split traffic.Split) (map[string]uin
 	}
 	flows := map[string]uint64{}
 	for _, b := range split.Backends() {
-		flows[b.Name] = counters[counterName(split.Name, b.Name)]
+		if n, ok := counters[counterName(split.Name, b.Name)]; ok {
+			flows[b.Name] = n
+		}
 	}
 	return flows, nil
 }
 
-func (k *Kernel) readCounters() (map[string]uint64, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	r, err := k.link.reader()
-	if err != nil {
-		return nil, err
-	}
-	return r.counters()
+func (k *Kernel) readCounters() (counters map[string]uint64, err error) {
+	err = k.withLink(func(l *link) error {
+		r, err := l.reader()
+		if err == nil {
+			counters, err = r.counters()
+		}
+		return err
+	})
+	return counters, err
 }
 
-// activeFlows lists conntrack once for both families.
-func activeFlows(splits []traffic.Split) (map[traffic.BackendKey]uint64, error) {
-	conn, err := openConntrack()
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = conn.Close() }()
-	flows, err := conn.Dump(nil)
-	if err != nil {
-		return nil, fmt.Errorf("list conntrack entries: %w", err)
-	}
+// activeFlows counts the flows that are open, by the backend that has them.
+func activeFlows(flows []conntrack.Flow, splits []traffic.Split) map[traffic.BackendKey]uint64 {
 	byService := map[service]traffic.Split{}
 	for _, s := range splits {
 		for _, e := range elements(s) {
@@ -95,7 +97,7 @@ func activeFlows(splits []traffic.Split) (map[traffic.BackendKey]uint64, error) 
 			active[traffic.BackendKey{Split: s.Name, Backend: b}]++
 		}
 	}
-	return active, nil
+	return active
 }
 
 // serviceOf is what the client of the flow asked for.

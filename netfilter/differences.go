@@ -16,15 +16,20 @@ func (k *Kernel) Differences(ctx context.Context, splits []traffic.Split, paths 
 	if err != nil {
 		return nil, err
 	}
-	k.mu.Lock()
-	have, err := k.link.observe(everything)
-	k.mu.Unlock()
+	have, err := k.observe(everything)
 	if err != nil {
 		return nil, fmt.Errorf("compare with the kernel: %w", err)
 	}
 	_, want := makePlan(have, splits, k.options.Settings, k.options.StateDir, nil)
 	lines := differences(have, want, splits)
-	more, err := differencesReturns(ctx, returns)
+	var more []string
+	err = k.withLink(func(l *link) error {
+		if err := l.open(); err != nil {
+			return err
+		}
+		more, err = differencesReturns(ctx, returns, l.conn)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("compare return paths with the kernel: %w", err)
 	}

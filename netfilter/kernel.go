@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ti-mo/conntrack"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
@@ -26,9 +27,14 @@ type Options struct {
 
 // Kernel programs the network namespace that the thread which calls Open is
 // in, which all its callers must be in too. Its methods may be called from
-// many goroutines and take turns.
+// many goroutines. Those that change something take turns; those that read wait
+// for nobody.
 type Kernel struct {
 	options Options
+
+	readers    *pool[*link]
+	conntracks *pool[*conntrack.Conn]
+	listFlows  func() ([]conntrack.Flow, error)
 
 	mu     sync.Mutex // protects the following and every change of the kernel
 	link   link
@@ -54,8 +60,11 @@ func Open(o Options) (*Kernel, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	k := &Kernel{options: o, versions: map[string]int{}, leftovers: map[leftover]time.Time{}}
-	k.commit = k.link.commit
+	k := &Kernel{
+		options: o, versions: map[string]int{}, leftovers: map[leftover]time.Time{},
+		readers: newLinks(), conntracks: newConntracks(),
+	}
+	k.commit, k.listFlows = k.link.commit, k.listConntrack
 	if _, err := k.link.hasTable(TableSplits); err != nil {
 		return nil, openError(err)
 	}
@@ -202,6 +211,8 @@ func (k *Kernel) wantedReturns() Returns {
 
 // Close gives the Kernel up; its rules stay.
 func (k *Kernel) Close() error {
+	k.readers.end()
+	k.conntracks.end()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.link.close()

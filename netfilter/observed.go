@@ -116,6 +116,9 @@ func (l *link) reader() (reader, error) {
 	return reader{conn: l.conn, table: &nftables.Table{Name: TableSplits, Family: nftables.TableFamilyINet}}, nil
 }
 
+// errNeverQuiet says that no reading fell between two changes.
+var errNeverQuiet = errors.New("the ruleset changes faster than it can be read")
+
 // observe reads the table. The kernel does not answer several questions at one
 // moment, and neither library reports an interrupted dump: when the generation
 // of the ruleset moved meanwhile, it is read again.
@@ -143,7 +146,7 @@ func (l *link) observe(of scope) (observed, error) {
 		}
 		last = after
 	}
-	return observed{}, fmt.Errorf("read table %q: the ruleset changes faster than it can be read, last by process %d (%s)", TableSplits, last.ProcPID, last.ProcComm)
+	return observed{}, fmt.Errorf("read table %q: %w, last by process %d (%s)", TableSplits, errNeverQuiet, last.ProcPID, last.ProcComm)
 }
 
 func (r reader) read(of scope) (observed, error) {

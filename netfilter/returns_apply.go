@@ -224,7 +224,7 @@ func (r Returns) withTunnelGuards() (Returns, error) {
 }
 
 // differencesReturns says, a line each, what applyReturns would change.
-func differencesReturns(ctx context.Context, want Returns) ([]string, error) {
+func differencesReturns(ctx context.Context, want Returns, conn *nftables.Conn) ([]string, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("compare return paths: %w", err)
 	}
@@ -237,11 +237,6 @@ func differencesReturns(ctx context.Context, want Returns) ([]string, error) {
 		return nil, err
 	}
 	lines := want.changes(has).lines()
-	conn, err := nftables.New(nftables.AsLasting())
-	if err != nil {
-		return nil, fmt.Errorf("open nftables: %w", err)
-	}
-	defer func() { _ = conn.CloseLasting() }()
 	m, err := readMarks(conn)
 	if err != nil {
 		return nil, err

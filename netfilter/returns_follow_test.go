@@ -37,13 +37,9 @@ func (lab returnLab) follow(paths []traffic.ReturnPath) {
 // inSync waits until the new host has what the paths ask for.
 func (lab returnLab) inSync(paths []traffic.ReturnPath) {
 	lab.t.Helper()
-	want, err := BuildReturns(paths, labSettings)
-	if err != nil {
-		lab.t.Fatal(err)
-	}
 	var lines []string
 	eventually(lab.t, func() bool {
-		lab.host.Do(func() (err error) { lines, err = differencesReturns(lab.t.Context(), want); return err })
+		lines = lab.differences(paths)
 		return len(lines) == 0
 	}, func() any { return lines })
 }

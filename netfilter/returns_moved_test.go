@@ -27,7 +27,7 @@ func TestRulesAndRoutesOfFormerSettingsAreToldAndRemoved(t *testing.T) {
 			lab.cleanup()
 
 			lab.applyWith(former, paths...)
-			lines := lab.differencesTo(paths)
+			lines := lab.differences(paths)
 			for _, want := range []string{
 				`^ip rule del pref 8000 to 10\.0\.0\.1 lookup main protocol 83: to be removed$`,
 				`^ip -6 rule del pref 8002 .* lookup 7001 protocol 83: to be removed$`,
@@ -53,7 +53,7 @@ func TestRulesAndRoutesOfFormerSettingsAreToldAndRemoved(t *testing.T) {
 				if lines := untouched.Differences(lab.snapshot()); len(lines) > 0 {
 					t.Errorf("left by %s: %q", what, lines)
 				}
-				if diff := cmp.Diff([]string(nil), lab.differencesTo(nil)); diff != "" {
+				if diff := cmp.Diff([]string(nil), lab.differences(nil)); diff != "" {
 					t.Errorf("differences after %s (-want +got):\n%s", what, diff)
 				}
 			}
@@ -68,14 +68,4 @@ func (lab returnLab) applyWith(settings Settings, paths ...traffic.ReturnPath) {
 		lab.t.Fatal(err)
 	}
 	lab.host.Do(func() error { _, err := applyReturns(lab.t.Context(), want); return err })
-}
-
-func (lab returnLab) differencesTo(paths []traffic.ReturnPath) (lines []string) {
-	lab.t.Helper()
-	want, err := BuildReturns(paths, labSettings)
-	if err != nil {
-		lab.t.Fatal(err)
-	}
-	lab.host.Do(func() error { lines, err = differencesReturns(lab.t.Context(), want); return err })
-	return lines
 }

@@ -307,6 +307,13 @@ func (lab returnLab) differences(paths []traffic.ReturnPath) []string {
 		lab.t.Fatal(err)
 	}
 	var lines []string
-	lab.host.Do(func() (err error) { lines, err = differencesReturns(lab.t.Context(), want); return err })
+	lab.host.Do(func() error {
+		conn, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		lines, err = differencesReturns(lab.t.Context(), want, conn)
+		return err
+	})
 	return lines
 }

@@ -25,9 +25,7 @@ func (k *Kernel) Read(ctx context.Context) (map[string]SplitState, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	k.mu.Lock()
-	have, err := k.link.observe(weightsOnly)
-	k.mu.Unlock()
+	have, err := k.observe(weightsOnly)
 	if err != nil {
 		return nil, fmt.Errorf("read splits from the kernel: %w", err)
 	}
