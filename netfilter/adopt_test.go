@@ -85,6 +85,7 @@ func diesAndIsSucceeded(t *testing.T, name string, before, want []traffic.Split,
 		if err != nil {
 			return err
 		}
+		defer func() { _ = k.Close() }()
 		if err := applyError(k, before); err != nil {
 			return err
 		}
@@ -93,10 +94,12 @@ func diesAndIsSucceeded(t *testing.T, name string, before, want []traffic.Split,
 			died = false
 			return err
 		}
+		k.turn.end() // the one thing of a dead process that others see
 		successor, err := Open(Options{Settings: labSettings, Log: slog.New(slog.DiscardHandler)})
 		if err != nil {
 			return err
 		}
+		defer func() { _ = successor.Close() }()
 		if err := oldOrNew(successor, before, want); err != nil {
 			return err
 		}
@@ -231,7 +234,6 @@ func TestWhatOthersDidToOurTableIsToldAndMended(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			lab.cleanup(true)
-			lab.kernel = lab.open()
 			lab.apply(splits...)
 			lab.nft(tc.change)
 			lines := lab.differences(splits...)

@@ -19,11 +19,17 @@ type CleanupResult struct {
 // stop being split at once. Flows that were sent to another host live on
 // unless now is set: a keeper table stays for them, and the return paths of
 // this host stay while flows use them. With now their conntrack entries are
-// deleted too, so that the next packet of each is answered with a reset.
+// deleted too, so that the next packet of each is answered with a reset. While
+// another process has a Kernel open the error is ErrAnotherSplitd.
 func Cleanup(ctx context.Context, settings Settings, now bool) (CleanupResult, error) {
 	if err := ctx.Err(); err != nil {
 		return CleanupResult{}, err
 	}
+	mine, err := takeTurn()
+	if err != nil {
+		return CleanupResult{}, fmt.Errorf("clean up: %w", err)
+	}
+	defer mine.end()
 	var l link
 	defer l.close()
 	sent, err := l.cleanupSplits(settings, now)

@@ -12,8 +12,11 @@ import (
 	"github.com/splitd/splitd/traffic"
 )
 
+// cleanup stops the daemon's half, cleans up and opens it again.
 func (lab *splitLab) cleanup(now bool) (result CleanupResult) {
 	lab.t.Helper()
+	_ = lab.kernel.Close()
+	defer func() { lab.kernel = lab.open() }()
 	lab.router.Do(func() (err error) { result, err = Cleanup(lab.t.Context(), labSettings, now); return err })
 	return result
 }
@@ -153,7 +156,6 @@ func TestApplyTakesOverFromAKeeper(t *testing.T) {
 	lab.apply(localSplit(1, traffic.Whole))
 	c, _ := lab.dial(service25v4)
 	lab.cleanup(false)
-	lab.kernel = lab.open()
 	lab.apply(localSplit(2, 0))
 	if err := echoes(c); err != nil {
 		t.Errorf("the live flow after cleanup and apply: %v", err)

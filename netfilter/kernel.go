@@ -31,6 +31,7 @@ type Options struct {
 // for nobody.
 type Kernel struct {
 	options Options
+	turn    *turn
 
 	readers    *pool[*link]
 	conntracks *pool[*conntrack.Conn]
@@ -55,7 +56,9 @@ type committer func(operations []operation) error
 // it. A packet passes in microseconds.
 const retireAfter = time.Second
 
-// Open checks that this process may program the kernel. It changes nothing.
+// Open checks that this process may program the kernel, and that no other one
+// does so in this network namespace until Close: the error is then
+// ErrAnotherSplitd. It changes nothing in the kernel's rules.
 func Open(o Options) (*Kernel, error) {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -66,7 +69,16 @@ func Open(o Options) (*Kernel, error) {
 	}
 	k.commit, k.listFlows = k.link.commit, k.listConntrack
 	if _, err := k.link.hasTable(TableSplits); err != nil {
+		k.link.close()
 		return nil, openError(err)
+	}
+	var err error
+	if k.turn, err = takeTurn(); err != nil {
+		k.link.close()
+		return nil, fmt.Errorf("open kernel plane: %w", err)
+	}
+	if k.turn.squatter != "" {
+		o.Log.Warn("a program that may not program the kernel holds the name by which splitd keeps a second one away: end it", "name", turnName, "holder", k.turn.squatter)
 	}
 	return k, nil
 }
@@ -209,13 +221,14 @@ func (k *Kernel) wantedReturns() Returns {
 	return k.returns
 }
 
-// Close gives the Kernel up; its rules stay.
+// Close gives the Kernel up; its rules stay. It may be called again.
 func (k *Kernel) Close() error {
 	k.readers.end()
 	k.conntracks.end()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.link.close()
+	k.turn.end()
 	return nil
 }
 

@@ -84,13 +84,18 @@ func newSplitLab(t *testing.T) *splitLab {
 	return lab
 }
 
+// open makes a new Kernel, as a daemon that was started again does.
 func (lab *splitLab) open() *Kernel {
 	lab.t.Helper()
+	if lab.kernel != nil {
+		_ = lab.kernel.Close()
+	}
 	var k *Kernel
 	lab.router.Do(func() (err error) {
 		k, err = Open(Options{Settings: labSettings, StateDir: "/var/lib/splitd", Log: slog.New(slog.DiscardHandler), Now: lab.clock.Now})
 		return err
 	})
+	lab.t.Cleanup(func() { _ = k.Close() })
 	return k
 }
 
