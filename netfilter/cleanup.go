@@ -5,21 +5,30 @@ import (
 	"fmt"
 )
 
-// CleanupResult says what Cleanup had to leave.
+// CleanupResult says what Cleanup had to leave. The zero value says that
+// nothing is left and nothing was ended.
 type CleanupResult struct {
 	// LiveFlows is the number of flows that still need us; with now it is the
-	// number that were ended.
+	// number that were ended, or lost their way back.
 	LiveFlows int
-	// KeeperLeft says that the keeper table stands until they end: call
-	// Cleanup again then.
+	// ReturnFlows are those of LiveFlows that came in by return paths of this
+	// host; the others were sent to another host by splits.
+	ReturnFlows int
+	// KeeperLeft says that the keeper table stands until the flows that were
+	// sent end: call Cleanup again then.
 	KeeperLeft bool
+	// ReturnsLeft says that the rules and routes of the return paths and the
+	// marking table stand until ReturnFlows end: call Cleanup again then.
+	ReturnsLeft bool
 }
 
 // Cleanup removes what splitd put into the kernel and nothing else. New flows
 // stop being split at once. Flows that were sent to another host live on
 // unless now is set: a keeper table stays for them, and the return paths of
-// this host stay while flows use them. With now their conntrack entries are
-// deleted too, so that the next packet of each is answered with a reset. While
+// this host stay, all of them, while flows use any; the result says so. With now
+// the conntrack entries of flows that were sent are deleted too, so that the
+// next packet of each is answered with a reset, and return paths go at once:
+// the replies of their flows take whatever way this host has. While
 // another process has a Kernel open the error is ErrAnotherSplitd.
 func Cleanup(ctx context.Context, settings Settings, now bool) (CleanupResult, error) {
 	if err := ctx.Err(); err != nil {
@@ -42,7 +51,8 @@ func Cleanup(ctx context.Context, settings Settings, now bool) (CleanupResult, e
 		return result, fmt.Errorf("clean up return paths: %w", err)
 	}
 	result.LiveFlows += received
-	if received > 0 && !now {
+	result.ReturnFlows = received
+	if result.ReturnsLeft = received > 0 && !now; result.ReturnsLeft {
 		return result, nil
 	}
 	if err := cleanupReturns(ctx, settings); err != nil {
