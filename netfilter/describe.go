@@ -1,6 +1,12 @@
 package netfilter
 
-import "github.com/splitd/splitd/traffic"
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/splitd/splitd/traffic"
+)
 
 // Description is what splitd puts into the kernel, as the text an operator
 // would type.
@@ -11,21 +17,44 @@ type Description struct {
 }
 
 // Describe renders the kernel state for these splits (those in proxy mode are
-// passed over) and return paths, without root, daemon or kernel.
+// passed over) and return paths, without root, daemon or kernel: as it is when
+// it is all that was ever put into the kernel.
 func Describe(splits []traffic.Split, paths []traffic.ReturnPath, settings Settings) (Description, error) {
 	returns, err := BuildReturns(paths, settings)
 	if err != nil {
 		return Description{}, err
 	}
-	var inKernel []traffic.Split
-	for _, s := range splits {
-		if s.Mode != traffic.ModeProxy {
-			inKernel = append(inKernel, s)
-		}
-	}
+	inKernel := kernelSplits(splits)
 	description := Description{Nft: returns.Text(), Rules: returns.Rules(), Routes: returns.Routes()}
 	if len(inKernel) > 0 {
 		description.Nft = Build(inKernel, settings).Text() + description.Nft
 	}
 	return description, nil
+}
+
+// Describe is like the function of that name, but it knows the kernel: the
+// versions have the numbers that they have there, or would get, the text names
+// the state directory, and the return paths are those that this host can have.
+// It changes nothing.
+func (k *Kernel) Describe(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) (Description, error) {
+	if err := ctx.Err(); err != nil {
+		return Description{}, err
+	}
+	returns, err := BuildReturns(paths, k.options.Settings)
+	if err != nil {
+		return Description{}, err
+	}
+	if returns, err = returns.possible().withTunnelGuards(); err != nil {
+		return Description{}, fmt.Errorf("describe return paths: %w", err)
+	}
+	have, err := k.observe(everything)
+	if err != nil {
+		return Description{}, fmt.Errorf("describe splits: %w", err)
+	}
+	_, want := makePlan(have, kernelSplits(splits), k.options.Settings, k.options.StateDir, k.versions.all())
+	return Description{Nft: want.Text() + returns.Text(), Rules: returns.Rules(), Routes: returns.Routes()}, nil
+}
+
+func kernelSplits(splits []traffic.Split) []traffic.Split {
+	return slices.DeleteFunc(slices.Clone(splits), func(s traffic.Split) bool { return s.Mode == traffic.ModeProxy })
 }

@@ -36,12 +36,11 @@ type Kernel struct {
 	readers    *pool[*link]
 	conntracks *pool[*conntrack.Conn]
 	listFlows  func() ([]conntrack.Flow, error)
+	versions   versions
 
 	mu     sync.Mutex // protects the following and every change of the kernel
 	link   link
 	commit committer
-	// versions are the highest version numbers made for each split.
-	versions map[string]int
 	// versionsKnown says that versions has those of other processes too.
 	versionsKnown bool
 	// leftovers are chains and counters that nothing leads to since then.
@@ -64,7 +63,7 @@ func Open(o Options) (*Kernel, error) {
 		o.Now = time.Now
 	}
 	k := &Kernel{
-		options: o, versions: map[string]int{}, leftovers: map[leftover]time.Time{},
+		options: o, leftovers: map[leftover]time.Time{},
 		readers: newLinks(), conntracks: newConntracks(),
 	}
 	k.commit, k.listFlows = k.link.commit, k.listConntrack
@@ -125,7 +124,7 @@ func (k *Kernel) applySplits(ctx context.Context, splits []traffic.Split) (bool,
 	if err != nil {
 		return false, err
 	}
-	p, want := makePlan(have, splits, k.options.Settings, k.options.StateDir, k.versions)
+	p, want := makePlan(have, splits, k.options.Settings, k.options.StateDir, k.versions.all())
 	k.remember(have, want, p)
 	if p.empty() {
 		return false, k.dropKeeper(have.exists)
@@ -137,7 +136,7 @@ func (k *Kernel) applySplits(ctx context.Context, splits []traffic.Split) (bool,
 	if err != nil {
 		return true, fmt.Errorf("read back: %w", err)
 	}
-	if p, want = makePlan(have, splits, k.options.Settings, k.options.StateDir, k.versions); !p.empty() {
+	if p, want = makePlan(have, splits, k.options.Settings, k.options.StateDir, k.versions.all()); !p.empty() {
 		return true, fmt.Errorf("read back: the kernel differs from what was written, another program may be changing table %q: %s", TableSplits, first(differences(have, want, splits)))
 	}
 	k.remember(have, want, p)
@@ -177,14 +176,10 @@ func (k *Kernel) carryOut(ctx context.Context, p plan) error {
 func (k *Kernel) remember(have observed, want Ruleset, p plan) {
 	k.versionsKnown = true
 	for _, name := range have.chainNames() {
-		if split, version, ok := versionOf(name); ok {
-			k.versions[split] = max(k.versions[split], version)
-		}
+		k.versions.note(name)
 	}
 	for _, c := range want.chains {
-		if split, version, ok := versionOf(c.name); ok {
-			k.versions[split] = max(k.versions[split], version)
-		}
+		k.versions.note(c.name)
 		delete(k.leftovers, leftover{name: c.name})
 	}
 	for _, name := range want.counters {

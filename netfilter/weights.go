@@ -57,7 +57,7 @@ func (k *Kernel) setWeights(ctx context.Context, splits []traffic.Split) error {
 	var prepare, door [][]operation
 	for _, s := range swaps {
 		if s.draws {
-			_, k.versions[s.split], _ = versionOf(s.version().name)
+			k.versions.note(s.version().name)
 			prepare = append(prepare, []operation{addChain{table: TableSplits, chain: s.version()}})
 		}
 		if mend := mendChain(observedChain{rules: s.before}, s.trampoline()); len(mend) > 0 {
@@ -118,7 +118,7 @@ func (k *Kernel) planSwap(split traffic.Split) (swap, error) {
 			return swap{}, err
 		}
 	}
-	version := k.versions[split.Name] + 1
+	version := k.versions.of(split.Name) + 1
 	return swap{
 		split: split.Name, before: before, draws: split.CandidateWeight() > 0,
 		chains: splitChains(split, k.options.Settings, version),
@@ -223,9 +223,7 @@ func (k *Kernel) countVersions() error {
 		return err
 	}
 	for name := range names {
-		if owner, version, ok := versionOf(name); ok {
-			k.versions[owner] = max(k.versions[owner], version)
-		}
+		k.versions.note(name)
 	}
 	k.versionsKnown = true
 	return nil
