@@ -69,7 +69,8 @@ func WriteForced(dir string, f Forced) error {
 // appendLine says whether the line went to the file that path still names. A
 // line that does not fit on the disk is not there at all.
 func appendLine(path string, create int, text []byte) (bool, error) {
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND|create, 0o640)
+	// Root writes here, in a directory that may be a user's.
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND|syscall.O_NOFOLLOW|create, 0o640)
 	if err != nil {
 		return false, err
 	}

@@ -120,3 +120,23 @@ func TestForcedOffsOfManyAtOnceAreAllThere(t *testing.T) {
 		t.Errorf("%d of %d markers were taken", len(seen), writers)
 	}
 }
+
+func TestAForcedOffWritesToNoOtherPlace(t *testing.T) {
+	for _, name := range []string{"off-forced.json", "off-forced.spare"} {
+		dir := t.TempDir()
+		victim := filepath.Join(t.TempDir(), "passwd")
+		write(t, victim, []byte("root"))
+		if err := os.Symlink(victim, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+		if err := state.WriteForcedSpare(dir, forced("mx")); (err == nil) != (name == "off-forced.spare") {
+			t.Errorf("WriteForcedSpare with a link for %s = %v", name, err)
+		}
+		if err := state.PrepareSpare(dir); err != nil {
+			t.Error(err)
+		}
+		if text, err := os.ReadFile(victim); string(text) != "root" || err != nil {
+			t.Errorf("through the link %s came %q, %v", name, text, err)
+		}
+	}
+}

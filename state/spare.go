@@ -25,13 +25,13 @@ const (
 func PrepareSpare(dir string) error {
 	path := filepath.Join(dir, spareName)
 	// Whoever writes to it now holds its lock.
-	file, err := openLocked(path)
+	file, size, err := openSpare(path)
 	if errors.Is(err, ErrLocked) {
 		return fileError("prepare spare marker", path, errors.New("somebody writes to it"))
 	}
 	if err == nil {
 		defer func() { _ = file.Close() }()
-		if info, err := file.Stat(); err == nil && info.Size() == spareSize && links(info) == 1 {
+		if size == spareSize {
 			return nil
 		}
 	}
@@ -64,7 +64,7 @@ func WriteForcedSpare(dir string, f Forced) error {
 	if errors.Is(spareErr, fs.ErrNotExist) {
 		return late
 	}
-	return errors.Join(late, fileError("write spare marker", path, spareErr))
+	return fmt.Errorf("%w (and its spare: %w)", late, spareErr)
 }
 
 // within encodes the marker so that it is not longer than room.
@@ -82,24 +82,11 @@ func (f Forced) within(room int) (text []byte, err error) {
 
 // useSpare makes the spare a marker of this text.
 func useSpare(path string, text []byte) error {
-	file, err := openLocked(path)
+	file, _, err := openSpare(path)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = file.Close() }()
-	ours, err := file.Stat()
-	if err != nil {
-		return err
-	}
-	// Somebody else may have used it while we waited for its lock, or have
-	// died before the old name was gone: then it is a marker.
-	now, err := os.Lstat(path)
-	if err != nil {
-		return err
-	}
-	if !os.SameFile(ours, now) || links(ours) != 1 {
-		return fs.ErrNotExist
-	}
 	block := bytes.Repeat([]byte{'\n'}, spareSize)
 	copy(block[1:], text)
 	if _, err := file.WriteAt(block, 0); err != nil {
@@ -112,6 +99,28 @@ func useSpare(path string, text []byte) error {
 		return err
 	}
 	return become(path)
+}
+
+// openSpare opens the spare, takes its lock and tells its size.
+func openSpare(path string) (*os.File, int64, error) {
+	file, err := openLocked(path)
+	if err != nil {
+		return nil, 0, err
+	}
+	ours, err := file.Stat()
+	if err != nil {
+		return nil, 0, errors.Join(err, file.Close())
+	}
+	// Somebody else may have used it while we waited for its lock, or have
+	// died before the old name was gone: then it is a marker.
+	now, err := os.Lstat(path)
+	if err == nil && (!os.SameFile(ours, now) || links(ours) != 1) {
+		err = fs.ErrNotExist
+	}
+	if err != nil {
+		return nil, 0, errors.Join(err, file.Close())
+	}
+	return file, ours.Size(), nil
 }
 
 // become gives the spare the first marker's name that is free.
