@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -15,9 +16,6 @@ const (
 	markerPatience = 250 * time.Millisecond // before the daemon is ended
 	killPatience   = 300 * time.Millisecond
 )
-
-// systemStateDir is the daemon's state_dir when nobody says otherwise.
-const systemStateDir = "/var/lib/splitd"
 
 // rescue is what `off --force` does with its own hands.
 type rescue struct {
@@ -52,29 +50,45 @@ func (o *offCommand) forceOff(ctx context.Context, split string, alive bool) err
 	}
 	ctx, cancel := context.WithTimeout(ctx, forcePatience)
 	defer cancel()
-	dir := o.findStateDir()
+	var daemon peer
+	if alive {
+		daemon.pid, daemon.err = o.peerPID(ctx)
+	}
 	marked := make(chan error, 1)
-	go func() { marked <- o.rescue.mark(dir, split, o.request(o.reason)) }()
+	go func() { marked <- o.rescue.mark(o.findStateDir(daemon.pid), split, o.request(o.reason)) }()
 	early, stop := context.WithTimeout(ctx, markerPatience)
 	err, done := receive(early, marked)
 	stop()
-	if alive {
-		o.endDaemon(ctx)
-	}
+	ended := alive && o.endDaemon(ctx, daemon)
 	// Late is better than never: the kernel is rewritten whatever time is left.
 	changes, failed := o.rescue.forceOff(context.WithoutCancel(ctx), split)
 	if !done {
 		if err, done = receive(ctx, marked); !done {
-			err = fmt.Errorf("write in %q: the disk does not answer", dir)
+			err = errors.New("write forced marker: the disk does not answer")
 		}
 	}
 	if err != nil {
 		o.warn("%v: the next start of splitd or of this host WOULD RESTORE the old weights: stop splitd, or run `splitctl off` again when it is up", err)
 	}
-	if failed != nil {
-		return fmt.Errorf("force off: %w", failed)
+	if failed == nil && split != "" && len(changes) == 0 {
+		failed = fmt.Errorf("force off: the kernel has no split %q of splitd", split)
 	}
-	return o.printForced(split, changes)
+	switch {
+	case failed == nil:
+		return o.printForced(split, changes)
+	case split != "" && err == nil:
+		return inProxyMode(failed, ended)
+	}
+	return failed
+}
+
+// inProxyMode adds what has come of it if the kernel never had the split.
+func inProxyMode(err error, ended bool) error {
+	how := "has been ended"
+	if !ended {
+		how = "does not run"
+	}
+	return fmt.Errorf("%w: if it is in proxy mode, its daemon %s and its next start keeps it off", err, how)
 }
 
 // receive returns what comes before ctx ends.
@@ -87,35 +101,33 @@ func receive(ctx context.Context, from <-chan error) (err error, came bool) { //
 	}
 }
 
-// endDaemon ends the process that holds the control socket. A stopped daemon
-// must not wake up and put back what it remembers.
-func (o *offCommand) endDaemon(ctx context.Context) {
+// peer is the process that holds the control socket.
+type peer struct {
+	pid int
+	err error // why it is not known
+}
+
+func (o *offCommand) peerPID(ctx context.Context) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, killPatience)
 	defer cancel()
-	pid, err := o.client(0).PeerPID(ctx)
+	return o.client(0).PeerPID(ctx)
+}
+
+// endDaemon ends the process that holds the control socket, and says whether
+// it is gone. A stopped daemon must not wake up and put back what it remembers.
+func (o *offCommand) endDaemon(ctx context.Context, daemon peer) bool {
+	ctx, cancel := context.WithTimeout(ctx, killPatience)
+	defer cancel()
+	err := daemon.err
 	if err == nil {
-		err = o.rescue.kill(ctx, pid)
+		err = o.rescue.kill(ctx, daemon.pid)
 	}
 	if err != nil {
 		o.warn("%v: end the daemon by hand, or it may put its weights back", err)
-		return
+		return false
 	}
-	o.say(fmt.Sprintf("splitctl: ended the daemon, process %d", pid))
-}
-
-// findStateDir never fails: a wrong guess costs a warning, or a marker that
-// nobody reads.
-func (o *offCommand) findStateDir() string {
-	if o.stateDir != "" {
-		return o.stateDir
-	}
-	if dir, err := o.rescue.stateDir(); err == nil && dir != "" {
-		return dir
-	}
-	if dir := o.getenv("SPLITD_STATE_DIR"); dir != "" {
-		return dir
-	}
-	return systemStateDir
+	o.say(fmt.Sprintf("splitctl: ended the daemon, process %d", daemon.pid))
+	return true
 }
 
 func (o *offCommand) printForced(split string, all []forced) error {
@@ -127,8 +139,6 @@ func (o *offCommand) printForced(split string, all []forced) error {
 		})
 	}
 	switch {
-	case len(list.Items) == 0 && split != "":
-		return fmt.Errorf("force off: the kernel has no split %q of splitd", split)
 	case len(list.Items) == 0:
 		o.say("splitctl: nothing of splitd is in the kernel: no flow goes to a candidate through it")
 	case split != "" && len(list.Items) == 1:

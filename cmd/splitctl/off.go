@@ -38,7 +38,7 @@ func (a *app) off() *cobra.Command {
 	cmd.Flags().BoolVar(&o.all, "all", false, "every split")
 	cmd.Flags().BoolVar(&o.force, "force", false, "if the daemon does not answer, end it and rewrite the kernel")
 	cmd.Flags().StringVar(&o.reason, "reason", "", "why, for the history")
-	cmd.Flags().StringVar(&o.stateDir, "state-dir", "", "with --force: the daemon's state_dir (default: as the kernel's table says, $SPLITD_STATE_DIR, "+systemStateDir+")")
+	cmd.Flags().StringVar(&o.stateDir, "state-dir", "", "with --force: the daemon's state_dir (default: as the kernel's table says, as the daemon was started, $SPLITD_STATE_DIR, "+systemStateDir+")")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), first(args)) }
 	return cmd
 }

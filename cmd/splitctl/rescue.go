@@ -50,7 +50,8 @@ func mark(dir, split string, request api.Request) error {
 	if account, err := user.LookupId(strconv.Itoa(marker.UID)); err == nil {
 		marker.User = account.Username
 	}
-	return state.WriteForced(dir, marker)
+	// Only lines beside those of others: the disk may be full.
+	return state.WriteForcedSpare(dir, marker)
 }
 
 // permitted asks for the capability, not for uid 0: root in a container may

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -89,7 +90,11 @@ func splitd() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	path := os.Getenv("SPLITD_CONTROL_SOCKET")
-	operator, err := sceneOf(os.Args[1:])
+	scene := os.Args[1:]
+	if i := slices.IndexFunc(scene, func(word string) bool { return strings.HasPrefix(word, "--") }); i >= 0 {
+		scene = scene[:i] // the others are for those who look at the process
+	}
+	operator, err := sceneOf(scene)
 	var server *control.Server
 	if err == nil {
 		server, err = control.Listen(control.ServerOptions{Path: path})
@@ -124,7 +129,8 @@ func exitsCommand(ts *testscript.TestScript, neg bool, args []string) {
 // daemonKey finds the splitd that a script has started.
 type daemonKey struct{}
 
-// startCommand starts a splitd in a process of its own: `start plain mx`.
+// startCommand starts a splitd in a process of its own: `start plain mx`. It
+// may have variables in front and flags behind that only its process shows.
 func startCommand(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) == 0 {
 		ts.Fatalf("usage: start SCENE SPLIT...")
@@ -136,8 +142,10 @@ func startCommand(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	}
 	path := ts.Getenv("SPLITD_CONTROL_SOCKET")
-	cmd := exec.Command(program, args...)
-	cmd.Env = append(os.Environ(), "SPLITD_CONTROL_SOCKET="+path)
+	first := slices.IndexFunc(args, func(word string) bool { return !strings.Contains(word, "=") })
+	cmd := exec.Command(program, args[first:]...)
+	cmd.Dir = ts.MkAbs(".")
+	cmd.Env = append(append(os.Environ(), "SPLITD_CONTROL_SOCKET="+path), args[:first]...)
 	cmd.Stderr = os.Stderr
 	ts.Check(cmd.Start())
 	ended := make(chan error, 1)
@@ -262,7 +270,7 @@ func fileRescue(kernel string) rescue {
 				s["generation"], s["ppm"] = s["generation"]+1, 0
 			}
 			if split != "" && len(all) == 0 {
-				return nil, fmt.Errorf("the kernel has no split %q", split)
+				return nil, fmt.Errorf("force off: the kernel has no split %q, it has: dns, mx", split)
 			}
 			text, err := json.Marshal(t)
 			if err != nil {

@@ -1,0 +1,187 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/splitd/splitd/configs"
+	"github.com/splitd/splitd/control/client"
+)
+
+// Where the daemon keeps its state, as `off --force` finds out. It must not
+// fail, and a directory that is not the daemon's is one that nobody reads.
+const (
+	systemStateDir = "/var/lib/splitd"
+	keyStateDir    = "state_dir"
+	envStateDir    = "SPLITD_STATE_DIR"
+)
+
+// findStateDir asks whom it can, who knows best first: the operator, the
+// kernel's table, the daemon's process (pid 0: none), this environment and the
+// files at the usual place.
+func (o *offCommand) findStateDir(pid int) string {
+	if o.stateDir != "" {
+		return o.stateDir
+	}
+	if dir, err := o.rescue.stateDir(); err == nil && dir != "" {
+		return dir
+	}
+	if dir := stateDirOfProcess("/proc/" + strconv.Itoa(pid)); pid > 0 && dir != "" {
+		return dir
+	}
+	if dir := stateDirOf(configs.Options{LookupEnv: o.lookupEnv}); dir != "" {
+		return dir
+	}
+	return systemStateDir
+}
+
+// stateDirOfProcess is the state_dir that the splitd of this /proc/PID was
+// started with; "" when that cannot be read.
+func stateDirOfProcess(proc string) string {
+	line, err := os.ReadFile(filepath.Join(proc, "cmdline"))
+	if err != nil {
+		return ""
+	}
+	variables, err := os.ReadFile(filepath.Join(proc, "environ"))
+	if err != nil {
+		return ""
+	}
+	here, err := os.Readlink(filepath.Join(proc, "cwd"))
+	if err != nil {
+		return ""
+	}
+	options, fileless := optionsOf(fields(line))
+	for i, file := range options.Files {
+		options.Files[i] = absolute(here, file)
+	}
+	values := map[string]string{}
+	for _, text := range fields(variables) {
+		name, value, _ := strings.Cut(text, "=")
+		values[name] = value
+	}
+	options.LookupEnv = func(name string) (string, bool) {
+		value, ok := values[name]
+		return value, ok
+	}
+	options.User = !isRoot(proc)
+	dir := ""
+	if fileless {
+		dir = stateDirWithout(options)
+	} else {
+		dir = stateDirOf(options)
+	}
+	if dir == "" {
+		return ""
+	}
+	return absolute(here, dir)
+}
+
+// optionsOf reads the arguments of splitd that say where its configuration is,
+// and whether its split stands in the arguments and no file is read.
+func optionsOf(args []string) (o configs.Options, fileless bool) {
+	// Where its socket is, is known; a user's may have no default.
+	o.Flags = map[string]string{"control.socket": client.SystemSocket}
+	for i := 1; i < len(args); i++ {
+		name, value, given := strings.Cut(args[i], "=")
+		fileless = fileless || name == "--listen"
+		if name != "--config" && name != "--state-dir" {
+			continue
+		}
+		if !given {
+			if i++; i == len(args) {
+				break
+			}
+			value = args[i]
+		}
+		if name == "--config" {
+			o.Files = append(o.Files, value)
+		} else {
+			o.Flags[keyStateDir] = value
+		}
+	}
+	return o, fileless
+}
+
+// stateDirOf is the state_dir of a daemon with these options, whatever else
+// may be wrong in its files; "" when nobody knows.
+func stateDirOf(o configs.Options) string {
+	if config, err := configs.Load(o); err == nil {
+		return config.StateDir
+	}
+	if dir := o.Flags[keyStateDir]; dir != "" {
+		return dir
+	}
+	if dir, ok := o.LookupEnv(envStateDir); ok && dir != "" {
+		return dir
+	}
+	if dir := stateDirInFiles(o.Files); dir != "" {
+		return dir
+	}
+	return stateDirWithout(o)
+}
+
+// stateDirWithout is the state_dir without any file.
+func stateDirWithout(o configs.Options) string {
+	config, err := configs.WithDefinition(o, configs.Definition{})
+	if err != nil {
+		return ""
+	}
+	return config.StateDir
+}
+
+// stateDirInFiles reads the one key out of files that are not to be judged
+// now; none means those at the usual place.
+func stateDirInFiles(files []string) string {
+	if len(files) == 0 {
+		files, _ = filepath.Glob("/etc/splitd/conf.d/*.yaml") // the pattern is good
+		files = append([]string{"/etc/splitd/splitd.yaml"}, files...)
+	}
+	dir := ""
+	for _, file := range files {
+		var scalars struct {
+			StateDir string `yaml:"state_dir"`
+		}
+		text, err := os.ReadFile(file)
+		if err == nil && yaml.Unmarshal(text, &scalars) == nil && scalars.StateDir != "" {
+			dir = scalars.StateDir
+		}
+	}
+	return dir
+}
+
+// isRoot says whether the process acts as uid 0, proc_pid_status(5).
+func isRoot(proc string) bool {
+	text, err := os.ReadFile(filepath.Join(proc, "status"))
+	if err != nil {
+		return true
+	}
+	for row := range strings.Lines(string(text)) {
+		var uid, effective int
+		if n, _ := fmt.Sscanf(row, "Uid: %d %d", &uid, &effective); n == 2 {
+			return effective == 0
+		}
+	}
+	return true
+}
+
+// fields splits what ends with NUL bytes, as cmdline and environ do.
+func fields(text []byte) []string {
+	text = bytes.TrimSuffix(text, []byte{0})
+	if len(text) == 0 {
+		return nil
+	}
+	return strings.Split(string(text), "\x00")
+}
+
+func absolute(here, path string) string {
+	if filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(here, path)
+}
