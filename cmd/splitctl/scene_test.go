@@ -25,6 +25,8 @@ func sceneOf(args []string) (*controltest.Operator, error) {
 		operator.Decorate = counted
 	case "odd":
 		operator.Decorate = odd
+	case "noisy":
+		operator.Decorate = noisy
 	case "unread":
 		operator.Decorate = unread
 	case "planned":
@@ -80,6 +82,14 @@ func counted(s *api.Split) {
 	s.Backends[1].Origin.Actor = "root"
 }
 
+// noisy gives every split the same differences and a warning of several lines.
+func noisy(s *api.Split) {
+	s.DiffersFrom = "/etc/splitd/splitd.yaml"
+	if s.Name == "mx" {
+		s.Warnings = []string{"the candidate is down:\nconnection refused"}
+	}
+}
+
 // unread gives a split whose kernel and counters could not be read.
 func unread(s *api.Split) {
 	s.Flows.Total, s.Kernel.InSync = nil, nil
@@ -106,6 +116,9 @@ func apply(name, text string) (api.Apply, error) {
 		return api.Apply{Changed: true, Items: []api.Change{{Split: "mx", Changed: true, Generation: 2, WeightPPM: 10000, Warnings: []string{"ip_forward is off"}}}}, nil
 	case strings.Contains(text, "bad"):
 		return api.Apply{}, &api.Error{Code: api.CodeFailed, Message: name + ":1:1: bad: unknown key\n" + name + ":2:1: worse: unknown key"}
+	}
+	if strings.Contains(text, "return_paths") {
+		return api.Apply{Changed: true, Items: []api.Change{}}, nil
 	}
 	return api.Apply{Warnings: []string{"read " + name}}, nil
 }

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"fmt"
 	"io"
+	"maps"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -61,17 +64,33 @@ func (a *app) backends(splits []api.Split) *table {
 	return t
 }
 
-// warnAbout says on standard error what the data formats hold as warnings.
+// warnAbout says on standard error what the data formats hold as warnings, a
+// line a matter.
 func (a *app) warnAbout(list api.SplitList) {
 	for _, warning := range list.Warnings {
-		a.warn("%s", warning)
+		a.warn("%s", printable(warning))
 	}
+	a.warnOfDifferences(list.Items)
 	for _, s := range list.Items {
-		if s.DiffersFrom != "" {
-			a.warn("%s: differs from %s: `splitctl apply` goes back to the files", s.Name, s.DiffersFrom)
-		}
 		for _, warning := range s.Warnings {
-			a.warn("%s: %s", s.Name, warning)
+			a.warn("%s: %s", s.Name, printable(warning))
 		}
+	}
+}
+
+// warnOfDifferences names the files that say otherwise, each once.
+func (a *app) warnOfDifferences(splits []api.Split) {
+	names := map[string][]string{} // by file
+	for _, s := range splits {
+		if s.DiffersFrom != "" {
+			names[s.DiffersFrom] = append(names[s.DiffersFrom], s.Name)
+		}
+	}
+	for _, file := range slices.Sorted(maps.Keys(names)) {
+		who := fmt.Sprintf("%d splits differ", len(names[file]))
+		if len(names[file]) == 1 {
+			who = names[file][0] + ": differs"
+		}
+		a.warn("%s from %s: `splitctl apply` goes back to the files", who, printable(file))
 	}
 }
