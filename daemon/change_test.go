@@ -58,7 +58,7 @@ func diesAt(t *testing.T, step int, change func(*world, *Daemon) error) (died bo
 	if _, err := w.set(d, percent(5)); err != nil {
 		t.Fatal(err)
 	}
-	w.fuse.left = step
+	w.fuse.left.Store(int64(step))
 	func() {
 		defer func() {
 			if r := recover(); r != nil {
@@ -72,7 +72,7 @@ func diesAt(t *testing.T, step int, change func(*world, *Daemon) error) (died bo
 			t.Fatal(err)
 		}
 	}()
-	w.fuse.left = 0
+	w.fuse.left.Store(0)
 	w.agrees(d)
 	return died
 }

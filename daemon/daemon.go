@@ -63,11 +63,17 @@ type Daemon struct {
 	now     func() time.Time
 
 	planes  *planes
-	vault   *vault
+	scribe  *scribe
 	journal func(...state.Entry) error
+	looks   gate
 
-	changing sync.Mutex // one change at a time
+	raising  sync.Mutex // one raise at a time; taken before changing, held while the disk is waited for
+	changing sync.Mutex // one change at a time; never held while anybody waits for a disk
 	view     atomic.Pointer[view]
+	lost     atomic.Bool // the store could not be read at the start, see reunite
+	// reserved are generations that a raise has in the store but not yet in
+	// force. Under changing.
+	reserved map[string]traffic.Generation
 	steps    atomic.Uint64 // +1 when a change enters the planes and when it is through
 	expiry   chan struct{} // wakes expire
 	opened   chan Kernel   // the kernel plane, when it opens
@@ -79,11 +85,12 @@ type Daemon struct {
 	close   []func() error
 }
 
-// New makes a daemon without touching anything.
+// New makes a daemon without touching anything. Run it, or its goroutine for
+// the disk stays.
 func New(o Options) *Daemon {
 	d := &Daemon{
 		options: o, log: o.Log, now: o.Now,
-		vault:  &vault{open: o.OpenStore},
+		scribe: newScribe(o.OpenStore), reserved: map[string]traffic.Generation{},
 		expiry: make(chan struct{}, 1),
 		opened: make(chan Kernel, 1),
 	}
@@ -105,7 +112,7 @@ func (d *Daemon) Run(ctx context.Context, hangup <-chan os.Signal) error {
 	d.log.Info("ready", "socket", d.options.Config.Control.Socket, "splits", len(d.view.Load().records))
 	<-ctx.Done()
 	d.tellSystemd("STOPPING=1")
-	d.log.Info("stopping; kernel rules stay in place", "cleanup", "splitd cleanup")
+	d.log.Info("stopping; open flows of the relay drain, a second signal ends them; kernel rules stay in place until `splitd cleanup`")
 	return errors.Join(group.Wait(), d.stop())
 }
 
@@ -128,13 +135,15 @@ func (d *Daemon) start(ctx context.Context) error {
 	if pid, err := (&client.Client{Socket: cfg.Control.Socket}).PeerPID(ctx); err == nil {
 		return fmt.Errorf("start: another splitd (pid %d) answers on %q: stop it, or give this one a control.socket and a state_dir of its own", pid, cfg.Control.Socket)
 	}
-	if err := d.begins(ctx); err != nil {
-		return err
-	}
 	if cfg.HTTP.Listen != "" {
-		if d.web, err = net.Listen("tcp", cfg.HTTP.Listen); err != nil {
+		listener, err := net.Listen("tcp", cfg.HTTP.Listen)
+		if err != nil {
 			return fmt.Errorf("listen for http on %q: %w: choose another http.listen, or \"\" for none", cfg.HTTP.Listen, err)
 		}
+		d.web = control.Limit(listener, webConnections)
+	}
+	if err := d.begins(ctx); err != nil {
+		return err
 	}
 	server, err := control.Listen(control.ServerOptions{
 		Path: cfg.Control.Socket, Group: cfg.Control.Group, GroupExplicit: cfg.Control.GroupExplicit, Log: d.log,
@@ -171,6 +180,9 @@ func (d *Daemon) keepKernel(ctx context.Context) error {
 	}
 }
 
+// webConnections bounds the readers over TCP: anybody on this host may ask.
+const webConnections = 64
+
 // serveWeb answers /metrics and the read-only API over TCP.
 func (d *Daemon) serveWeb(ctx context.Context) error {
 	v := d.options.Version
@@ -178,7 +190,7 @@ func (d *Daemon) serveWeb(ctx context.Context) error {
 	mux.Handle("GET /metrics", metrics.Handler(d, metrics.Build{Version: v.Version, Commit: v.Commit, Go: v.Go}))
 	mux.HandleFunc("GET /{$}", index)
 	mux.Handle("/", control.ReadOnly(d))
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: time.Minute, IdleTimeout: time.Minute}
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: time.Minute, IdleTimeout: time.Minute}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
 	if err := server.Serve(d.web); !errors.Is(err, http.ErrServerClosed) {
@@ -204,7 +216,7 @@ func (d *Daemon) stop() error {
 	if kernel := d.planes.inUse(); kernel != nil {
 		errs = append(errs, kernel.Close())
 	}
-	errs = append(errs, d.vault.close())
+	errs = append(errs, d.scribe.close())
 	for _, close := range d.close {
 		errs = append(errs, close())
 	}

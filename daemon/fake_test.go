@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,10 +23,10 @@ import (
 type crash struct{}
 
 // fuse blows at one step of everything that has an effect.
-type fuse struct{ left int }
+type fuse struct{ left atomic.Int64 }
 
 func (f *fuse) burn() {
-	if f.left--; f.left == 0 {
+	if f.left.Add(-1) == 0 {
 		panic(crash{})
 	}
 }
@@ -36,6 +37,12 @@ type fakeKernel struct {
 	splits map[string]traffic.Split
 	fail   error // what the next changes answer
 	refuse error // what preflight answers
+	// failAfter is what the next Apply answers after it has changed things.
+	failAfter error
+}
+
+func (k *fakeKernel) weight(split string) traffic.Weight {
+	return k.splits[split].CandidateWeight()
 }
 
 var _ Kernel = (*fakeKernel)(nil)
@@ -54,15 +61,26 @@ func (k *fakeKernel) Apply(_ context.Context, splits []traffic.Split, _ []traffi
 		k.splits[s.Name] = s
 	}
 	k.fuse.burn()
+	if err := k.failAfter; err != nil {
+		k.failAfter = nil
+		return true, err
+	}
 	return true, nil
 }
 
-func (k *fakeKernel) SetWeights(_ context.Context, split traffic.Split) error {
+func (k *fakeKernel) SetWeights(_ context.Context, splits ...traffic.Split) error {
 	k.fuse.burn()
 	if k.fail != nil {
 		return k.fail
 	}
-	k.splits[split.Name] = split
+	for _, s := range splits {
+		if _, ok := k.splits[s.Name]; !ok {
+			return netfilter.ErrNotInKernel
+		}
+	}
+	for _, s := range splits {
+		k.splits[s.Name] = s
+	}
 	k.fuse.burn()
 	return nil
 }
@@ -83,6 +101,10 @@ func (k *fakeKernel) Differences(_ context.Context, splits []traffic.Split, _ []
 		}
 	}
 	return differences, nil
+}
+
+func (k *fakeKernel) Describe(context.Context, []traffic.Split, []traffic.ReturnPath) (netfilter.Description, error) {
+	return netfilter.Description{}, nil
 }
 
 func (k *fakeKernel) Counts(context.Context, []traffic.Split) (map[traffic.BackendKey]traffic.Counts, error) {
@@ -118,15 +140,26 @@ type fusedStore struct {
 }
 
 func (s fusedStore) Commit(records []state.Record, entries []state.Entry) ([]state.Entry, error) {
-	return s.CommitRunning(state.Running{}, records, entries)
+	return s.write(func() ([]state.Entry, error) { return s.Store.Commit(records, entries) })
 }
 
 func (s fusedStore) CommitRunning(running state.Running, records []state.Record, entries []state.Entry) ([]state.Entry, error) {
+	return s.write(func() ([]state.Entry, error) { return s.Store.CommitRunning(running, records, entries) })
+}
+
+func (s fusedStore) write(commit func() ([]state.Entry, error)) ([]state.Entry, error) {
 	s.world.fuse.burn()
 	if s.world.diskFull {
 		return nil, errDiskFull
 	}
-	numbered, err := s.Store.CommitRunning(running, records, entries)
+	if answer := s.world.disk.Load(); answer != nil {
+		select {
+		case s.world.hanging <- struct{}{}:
+		default:
+		}
+		<-*answer
+	}
+	numbered, err := commit()
 	s.world.fuse.burn()
 	return numbered, err
 }
@@ -142,12 +175,26 @@ type world struct {
 	files    configs.Definition
 	badFile  error
 	diskFull bool
+	locked   error // why the store cannot be opened
 	now      time.Time
+
+	disk    atomic.Pointer[chan struct{}] // writes wait for it while it is set
+	hanging chan struct{}                 // told when one begins to wait
+}
+
+// hang makes the disk hang until the returned function is called.
+func (w *world) hang() (answer func()) {
+	answers := make(chan struct{})
+	w.disk.Store(&answers)
+	return func() {
+		w.disk.Store(nil)
+		close(answers)
+	}
 }
 
 func newWorld(t *testing.T, splits ...traffic.Split) *world {
 	t.Helper()
-	w := &world{t: t, dir: t.TempDir(), fuse: &fuse{}, now: noon, files: configs.Definition{Splits: splits}}
+	w := &world{t: t, dir: t.TempDir(), fuse: &fuse{}, now: noon, files: configs.Definition{Splits: splits}, hanging: make(chan struct{}, 1)}
 	w.kernel = &fakeKernel{fuse: w.fuse}
 	return w
 }
@@ -165,6 +212,9 @@ func (w *world) boot() (*Daemon, error) {
 		OpenKernel: func() (Kernel, error) { return w.kernel, nil },
 		Relay:      &fakeRelay{},
 		OpenStore: func() (Store, error) {
+			if w.locked != nil {
+				return nil, w.locked
+			}
 			store, err := state.Open(filepath.Join(w.dir, storeFile))
 			if err != nil {
 				return nil, err
@@ -191,13 +241,4 @@ func (w *world) mustBoot() *Daemon {
 // set asks for a weight of the split mx.
 func (w *world) set(d *Daemon, weight traffic.Weight) (api.Change, error) {
 	return d.Set(w.t.Context(), control.Actor{User: "ann"}, "mx", api.SetRequest{WeightPPM: new(int(weight))})
-}
-
-// abandon gives the store up as a dying process does: the file's lock goes with
-// it. The vault's own mutex may be held by what died inside it.
-func (v *vault) abandon() {
-	if v.store != nil {
-		_ = v.store.Close()
-		v.store = nil
-	}
 }

@@ -63,8 +63,12 @@ func redefine(definition traffic.Split, record state.Record, now time.Time) sett
 	if !record.Removed && sameDefinition(definition, record.Definition) && maps.Equal(before, inForce(next).Weights()) {
 		return settled{record: record, before: before}
 	}
+	action := state.ActionApply
+	if !record.Removed && sameDefinition(definition, record.Definition) {
+		action = state.ActionExpire // a ttl ended while nobody was there to see
+	}
 	next.Removed = false
-	return settled{record: advance(next, now), before: before, action: state.ActionApply}
+	return settled{record: advance(next, now), before: before, action: action}
 }
 
 // adopt takes over the weights that the kernel has, as overrides where they
@@ -74,7 +78,6 @@ func adopt(definition traffic.Split, record *state.Record, kernel netfilter.Spli
 	known := true
 	if record != nil {
 		next.Overrides = record.Overrides.Prune(definition, now)
-		next.Baseline = record.Baseline
 		known = sameDefinition(definition, record.Definition)
 	}
 	next.Generation = kernel.Generation
@@ -92,6 +95,14 @@ func adopt(definition traffic.Split, record *state.Record, kernel netfilter.Spli
 		next.Generation++
 	}
 	return settled{record: next, before: kernel.Weights, action: state.ActionAdopt}
+}
+
+// gone is a record whose split the definition no longer has. Its generation
+// lives on; nobody's word does, should the split come back.
+func gone(record state.Record, now time.Time) state.Record {
+	record = advance(record, now)
+	record.Removed, record.Overrides = true, nil
+	return record
 }
 
 // advance gives a record its next generation.
@@ -116,7 +127,8 @@ func holdDown(record state.Record, before map[string]traffic.Weight, now time.Ti
 	return record
 }
 
-// switchOff returns the overrides under which every candidate has weight 0.
+// switchOff returns the overrides under which every candidate has weight 0,
+// whatever the file says.
 func switchOff(definition traffic.Split, actor, reason string, now time.Time) traffic.Overrides {
 	overrides := traffic.Overrides{}
 	for _, c := range definition.Candidates {
@@ -125,16 +137,35 @@ func switchOff(definition traffic.Split, actor, reason string, now time.Time) tr
 	return overrides
 }
 
+// offOverrides is switchOff for the candidates that have something, or would
+// get it: from the file, once another candidate leaves room, or when an
+// override ends. The others keep what holds them.
+func offOverrides(record state.Record, actor, reason string, now time.Time) traffic.Overrides {
+	overrides := cloneOverrides(record.Overrides)
+	weights := inForce(record).Weights()
+	for name, off := range switchOff(record.Definition, actor, reason, now) {
+		c, _ := record.Definition.Candidate(name)
+		held, holds := overrides[name]
+		lasts := holds && held.Until.IsZero() && held.Weight == 0 && (held.Off || !record.Definition.Pinned)
+		if weights[name] > 0 || !lasts && (c.Weight > 0 || holds) {
+			overrides[name] = off
+		}
+	}
+	return overrides
+}
+
 // goBack returns the overrides that bring the weights of a split back to those
 // of a side of the history, under the definition of now: the overrides of then
-// where they are enough, others where the file's weight has changed since.
+// where they are enough, others where the file's weight has changed since. An
+// override of then that has ended by now gives way to the file.
 func goBack(definition traffic.Split, to state.Side, actor, reason string, now time.Time) traffic.Overrides {
-	overrides := cloneOverrides(to.Overrides).Prune(definition, now)
+	overrides := to.Overrides.Prune(definition, now)
 	for name, weight := range traffic.Effective(definition, overrides).Weights() {
 		want, known := to.Weights[name]
-		if known && want != weight {
-			overrides[name] = traffic.Override{Weight: want, Actor: actor, Reason: reason, Since: now, Off: definition.Pinned}
+		if !known || want == weight || to.Overrides[name].Expired(now) {
+			continue
 		}
+		overrides[name] = traffic.Override{Weight: want, Actor: actor, Reason: reason, Since: now}
 	}
 	return overrides
 }

@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -17,115 +16,111 @@ var _ control.Operator = (*Daemon)(nil)
 
 // Set changes candidates' weights by an operator's word, or drops that word.
 func (d *Daemon) Set(ctx context.Context, who control.Actor, name string, request api.SetRequest) (api.Change, error) {
-	d.changing.Lock()
-	defer d.changing.Unlock()
-	now := d.now()
-	record, err := d.expect(name, request.Request)
-	if err != nil {
-		return api.Change{}, err
-	}
+	w := word{who: who, action: state.ActionSet, reason: request.Reason, expect: request.ExpectGeneration}
 	if request.Default {
-		return d.setOverrides(ctx, who, state.ActionDefault, 0, record, traffic.Overrides{}, request.Reason, now)
+		w.action = state.ActionDefault
 	}
-	if record.Definition.Pinned {
-		return api.Change{}, refuse(api.CodeConflict, "set %q: the file pins its weights (%s): change the weight there and run `splitctl apply`, or remove `pinned: true`; `splitctl off` works",
-			record.Name, d.view.Load().places[record.Name])
-	}
-	weights, err := requested(record, request)
-	if err != nil {
-		return api.Change{}, err
-	}
-	overrides := overlay(record, weights, traffic.Override{
-		Actor: who.User, Reason: request.Reason, Since: now, Until: until(now, request.TTLSeconds),
+	change, err := d.steer(ctx, w, name, func(record state.Record, now time.Time) (traffic.Overrides, error) {
+		if request.Default {
+			return traffic.Overrides{}, nil
+		}
+		if err := d.notPinned(record, "set"); err != nil {
+			return nil, err
+		}
+		weights, err := requested(record, request)
+		if err != nil {
+			return nil, err
+		}
+		return overlay(record, weights, traffic.Override{
+			Actor: who.User, Reason: request.Reason, Since: now, Until: until(now, request.TTLSeconds),
+		}), nil
 	})
-	change, err := d.setOverrides(ctx, who, state.ActionSet, 0, record, overrides, request.Reason, now)
-	if err == nil {
-		d.wakeExpiry()
-	}
+	d.wakeExpiry()
 	return change, err
+}
+
+// notPinned refuses what a pinned file decides.
+func (d *Daemon) notPinned(record state.Record, verb string) error {
+	if !record.Definition.Pinned {
+		return nil
+	}
+	return refuse(api.CodeConflict, "%s %q: the file pins its weights (%s): change the weight there and run `splitctl apply`, or remove `pinned: true`; `splitctl off` works",
+		verb, record.Name, d.view.Load().places[record.Name])
 }
 
 // Off sets every candidate of a split to 0, now. It only lowers.
 func (d *Daemon) Off(ctx context.Context, who control.Actor, name string, request api.Request) (api.Change, error) {
-	d.changing.Lock()
-	defer d.changing.Unlock()
-	record, err := d.expect(name, request)
-	if err != nil {
-		return api.Change{}, err
-	}
-	return d.off(ctx, who, record, request.Reason)
+	w := word{who: who, action: state.ActionOff, reason: request.Reason, expect: request.ExpectGeneration}
+	return d.steer(ctx, w, name, func(record state.Record, now time.Time) (traffic.Overrides, error) {
+		return offOverrides(record, who.User, request.Reason, now), nil
+	})
 }
 
-// OffAll does Off to every split. One that fails does not keep the others from
-// being switched off.
+// OffAll does Off to every split, in as few steps of the planes as they can.
 func (d *Daemon) OffAll(ctx context.Context, who control.Actor, request api.Request) (api.ChangeList, error) {
-	d.changing.Lock()
-	defer d.changing.Unlock()
-	list := api.ChangeList{Envelope: api.Of(api.KindChangeList), Items: []api.Change{}}
-	var failed error
-	for _, name := range d.view.Load().names() {
-		change, err := d.off(ctx, who, d.view.Load().records[name], request.Reason)
-		if err != nil {
-			failed = errors.Join(failed, err)
-			continue
+	w := word{who: who, action: state.ActionOff, reason: request.Reason}
+	list := api.ChangeList{Envelope: api.Of(api.KindChangeList)}
+	warnings, err := d.carry(ctx, func(v *view) (change, error) {
+		now := d.now()
+		all := change{next: v, reach: reachNone}
+		list.Items = []api.Change{}
+		for _, name := range v.names() {
+			record := v.records[name]
+			c, answer := d.overriding(ctx, v, w, record, offOverrides(record, who.User, request.Reason, now), now)
+			list.Items = append(list.Items, answer)
+			all.add(c)
 		}
-		list.Items = append(list.Items, change)
-	}
-	return list, failed
+		if len(all.records) == 0 {
+			return change{}, nil
+		}
+		return all, nil
+	})
+	list.Warnings = warnings
+	return list, err
 }
 
-func (d *Daemon) off(ctx context.Context, who control.Actor, record state.Record, reason string) (api.Change, error) {
-	now := d.now()
-	weights := inForce(record).Weights()
-	overrides := cloneOverrides(record.Overrides)
-	for name, o := range switchOff(record.Definition, who.User, reason, now) {
-		if held, ok := overrides[name]; weights[name] > 0 || ok && !held.Until.IsZero() {
-			overrides[name] = o
-		}
+// add joins the change of one split to one of several.
+func (c *change) add(one change) {
+	if one.next == nil {
+		return
 	}
-	return d.setOverrides(ctx, who, state.ActionOff, 0, record, overrides, reason, now)
+	c.records = append(c.records, one.records...)
+	c.entries = append(c.entries, one.entries...)
+	c.next = c.next.with(one.records...)
+	if one.reach == reachWeights {
+		c.reach = reachWeights
+	}
 }
 
 // Undo restores the weights as before the newest change not yet undone.
 func (d *Daemon) Undo(ctx context.Context, who control.Actor, name string, request api.Request) (api.Change, error) {
-	d.changing.Lock()
-	defer d.changing.Unlock()
-	record, err := d.expect(name, request)
+	record, err := d.view.Load().expect(name, request.ExpectGeneration)
+	if err == nil {
+		err = d.notPinned(record, "undo")
+	}
 	if err != nil {
 		return api.Change{}, err
 	}
-	history, err := d.vault.history(record.Name, 0)
+	history, err := d.scribe.history(ctx, record.Name, 0)
 	if err != nil {
 		return api.Change{}, fmt.Errorf("undo %q: the history cannot be read (`splitctl off` and `splitctl set` to less work): %w", record.Name, err)
 	}
-	now := d.now()
 	for {
 		target, ok := state.NextUndo(history)
 		if !ok {
 			return api.Change{}, refuse(api.CodeFailed, "undo %q: there is no change left to undo", record.Name)
 		}
-		overrides := goBack(record.Definition, target.Before, who.User, request.Reason, now)
-		change, err := d.setOverrides(ctx, who, state.ActionUndo, target.Sequence, record, overrides, request.Reason, now)
+		w := word{who: who, action: state.ActionUndo, undoes: target.Sequence, reason: request.Reason, expect: request.ExpectGeneration}
+		change, err := d.steer(ctx, w, record.Name, func(record state.Record, now time.Time) (traffic.Overrides, error) {
+			return goBack(record.Definition, target.Before, who.User, request.Reason, now), nil
+		})
 		if err != nil || change.Changed {
+			d.wakeExpiry()
 			return change, err
 		}
 		// Undoing that one changes nothing today: go further back.
 		history = slices.Insert(history, 0, state.Entry{Action: state.ActionUndo, Undoes: target.Sequence})
 	}
-}
-
-// expect finds the split and refuses when it is not at the generation that the
-// caller last saw.
-func (d *Daemon) expect(name string, request api.Request) (state.Record, error) {
-	record, err := d.view.Load().find(name)
-	if err != nil {
-		return state.Record{}, err
-	}
-	if g := request.ExpectGeneration; g != nil && *g != uint64(record.Generation) {
-		return state.Record{}, refuse(api.CodeConflict, "change %q: it is at generation %d, not %d: look at `splitctl history %s` and try again",
-			record.Name, record.Generation, *g, record.Name)
-	}
-	return record, nil
 }
 
 // requested reads the weights that a set asks for and checks that they fit.
@@ -166,6 +161,19 @@ func overlay(record state.Record, weights map[string]traffic.Weight, word traffi
 		word.Weight = weight
 		overrides[name] = word
 	}
+	return keepOthers(record, overrides, weights, word)
+}
+
+// keepOthers holds the candidates that were not named at what they have: the
+// file's weight of one may wait for the room that another leaves.
+func keepOthers(record state.Record, overrides traffic.Overrides, named map[string]traffic.Weight, word traffic.Override) traffic.Overrides {
+	current := inForce(record).Weights()
+	for name, weight := range traffic.Effective(record.Definition, overrides).Weights() {
+		if _, ok := named[name]; !ok && weight != current[name] {
+			word.Weight = current[name]
+			overrides[name] = word
+		}
+	}
 	return overrides
 }
 
@@ -182,8 +190,8 @@ func refuse(code api.Code, format string, args ...any) error {
 }
 
 // History returns recorded changes, newest first.
-func (d *Daemon) History(_ context.Context, name string, limit int) (api.History, error) {
-	entries, err := d.vault.history(name, limit)
+func (d *Daemon) History(ctx context.Context, name string, limit int) (api.History, error) {
+	entries, err := d.scribe.history(ctx, name, limit)
 	if err != nil {
 		return api.History{}, fmt.Errorf("read history: %w", err)
 	}

@@ -14,13 +14,14 @@ func (d *Daemon) Plan(ctx context.Context) (api.Plan, error) {
 	if r.driftErr != nil {
 		return api.Plan{}, r.driftErr
 	}
-	wanted, err := netfilter.Describe(r.view.splits(), r.view.paths, netfilter.Settings(d.options.Config.Netfilter))
+	wanted, err := d.planes.describe(ctx, r.view.splits(), r.view.paths, netfilter.Settings(d.options.Config.Netfilter))
 	if err != nil {
 		return api.Plan{}, err
 	}
+	warnings, notes := sorted(r.host)
 	return api.Plan{
 		Envelope: api.Of(api.KindPlan), Nft: wanted.Nft, Rules: wanted.Rules, Routes: wanted.Routes,
-		Notes:       slices.Concat(r.view.notes, r.view.warnings),
+		Notes:       slices.Concat(r.view.notes, r.view.auto, warnings, notes),
 		Differences: append([]string{}, r.drift...),
 	}, nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 
 	"github.com/splitd/splitd/netfilter"
@@ -16,10 +17,11 @@ import (
 type Kernel interface {
 	Preflight(splits []traffic.Split, paths []traffic.ReturnPath) (warnings []string, err error)
 	Apply(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) (changed bool, err error)
-	SetWeights(ctx context.Context, split traffic.Split) error
+	SetWeights(ctx context.Context, splits ...traffic.Split) error
 	Read(ctx context.Context) (map[string]netfilter.SplitState, error)
 	Differences(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) ([]string, error)
 	Counts(ctx context.Context, splits []traffic.Split) (map[traffic.BackendKey]traffic.Counts, error)
+	Describe(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) (netfilter.Description, error)
 	Flows(ctx context.Context, split traffic.Split) (map[string]uint64, error)
 	Run(ctx context.Context) error
 	Close() error
@@ -68,6 +70,15 @@ func (p *planes) needKernel() (Kernel, error) {
 	return kernel, nil
 }
 
+// resolvedSplits are the definitions with the planes that they got.
+func resolvedSplits(definitions []traffic.Split, modes map[string]traffic.Mode) []traffic.Split {
+	splits := slices.Clone(definitions)
+	for i := range splits {
+		splits[i].Mode = modes[splits[i].Name]
+	}
+	return splits
+}
+
 // resolve replaces mode auto by the plane that this process may use. It says
 // which one and why, because auto never decides in silence.
 func (p *planes) resolve(definitions []traffic.Split) ([]traffic.Split, []string) {
@@ -99,13 +110,23 @@ func (p *planes) preflight(splits []traffic.Split, paths []traffic.ReturnPath) (
 	return kernel.Preflight(inKernel, paths)
 }
 
-// apply brings both planes to exactly these splits and return paths. The relay
-// goes first because a listener that cannot be bound is the likelier failure;
-// should the kernel then refuse, the relay goes back to old.
+// apply brings both planes to exactly these splits and return paths. A split
+// that moves between them is served by both for a moment, never by none: the
+// relay takes what is new before the kernel, and lets go after it. A listener
+// that cannot be bound is the likelier failure and so comes first; should the
+// kernel refuse, the relay goes back to old.
 func (p *planes) apply(ctx context.Context, splits, old []traffic.Split, paths []traffic.ReturnPath) error {
 	inKernel, inProxy := byMode(splits)
-	if err := p.relay.Apply(ctx, inProxy); err != nil {
-		return err
+	_, oldProxy := byMode(old)
+	moving := moved(oldProxy, inKernel)
+	if err := p.relay.Apply(ctx, slices.Concat(inProxy, moving)); err != nil {
+		if len(moving) == 0 {
+			return err
+		}
+		moving = nil // what moves is in the way of what is new
+		if err := p.relay.Apply(ctx, inProxy); err != nil {
+			return err
+		}
 	}
 	if p.inUse() == nil && len(inKernel) == 0 && len(paths) == 0 {
 		return nil
@@ -114,26 +135,46 @@ func (p *planes) apply(ctx context.Context, splits, old []traffic.Split, paths [
 	if err == nil {
 		_, err = kernel.Apply(ctx, inKernel, paths)
 	}
+	if err == nil && len(moving) > 0 {
+		return p.relay.Apply(ctx, inProxy)
+	}
 	if err == nil {
 		return nil
 	}
-	_, oldProxy := byMode(old)
 	if back := p.relay.Apply(ctx, oldProxy); back != nil {
 		return errors.Join(err, fmt.Errorf("put the relay back: %w", back))
 	}
 	return err
 }
 
-// setWeights changes the weights of one split that is already in its plane.
-func (p *planes) setWeights(ctx context.Context, split traffic.Split) error {
-	if split.Mode == traffic.ModeProxy {
-		return p.relay.SetWeights(split)
+// moved are those of the old that are among the new by name.
+func moved(old, now []traffic.Split) []traffic.Split {
+	var found []traffic.Split
+	for _, o := range old {
+		if slices.ContainsFunc(now, func(n traffic.Split) bool { return n.Name == o.Name }) {
+			found = append(found, o)
+		}
+	}
+	return found
+}
+
+// setWeights changes the weights of splits that are already in their planes:
+// those in the kernel all at once.
+func (p *planes) setWeights(ctx context.Context, splits []traffic.Split) error {
+	inKernel, inProxy := byMode(splits)
+	for _, split := range inProxy {
+		if err := p.relay.SetWeights(split); err != nil {
+			return fmt.Errorf("set weights of split %q: %w", split.Name, err)
+		}
+	}
+	if len(inKernel) == 0 {
+		return nil
 	}
 	kernel, err := p.needKernel()
 	if err != nil {
 		return err
 	}
-	return kernel.SetWeights(ctx, split)
+	return kernel.SetWeights(ctx, inKernel...)
 }
 
 // counts reads the counters of all splits.
@@ -160,6 +201,16 @@ func (p *planes) flows(ctx context.Context, split traffic.Split) (map[string]uin
 		flows[b.Name] = counts[traffic.BackendKey{Split: split.Name, Backend: b.Name}].Flows
 	}
 	return flows, nil
+}
+
+// describe renders what is wanted in the kernel as text: as it stands there
+// when the plane is open, else as it would be new.
+func (p *planes) describe(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath, settings netfilter.Settings) (netfilter.Description, error) {
+	if kernel := p.inUse(); kernel != nil {
+		inKernel, _ := byMode(splits)
+		return kernel.Describe(ctx, inKernel, paths)
+	}
+	return netfilter.Describe(splits, paths, settings)
 }
 
 // differences lists what the kernel does otherwise than these splits and paths

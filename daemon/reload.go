@@ -2,9 +2,11 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -19,13 +21,11 @@ import (
 )
 
 // begins brings the planes to the configuration for the first time: it settles
-// every split between files, store and kernel, and applies the outcome.
+// every split between files, store and kernel, looks at the host, and applies
+// the outcome.
 func (d *Daemon) begins(ctx context.Context) error {
-	known, storeErr := d.vault.records()
-	if storeErr != nil {
-		d.log.Error("read store; only lowering works until it does", "error", storeErr)
-	}
-	definition, running, differsFrom := d.runningDefinition()
+	known, storeErr := d.scribe.records(ctx)
+	definition, running, differsFrom := d.runningDefinition(ctx)
 	modes, notes := d.resolved(definition.Splits)
 	inKernel, err := d.kernelState(ctx, definition, modes, known)
 	if err != nil {
@@ -33,47 +33,104 @@ func (d *Daemon) begins(ctx context.Context) error {
 	}
 	forced, err := state.TakeForced(d.options.Config.StateDir)
 	if err != nil {
-		return fmt.Errorf("%w: it says which splits were forced off; remove it to forget that", err)
+		d.log.Error("read marker of a forced off", "error", err)
 	}
 	p := d.settleAll(definition, known, inKernel, forced)
-	p.next.modes, p.next.running, p.next.differsFrom, p.next.warnings = modes, running, differsFrom, notes
-	if storeErr == nil && len(p.records) > 0 {
-		p.entries, storeErr = d.vault.commit(nil, p.records, p.entries)
-	}
-	if storeErr != nil {
-		d.log.Error("record start; nothing is raised until the store can be written", "error", storeErr)
-		p = p.heldDown(d.now())
-	} else if err := state.ForgetForced(d.options.Config.StateDir); err != nil {
-		return err
-	}
-	return d.firstApply(ctx, p)
-}
-
-// firstApply puts the settled state into the planes.
-func (d *Daemon) firstApply(ctx context.Context, p proposal) error {
-	warnings, err := d.planes.preflight(p.next.splits(), p.next.paths)
+	p.next.modes, p.next.running, p.next.differsFrom, p.next.auto = modes, running, differsFrom, notes
+	findings, err := d.planes.preflight(p.next.splits(), p.next.paths)
 	if err != nil {
 		return err
 	}
-	p.next.tell(warnings)
-	for _, w := range p.next.warnings {
+	warnings, _ := sorted(findings)
+	for _, w := range slices.Concat(notes, warnings) {
 		d.log.Warn("host", "warning", w)
 	}
+	if storeErr != nil {
+		d.lost.Store(true)
+	} else if len(p.records) > 0 {
+		p.entries, storeErr = d.scribe.commit(ctx, raisePatience, nil, p.records, p.entries)
+	}
+	if storeErr != nil {
+		d.log.Error("weights can only be lowered until the store can be written", "error", storeErr)
+		p = p.heldDown(d.now())
+	}
+	return d.firstApply(ctx, p, storeErr == nil)
+}
+
+// firstApply puts the settled state into the planes.
+func (d *Daemon) firstApply(ctx context.Context, p proposal, recorded bool) error {
 	if err := d.planes.apply(ctx, p.next.splits(), nil, p.next.paths); err != nil {
 		return fmt.Errorf("apply configuration: %w", err)
 	}
-	p.next = d.withBaselines(ctx, p.next)
-	d.view.Store(p.next)
+	d.view.Store(d.withBaselines(ctx, p.next))
 	d.reloads.Store(&metrics.Reload{At: d.now(), OK: true})
-	d.publish(p.entries)
+	d.publish(ctx, p.entries, raisePatience)
+	dir := d.options.Config.StateDir
+	return d.scribe.give(ctx, raisePatience, func() error {
+		if recorded {
+			if err := state.ForgetForced(dir); err != nil {
+				d.log.Error("forget marker of a forced off", "error", err)
+			}
+		}
+		if err := state.PrepareSpare(dir); err != nil {
+			d.log.Warn("prepare for a full disk", "error", err)
+		}
+		return nil
+	})
+}
+
+// missing says why the store, which could not be read at the start, still holds
+// what this daemon does not know; nil when it is known.
+func (d *Daemon) missing() error {
+	if !d.lost.Load() {
+		return nil
+	}
+	if err := d.scribe.trouble(); err != nil {
+		return err
+	}
+	return errors.New("the store has not been read since the start")
+}
+
+// reunite brings a store that could not be read at the start together with what
+// has happened since: what is in force is right, and its generations go on from
+// whichever is the later. Called by who raises, before.
+func (d *Daemon) reunite(ctx context.Context) error {
+	if !d.lost.Load() {
+		return nil
+	}
+	stored, err := d.scribe.records(ctx)
+	if err != nil {
+		return err
+	}
+	d.changing.Lock()
+	defer d.changing.Unlock()
+	now, v := d.now(), d.view.Load()
+	var records []state.Record
+	var entries []state.Entry
+	for _, name := range v.names() {
+		record := v.records[name]
+		record.Generation = max(record.Generation, stored[name].Generation)
+		record = advance(record, now)
+		v = v.with(d.begin(ctx, record, v))
+		records = append(records, v.records[name])
+		entries = append(entries, d.entry(itself, state.ActionAdopt, stored[name], record, "the store can be read again", now))
+	}
+	if err := d.planes.apply(ctx, v.splits(), d.view.Load().splits(), v.paths); err != nil {
+		return fmt.Errorf("apply configuration: %w", err)
+	}
+	d.view.Store(v)
+	if _, err := d.scribe.commit(ctx, lowerPatience, nil, records, entries); err != nil {
+		return err
+	}
+	d.lost.Store(false)
 	return nil
 }
 
 // runningDefinition is what `apply -f` last made the running definition, as
 // long as no plain apply has come since, else the files'.
-func (d *Daemon) runningDefinition() (definition configs.Definition, running state.Running, differsFrom string) {
+func (d *Daemon) runningDefinition(ctx context.Context) (definition configs.Definition, running state.Running, differsFrom string) {
 	definition = d.options.Config.Definition
-	running, err := d.vault.running()
+	running, err := d.scribe.running(ctx)
 	if err != nil || running.Text == "" {
 		return definition, state.Running{}, ""
 	}
@@ -93,7 +150,7 @@ func (d *Daemon) kernelState(ctx context.Context, definition configs.Definition,
 	was := slices.ContainsFunc(slices.Collect(maps.Values(known)), func(r state.Record) bool {
 		return !r.Removed && r.Definition.Mode != traffic.ModeProxy
 	})
-	if !needed && !was {
+	if !needed && !was && !d.leftPaths() {
 		return nil, nil
 	}
 	kernel, err := d.planes.needKernel()
@@ -110,25 +167,29 @@ func (d *Daemon) kernelState(ctx context.Context, definition configs.Definition,
 	return states, nil
 }
 
+// leftPaths says that an earlier run put return paths into the kernel.
+func (d *Daemon) leftPaths() bool {
+	snapshot, err := state.ReadSnapshot(d.file(snapshotFile))
+	return err == nil && len(snapshot.ReturnPaths) > 0
+}
+
 // proposal is a new view with the records and entries that lead to it.
 type proposal struct {
 	next    *view
 	records []state.Record
-	prior   []state.Record
 	entries []state.Entry
 	before  map[string]map[string]traffic.Weight // by split, as far as known
 	raises  bool
 }
 
 // add adds one settled split.
-func (p *proposal) add(s settled, entry state.Entry, prior state.Record) {
+func (p *proposal) add(s settled, entry state.Entry) {
 	p.next.records[s.record.Name] = s.record
 	p.before[s.record.Name] = s.before
 	if s.action == "" {
 		return
 	}
 	p.records = append(p.records, s.record)
-	p.prior = append(p.prior, prior)
 	p.entries = append(p.entries, entry)
 	p.raises = p.raises || raises(s.before, inForce(s.record).Weights())
 }
@@ -162,10 +223,10 @@ func (d *Daemon) settleAll(definition configs.Definition, known map[string]state
 		if !ok {
 			entry.Before.Weights = s.before
 		}
-		if f, off := covering(forced, split.Name); off {
+		if f, off := covering(forced, split.Name); off && !prior.UpdatedAt.After(f.Time) {
 			s, entry = d.turnedOff(s, entry, f, now)
 		}
-		p.add(s, entry, prior)
+		p.add(s, entry)
 	}
 	d.remove(&p, known, definition, itself, "", now)
 	return p
@@ -204,21 +265,23 @@ func (d *Daemon) remove(p *proposal, known map[string]state.Record, definition c
 	for _, name := range slices.Sorted(maps.Keys(known)) {
 		record := known[name]
 		has := slices.ContainsFunc(definition.Splits, func(s traffic.Split) bool { return s.Name == name })
+		if record.Removed && !has {
+			p.next.graves[name] = record
+		}
 		if record.Removed || has {
 			continue
 		}
-		gone := advance(record, now)
-		gone.Removed = true
-		p.records = append(p.records, gone)
-		p.prior = append(p.prior, record)
-		p.entries = append(p.entries, d.entry(who, state.ActionRemove, record, gone, reason, now))
+		grave := gone(record, now)
+		p.next.graves[name] = grave
+		p.records = append(p.records, grave)
+		p.entries = append(p.entries, d.entry(who, state.ActionRemove, record, grave, reason, now))
 	}
 }
 
 func newProposal(definition configs.Definition) proposal {
 	return proposal{
 		next: &view{
-			records: map[string]state.Record{}, paths: definition.ReturnPaths,
+			records: map[string]state.Record{}, graves: map[string]state.Record{}, paths: definition.ReturnPaths,
 			places: definition.Places, notes: definition.Notes,
 		},
 		before: map[string]map[string]traffic.Weight{},
@@ -228,10 +291,9 @@ func newProposal(definition configs.Definition) proposal {
 // Apply takes a new definition: the files read again, or the text of the
 // request. One that is bad changes nothing.
 func (d *Daemon) Apply(ctx context.Context, who control.Actor, request api.ApplyRequest) (api.Apply, error) {
-	d.changing.Lock()
-	defer d.changing.Unlock()
 	answer, err := d.reload(ctx, who, request)
 	d.reloads.Store(&metrics.Reload{At: d.now(), OK: err == nil})
+	d.wakeExpiry()
 	return answer, err
 }
 
@@ -240,44 +302,66 @@ func (d *Daemon) reload(ctx context.Context, who control.Actor, request api.Appl
 	if err != nil {
 		return api.Apply{}, err
 	}
-	now := d.now()
-	known, err := d.knownRecords()
-	if err != nil {
-		d.log.Error("read store", "error", err)
-	}
-	p := newProposal(definition)
-	for _, split := range definition.Splits {
-		prior := state.Record{Name: split.Name}
-		record, ok := lookup(known, split.Name)
-		if ok {
-			prior = *record
-		}
-		s := settle(split, record, nil, now)
-		if s.action != "" {
-			s.record = d.begin(ctx, s.record)
-		}
-		entry := d.entry(who, s.action, prior, s.record, request.Reason, now)
-		p.add(s, entry, prior)
-	}
-	d.remove(&p, known, definition, who, request.Reason, now)
 	modes, autoNotes := d.resolved(definition.Splits)
-	p.next.modes, p.next.differsFrom = modes, differsFrom
-	hostWarnings, err := d.planes.preflight(p.next.splits(), p.next.paths)
+	findings, err := d.planes.preflight(resolvedSplits(definition.Splits, modes), definition.ReturnPaths)
 	if err != nil {
 		return api.Apply{}, err
 	}
-	p.next.warnings = autoNotes
-	p.next.tell(hostWarnings)
-	p.next.running = state.Running{Name: request.Name, Text: request.Text}
-	warnings, err := d.make(ctx, change{
-		next: p.next, records: p.records, prior: p.prior, entries: p.entries, raises: p.raises, reach: reachAll,
-		running: &p.next.running, priorRunning: &d.view.Load().running,
+	var p proposal
+	var samePaths bool
+	warnings, err := d.carry(ctx, func(v *view) (change, error) {
+		p = d.redefineAll(v, definition, who, request.Reason)
+		p.next.modes, p.next.differsFrom, p.next.auto = modes, differsFrom, autoNotes
+		p.next.running = state.Running{Name: request.Name, Text: request.Text}
+		samePaths = reflect.DeepEqual(v.paths, p.next.paths) || len(v.paths)+len(p.next.paths) == 0
+		return change{
+			next: p.next, records: p.records, entries: p.entries, raises: p.raises, reach: reachAll, running: &p.next.running,
+		}, nil
 	})
 	if err != nil {
 		return api.Apply{}, err
 	}
-	d.wakeExpiry()
-	return applied(p, append(append(notes, p.next.warnings...), warnings...)), nil
+	hostWarnings, _ := sorted(findings)
+	answer := applied(p, slices.Concat(notes, autoNotes, hostWarnings, p.overruled(), warnings))
+	answer.Changed = answer.Changed || !samePaths
+	return answer, nil
+}
+
+// redefineAll settles every split of a definition against what is in force.
+func (d *Daemon) redefineAll(v *view, definition configs.Definition, who control.Actor, reason string) proposal {
+	now := d.now()
+	p := newProposal(definition)
+	for _, split := range definition.Splits {
+		record, prior := v.known(split.Name), state.Record{Name: split.Name}
+		if record != nil {
+			prior = *record
+		}
+		s := settle(split, record, nil, now)
+		p.add(s, d.entry(who, s.action, prior, s.record, reason, now))
+	}
+	known := maps.Clone(v.graves)
+	if known == nil {
+		known = map[string]state.Record{}
+	}
+	maps.Copy(known, v.records)
+	d.remove(&p, known, definition, who, reason, now)
+	return p
+}
+
+// overruled says where the file's weight is not the one in force, and why.
+func (p proposal) overruled() []string {
+	var notes []string
+	for _, name := range p.next.names() {
+		record := p.next.records[name]
+		for _, c := range inForce(record).Candidates {
+			file, _ := record.Definition.Candidate(c.Name)
+			if o, ok := record.Overrides[c.Name]; ok && file.Weight != c.Weight {
+				notes = append(notes, fmt.Sprintf("split %q: the file's %s for %q is not in force: %s set %s; `splitctl set %s default` takes the file's",
+					name, file.Weight, c.Name, o.Actor, c.Weight, name))
+			}
+		}
+	}
+	return notes
 }
 
 // applied is what an apply answers.
@@ -290,7 +374,7 @@ func applied(p proposal, warnings []string) api.Apply {
 		}
 		answer.Items = append(answer.Items, api.Change{
 			Envelope: api.Of(api.KindChange), Split: record.Name, Changed: true, Generation: uint64(record.Generation),
-			PreviousPPM: int(p.entries[i].Before.Sum()), WeightPPM: int(weight),
+			PreviousPPM: int(p.entries[i].Before.Sum()), WeightPPM: int(weight), Removed: record.Removed,
 		})
 	}
 	return answer
@@ -333,37 +417,32 @@ func (d *Daemon) needRestart(cfg configs.Config) []string {
 	return []string{"changed, but needs a restart of splitd: " + strings.Join(changed, ", ")}
 }
 
-// knownRecords are the records in force and, from the store, those of removed
-// splits, whose generations live on.
-func (d *Daemon) knownRecords() (map[string]state.Record, error) {
-	stored, err := d.vault.records()
-	known := map[string]state.Record{}
-	for name, record := range stored {
-		if record.Removed {
-			known[name] = record
-		}
-	}
-	maps.Copy(known, d.view.Load().records)
-	return known, err
-}
-
-// withBaselines gives the records that have none the counters of now.
+// withBaselines gives the records a baseline that the counters can have grown
+// from: those of now where there is none, or where the counters have begun
+// again since (a reboot; the relay's begin with the process).
 func (d *Daemon) withBaselines(ctx context.Context, v *view) *view {
 	for _, name := range v.names() {
 		record := v.records[name]
-		if record.Baseline != nil {
-			continue
-		}
-		split := v.split(name)
-		flows, err := d.planes.flows(ctx, split)
+		flows, err := d.planes.flows(ctx, v.split(name))
 		if err != nil {
 			d.log.Warn("read flow counters", "split", name, "error", err)
 			continue
 		}
-		record.Baseline = flows
-		v = v.with(record)
+		if record.Baseline == nil || begunAgain(record.Baseline, flows) {
+			record.Baseline = flows
+			v = v.with(record)
+		}
 	}
 	return v
+}
+
+func begunAgain(baseline, flows map[string]uint64) bool {
+	for name, count := range baseline {
+		if flows[name] < count {
+			return true
+		}
+	}
+	return false
 }
 
 // reloadOnHangup applies on every SIGHUP until ctx ends; its error goes to the

@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/splitd/splitd/configs"
@@ -20,8 +22,8 @@ import (
 // Restore puts the last generation into the kernel from the snapshot in the
 // state directory: at boot, before the network is up, without daemon and
 // database. A kernel that already has that generation or a later one is left
-// alone. No snapshot is no error: nothing was there to restore. It returns a
-// sentence for the log.
+// alone. No snapshot is no error: nothing was there to restore. It does all it
+// can and returns a sentence for the log, and an error for what it could not.
 func Restore(ctx context.Context, cfg configs.Config, log *slog.Logger, now func() time.Time) (string, error) {
 	path := filepath.Join(cfg.StateDir, snapshotFile)
 	snapshot, err := state.ReadSnapshot(path)
@@ -36,16 +38,17 @@ func Restore(ctx context.Context, cfg configs.Config, log *slog.Logger, now func
 		log.Error("read marker of a forced off", "error", err)
 	}
 	kernel, err := netfilter.Open(netfilter.Options{
-		Settings: settingsOf(snapshot), StateDir: cfg.StateDir, Log: log, Now: now,
+		Settings: netfilter.Settings{MarkMask: snapshot.MarkMask, RouteTable: snapshot.RouteTable, RulePriority: snapshot.RulePriority},
+		StateDir: cfg.StateDir, Log: log, Now: now,
 	})
 	if err != nil {
 		return "", err
 	}
 	defer func() { _ = kernel.Close() }() // nothing is left to lose
-	return restore(ctx, kernel, snapshot, forced, log)
+	return restore(ctx, kernel, snapshot, forced)
 }
 
-func restore(ctx context.Context, kernel *netfilter.Kernel, snapshot state.Snapshot, forced []state.Forced, log *slog.Logger) (string, error) {
+func restore(ctx context.Context, kernel *netfilter.Kernel, snapshot state.Snapshot, forced []state.Forced) (string, error) {
 	standing, err := kernel.Read(ctx)
 	if err != nil {
 		return "", fmt.Errorf("read kernel state: %w", err)
@@ -62,17 +65,35 @@ func restore(ctx context.Context, kernel *netfilter.Kernel, snapshot state.Snaps
 		}
 		splits = append(splits, split)
 	}
-	_, err = kernel.Apply(ctx, splits, snapshot.ReturnPaths)
-	if err != nil && len(snapshot.ReturnPaths) > 0 {
-		// Before network-pre.target the devices of return paths may not be
-		// there yet; the daemon puts those in place when it starts.
-		log.Warn("restore return paths; the daemon will", "error", err)
-		_, err = kernel.Apply(ctx, splits, nil)
+	var troubles []error
+	if _, err := kernel.Preflight(splits, nil); err != nil {
+		// A share sent to a host that cannot be reached would be lost; the
+		// daemon raises again when the host can carry it.
+		troubles = append(troubles, fmt.Errorf("every share is restored at 0%%: %w", err))
+		for i := range splits {
+			splits[i].Candidates = zeroed(splits[i].Candidates)
+		}
 	}
-	if err != nil {
+	if _, err := kernel.Apply(ctx, splits, nil); err != nil {
 		return "", fmt.Errorf("restore kernel state: %w", err)
 	}
-	return fmt.Sprintf("restored %d splits as of %s", len(splits), snapshot.SavedAt.Format(time.RFC3339)), nil
+	paths, err := restorePaths(ctx, kernel, splits, snapshot.ReturnPaths)
+	sentence := fmt.Sprintf("restored %d splits and %d return paths as of %s", len(splits), paths, snapshot.SavedAt.Format(time.RFC3339))
+	return sentence, errors.Join(append(troubles, err)...)
+}
+
+// restorePaths puts those return paths in place that the host takes, and says
+// which it does not.
+func restorePaths(ctx context.Context, kernel *netfilter.Kernel, splits []traffic.Split, paths []traffic.ReturnPath) (restored int, failed error) {
+	var good []traffic.ReturnPath
+	for _, path := range paths {
+		if _, err := kernel.Apply(ctx, splits, append(slices.Clone(good), path)); err != nil {
+			failed = errors.Join(failed, fmt.Errorf("restore return path %q: %w", path.Name, err))
+			continue
+		}
+		good = append(good, path)
+	}
+	return len(good), failed
 }
 
 // shared keeps the weights of those candidates that the split has.
@@ -92,32 +113,62 @@ func zeroed(candidates []traffic.Backend) []traffic.Backend {
 	return zero
 }
 
+// Cleaned says what a Cleanup has done and left.
+type Cleaned struct {
+	netfilter.CleanupResult
+	// Returning are the splits that the daemon's next start sends flows to
+	// candidates of again, because the store remembers their weights.
+	Returning []string
+}
+
+// Sentences tell the operator.
+func (c Cleaned) Sentences() []string {
+	var told []string
+	if c.KeeperLeft {
+		told = append(told, "nothing is split any more; a keeper table stays for the open flows of candidates")
+	}
+	if c.ReturnsLeft {
+		told = append(told, "return paths stay for open flows that came through a router")
+	}
+	if c.KeeperLeft || c.ReturnsLeft {
+		told = append(told, fmt.Sprintf("%d flows are open: run `splitd cleanup` again when they have ended, or `splitd cleanup --now` to end them", c.LiveFlows))
+	} else {
+		told = append(told, "nothing of splitd is left in the kernel")
+	}
+	if len(c.Returning) > 0 {
+		told = append(told, "the next start of splitd takes up its weights again: "+strings.Join(c.Returning, ", "))
+	}
+	return told
+}
+
 // Cleanup removes every trace of splitd from the kernel, and the snapshot that
 // `splitd restore` would put back. It refuses while a daemon runs.
-func Cleanup(ctx context.Context, cfg configs.Config, now bool) (netfilter.CleanupResult, error) {
+func Cleanup(ctx context.Context, cfg configs.Config, now bool) (Cleaned, error) {
 	if pid, err := (&client.Client{Socket: cfg.Control.Socket}).PeerPID(ctx); err == nil {
-		return netfilter.CleanupResult{}, fmt.Errorf("clean up: splitd is running (pid %d) and would put its rules back: stop it first (systemctl stop splitd)", pid)
+		return Cleaned{}, fmt.Errorf("clean up: splitd is running (pid %d) and would put its rules back: stop it first (systemctl stop splitd)", pid)
 	}
-	result, err := netfilter.Cleanup(ctx, settingsInUse(cfg), now)
+	path := filepath.Join(cfg.StateDir, snapshotFile)
+	snapshot, unread := state.ReadSnapshot(path)
+	settings := netfilter.Settings(cfg.Netfilter)
+	if unread == nil { // the configuration may be another by now
+		settings = netfilter.Settings{MarkMask: snapshot.MarkMask, RouteTable: snapshot.RouteTable, RulePriority: snapshot.RulePriority}
+	}
+	result, err := netfilter.Cleanup(ctx, settings, now)
+	cleaned := Cleaned{CleanupResult: result}
 	if err != nil {
-		return result, err
+		return cleaned, err
 	}
-	if err := os.Remove(filepath.Join(cfg.StateDir, snapshotFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return result, fmt.Errorf("remove snapshot, which `splitd restore` would put back at boot: %w", err)
+	for _, s := range snapshot.Splits {
+		if w := s.CandidateWeight(); w > 0 {
+			cleaned.Returning = append(cleaned.Returning, fmt.Sprintf("%s %s", s.Name, w))
+		}
 	}
-	return result, nil
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return cleaned, fmt.Errorf("remove snapshot, which `splitd restore` would put back at boot: %w", err)
+	}
+	return cleaned, nil
 }
 
-// settingsInUse are the numbers that the newest state went into the kernel
-// with; the configuration may be another by now, or gone.
-func settingsInUse(cfg configs.Config) netfilter.Settings {
-	snapshot, err := state.ReadSnapshot(filepath.Join(cfg.StateDir, snapshotFile))
-	if err != nil {
-		return netfilter.Settings(cfg.Netfilter)
-	}
-	return settingsOf(snapshot)
-}
-
-func settingsOf(s state.Snapshot) netfilter.Settings {
-	return netfilter.Settings{MarkMask: s.MarkMask, RouteTable: s.RouteTable, RulePriority: s.RulePriority}
-}
+// StateDirInKernel is the state_dir of the daemon whose table stands in the
+// kernel, for who cannot read its configuration.
+func StateDirInKernel() (string, error) { return netfilter.ReadStateDir() }

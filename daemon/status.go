@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/splitd/splitd/control/api"
@@ -18,6 +19,8 @@ type reading struct {
 	countErr error
 	drift    []string // what differs between the wanted and the real kernel state
 	driftErr error
+	host     []string // what the host check found, see sorted
+	hostErr  error    // why this host cannot carry the splits any more
 }
 
 // read looks at counters and kernel. A look during which a change was made
@@ -26,7 +29,7 @@ func (d *Daemon) read(ctx context.Context) reading {
 	const tries = 3
 	for try := 1; ; try++ {
 		before := d.steps.Load()
-		r := d.look(ctx)
+		r := d.looks.share(func() reading { return d.look(context.WithoutCancel(ctx)) })
 		if try == tries || before%2 == 0 && d.steps.Load() == before {
 			return r
 		}
@@ -38,6 +41,7 @@ func (d *Daemon) look(ctx context.Context) reading {
 	splits := r.view.splits()
 	r.counts, r.countErr = d.planes.counts(ctx, splits)
 	r.drift, r.driftErr = d.planes.differences(ctx, splits, r.view.paths)
+	r.host, r.hostErr = d.planes.preflight(splits, r.view.paths)
 	return r
 }
 
@@ -90,9 +94,15 @@ func (d *Daemon) Splits(ctx context.Context, name string) (api.SplitList, error)
 
 // warnings are what an operator should know about the daemon as a whole.
 func (d *Daemon) warnings(r reading) []string {
-	warnings := append([]string(nil), r.view.warnings...)
-	if err := d.vault.trouble(); err != nil {
-		warnings = append(warnings, "only lowering works until the store does: "+err.Error())
+	var warnings []string
+	if r.hostErr != nil {
+		warnings = append(warnings, r.hostErr.Error())
+	}
+	if host, _ := sorted(r.host); len(host)+len(r.view.auto) > 0 {
+		warnings = append(warnings, fmt.Sprintf("about this host there is something to know: see the %d notes of `splitctl plan`", len(host)+len(r.view.auto)))
+	}
+	if err := d.scribe.trouble(); err != nil {
+		warnings = append(warnings, "weights can only be lowered until the store can be written: "+err.Error())
 	}
 	if r.countErr != nil {
 		warnings = append(warnings, "counters are incomplete: "+r.countErr.Error())
@@ -128,10 +138,13 @@ func (r reading) item(name string) api.Split {
 	return item
 }
 
+// unchecked is the state of a backend that nothing checks: not known to be up.
+const unchecked = "unchecked"
+
 func (r reading) backendItem(record state.Record, b traffic.Backend, candidate bool) api.Backend {
 	counts, known := r.counts[traffic.BackendKey{Split: record.Name, Backend: b.Name}]
 	item := api.Backend{
-		Name: b.Name, Role: string(traffic.RolePrimary), Addresses: b.AddressTexts(), WeightPPM: int(b.Weight), State: "up",
+		Name: b.Name, Role: string(traffic.RolePrimary), Addresses: b.AddressTexts(), WeightPPM: int(b.Weight), State: unchecked,
 		FlowsActive: counts.Active, BytesIn: counts.BytesIn, BytesOut: counts.BytesOut,
 		ConnectFailed: counts.ConnectFailed,
 	}
@@ -191,7 +204,7 @@ func sumOf(backends []api.Backend, count func(api.Backend) *uint64) *uint64 {
 // Sample is one look at everything for the metrics.
 func (d *Daemon) Sample(ctx context.Context) metrics.Sample {
 	r := d.read(ctx)
-	sample := metrics.Sample{LastReload: d.lastReload(), StartedAt: d.options.Version.StartedAt, StoreOK: d.vault.trouble() == nil}
+	sample := metrics.Sample{LastReload: d.lastReload(), StartedAt: d.options.Version.StartedAt, StoreOK: d.scribe.trouble() == nil}
 	for _, split := range r.view.splits() {
 		counts := map[string]traffic.Counts{}
 		for _, b := range split.Backends() {

@@ -15,11 +15,12 @@ import (
 // a new one; readers never wait for a change.
 type view struct {
 	records     map[string]state.Record // the splits there are
+	graves      map[string]state.Record // those there were, for their generations
 	modes       map[string]traffic.Mode // the plane in use, with auto resolved
 	paths       []traffic.ReturnPath
 	places      map[string]configs.Place
 	notes       []string
-	warnings    []string      // about host and planes, from the last apply
+	auto        []string      // which mode auto became, and why
 	running     state.Running // the text of the last `apply -f`, if it is in force
 	differsFrom string        // after `apply -f`: the files that say otherwise
 }
@@ -52,16 +53,17 @@ func (v *view) summary() string {
 	return strings.Join(parts, ", ")
 }
 
-// tell sorts what the host check said: what needs an operator is a warning,
-// the rest ("note: ...") belongs to the plan. For a view nobody reads yet.
-func (v *view) tell(findings []string) {
+// sorted tells what needs an operator from what belongs to the plan ("note:
+// ...") in the findings of the host check.
+func sorted(findings []string) (warnings, notes []string) {
 	for _, f := range findings {
 		if note, ok := strings.CutPrefix(f, "note: "); ok {
-			v.notes = append(slices.Clip(v.notes), note)
+			notes = append(notes, note)
 			continue
 		}
-		v.warnings = append(v.warnings, f)
+		warnings = append(warnings, f)
 	}
+	return warnings, notes
 }
 
 // with returns a view in which some records are replaced.
@@ -72,6 +74,38 @@ func (v *view) with(records ...state.Record) *view {
 		next.records[r.Name] = r
 	}
 	return &next
+}
+
+// buried returns a view in which a split is no longer there.
+func (v *view) buried(record state.Record) *view {
+	next := *v
+	next.records, next.graves = maps.Clone(v.records), maps.Clone(v.graves)
+	if next.graves == nil {
+		next.graves = map[string]state.Record{}
+	}
+	delete(next.records, record.Name)
+	next.graves[record.Name] = record
+	return &next
+}
+
+// known is the record of a split, also of one that was removed.
+func (v *view) known(name string) *state.Record {
+	if record, ok := v.records[name]; ok {
+		return &record
+	}
+	if record, ok := v.graves[name]; ok {
+		return &record
+	}
+	return nil
+}
+
+// choice says which splits there are to be named.
+func (v *view) choice() string {
+	names := v.names()
+	if len(names) == 0 {
+		return "there are no splits: write one into the configuration and run `splitctl apply`"
+	}
+	return fmt.Sprintf("there are %d: %s (`splitctl off --all` takes all)", len(names), quoted(names))
 }
 
 // quoted lists names for people: `"mx", "web"`.

@@ -1,0 +1,225 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/splitd/splitd/state"
+)
+
+// Store is the embedded database as the daemon uses it, on one goroutine.
+type Store interface {
+	Records() (map[string]state.Record, error)
+	Commit(records []state.Record, entries []state.Entry) ([]state.Entry, error)
+	CommitRunning(running state.Running, records []state.Record, entries []state.Entry) ([]state.Entry, error)
+	History(split string, limit int) ([]state.Entry, error)
+	Running() (state.Running, error)
+	Close() error
+}
+
+// errDisk is what a caller gets whose patience with the disk has ended; what it
+// asked for is still done, in its turn, should the disk answer.
+var errDisk = errors.New("the disk does not answer")
+
+// scribe does all that the daemon writes to disk, and reads from the store, on
+// one goroutine and in order: whoever must not wait for a disk gives it a job
+// and goes on. A store that cannot be opened or written stops nothing but
+// raising; every job tries it again.
+type scribe struct {
+	open func() (Store, error)
+	jobs chan job
+	stop func()        // ends the goroutine after what it was given; again: nothing
+	quit chan struct{} // closed by stop
+	over chan struct{} // closed when the goroutine has ended
+
+	store Store // the goroutine's alone; nil while it cannot be opened
+	fault atomic.Pointer[fault]
+}
+
+// fault is why the newest use of the store failed.
+type fault struct{ err error }
+
+type job struct {
+	do   func() error
+	done chan<- outcome // holds one
+}
+
+type outcome struct {
+	err      error
+	panicked any
+}
+
+// newScribe starts the goroutine; close ends it.
+func newScribe(open func() (Store, error)) *scribe {
+	s := &scribe{open: open, jobs: make(chan job, 256), quit: make(chan struct{}), over: make(chan struct{})}
+	s.stop = sync.OnceFunc(func() { close(s.quit) })
+	go s.work()
+	return s
+}
+
+func (s *scribe) work() {
+	defer close(s.over)
+	for s.step() {
+	}
+	if s.store != nil {
+		if err := s.store.Close(); err != nil {
+			s.fault.Store(&fault{fmt.Errorf("close store: %w", err)})
+		}
+	}
+}
+
+// step does one job; false when it was told to stop and none is left.
+func (s *scribe) step() bool {
+	select {
+	case j := <-s.jobs:
+		j.done <- carryOut(j.do)
+		return true
+	case <-s.quit:
+	}
+	select {
+	case j := <-s.jobs:
+		j.done <- carryOut(j.do)
+		return true
+	default:
+		return false
+	}
+}
+
+// carryOut brings a panic to who gave the job: it is that caller's bug.
+func carryOut(do func() error) (o outcome) {
+	defer func() { o.panicked = recover() }()
+	return outcome{err: do()}
+}
+
+// give does the job in its turn and waits for it, at most for patience and as
+// long as ctx lasts.
+func (s *scribe) give(ctx context.Context, patience time.Duration, do func() error) error {
+	done := make(chan outcome, 1)
+	select {
+	case s.jobs <- job{do, done}:
+	default:
+		return fmt.Errorf("%w: %d things wait to be written already", errDisk, len(s.jobs))
+	}
+	timeout := time.NewTimer(patience)
+	defer timeout.Stop()
+	select {
+	case o := <-done:
+		if o.panicked != nil {
+			panic(o.panicked)
+		}
+		return o.err
+	case <-s.over:
+		select {
+		case o := <-done: // it was the last
+			return o.err
+		default:
+			return fmt.Errorf("%w: splitd is stopping", errDisk)
+		}
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %w", errDisk, ctx.Err())
+	case <-timeout.C:
+		err := fmt.Errorf("%w after %v", errDisk, patience)
+		s.fault.Store(&fault{err})
+		return err
+	}
+}
+
+// use does fn with the store, opened first if need be.
+func (s *scribe) use(ctx context.Context, patience time.Duration, fn func(Store) error) error {
+	return s.give(ctx, patience, func() error {
+		err := s.tryStore(fn)
+		if err != nil {
+			s.fault.Store(&fault{err})
+		} else {
+			s.fault.Store(nil)
+		}
+		return err
+	})
+}
+
+func (s *scribe) tryStore(fn func(Store) error) (err error) {
+	if s.store == nil {
+		if s.store, err = s.open(); err != nil {
+			s.store = nil
+			return err
+		}
+	}
+	if err = fn(s.store); errors.Is(err, state.ErrCorrupt) {
+		_ = s.store.Close() // what it says of closing a corrupt file helps nobody
+		s.store = nil
+	}
+	return err
+}
+
+// trouble says why the store does not work, or nil. It never waits.
+func (s *scribe) trouble() error {
+	if f := s.fault.Load(); f != nil {
+		return f.err
+	}
+	return nil
+}
+
+// close ends the goroutine after what it was given. A disk that does not answer
+// is not waited for.
+func (s *scribe) close() error {
+	s.stop()
+	select {
+	case <-s.over:
+		return nil
+	case <-time.After(stopPatience):
+		return fmt.Errorf("close store: %w after %v", errDisk, stopPatience)
+	}
+}
+
+// How long callers wait for the disk: who raises, until it is sure; who lowers
+// has what it wanted already; who reads may try again.
+const (
+	raisePatience = 10 * time.Second
+	lowerPatience = 300 * time.Millisecond
+	readPatience  = 10 * time.Second
+	stopPatience  = 5 * time.Second
+)
+
+// ask does fn with the store and returns what it found. The answer travels by
+// a channel because it may come after the caller has gone.
+func ask[T any](ctx context.Context, s *scribe, patience time.Duration, fn func(Store) (T, error)) (answer T, err error) {
+	got := make(chan T, 1)
+	err = s.use(ctx, patience, func(store Store) error {
+		answer, err := fn(store)
+		got <- answer
+		return err
+	})
+	if err == nil {
+		answer = <-got
+	}
+	return answer, err
+}
+
+func (s *scribe) records(ctx context.Context) (map[string]state.Record, error) {
+	return ask(ctx, s, readPatience, Store.Records)
+}
+
+func (s *scribe) running(ctx context.Context) (state.Running, error) {
+	return ask(ctx, s, readPatience, Store.Running)
+}
+
+func (s *scribe) history(ctx context.Context, split string, limit int) ([]state.Entry, error) {
+	return ask(ctx, s, readPatience, func(store Store) ([]state.Entry, error) { return store.History(split, limit) })
+}
+
+// commit records a change and returns its entries with their numbers; a running
+// definition that is not nil replaces the one of the last `apply`.
+func (s *scribe) commit(ctx context.Context, patience time.Duration, running *state.Running,
+	records []state.Record, entries []state.Entry,
+) ([]state.Entry, error) {
+	return ask(ctx, s, patience, func(store Store) ([]state.Entry, error) {
+		if running != nil {
+			return store.CommitRunning(*running, records, entries)
+		}
+		return store.Commit(records, entries)
+	})
+}
