@@ -20,19 +20,20 @@ live; run cleanup again when they have ended, or with --now to end them.`,
 	flags := addConfigFlags(cmd)
 	cmd.Flags().BoolVar(&now, "now", false, "also end the connections that were sent to a candidate")
 	cmd.RunE = failing(func(cmd *cobra.Command, _ []string) error {
-		cfg, err := loadOrDefault(e, flags)
+		cfg, unread, err := loadOrDefault(e, flags)
 		if err != nil {
 			return err
+		}
+		if dir, err := daemon.StateDirInKernel(); unread && err == nil && !flags.set("state-dir") {
+			cfg.StateDir = dir
 		}
 		result, err := daemon.Cleanup(cmd.Context(), cfg, now)
 		if err != nil {
 			return err
 		}
-		if result.KeeperLeft {
-			say(cmd.ErrOrStderr(), "splitd: nothing is split any more; a keeper stays for %d open flows: run `splitd cleanup` again when they have ended, or `splitd cleanup --now` to end them\n", result.LiveFlows)
-			return nil
+		for _, sentence := range result.Sentences() {
+			say(cmd.ErrOrStderr(), "splitd: %s\n", sentence)
 		}
-		say(cmd.ErrOrStderr(), "splitd: nothing of splitd is left in the kernel\n")
 		return nil
 	})
 	return cmd

@@ -81,12 +81,13 @@ func loader(e env, f *configFlags, o oneLiner) (func() (configs.Config, error), 
 }
 
 // loadOrDefault is the configuration for what must work even when the files do
-// not: then the scalars of flags, environment and defaults, and a warning.
-func loadOrDefault(e env, f *configFlags) (configs.Config, error) {
-	cfg, err := configs.Load(f.options(e))
+// not: then the scalars of flags, environment and defaults, and unread is true.
+func loadOrDefault(e env, f *configFlags) (cfg configs.Config, unread bool, err error) {
+	cfg, err = configs.Load(f.options(e))
 	if err == nil {
-		return cfg, nil
+		return cfg, false, nil
 	}
 	say(e.stderr, "splitd: load configuration:\n%v\nsplitd: going on without it, with state_dir and netfilter as by default or by flag\n", err)
-	return configs.WithDefinition(f.options(e), configs.Definition{})
+	cfg, err = configs.WithDefinition(f.options(e), configs.Definition{})
+	return cfg, true, err
 }

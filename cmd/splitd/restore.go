@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -16,16 +17,18 @@ func restoreCommand(e env) *cobra.Command {
 	}
 	flags := addConfigFlags(cmd)
 	cmd.RunE = failing(func(cmd *cobra.Command, _ []string) error {
-		cfg, err := loadOrDefault(e, flags)
+		cfg, unread, err := loadOrDefault(e, flags)
 		if err != nil {
 			return err
 		}
 		sentence, err := daemon.Restore(cmd.Context(), cfg, daemon.Logger(e.stderr, cfg.Log), time.Now)
-		if err != nil {
-			return err
+		if sentence != "" {
+			say(cmd.ErrOrStderr(), "splitd: %s\n", sentence)
 		}
-		say(cmd.ErrOrStderr(), "splitd: %s\n", sentence)
-		return nil
+		if err == nil && unread && !flags.set("state-dir") {
+			return errors.New("look for what to restore: the configuration, which may name another state_dir, cannot be read: mend it or give --state-dir")
+		}
+		return err
 	})
 	return cmd
 }

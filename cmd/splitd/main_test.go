@@ -1,0 +1,54 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestCommandLinesEndAsTheyShould(t *testing.T) {
+	dir := t.TempDir()
+	bad := filepath.Join(dir, "bad.yaml")
+	if err := os.WriteFile(bad, []byte("splits:\n  - {name: mx, weihgt: 5}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct {
+		name           string
+		args           []string
+		code           int
+		stdout, stderr string // must be in it
+	}{
+		{"version", []string{"version"}, exitOK, "splitd ", ""},
+		{"help", []string{"--help"}, exitOK, "cleanup", ""},
+		{"no such command", []string{"frob"}, exitUsage, "", `unknown command "frob"`},
+		{"no such flag", []string{"run", "--frob"}, exitUsage, "", "unknown flag: --frob"},
+		{"too many words", []string{"restore", "now"}, exitUsage, "", "run `splitd --help`"},
+		{"check without a file", []string{"check"}, exitUsage, "", "requires at least 1 arg"},
+		{"check of a bad file", []string{"check", bad}, exitError, "", bad + ":2:16: splits[0].weihgt: unknown key"},
+		{"run with a bad file", []string{"run", "--config", bad}, exitError, "", bad + ":2:16:"},
+		{"run without the file", []string{"run", "--config", filepath.Join(dir, "none.yaml")}, exitError, "", "none.yaml"},
+		{"run with a file and a line", []string{"run", "--config", bad, "--listen", "127.0.0.1:1"}, exitUsage, "", "exclude one another"},
+		{"run with half a line", []string{"run", "--listen", "127.0.0.1:2525"}, exitError, "", "--primary"},
+		{"restore of nothing", []string{"restore", "--config", bad, "--state-dir", dir}, exitOK, "", "nothing to restore"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var stdout, stderr bytes.Buffer
+			code := run(t.Context(), env{
+				args: tt.args, stdin: strings.NewReader(""), stdout: &stdout, stderr: &stderr,
+				lookupEnv: func(string) (string, bool) { return "", false },
+			})
+			if code != tt.code {
+				t.Errorf("exit %d, want %d", code, tt.code)
+			}
+			if !strings.Contains(stdout.String(), tt.stdout) {
+				t.Errorf("stdout = %q, want %q in it", stdout.String(), tt.stdout)
+			}
+			if !strings.Contains(stderr.String(), tt.stderr) {
+				t.Errorf("stderr = %q, want %q in it", stderr.String(), tt.stderr)
+			}
+		})
+	}
+}
