@@ -197,6 +197,9 @@ func (l *lab) run(name string, args ...string) result {
 	if err := l.router.Start(cmd); err != nil {
 		l.t.Fatal(err)
 	}
+	// A `run` that should have been refused would never end by itself.
+	overdue := time.AfterFunc(30*time.Second, func() { _ = cmd.Process.Kill() })
+	defer overdue.Stop()
 	err := cmd.Wait()
 	if exit, ok := errors.AsType[*exec.ExitError](err); err != nil && !ok {
 		l.t.Fatalf("%s %v: %v", name, args, err)
