@@ -202,7 +202,7 @@ func TestSimulatedDrawsMeetTheWeightSet(t *testing.T) {
 				hits++
 			}
 		}
-		if !plausible(hits, draws, weight) {
+		if !plausible(hits, draws, weight, seededLooks) {
 			t.Errorf("%s: %d of %d draws", weight, hits, draws)
 		}
 	}
