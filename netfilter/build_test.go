@@ -8,8 +8,9 @@ import (
 	"github.com/splitd/splitd/traffic"
 )
 
-// goldenSplits are the cases whose text is kept in testdata/splits. The same
-// texts were loaded and listed by nft 1.0.6; e2e does that again.
+// goldenSplits are the cases whose text is kept in testdata/splits. e2e/real
+// loads these files with nft and lists them
+// (TestGoldenRulesetsLoadAndListTheSame).
 func goldenSplits() map[string][]traffic.Split {
 	minimal := localSplit(15, 50_000)
 	minimal.Service.Addresses = minimal.Service.Addresses[:1]
