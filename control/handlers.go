@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -44,8 +45,26 @@ func (h *handlers) changing(answer func(context.Context, caller, *http.Request) 
 		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), changeTimeout)
 		defer cancel()
+		ctx, stop, err := untilDeadline(ctx, r.Header.Get(api.DeadlineHeader))
+		if err != nil {
+			return nil, err
+		}
+		defer stop()
 		return answer(ctx, who, r)
 	}
+}
+
+// untilDeadline ends the context when the caller has given up waiting.
+func untilDeadline(ctx context.Context, header string) (context.Context, context.CancelFunc, error) {
+	if header == "" {
+		return ctx, func() {}, nil
+	}
+	deadline, err := time.Parse(time.RFC3339, header)
+	if err != nil {
+		return nil, nil, invalid(fmt.Sprintf("read header %s: %q is no time such as 2026-11-20T14:00:00Z", api.DeadlineHeader, header))
+	}
+	ctx, stop := context.WithDeadline(ctx, deadline)
+	return ctx, stop, nil
 }
 
 func (h *handlers) splits(ctx context.Context, r *http.Request) (any, error) {

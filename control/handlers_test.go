@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -343,5 +344,29 @@ func TestChangesFromManyCallersSerialise(t *testing.T) {
 	list, err := operator.Splits(t.Context(), "mx")
 	if err != nil || list.Items[0].Generation != 1+callers*changes {
 		t.Errorf("generation = %d, %v, want %d", list.Items[0].Generation, err, 1+callers*changes)
+	}
+}
+
+func TestADeadlineThatIsNoTimeIsRefused(t *testing.T) {
+	operator := operatorOf(split("mx", "new"))
+	path := start(t, control.Handler(operator, quiet()))
+	for header, want := range map[string]int{"soon": http.StatusBadRequest, "2999-01-01T00:00:00Z": http.StatusOK} {
+		client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", path)
+		}, DisableKeepAlives: true}}
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://splitd/v1/splits/mx/off", strings.NewReader("{}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Header.Set("Content-Type", "application/json")
+		request.Header.Set(api.DeadlineHeader, header)
+		answer, err := client.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = answer.Body.Close()
+		if answer.StatusCode != want {
+			t.Errorf("off until %q: status %d, want %d", header, answer.StatusCode, want)
+		}
 	}
 }

@@ -29,6 +29,9 @@ type Operator interface {
 	Plan(ctx context.Context) (api.Plan, error)
 	Version(ctx context.Context) (api.VersionInfo, error)
 
+	// The context of a changing method ends when its caller no longer waits:
+	// then a raise that is not in force yet is refused. Lowering goes on.
+	//
 	// A changing method takes name "" as the only split there is, and fails
 	// with api.CodeInvalid naming the splits when there are several.
 	Set(ctx context.Context, who Actor, name string, request api.SetRequest) (api.Change, error)

@@ -44,6 +44,8 @@ type decision func(now *view) (change, error)
 // neither for the disk nor for a raise that does; what went wrong there comes
 // back as warnings. Raising goes the long way, see raise.
 func (d *Daemon) carry(ctx context.Context, decide decision) ([]string, error) {
+	caller := ctx
+	ctx = context.WithoutCancel(ctx) // lowering is made however late
 	d.changing.Lock()
 	c, err := decide(d.view.Load())
 	if err != nil || c.next == nil || c.raises {
@@ -51,7 +53,7 @@ func (d *Daemon) carry(ctx context.Context, decide decision) ([]string, error) {
 		if err != nil || c.next == nil {
 			return nil, err
 		}
-		return d.raise(ctx, decide)
+		return d.raise(caller, decide)
 	}
 	err = d.enact(ctx, &c)
 	if err != nil {
@@ -70,6 +72,9 @@ func (d *Daemon) carry(ctx context.Context, decide decision) ([]string, error) {
 func (d *Daemon) raise(ctx context.Context, decide decision) ([]string, error) {
 	d.raising.Lock()
 	defer d.raising.Unlock()
+	if err := ctx.Err(); err != nil {
+		return nil, d.late(err)
+	}
 	if err := d.reunite(ctx); err != nil {
 		return nil, refused(err)
 	}
@@ -93,6 +98,9 @@ func (d *Daemon) raise(ctx context.Context, decide decision) ([]string, error) {
 	}
 	d.changing.Lock()
 	defer d.changing.Unlock()
+	if err := ctx.Err(); err != nil {
+		return nil, errors.Join(d.late(err), d.retreat(context.WithoutCancel(ctx), c, c.entries))
+	}
 	if d.view.Load() != from {
 		err := refuse(api.CodeConflict, "raise: something else was changed meanwhile: look at `splitctl status` and try again")
 		return nil, errors.Join(err, d.retreat(ctx, c, c.entries))
@@ -101,6 +109,14 @@ func (d *Daemon) raise(ctx context.Context, decide decision) ([]string, error) {
 		return nil, errors.Join(err, d.retreat(ctx, c, c.entries))
 	}
 	return d.publish(ctx, c.entries, raisePatience), nil
+}
+
+// late refuses a raise that its caller no longer waits for: what was changed
+// since then is newer.
+func (d *Daemon) late(err error) error {
+	err = fmt.Errorf("raise refused, its caller has gone: %w", err)
+	d.log.Warn("refuse change", "error", err) // nobody else hears of it
+	return err
 }
 
 func refused(err error) error {

@@ -226,3 +226,23 @@ func TestOffOnAFullDiskOutlivesARestartOfTheRelay(t *testing.T) {
 		t.Errorf("after off on a full disk and a restart served by %q, want old", got)
 	}
 }
+
+func TestARaiseThatAStoppedDaemonFindsInItsQueueDoesNotBeatTheOffAfterIt(t *testing.T) {
+	l := newLab(t)
+	l.start()
+	_ = l.daemon.Process.Signal(unix.SIGSTOP)
+	if r := l.ctl("set", "mx", "100%"); r.code != 3 {
+		t.Fatalf("set of a stopped daemon: exit %d, %q", r.code, r.stderr)
+	}
+	if r := l.ctl("off", "mx"); r.code != 3 {
+		t.Fatalf("off of a stopped daemon: exit %d, %q", r.code, r.stderr)
+	}
+	_ = l.daemon.Process.Signal(unix.SIGCONT)
+	l.eventually("the daemon has seen both", func() bool {
+		return strings.Contains(l.log.String(), "raise refused, its caller has gone") || l.status().WeightPPM > 0
+	})
+	if s := l.status(); s.WeightPPM != 0 {
+		t.Errorf("the stale raise is in force: %d ppm", s.WeightPPM)
+	}
+	l.servedBy("old")
+}

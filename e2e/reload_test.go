@@ -159,7 +159,9 @@ func TestARemovedSplitIsNoLongerSplitAndItsGenerationGoesOn(t *testing.T) {
 	defer func() { _ = c.Close() }()
 	whole := kernelConfig
 	l.configure(whole[:strings.Index(whole, "splits:")])
-	l.ok("apply")
+	if r := l.ok("apply"); !strings.Contains(r.stdout, "mx: removed (was 100%)") {
+		t.Errorf("apply said %q, want that mx was removed", r.stdout)
+	}
 	l.servedBy("old")
 	if err := talks(c, r); err != nil {
 		t.Errorf("a flow of the removed split: %v", err)

@@ -38,6 +38,8 @@ func writeChanges(w io.Writer, changes []api.Change) error {
 
 func changeLine(change api.Change) string {
 	switch {
+	case change.Removed:
+		return fmt.Sprintf("%s: removed (was %s), generation %d", change.Split, percent(change.PreviousPPM), change.Generation)
 	case !change.Changed:
 		return fmt.Sprintf("%s: already %s, generation %d", change.Split, percent(change.WeightPPM), change.Generation)
 	case change.PreviousPPM == change.WeightPPM:

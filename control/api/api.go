@@ -12,6 +12,12 @@ import "time"
 // Version is the apiVersion of every envelope.
 const Version = "splitd/v1"
 
+// DeadlineHeader is an HTTP header of requests: until when (RFC 3339) the caller
+// waits. A raise that has not been made by then is refused, so that one which a
+// stopped daemon finds in its queue does not beat the `off` that came after it.
+// Lowering is made however late.
+const DeadlineHeader = "Splitd-Deadline"
+
 // The kinds of envelopes.
 const (
 	KindSplitList  = "SplitList"

@@ -181,6 +181,9 @@ func exchange(ctx context.Context, conn net.Conn, method, path string, request a
 	if body != nil {
 		r.Header.Set("Content-Type", "application/json")
 	}
+	if deadline, ok := ctx.Deadline(); ok {
+		r.Header.Set(api.DeadlineHeader, deadline.UTC().Format(time.RFC3339Nano))
+	}
 	transport := &http.Transport{
 		DisableKeepAlives:  true,
 		DisableCompression: true,
