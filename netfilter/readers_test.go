@@ -87,7 +87,7 @@ func TestReadersSeeWholeWeightsWhileTheyChange(t *testing.T) {
 			}
 		})
 	}
-	for i := range 100 {
+	for i := range 40 {
 		lab.setWeights(weights(i + 1)...)
 		lab.clock.advance(retireAfter / 4)
 	}

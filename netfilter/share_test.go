@@ -78,6 +78,7 @@ func TestTheBinomialIntervalIsTheExactOne(t *testing.T) {
 }
 
 func TestTheObservedShareIsTheWeightSet(t *testing.T) {
+	t.Parallel() // with the tests that wait for what must not come
 	lab := newSplitLab(t)
 	lab.router.Sysctl("net/netfilter/nf_conntrack_tcp_timeout_close", "1")
 	lab.serveAll()
