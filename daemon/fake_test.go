@@ -39,6 +39,7 @@ type fakeKernel struct {
 	refuse error // what preflight answers
 	// failAfter is what the next Apply answers after it has changed things.
 	failAfter error
+	countErr  error // why counters cannot be read
 }
 
 func (k *fakeKernel) weight(split string) traffic.Weight {
@@ -107,8 +108,16 @@ func (k *fakeKernel) Describe(context.Context, []traffic.Split, []traffic.Return
 	return netfilter.Description{}, nil
 }
 
-func (k *fakeKernel) Counts(context.Context, []traffic.Split) (map[traffic.BackendKey]traffic.Counts, error) {
-	return map[traffic.BackendKey]traffic.Counts{}, nil
+func (k *fakeKernel) Counts(_ context.Context, splits []traffic.Split) (map[traffic.BackendKey]traffic.Counts, error) {
+	counts := map[traffic.BackendKey]traffic.Counts{}
+	for _, s := range splits {
+		for _, b := range s.Backends() {
+			if k.countErr == nil {
+				counts[traffic.BackendKey{Split: s.Name, Backend: b.Name}] = traffic.Counts{}
+			}
+		}
+	}
+	return counts, k.countErr
 }
 
 func (k *fakeKernel) Flows(context.Context, traffic.Split) (map[string]uint64, error) {

@@ -256,3 +256,20 @@ func TestAStoreThatComesBackGoesOnFromTheLaterGeneration(t *testing.T) {
 	}
 	w.agrees(d)
 }
+
+func TestACounterThatCannotBeReadIsUnknownAndNotZero(t *testing.T) {
+	w := newWorld(t, mx(0))
+	d := w.mustBoot()
+	w.kernel.countErr = errors.New("dump interrupted")
+	list, err := d.Splits(t.Context(), "mx")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := list.Items[0]; s.Flows.Total != nil || s.ObservedPPM != nil || s.Backends[0].FlowsTotal != nil || len(list.Warnings) == 0 {
+		t.Errorf("status = %+v, warnings %v; want unknown flows and a warning", s, list.Warnings)
+	}
+	sample := d.Sample(t.Context())
+	if len(sample.Splits[0].Counts) != 0 || sample.Failures == 0 {
+		t.Errorf("sample = %+v, want no counts and a failure", sample)
+	}
+}

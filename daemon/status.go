@@ -55,11 +55,15 @@ func (r reading) inSync(split traffic.Split) *bool {
 }
 
 // observed is the candidates' share of the flows since the generation began,
-// in parts per million; nil at no flow.
+// in parts per million; nil at no flow and where a counter is unknown.
 func (r reading) observed(record state.Record) *int {
 	var candidates, all uint64
 	for i, b := range record.Definition.Backends() {
-		flows := r.counts[traffic.BackendKey{Split: record.Name, Backend: b.Name}].Flows
+		counts, known := r.counts[traffic.BackendKey{Split: record.Name, Backend: b.Name}]
+		if !known {
+			return nil
+		}
+		flows := counts.Flows
 		if began := record.Baseline[b.Name]; began <= flows { // else the counters began again
 			flows -= began
 		}
@@ -89,7 +93,29 @@ func (d *Daemon) Splits(ctx context.Context, name string) (api.SplitList, error)
 	for _, n := range names {
 		list.Items = append(list.Items, r.item(n))
 	}
+	if name == "" {
+		list.ReturnPaths = r.returnPaths()
+	}
 	return list, nil
+}
+
+// returnPaths are what the new host's side of splitd does.
+func (r reading) returnPaths() []api.ReturnPath {
+	paths := make([]api.ReturnPath, 0, len(r.view.paths))
+	for _, p := range r.view.paths {
+		path := api.ReturnPath{Name: p.Name, Device: p.Device, Match: string(p.Match)}
+		if p.Via.IsValid() {
+			path.Via = p.Via.String()
+		}
+		if p.Address.IsValid() {
+			path.Address = p.Address.String()
+		}
+		if r.driftErr == nil {
+			path.InSync = new(len(r.drift) == 0)
+		}
+		paths = append(paths, path)
+	}
+	return paths
 }
 
 // warnings are what an operator should know about the daemon as a whole.
@@ -100,6 +126,9 @@ func (d *Daemon) warnings(r reading) []string {
 	}
 	if host, _ := sorted(r.host); len(host)+len(r.view.auto) > 0 {
 		warnings = append(warnings, fmt.Sprintf("about this host there is something to know: see the %d notes of `splitctl plan`", len(host)+len(r.view.auto)))
+	}
+	if !d.lastReload().OK {
+		warnings = append(warnings, "the newest reload was refused and what ran before runs on: `splitctl apply` says why")
 	}
 	if err := d.scribe.trouble(); err != nil {
 		warnings = append(warnings, "weights can only be lowered until the store can be written: "+err.Error())
@@ -205,10 +234,17 @@ func sumOf(backends []api.Backend, count func(api.Backend) *uint64) *uint64 {
 func (d *Daemon) Sample(ctx context.Context) metrics.Sample {
 	r := d.read(ctx)
 	sample := metrics.Sample{LastReload: d.lastReload(), StartedAt: d.options.Version.StartedAt, StoreOK: d.scribe.trouble() == nil}
+	for _, failed := range []error{r.countErr, r.driftErr} {
+		if failed != nil {
+			sample.Failures++
+		}
+	}
 	for _, split := range r.view.splits() {
 		counts := map[string]traffic.Counts{}
 		for _, b := range split.Backends() {
-			counts[b.Name] = r.counts[traffic.BackendKey{Split: split.Name, Backend: b.Name}]
+			if c, known := r.counts[traffic.BackendKey{Split: split.Name, Backend: b.Name}]; known {
+				counts[b.Name] = c
+			}
 		}
 		sample.Splits = append(sample.Splits, metrics.Split{
 			State: split, Mode: split.Mode, Counts: counts,

@@ -91,6 +91,9 @@ func TestReturnPathsThatAreNoLongerWrittenGoAtTheNextStart(t *testing.T) {
 	if d := before.Differences(l.snapshot()); len(d) == 0 {
 		t.Fatal("the return path left no trace in the kernel")
 	}
+	if s := l.ok("status").stdout; !strings.Contains(s, "back") || !strings.Contains(s, "10.2.0.2") || !strings.Contains(s, "yes") {
+		t.Errorf("status of a new host = %q, want its return path in sync", s)
+	}
 	l.stop()
 	l.configure(head)
 	l.start()

@@ -74,6 +74,9 @@ func TestHangupReloadsAndItsErrorGoesToLogAndMetric(t *testing.T) {
 	l.eventually("the metric says that the reload failed", func() bool {
 		return strings.Contains(l.metrics(port), "splitd_config_last_reload_successful 0")
 	})
+	if r := l.ok("status"); !strings.Contains(r.stderr, "reload was refused") {
+		t.Errorf("status after a refused reload says %q, want it named", r.stderr)
+	}
 	l.eventually("the log names the file", func() bool { return strings.Contains(l.log.String(), "splitd.yaml:1:") })
 	l.servedBy("new")
 }

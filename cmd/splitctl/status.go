@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"maps"
@@ -34,8 +35,12 @@ func (a *app) status() *cobra.Command {
 	return cmd
 }
 
-// writeStatus writes two tables: the splits, and their backends.
+// writeStatus writes a table each of the splits, their backends, and the return
+// paths, where there are any.
 func (a *app) writeStatus(w io.Writer, list api.SplitList) error {
+	if len(list.Items) == 0 && len(list.ReturnPaths) > 0 {
+		return a.returnPaths(list.ReturnPaths).write(w)
+	}
 	splits := a.table([]string{"GENERATION", "WEIGHT", "OBSERVED", "FLOWS", "ACTIVE"},
 		"SPLIT", "MODE", "SERVICE", "GENERATION", "WEIGHT", "OBSERVED", "ORIGIN", "FLOWS", "ACTIVE", "IN SYNC")
 	for _, s := range list.Items {
@@ -48,7 +53,22 @@ func (a *app) writeStatus(w io.Writer, list api.SplitList) error {
 	if _, err := io.WriteString(w, "\n"); err != nil {
 		return err
 	}
-	return a.backends(list.Items).write(w)
+	if err := a.backends(list.Items).write(w); err != nil || len(list.ReturnPaths) == 0 {
+		return err
+	}
+	if _, err := io.WriteString(w, "\n"); err != nil {
+		return err
+	}
+	return a.returnPaths(list.ReturnPaths).write(w)
+}
+
+// returnPaths is the table of a host that is the new one to some router.
+func (a *app) returnPaths(paths []api.ReturnPath) *table {
+	t := a.table(nil, "RETURN PATH", "VIA", "DEVICE", "REPLIES", "IN SYNC")
+	for _, p := range paths {
+		t.row(p.Name, cmp.Or(p.Via, none), p.Device, cmp.Or(p.Address, "marked where they came in"), syncCell(&api.Kernel{InSync: p.InSync}))
+	}
+	return t
 }
 
 func (a *app) backends(splits []api.Split) *table {

@@ -44,8 +44,20 @@ func Of(kind string) Envelope { return Envelope{APIVersion: Version, Kind: kind}
 type SplitList struct {
 	Envelope
 	Items []Split `json:"items"`
+	// ReturnPaths are what this host does as the new one: with all splits only.
+	ReturnPaths []ReturnPath `json:"return_paths,omitempty"`
 	// Warnings are about the daemon as a whole: the store, the host.
 	Warnings []string `json:"warnings,omitempty"`
+}
+
+// ReturnPath is a way back for replies, on the new host.
+type ReturnPath struct {
+	Name    string `json:"name"`
+	Via     string `json:"via,omitempty"`
+	Device  string `json:"device"`
+	Match   string `json:"match"`             // address | mark
+	Address string `json:"address,omitempty"` // match address only
+	InSync  *bool  `json:"in_sync"`           // null when the kernel cannot be read
 }
 
 // Split is the state of one split.
