@@ -87,7 +87,9 @@ func (p *planes) resolve(definitions []traffic.Split) ([]traffic.Split, []string
 	for _, s := range definitions {
 		if s.Mode == traffic.ModeAuto {
 			s.Mode = traffic.ModeKernel
-			if _, err := p.needKernel(); err != nil {
+			// Where another splitd holds the kernel, it is no place for a relay
+			// beside it either: the kernel plane's error comes later.
+			if _, err := p.needKernel(); err != nil && !errors.Is(err, netfilter.ErrAnotherSplitd) {
 				s.Mode = traffic.ModeProxy
 				notes = append(notes, fmt.Sprintf("split %q: mode auto became proxy: %v", s.Name, err))
 			}
