@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/splitd/splitd/internal/netns"
 )
@@ -269,7 +270,7 @@ func (n *network) leave(ctx context.Context, c *cast, s *show) claim {
 	var why []string
 	for _, d := range c.daemons {
 		command := []string{"cleanup", "--config", d.config}
-		output, err := d.place.run(ctx, exec.Command(c.splitd, command...))
+		output, err := cleanUp(ctx, d, c.splitd, command)
 		s.command(append([]string{"splitd"}, command...), output)
 		if err != nil {
 			why = append(why, fmt.Sprintf("splitd cleanup in %q: %v", d.place.ns.Name, err))
@@ -293,6 +294,23 @@ func (n *network) leave(ctx context.Context, c *cast, s *show) claim {
 		return claim{text: "the old and the new MX are not as before", why: why}
 	}
 	return claimf(true, "ruleset, rules, routes and sysctls of both MXs are the same text as before")
+}
+
+// cleanUp runs `splitd cleanup`, again while it says that something stays for
+// open flows: a server may still be closing its last connections.
+func cleanUp(ctx context.Context, d *daemon, splitd string, command []string) (output string, err error) {
+	for range 50 {
+		output, err = d.place.run(ctx, exec.Command(splitd, command...))
+		if err != nil || strings.Contains(output, "nothing of splitd is left") {
+			return output, err
+		}
+		select {
+		case <-ctx.Done():
+			return output, ctx.Err()
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	return output, nil
 }
 
 func (n *network) close() {
