@@ -117,6 +117,9 @@ func TestARaiseThatThePlaneRefusesIsTakenBack(t *testing.T) {
 		t.Fatalf("set = %v, want the kernel's refusal", err)
 	}
 	w.kernel.fail = nil
+	if _, err := d.Apply(t.Context(), control.Actor{}, api.ApplyRequest{}); err != nil { // mends what could not be put back
+		t.Fatal(err)
+	}
 	list, err := d.Splits(t.Context(), "mx")
 	if err != nil || list.Items[0].WeightPPM != 0 || !list.Items[0].Kernel.Synced() {
 		t.Errorf("status = %+v, %v, want 0 and in sync", list.Items, err)

@@ -70,7 +70,8 @@ type Daemon struct {
 	raising  sync.Mutex // one raise at a time; taken before changing, held while the disk is waited for
 	changing sync.Mutex // one change at a time; never held while anybody waits for a disk
 	view     atomic.Pointer[view]
-	lost     atomic.Bool // the store could not be read at the start, see reunite
+	lowered  atomic.Uint64 // +1, under changing, for every word that does not raise
+	lost     atomic.Bool   // the store could not be read at the start, see reunite
 	// reserved are generations that a raise has in the store but not yet in
 	// force. Under changing.
 	reserved map[string]traffic.Generation
@@ -82,7 +83,6 @@ type Daemon struct {
 
 	control *control.Server
 	web     net.Listener // nil: http is off
-	close   []func() error
 }
 
 // New makes a daemon without touching anything. Run it, or its goroutine for
@@ -130,7 +130,7 @@ func (d *Daemon) start(ctx context.Context) error {
 		d.journal = func(...state.Entry) error { return nil }
 	} else {
 		d.journal = journal.Append
-		d.close = append(d.close, journal.Close)
+		d.scribe.submit(func() error { d.scribe.last = append(d.scribe.last, journal.Close); return nil })
 	}
 	if pid, err := (&client.Client{Socket: cfg.Control.Socket}).PeerPID(ctx); err == nil {
 		return fmt.Errorf("start: another splitd (pid %d) answers on %q: stop it, or give this one a control.socket and a state_dir of its own", pid, cfg.Control.Socket)
@@ -217,9 +217,6 @@ func (d *Daemon) stop() error {
 		errs = append(errs, kernel.Close())
 	}
 	errs = append(errs, d.scribe.close())
-	for _, close := range d.close {
-		errs = append(errs, close())
-	}
 	return errors.Join(errs...)
 }
 

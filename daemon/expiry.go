@@ -57,7 +57,7 @@ func (d *Daemon) expireDue(ctx context.Context) (next time.Time) {
 }
 
 func (d *Daemon) expireSplit(ctx context.Context, name string) error {
-	w := word{who: itself, action: state.ActionExpire, reason: "ttl is over"}
+	w := word{who: itself, action: state.ActionExpire, reason: "ttl is over", since: d.lowered.Load()}
 	_, err := d.steer(ctx, w, name, func(record state.Record, now time.Time) (traffic.Overrides, error) {
 		return record.Overrides.Prune(record.Definition, now), nil
 	})

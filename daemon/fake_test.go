@@ -40,6 +40,7 @@ type fakeKernel struct {
 	// failAfter is what the next Apply answers after it has changed things.
 	failAfter error
 	countErr  error // why counters cannot be read
+	flows     map[string]uint64
 }
 
 func (k *fakeKernel) weight(split string) traffic.Weight {
@@ -121,7 +122,7 @@ func (k *fakeKernel) Counts(_ context.Context, splits []traffic.Split) (map[traf
 }
 
 func (k *fakeKernel) Flows(context.Context, traffic.Split) (map[string]uint64, error) {
-	return map[string]uint64{}, nil
+	return maps.Clone(k.flows), nil
 }
 func (k *fakeKernel) Run(ctx context.Context) error { <-ctx.Done(); return nil }
 func (k *fakeKernel) Close() error                  { return nil }
@@ -161,16 +162,28 @@ func (s fusedStore) write(commit func() ([]state.Entry, error)) ([]state.Entry, 
 	if s.world.diskFull {
 		return nil, errDiskFull
 	}
-	if answer := s.world.disk.Load(); answer != nil {
-		select {
-		case s.world.hanging <- struct{}{}:
-		default:
-		}
-		<-*answer
-	}
+	s.world.await()
 	numbered, err := commit()
 	s.world.fuse.burn()
 	return numbered, err
+}
+
+func (s fusedStore) History(split string, limit int) ([]state.Entry, error) {
+	s.world.await()
+	return s.Store.History(split, limit)
+}
+
+// await hangs as the disk does.
+func (w *world) await() {
+	answer := w.disk.Load()
+	if answer == nil {
+		return
+	}
+	select {
+	case w.hanging <- struct{}{}:
+	default:
+	}
+	<-*answer
 }
 
 var errDiskFull = errors.New("no space left on device")

@@ -26,14 +26,19 @@ func (g *gate) share(take func() reading) reading {
 	l := g.next
 	g.mu.Unlock()
 	if mine {
-		g.turn.Lock()
-		g.mu.Lock()
-		g.next = nil
-		g.mu.Unlock()
-		l.reading = take()
-		close(l.done)
-		g.turn.Unlock()
+		g.look(l, take)
 	}
 	<-l.done
 	return l.reading
+}
+
+// look takes its turn; whatever happens in it, those who wait go on.
+func (g *gate) look(l *look, take func() reading) {
+	g.turn.Lock()
+	defer g.turn.Unlock()
+	defer close(l.done)
+	g.mu.Lock()
+	g.next = nil
+	g.mu.Unlock()
+	l.reading = take()
 }

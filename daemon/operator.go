@@ -16,7 +16,7 @@ var _ control.Operator = (*Daemon)(nil)
 
 // Set changes candidates' weights by an operator's word, or drops that word.
 func (d *Daemon) Set(ctx context.Context, who control.Actor, name string, request api.SetRequest) (api.Change, error) {
-	w := word{who: who, action: state.ActionSet, reason: request.Reason, expect: request.ExpectGeneration}
+	w := word{who: who, action: state.ActionSet, reason: request.Reason, expect: request.ExpectGeneration, since: d.lowered.Load()}
 	if request.Default {
 		w.action = state.ActionDefault
 	}
@@ -60,7 +60,7 @@ func (d *Daemon) Off(ctx context.Context, who control.Actor, name string, reques
 func (d *Daemon) OffAll(ctx context.Context, who control.Actor, request api.Request) (api.ChangeList, error) {
 	w := word{who: who, action: state.ActionOff, reason: request.Reason}
 	list := api.ChangeList{Envelope: api.Of(api.KindChangeList)}
-	warnings, err := d.carry(ctx, func(v *view) (change, error) {
+	warnings, err := d.carry(ctx, 0, func(v *view) (change, error) {
 		now := d.now()
 		all := change{next: v, reach: reachNone}
 		list.Items = []api.Change{}
@@ -94,6 +94,7 @@ func (c *change) add(one change) {
 
 // Undo restores the weights as before the newest change not yet undone.
 func (d *Daemon) Undo(ctx context.Context, who control.Actor, name string, request api.Request) (api.Change, error) {
+	since := d.lowered.Load()
 	record, err := d.view.Load().expect(name, request.ExpectGeneration)
 	if err == nil {
 		err = d.notPinned(record, "undo")
@@ -110,7 +111,7 @@ func (d *Daemon) Undo(ctx context.Context, who control.Actor, name string, reque
 		if !ok {
 			return api.Change{}, refuse(api.CodeFailed, "undo %q: there is no change left to undo", record.Name)
 		}
-		w := word{who: who, action: state.ActionUndo, undoes: target.Sequence, reason: request.Reason, expect: request.ExpectGeneration}
+		w := word{who: who, action: state.ActionUndo, undoes: target.Sequence, reason: request.Reason, expect: request.ExpectGeneration, since: since}
 		change, err := d.steer(ctx, w, record.Name, func(record state.Record, now time.Time) (traffic.Overrides, error) {
 			return goBack(record.Definition, target.Before, who.User, request.Reason, now), nil
 		})

@@ -143,7 +143,7 @@ func (p *planes) apply(ctx context.Context, splits, old []traffic.Split, paths [
 	if err == nil {
 		return nil
 	}
-	if back := p.relay.Apply(ctx, oldProxy); back != nil {
+	if back := p.relay.Apply(context.WithoutCancel(ctx), oldProxy); back != nil {
 		return errors.Join(err, fmt.Errorf("put the relay back: %w", back))
 	}
 	return err

@@ -60,7 +60,7 @@ func restore(ctx context.Context, kernel *netfilter.Kernel, snapshot state.Snaps
 			if split, err = split.WithWeights(shared(s.Weights, split)); err != nil {
 				return "", err
 			}
-		} else if _, off := covering(forced, split.Name); off {
+		} else if f, off := covering(forced, split.Name); off && !snapshot.SavedAt.After(f.Time) {
 			split.Candidates = zeroed(split.Candidates)
 		}
 		splits = append(splits, split)

@@ -38,6 +38,7 @@ type scribe struct {
 
 	store Store // the goroutine's alone; nil while it cannot be opened
 	fault atomic.Pointer[fault]
+	last  []func() error // what the goroutine closes at its end
 }
 
 // fault is why the newest use of the store failed.
@@ -53,6 +54,14 @@ type outcome struct {
 	panicked any
 }
 
+// ticket is for something that was given to the scribe.
+type ticket struct {
+	scribe *scribe // nil: nothing was given
+	done   <-chan outcome
+	full   error // why it was not even taken
+	store  bool  // it needs the store: waiting in vain for it is the store's fault
+}
+
 // newScribe starts the goroutine; close ends it.
 func newScribe(open func() (Store, error)) *scribe {
 	s := &scribe{open: open, jobs: make(chan job, 256), quit: make(chan struct{}), over: make(chan struct{})}
@@ -66,8 +75,11 @@ func (s *scribe) work() {
 	for s.step() {
 	}
 	if s.store != nil {
-		if err := s.store.Close(); err != nil {
-			s.fault.Store(&fault{fmt.Errorf("close store: %w", err)})
+		s.last = append(s.last, s.store.Close)
+	}
+	for _, closing := range s.last {
+		if err := closing(); err != nil {
+			s.fault.Store(&fault{fmt.Errorf("close: %w", err)})
 		}
 	}
 }
@@ -95,27 +107,40 @@ func carryOut(do func() error) (o outcome) {
 	return outcome{err: do()}
 }
 
-// give does the job in its turn and waits for it, at most for patience and as
-// long as ctx lasts.
-func (s *scribe) give(ctx context.Context, patience time.Duration, do func() error) error {
+// submit gives a job and does not wait for it. Jobs are done in the order in
+// which they were submitted.
+func (s *scribe) submit(do func() error) ticket {
 	done := make(chan outcome, 1)
 	select {
 	case s.jobs <- job{do, done}:
+		return ticket{scribe: s, done: done}
 	default:
-		return fmt.Errorf("%w: %d things wait to be written already", errDisk, len(s.jobs))
+		return ticket{scribe: s, full: fmt.Errorf("%w: %d things wait to be written already", errDisk, len(s.jobs))}
+	}
+}
+
+// submitStore submits what needs the store.
+func (s *scribe) submitStore(fn func(Store) error) ticket {
+	t := s.submit(s.withStore(fn))
+	t.store = true
+	return t
+}
+
+// wait returns what became of the job, or errDisk after patience or when ctx
+// ends before; the job is done all the same, should the disk answer.
+func (t ticket) wait(ctx context.Context, patience time.Duration) error {
+	if t.scribe == nil || t.full != nil {
+		return t.full
 	}
 	timeout := time.NewTimer(patience)
 	defer timeout.Stop()
 	select {
-	case o := <-done:
-		if o.panicked != nil {
-			panic(o.panicked)
-		}
-		return o.err
-	case <-s.over:
+	case o := <-t.done:
+		return o.open()
+	case <-t.scribe.over:
 		select {
-		case o := <-done: // it was the last
-			return o.err
+		case o := <-t.done: // it was the last
+			return o.open()
 		default:
 			return fmt.Errorf("%w: splitd is stopping", errDisk)
 		}
@@ -123,23 +148,37 @@ func (s *scribe) give(ctx context.Context, patience time.Duration, do func() err
 		return fmt.Errorf("%w: %w", errDisk, ctx.Err())
 	case <-timeout.C:
 		err := fmt.Errorf("%w after %v", errDisk, patience)
-		s.fault.Store(&fault{err})
+		if t.store {
+			t.scribe.fault.Store(&fault{err}) // until a later use of the store succeeds
+		}
 		return err
 	}
 }
 
-// use does fn with the store, opened first if need be.
-func (s *scribe) use(ctx context.Context, patience time.Duration, fn func(Store) error) error {
-	return s.give(ctx, patience, func() error {
+// open is the job's error; its panic goes on in who waited for it.
+func (o outcome) open() error {
+	if o.panicked != nil {
+		panic(o.panicked)
+	}
+	return o.err
+}
+
+// withStore makes a job of what needs the store, opened first if need be, and
+// notes whether the store works.
+func (s *scribe) withStore(fn func(Store) error) func() error {
+	return func() error {
 		err := s.tryStore(fn)
-		if err != nil {
+		if err != nil && !errors.Is(err, errAbandoned) {
 			s.fault.Store(&fault{err})
 		} else {
 			s.fault.Store(nil)
 		}
 		return err
-	})
+	}
 }
+
+// errAbandoned is what a job answers that nobody wanted any more.
+var errAbandoned = errors.New("given up before it was written")
 
 func (s *scribe) tryStore(fn func(Store) error) (err error) {
 	if s.store == nil {
@@ -186,13 +225,13 @@ const (
 
 // ask does fn with the store and returns what it found. The answer travels by
 // a channel because it may come after the caller has gone.
-func ask[T any](ctx context.Context, s *scribe, patience time.Duration, fn func(Store) (T, error)) (answer T, err error) {
+func ask[T any](ctx context.Context, s *scribe, fn func(Store) (T, error)) (answer T, err error) {
 	got := make(chan T, 1)
-	err = s.use(ctx, patience, func(store Store) error {
+	err = s.submitStore(func(store Store) error {
 		answer, err := fn(store)
 		got <- answer
 		return err
-	})
+	}).wait(ctx, readPatience)
 	if err == nil {
 		answer = <-got
 	}
@@ -200,26 +239,22 @@ func ask[T any](ctx context.Context, s *scribe, patience time.Duration, fn func(
 }
 
 func (s *scribe) records(ctx context.Context) (map[string]state.Record, error) {
-	return ask(ctx, s, readPatience, Store.Records)
+	return ask(ctx, s, Store.Records)
 }
 
 func (s *scribe) running(ctx context.Context) (state.Running, error) {
-	return ask(ctx, s, readPatience, Store.Running)
+	return ask(ctx, s, Store.Running)
 }
 
 func (s *scribe) history(ctx context.Context, split string, limit int) ([]state.Entry, error) {
-	return ask(ctx, s, readPatience, func(store Store) ([]state.Entry, error) { return store.History(split, limit) })
+	return ask(ctx, s, func(store Store) ([]state.Entry, error) { return store.History(split, limit) })
 }
 
-// commit records a change and returns its entries with their numbers; a running
+// write records a change and returns its entries with their numbers; a running
 // definition that is not nil replaces the one of the last `apply`.
-func (s *scribe) commit(ctx context.Context, patience time.Duration, running *state.Running,
-	records []state.Record, entries []state.Entry,
-) ([]state.Entry, error) {
-	return ask(ctx, s, patience, func(store Store) ([]state.Entry, error) {
-		if running != nil {
-			return store.CommitRunning(*running, records, entries)
-		}
-		return store.Commit(records, entries)
-	})
+func write(store Store, running *state.Running, records []state.Record, entries []state.Entry) ([]state.Entry, error) {
+	if running != nil {
+		return store.CommitRunning(*running, records, entries)
+	}
+	return store.Commit(records, entries)
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/splitd/splitd/configs"
+	"github.com/splitd/splitd/control/api"
 	"github.com/splitd/splitd/state"
 	"github.com/splitd/splitd/traffic"
 )
@@ -115,4 +116,34 @@ func quoted(names []string) string {
 		parts = append(parts, `"`+n+`"`)
 	}
 	return strings.Join(parts, ", ")
+}
+
+// expect returns the record of the named split, or of the only one when name
+// is "", and refuses when it is not at the generation that the caller last saw.
+func (v *view) expect(name string, generation *uint64) (state.Record, error) {
+	record, err := v.find(name)
+	if err != nil {
+		return state.Record{}, err
+	}
+	if generation != nil && *generation != uint64(record.Generation) {
+		return state.Record{}, refuse(api.CodeConflict, "change %q: it is at generation %d, not %d: look at `splitctl history %s` and try again",
+			record.Name, record.Generation, *generation, record.Name)
+	}
+	return record, nil
+}
+
+// find returns the record of the named split, or of the only one when name is
+// "".
+func (v *view) find(name string) (state.Record, error) {
+	names := v.names()
+	if name == "" {
+		if len(names) != 1 {
+			return state.Record{}, refuse(api.CodeInvalid, "name a split: %s", v.choice())
+		}
+		name = names[0]
+	}
+	if !slices.Contains(names, name) {
+		return state.Record{}, refuse(api.CodeNotFound, "find split %q: there is none of that name: %s", name, v.choice())
+	}
+	return v.records[name], nil
 }

@@ -1,0 +1,235 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/splitd/splitd/configs"
+	"github.com/splitd/splitd/control"
+	"github.com/splitd/splitd/metrics"
+	"github.com/splitd/splitd/netfilter"
+	"github.com/splitd/splitd/state"
+	"github.com/splitd/splitd/traffic"
+)
+
+// begins brings the planes to the configuration for the first time: it settles
+// every split between files, store and kernel, looks at the host, and applies
+// the outcome.
+func (d *Daemon) begins(ctx context.Context) error {
+	known, storeErr := d.scribe.records(ctx)
+	definition, running, differsFrom := d.runningDefinition(ctx)
+	modes, notes := d.resolved(definition.Splits)
+	inKernel, err := d.kernelState(ctx, definition, modes, known)
+	if err != nil {
+		return err
+	}
+	forced, err := state.TakeForced(d.options.Config.StateDir)
+	if err != nil {
+		d.log.Error("read marker of a forced off", "error", err)
+	}
+	p := d.settleAll(definition, known, inKernel, forced)
+	p.next.modes, p.next.running, p.next.differsFrom, p.next.auto = modes, running, differsFrom, notes
+	findings, err := d.planes.preflight(p.next.splits(), p.next.paths)
+	if err != nil {
+		return err
+	}
+	warnings, _ := sorted(findings)
+	for _, w := range slices.Concat(notes, warnings) {
+		d.log.Warn("host", "warning", w)
+	}
+	if storeErr != nil {
+		d.lost.Store(true)
+	} else if len(p.records) > 0 {
+		p.entries, storeErr = d.recordStart(ctx, &p)
+	}
+	if storeErr != nil {
+		d.log.Error("weights can only be lowered until the store can be written", "error", storeErr)
+		p = p.heldDown(d.now())
+	}
+	return d.firstApply(ctx, p, storeErr == nil)
+}
+
+// recordStart records what the start has settled, with the counters of now.
+func (d *Daemon) recordStart(ctx context.Context, p *proposal) ([]state.Entry, error) {
+	c := change{next: p.next, records: p.records}
+	d.begun(ctx, &c)
+	p.next, p.records = c.next, c.records
+	return ask(ctx, d.scribe, func(store Store) ([]state.Entry, error) { return write(store, nil, c.records, p.entries) })
+}
+
+// firstApply puts the settled state into the planes.
+func (d *Daemon) firstApply(ctx context.Context, p proposal, recorded bool) error {
+	if err := d.planes.apply(ctx, p.next.splits(), nil, p.next.paths); err != nil {
+		return fmt.Errorf("apply configuration: %w", err)
+	}
+	d.view.Store(d.withBaselines(ctx, p.next))
+	d.reloads.Store(&metrics.Reload{At: d.now(), OK: true})
+	d.warnOf(d.publish(p.entries).wait(ctx, raisePatience))
+	d.scribe.submit(func() error { return d.tidyMarkers(recorded) })
+	return nil
+}
+
+// tidyMarkers forgets a forced off that is recorded now, and keeps room for the
+// next one; on the scribe's goroutine.
+func (d *Daemon) tidyMarkers(recorded bool) error {
+	dir := d.options.Config.StateDir
+	if recorded {
+		if err := state.ForgetForced(dir); err != nil {
+			d.log.Warn("forget marker of a forced off", "error", err)
+		}
+	}
+	if err := state.PrepareSpare(dir); err != nil {
+		d.log.Warn("prepare for a full disk", "error", err)
+	}
+	return nil
+}
+
+// runningDefinition is what `apply -f` last made the running definition, as
+// long as no plain apply has come since, else the files'.
+func (d *Daemon) runningDefinition(ctx context.Context) (definition configs.Definition, running state.Running, differsFrom string) {
+	definition = d.options.Config.Definition
+	running, err := d.scribe.running(ctx)
+	if err != nil || running.Text == "" {
+		return definition, state.Running{}, ""
+	}
+	sent, err := configs.ParseDefinition(running.Name, []byte(running.Text))
+	if err != nil {
+		d.log.Error("read the definition of the last `apply -f`; the files are used", "error", err)
+		return definition, state.Running{}, ""
+	}
+	return sent, running, d.options.Sources
+}
+
+// kernelState reads what the kernel does, if anything of ours is or was there.
+func (d *Daemon) kernelState(ctx context.Context, definition configs.Definition, modes map[string]traffic.Mode,
+	known map[string]state.Record,
+) (map[string]netfilter.SplitState, error) {
+	needed := len(definition.ReturnPaths) > 0 || slices.Contains(slices.Collect(maps.Values(modes)), traffic.ModeKernel)
+	was := slices.ContainsFunc(slices.Collect(maps.Values(known)), func(r state.Record) bool {
+		return !r.Removed && r.Definition.Mode != traffic.ModeProxy
+	})
+	if !needed && !was && !d.leftPaths() {
+		return nil, nil
+	}
+	kernel, err := d.planes.needKernel()
+	if err != nil {
+		if !needed {
+			return nil, nil
+		}
+		return nil, err
+	}
+	states, err := kernel.Read(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read kernel state: %w", err)
+	}
+	return states, nil
+}
+
+// leftPaths says that an earlier run put return paths into the kernel.
+func (d *Daemon) leftPaths() bool {
+	snapshot, err := state.ReadSnapshot(d.file(snapshotFile))
+	return err == nil && len(snapshot.ReturnPaths) > 0
+}
+
+// settleAll settles every split of a definition and removes those that it no
+// longer has.
+func (d *Daemon) settleAll(definition configs.Definition, known map[string]state.Record,
+	kernel map[string]netfilter.SplitState, forced []state.Forced,
+) proposal {
+	now := d.now()
+	p := newProposal(definition)
+	for _, split := range definition.Splits {
+		record, ok := lookup(known, split.Name)
+		inKernel, _ := lookupState(kernel, split.Name)
+		s := settle(split, record, inKernel, now)
+		prior := state.Record{Name: split.Name}
+		if ok {
+			prior = *record
+		}
+		entry := d.entry(itself, s.action, prior, s.record, "", now)
+		if !ok {
+			entry.Before.Weights = s.before
+		}
+		if f, off := covering(forced, split.Name); off && !prior.UpdatedAt.After(f.Time) {
+			s, entry = d.turnedOff(s, entry, f, now)
+		}
+		p.add(s, entry)
+	}
+	d.remove(&p, known, definition, itself, "", now)
+	return p
+}
+
+// turnedOff carries out what a forced off asked for while no daemon could record
+// it, in the name of who did it. The kernel may have it already.
+func (d *Daemon) turnedOff(s settled, entry state.Entry, f state.Forced, now time.Time) (settled, state.Entry) {
+	on := inForce(s.record).CandidateWeight() > 0
+	if !on && s.action != state.ActionAdopt {
+		return s, entry // it was off before
+	}
+	s.action = state.ActionOff
+	s.record.Overrides = switchOff(s.record.Definition, f.User, f.Reason, f.Time)
+	if on {
+		s.record = advance(s.record, now)
+	}
+	who := control.Actor{UID: f.UID, User: f.User, SudoUser: f.SudoUser, PID: f.PID, Command: f.Command}
+	off := d.entry(who, s.action, s.record, s.record, f.Reason, f.Time)
+	off.Before = entry.Before
+	return s, off
+}
+
+// covering returns the newest forced off that covers the split.
+func covering(forced []state.Forced, split string) (state.Forced, bool) {
+	for _, f := range slices.Backward(forced) {
+		if f.Covers(split) {
+			return f, true
+		}
+	}
+	return state.Forced{}, false
+}
+
+// withBaselines gives the records a baseline that the counters can have grown
+// from: those of now where there is none, or where the counters have begun
+// again since (a reboot; the relay's begin with the process).
+func (d *Daemon) withBaselines(ctx context.Context, v *view) *view {
+	for _, name := range v.names() {
+		record := v.records[name]
+		flows, err := d.planes.flows(ctx, v.split(name))
+		if err != nil {
+			d.log.Warn("read flow counters", "split", name, "error", err)
+			continue
+		}
+		if record.Baseline == nil || begunAgain(record.Baseline, flows) {
+			record.Baseline = flows
+			v = v.with(record)
+		}
+	}
+	return v
+}
+
+func begunAgain(baseline, flows map[string]uint64) bool {
+	for name, count := range baseline {
+		if flows[name] < count {
+			return true
+		}
+	}
+	return false
+}
+
+func lookup(records map[string]state.Record, name string) (*state.Record, bool) {
+	record, ok := records[name]
+	if !ok {
+		return nil, false
+	}
+	return &record, true
+}
+
+func lookupState(states map[string]netfilter.SplitState, name string) (*netfilter.SplitState, bool) {
+	s, ok := states[name]
+	if !ok {
+		return nil, false
+	}
+	return &s, true
+}

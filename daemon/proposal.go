@@ -1,0 +1,106 @@
+package daemon
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/splitd/splitd/configs"
+	"github.com/splitd/splitd/control"
+	"github.com/splitd/splitd/control/api"
+	"github.com/splitd/splitd/state"
+	"github.com/splitd/splitd/traffic"
+)
+
+// proposal is a new view with the records and entries that lead to it.
+type proposal struct {
+	next    *view
+	records []state.Record
+	entries []state.Entry
+	before  map[string]map[string]traffic.Weight // by split, as far as known
+	raises  bool
+}
+
+func newProposal(definition configs.Definition) proposal {
+	return proposal{
+		next: &view{
+			records: map[string]state.Record{}, graves: map[string]state.Record{}, paths: definition.ReturnPaths,
+			places: definition.Places, notes: definition.Notes,
+		},
+		before: map[string]map[string]traffic.Weight{},
+	}
+}
+
+// add adds one settled split.
+func (p *proposal) add(s settled, entry state.Entry) {
+	p.next.records[s.record.Name] = s.record
+	p.before[s.record.Name] = s.before
+	if s.action == "" {
+		return
+	}
+	p.records = append(p.records, s.record)
+	p.entries = append(p.entries, entry)
+	p.raises = p.raises || raises(s.before, inForce(s.record).Weights())
+}
+
+// remove marks the records whose split the definition no longer has.
+func (d *Daemon) remove(p *proposal, known map[string]state.Record, definition configs.Definition, who control.Actor, reason string, now time.Time) {
+	for _, name := range slices.Sorted(maps.Keys(known)) {
+		record := known[name]
+		has := slices.ContainsFunc(definition.Splits, func(s traffic.Split) bool { return s.Name == name })
+		if record.Removed && !has {
+			p.next.graves[name] = record
+		}
+		if record.Removed || has {
+			continue
+		}
+		grave := gone(record, now)
+		grave.Generation = max(grave.Generation, d.reserved[name]+1)
+		p.next.graves[name] = grave
+		p.records = append(p.records, grave)
+		p.entries = append(p.entries, d.entry(who, state.ActionRemove, record, grave, reason, now))
+	}
+}
+
+// heldDown is the proposal with every raise taken out of it.
+func (p proposal) heldDown(now time.Time) proposal {
+	held := p.next
+	for name, record := range p.next.records {
+		held = held.with(holdDown(record, p.before[name], now))
+	}
+	p.next = held
+	return p
+}
+
+// overruled says where the file's weight is not the one in force, and why.
+func (p proposal) overruled() []string {
+	var notes []string
+	for _, name := range p.next.names() {
+		record := p.next.records[name]
+		for _, c := range inForce(record).Candidates {
+			file, _ := record.Definition.Candidate(c.Name)
+			if o, ok := record.Overrides[c.Name]; ok && file.Weight != c.Weight {
+				notes = append(notes, fmt.Sprintf("split %q: the file's %s for %q is not in force: %s set %s; `splitctl set %s default` takes the file's",
+					name, file.Weight, c.Name, o.Actor, c.Weight, name))
+			}
+		}
+	}
+	return notes
+}
+
+// applied is what an apply answers.
+func applied(p proposal, warnings []string) api.Apply {
+	answer := api.Apply{Envelope: api.Of(api.KindApply), Changed: len(p.records) > 0, Items: []api.Change{}, Warnings: warnings}
+	for i, record := range p.records {
+		weight := inForce(record).CandidateWeight()
+		if record.Removed {
+			weight = 0
+		}
+		answer.Items = append(answer.Items, api.Change{
+			Envelope: api.Of(api.KindChange), Split: record.Name, Changed: true, Generation: uint64(record.Generation),
+			PreviousPPM: int(p.entries[i].Before.Sum()), WeightPPM: int(weight), Removed: record.Removed,
+		})
+	}
+	return answer
+}

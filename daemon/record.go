@@ -1,0 +1,100 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/splitd/splitd/state"
+)
+
+func (d *Daemon) somethingToRecord(c change) bool {
+	return len(c.records) > 0 || c.running != nil && *c.running != d.view.Load().running
+}
+
+// recordLowering submits the record of what is in force already, and what the
+// world is told. Called under the change lock, so that the order on disk is the
+// order in force.
+func (d *Daemon) recordLowering(c change) (written, told ticket) {
+	missing, needed := d.missing(), d.somethingToRecord(c)
+	d.announce(c.entries)
+	entries := c.entries // the jobs' alone
+	switch {
+	case missing != nil:
+		written = ticket{scribe: d.scribe, full: missing}
+	case needed:
+		written = d.scribe.submitStore(func(store Store) error {
+			numbered, err := write(store, c.running, c.records, c.entries)
+			if err == nil {
+				entries = numbered
+			}
+			return err
+		})
+	}
+	return written, d.scribe.submit(func() error { return d.tell(entries) })
+}
+
+// afterLowering waits a little for the disk and says what it did not do.
+func (d *Daemon) afterLowering(ctx context.Context, c change, written, told ticket) (warnings []string) {
+	if err := written.wait(ctx, lowerPatience); err != nil {
+		d.log.Error("record change", "error", err)
+		warnings = append(warnings, fmt.Sprintf("the change is in force but not recorded: %v", err))
+		warnings = append(warnings, d.leaveWord(ctx, c.entries)...)
+	}
+	return append(warnings, d.warnOf(told.wait(ctx, lowerPatience))...)
+}
+
+// leaveWord marks splits that were switched off without a record: a restart or
+// a reboot must not raise them again. The marker needs no room on the disk.
+func (d *Daemon) leaveWord(ctx context.Context, entries []state.Entry) (warnings []string) {
+	var names []string
+	for _, e := range entries {
+		if e.Action == state.ActionOff {
+			names = append(names, e.Split)
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	e := entries[0]
+	word := state.Forced{
+		Splits: names, Time: e.Time, UID: e.UID, User: e.User, SudoUser: e.SudoUser, PID: e.PID, Command: e.Command, Reason: e.Reason,
+	}
+	err := d.scribe.submit(func() error { return state.WriteForcedSpare(d.options.Config.StateDir, word) }).wait(ctx, lowerPatience)
+	if err != nil {
+		d.log.Error("mark forced off", "error", err)
+		return []string{fmt.Sprintf("a restart would restore the old weights: %v", err)}
+	}
+	return nil
+}
+
+// publish tells the world outside the store of what is in force. Called under
+// the change lock; what it returns is waited for outside.
+func (d *Daemon) publish(entries []state.Entry) ticket {
+	d.announce(entries)
+	return d.scribe.submit(func() error { return d.tell(entries) })
+}
+
+// announce writes the log and systemd's status line.
+func (d *Daemon) announce(entries []state.Entry) {
+	for _, e := range entries {
+		d.log.Info("changed", "split", e.Split, "generation", uint64(e.Generation), "action", string(e.Action),
+			"weight", e.After.Sum().String(), "previous", e.Before.Sum().String(),
+			"user", e.User, "uid", e.UID, "pid", e.PID, "sudo_user", e.SudoUser, "command", e.Command, "reason", e.Reason)
+	}
+	d.tellSystemd()
+}
+
+// tell writes the snapshot for `splitd restore` and the journal; on the
+// scribe's goroutine.
+func (d *Daemon) tell(entries []state.Entry) error {
+	return errors.Join(d.saveSnapshot(), d.journal(entries...))
+}
+
+func (d *Daemon) warnOf(told error) []string {
+	if told == nil {
+		return nil
+	}
+	d.log.Error("save snapshot and journal", "error", told)
+	return []string{fmt.Sprintf("a reboot would restore an older state: %v", told)}
+}
