@@ -2,10 +2,13 @@ package daemon
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"log/slog"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/splitd/splitd/netfilter"
 	"github.com/splitd/splitd/state"
@@ -120,4 +123,37 @@ func TestTheFirstNamedSuspectIsKept(t *testing.T) {
 	if got := <-d.strangers; got != nft {
 		t.Errorf("suspected is %+v, want %+v", got, nft)
 	}
+}
+
+func TestAFailedMendIsTriedAgainByItselfWithLessAndLessHaste(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, mx(0))
+		d := w.mustBoot()
+		if _, err := w.set(d, percent(30)); err != nil {
+			t.Fatal(err)
+		}
+		log := listen(d)
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- d.mend(ctx) }()
+		clear(w.kernel.splits)
+		w.kernel.fail = errors.New("no memory")
+		d.suspect(nft)
+		time.Sleep(100 * time.Second)
+		synctest.Wait()
+		// After 0, 1, 3, 7, 15, 31, 61 and 91 s.
+		if got := strings.Count(log.String(), "no memory"); got != 8 {
+			t.Errorf("%d attempts in 100 s, want 8", got)
+		}
+		w.kernel.fail = nil
+		d.suspect(nft) // news are no reason to wait longer
+		synctest.Wait()
+		if got := w.kernel.weight("mx"); got != percent(30) || !strings.Contains(log.String(), "as wanted again") {
+			t.Errorf("the kernel has %s, want 30%%; the log: %s", got, log)
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
 }
