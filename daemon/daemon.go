@@ -21,6 +21,7 @@ import (
 	"github.com/splitd/splitd/control/api"
 	"github.com/splitd/splitd/control/client"
 	"github.com/splitd/splitd/metrics"
+	"github.com/splitd/splitd/netfilter"
 	"github.com/splitd/splitd/state"
 	"github.com/splitd/splitd/traffic"
 )
@@ -79,6 +80,9 @@ type Daemon struct {
 	expiry   chan struct{} // wakes expire
 	opened   chan Kernel   // the kernel plane, when it opens
 
+	strangers chan netfilter.Stranger // who may have changed the kernel's rules; holds one
+	mended    atomic.Uint64           // how often they were put back
+
 	reloads atomic.Pointer[metrics.Reload]
 
 	control *control.Server
@@ -92,7 +96,7 @@ func New(o Options) *Daemon {
 		options: o, log: o.Log, now: o.Now,
 		scribe: newScribe(o.OpenStore), reserved: map[string]traffic.Generation{},
 		expiry: make(chan struct{}, 1),
-		opened: make(chan Kernel, 1),
+		opened: make(chan Kernel, 1), strangers: make(chan netfilter.Stranger, 1),
 	}
 	d.planes = &planes{openKernel: o.OpenKernel, relay: o.Relay, opened: d.opened}
 	d.view.Store(&view{records: map[string]state.Record{}})
@@ -170,13 +174,18 @@ func (d *Daemon) serve(ctx context.Context, group *errgroup.Group, hangup <-chan
 	}
 }
 
-// keepKernel runs the kernel plane's housekeeping from when it opens.
+// keepKernel runs the kernel plane's housekeeping from when it opens, and puts
+// its rules back when another program changes them.
 func (d *Daemon) keepKernel(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		return nil
 	case kernel := <-d.opened:
-		return kernel.Run(ctx)
+		group, ctx := errgroup.WithContext(ctx)
+		group.Go(func() error { return kernel.Run(ctx) })
+		group.Go(func() error { return kernel.Watch(ctx, d.suspect) })
+		group.Go(func() error { return d.mend(ctx) })
+		return group.Wait()
 	}
 }
 

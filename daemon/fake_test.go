@@ -41,6 +41,7 @@ type fakeKernel struct {
 	failAfter error
 	countErr  error // why counters cannot be read
 	flows     map[string]uint64
+	forced    bool // `off --force` has turned all splits off
 }
 
 func (k *fakeKernel) weight(split string) traffic.Weight {
@@ -90,7 +91,7 @@ func (k *fakeKernel) SetWeights(_ context.Context, splits ...traffic.Split) erro
 func (k *fakeKernel) Read(context.Context) (map[string]netfilter.SplitState, error) {
 	states := map[string]netfilter.SplitState{}
 	for name, s := range k.splits {
-		states[name] = netfilter.SplitState{Generation: s.Generation, Weights: s.Weights()}
+		states[name] = netfilter.SplitState{Generation: s.Generation, Weights: s.Weights(), Forced: k.forced}
 	}
 	return states, nil
 }
@@ -125,7 +126,11 @@ func (k *fakeKernel) Flows(context.Context, traffic.Split) (map[string]uint64, e
 	return maps.Clone(k.flows), nil
 }
 func (k *fakeKernel) Run(ctx context.Context) error { <-ctx.Done(); return nil }
-func (k *fakeKernel) Close() error                  { return nil }
+func (k *fakeKernel) Watch(ctx context.Context, _ func(netfilter.Stranger)) error {
+	<-ctx.Done()
+	return nil
+}
+func (k *fakeKernel) Close() error { return nil }
 
 // fakeRelay takes everything.
 type fakeRelay struct{ splits []traffic.Split }

@@ -24,6 +24,7 @@ type Kernel interface {
 	Describe(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) (netfilter.Description, error)
 	Flows(ctx context.Context, split traffic.Split) (map[string]uint64, error)
 	Run(ctx context.Context) error
+	Watch(ctx context.Context, changed func(netfilter.Stranger)) error
 	Close() error
 }
 

@@ -26,6 +26,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 // Collect sends the metrics of the sample.
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	c.send(ch, c.names.store, one(c.sample.StoreOK))
+	c.send(ch, c.names.mended, float64(c.sample.KernelMended))
 	c.send(ch, c.names.start, seconds(c.sample.StartedAt))
 	if reload := c.sample.LastReload; !reload.At.IsZero() {
 		c.send(ch, c.names.reload, one(reload.OK))

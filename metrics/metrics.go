@@ -33,6 +33,9 @@ type Sample struct {
 	LastReload Reload
 	StartedAt  time.Time
 	StoreOK    bool
+	// KernelMended is how often the kernel's rules, changed by another program,
+	// were put back.
+	KernelMended uint64
 	// Failures is how many readings (of a data plane's counters, say) failed
 	// for this sample; what they would have told is nil in it.
 	Failures int

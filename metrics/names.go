@@ -24,7 +24,7 @@ type name struct {
 type names struct {
 	flows, flowsActive, bytes, connectFailures       name
 	weight, observed, observedCandidates, generation name
-	split, inSync                                    name
+	split, inSync, mended                            name
 	store, reload, reloadTime, start                 name
 }
 
@@ -58,6 +58,8 @@ func newNames() names {
 			"The data plane that carries the split; always 1.", labelSplit, labelMode),
 		inSync: gauge("splitd_kernel_in_sync",
 			"Whether the kernel does with the split what splitd wants (1) or not (0); kernel mode only.", labelSplit),
+		mended: counter("splitd_kernel_mended_total",
+			"Times that the kernel's rules were put back after another program had changed them."),
 		store: gauge("splitd_store_up",
 			"Whether the store can be read and written (1) or not (0); without it weights can only be lowered."),
 		reload: gauge("splitd_config_last_reload_successful",
@@ -74,7 +76,7 @@ func (n names) all() []name {
 	return []name{
 		n.flows, n.flowsActive, n.bytes, n.connectFailures,
 		n.weight, n.observed, n.observedCandidates, n.generation,
-		n.split, n.inSync,
+		n.split, n.inSync, n.mended,
 		n.store, n.reload, n.reloadTime, n.start,
 	}
 }

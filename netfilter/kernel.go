@@ -37,6 +37,7 @@ type Kernel struct {
 	conntracks *pool[*conntrack.Conn]
 	listFlows  func() ([]conntrack.Flow, error)
 	versions   versions
+	newsBuffer int // bytes that Watch may be behind
 
 	mu     sync.Mutex // protects the following and every change of the kernel
 	link   link
@@ -64,7 +65,7 @@ func Open(o Options) (*Kernel, error) {
 	}
 	k := &Kernel{
 		options: o, leftovers: map[leftover]time.Time{},
-		readers: newLinks(), conntracks: newConntracks(),
+		readers: newLinks(), conntracks: newConntracks(), newsBuffer: readBuffer,
 	}
 	k.commit, k.listFlows = k.link.commit, k.listConntrack
 	if _, err := k.link.hasTable(TableSplits); err != nil {

@@ -3,6 +3,7 @@ package netfilter
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/nftables"
@@ -22,6 +23,8 @@ type link struct {
 	socket *netlink.Conn // of conn
 	// room is how many bytes a transaction may have.
 	room int
+	// port is the address of the socket (netlink(7)) while it is open, else 0.
+	port atomic.Uint32
 }
 
 // The buffers of the socket. A privileged process gets them as they are; in a
@@ -57,6 +60,7 @@ func (l *link) open() error {
 			return fmt.Errorf("open netlink: %w", err)
 		}
 		l.conn = conn
+		l.port.Store(l.socket.PID())
 	}
 	if err := l.socket.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		return fmt.Errorf("open netlink: %w", err)
@@ -66,6 +70,7 @@ func (l *link) open() error {
 
 func (l *link) close() {
 	if l.conn != nil {
+		l.port.Store(0)
 		_ = l.conn.CloseLasting()
 		l.conn = nil
 	}

@@ -128,7 +128,6 @@ func (l *link) observe(of scope) (observed, error) {
 	if err != nil {
 		return observed{}, err
 	}
-	var last *nftables.Gen
 	for range tries {
 		before, err := r.conn.GetGen()
 		if err != nil {
@@ -144,9 +143,8 @@ func (l *link) observe(of scope) (observed, error) {
 		if before.ID == after.ID {
 			return o, readErr
 		}
-		last = after
 	}
-	return observed{}, fmt.Errorf("read table %q: %w, last by process %d (%s)", TableSplits, errNeverQuiet, last.ProcPID, last.ProcComm)
+	return observed{}, fmt.Errorf("read table %q: %w", TableSplits, errNeverQuiet)
 }
 
 func (r reader) read(of scope) (observed, error) {
