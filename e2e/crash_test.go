@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/splitd/splitd/control/api"
+	"github.com/splitd/splitd/internal/programs"
 )
 
 // TestKernelStoreAndStatusAgreeAfterEveryCrash kills the daemon with -9 at a
@@ -69,5 +70,5 @@ func (l *lab) newest() api.Entry {
 
 // command prepares a splitctl call.
 func (l *lab) command(args ...string) *exec.Cmd {
-	return exec.Command(binary(l.t, "splitctl"), append([]string{"--socket", l.socket}, args...)...)
+	return exec.Command(programs.Path(l.t, "splitctl"), append([]string{"--socket", l.socket}, args...)...)
 }

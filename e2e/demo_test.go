@@ -17,6 +17,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/splitd/splitd/internal/netns"
+	"github.com/splitd/splitd/internal/programs"
 )
 
 func TestDemoPlaysTheMigrationOnTheKernel(t *testing.T) {
@@ -168,7 +169,7 @@ func TestDemoKeepsRunningAndSaysHowToLookAround(t *testing.T) {
 	splitctl := func(args ...string) string {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
-		cmd := exec.CommandContext(ctx, binary(t, "splitctl"), append([]string{"--socket", socket}, args...)...)
+		cmd := exec.CommandContext(ctx, programs.Path(t, "splitctl"), append([]string{"--socket", socket}, args...)...)
 		output, err := cmd.CombinedOutput()
 		if err != nil {
 			t.Fatalf("splitctl %v: %v\n%s", args, err, output)

@@ -16,6 +16,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	netnsfd "github.com/vishvananda/netns"
+
+	"github.com/splitd/splitd/internal/programs"
 )
 
 // demoRun is one run of `splitd demo`.
@@ -53,7 +55,7 @@ func startDemo(t *testing.T, arrange func(*exec.Cmd), args ...string) *demoRun {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(tmp) })
 	d := &demoRun{t: t, tmp: tmp, ended: make(chan struct{})}
-	d.cmd = exec.Command(binary(t, "splitd"), append([]string{"demo"}, args...)...)
+	d.cmd = exec.Command(programs.Path(t, "splitd"), append([]string{"demo"}, args...)...)
 	d.cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "SPLITD_IN_NETNS=") })
 	d.cmd.Env = append(d.cmd.Env, "TMPDIR="+d.tmp)
 	d.cmd.Stdout, d.cmd.Stderr = d, d

@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -19,6 +18,7 @@ import (
 
 	"github.com/splitd/splitd/control/api"
 	"github.com/splitd/splitd/internal/nettest"
+	"github.com/splitd/splitd/internal/programs"
 )
 
 // lab is a client, a router that runs splitd, and a new host, each in a
@@ -28,7 +28,7 @@ type lab struct {
 	client, router, host *nettest.NS
 	dir, config, socket  string
 	daemon               *exec.Cmd
-	log                  *safeBuffer
+	log                  *programs.Output
 }
 
 // The service is on the router itself; the candidate is on the new host, whose
@@ -55,7 +55,7 @@ splits:
 
 func newLab(t *testing.T) *lab {
 	t.Helper()
-	l := &lab{t: t, dir: t.TempDir(), log: &safeBuffer{}}
+	l := &lab{t: t, dir: t.TempDir(), log: &programs.Output{}}
 	l.client, l.router, l.host = nettest.New(t, "client"), nettest.New(t, "router"), nettest.New(t, "host")
 	nettest.Link(t, l.client, "eth0", []string{"10.1.0.2/24", "fd01::2/64"}, l.router, "eth0", []string{"10.1.0.1/24", "fd01::1/64"})
 	nettest.Link(t, l.host, "eth0", []string{host4 + "/24", host6 + "/64"}, l.router, "eth1", []string{"10.2.0.1/24", "fd02::1/64"})
@@ -133,7 +133,7 @@ func (l *lab) start(args ...string) {
 	if len(args) == 0 {
 		args = []string{"--config", l.config}
 	}
-	l.daemon = exec.Command(binary(l.t, "splitd"), append([]string{"run"}, args...)...)
+	l.daemon = exec.Command(programs.Path(l.t, "splitd"), append([]string{"run"}, args...)...)
 	l.daemon.Stderr = l.log
 	if err := l.router.Start(l.daemon); err != nil {
 		l.t.Fatal(err)
@@ -190,7 +190,7 @@ func (l *lab) ctl(args ...string) result {
 // run runs one of our binaries in the router's namespace.
 func (l *lab) run(name string, args ...string) result {
 	l.t.Helper()
-	cmd := exec.Command(binary(l.t, name), args...)
+	cmd := exec.Command(programs.Path(l.t, name), args...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	cmd.Env = append(os.Environ(), "SPLITD_STATE_DIR="+filepath.Join(l.dir, "state"))
@@ -276,22 +276,4 @@ func (l *lab) eventually(what string, condition func() bool) {
 			l.t.Fatalf("after 10 s it is still not so that %s", what)
 		}
 	}
-}
-
-// safeBuffer is a bytes.Buffer that a process writes while the test reads.
-type safeBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *safeBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *safeBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
 }

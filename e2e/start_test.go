@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/splitd/splitd/internal/programs"
 )
 
 // unprivileged starts the command in a user namespace of its own, whose root
@@ -27,7 +29,7 @@ func unprivileged(cmd *exec.Cmd) {
 
 func TestKernelModeWithoutTheCapabilityNamesTheCure(t *testing.T) {
 	l := newLab(t)
-	cmd := exec.Command(binary(t, "splitd"), "run", "--config", l.config)
+	cmd := exec.Command(programs.Path(t, "splitd"), "run", "--config", l.config)
 	unprivileged(cmd)
 	var said bytes.Buffer
 	cmd.Stderr = &said
@@ -47,7 +49,7 @@ func TestKernelModeWithoutTheCapabilityNamesTheCure(t *testing.T) {
 func TestModeAutoBecomesProxyWithoutTheCapabilityAndSaysSo(t *testing.T) {
 	l := newLab(t)
 	l.configure(strings.Replace(proxyConfig, "mode: proxy", "mode: auto", 1))
-	l.daemon = exec.Command(binary(t, "splitd"), "run", "--config", l.config)
+	l.daemon = exec.Command(programs.Path(t, "splitd"), "run", "--config", l.config)
 	unprivileged(l.daemon)
 	l.daemon.Stderr = l.log
 	if err := l.router.Start(l.daemon); err != nil {

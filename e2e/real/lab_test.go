@@ -21,6 +21,7 @@ import (
 
 	"github.com/splitd/splitd/control/api"
 	"github.com/splitd/splitd/internal/nettest"
+	"github.com/splitd/splitd/internal/programs"
 )
 
 // The addresses of the network (RFC 5737, RFC 3849, RFC 4193): those that
@@ -153,7 +154,7 @@ func newLab(t testing.TB) *lab {
 func (l *lab) install() {
 	l.t.Helper()
 	for _, name := range []string{"splitd", "splitctl"} {
-		program, err := os.ReadFile(binary(l.t, name))
+		program, err := os.ReadFile(programs.Path(l.t, name))
 		if err != nil {
 			l.t.Fatal(err)
 		}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/splitd/splitd/internal/nettest"
+	"github.com/splitd/splitd/internal/programs"
 )
 
 // server is a program that serves until it is stopped. A program that forks
@@ -23,7 +24,7 @@ type server struct {
 	t     testing.TB
 	name  string
 	cmd   *exec.Cmd
-	said  *safeBuffer
+	said  *programs.Output
 	ended chan struct{}
 	err   error // how it ended; to be read after ended
 }
@@ -32,7 +33,7 @@ type server struct {
 // It is killed at the end of the test if it has not been stopped by then.
 func serve(t testing.TB, ns *nettest.NS, name string, as *syscall.Credential, forks bool, cmd *exec.Cmd) *server {
 	t.Helper()
-	s := &server{t: t, name: name, cmd: cmd, said: &safeBuffer{}, ended: make(chan struct{})}
+	s := &server{t: t, name: name, cmd: cmd, said: &programs.Output{}, ended: make(chan struct{})}
 	cmd.Stdout, cmd.Stderr = s.said, s.said
 	cmd.WaitDelay = time.Second
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Credential: as}

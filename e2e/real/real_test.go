@@ -17,17 +17,11 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
-	"sync"
 	"testing"
 	"time"
 
-	"github.com/splitd/splitd/internal/netns"
-	"github.com/splitd/splitd/internal/nettest"
+	"github.com/splitd/splitd/internal/programs"
 )
-
-// binEnv names the folder of the binaries to test; make sets it. Without it
-// they are built for this run.
-const binEnv = "SPLITD_BIN"
 
 func TestMain(m *testing.M) { os.Exit(enter(m)) }
 
@@ -41,40 +35,7 @@ func enter(m *testing.M) int {
 		fmt.Fprintf(os.Stderr, "FAIL: %v\n", err)
 		return 1
 	}
-	if os.Getenv(binEnv) == "" && !netns.Inside() {
-		dir, err := build()
-		defer func() { _ = os.RemoveAll(dir) }()
-		if err != nil {
-			fmt.Fprintf(os.Stderr, "FAIL: %v\n", err)
-			return 1
-		}
-	}
-	return nettest.Run(m)
-}
-
-// build builds both programs as make does, and names their folder in the
-// environment for the tests inside the namespaces.
-func build() (string, error) {
-	dir, err := os.MkdirTemp("", "splitd-real-")
-	if err != nil {
-		return "", err
-	}
-	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-o", dir, "../../cmd/splitd", "../../cmd/splitctl")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if output, err := cmd.CombinedOutput(); err != nil {
-		return dir, fmt.Errorf("build the binaries: %w\n%s", err, output)
-	}
-	return dir, os.Setenv(binEnv, dir)
-}
-
-// binary is the path of a built program: "splitd" or "splitctl".
-func binary(t testing.TB, name string) string {
-	t.Helper()
-	path := filepath.Join(os.Getenv(binEnv), name)
-	if _, err := os.Stat(path); err != nil {
-		t.Fatalf("find binary: %v: run `make build`", err)
-	}
-	return path
+	return programs.Run(m)
 }
 
 // openDir is a temporary directory that other users can reach.
@@ -149,22 +110,4 @@ func finish(cmd *exec.Cmd, stdout, stderr *bytes.Buffer) (result, error) {
 		return result{}, fmt.Errorf("run %q: %w\n%s", cmd.Args, err, stderr)
 	}
 	return result{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}, nil
-}
-
-// safeBuffer is a bytes.Buffer that a process writes while the test reads.
-type safeBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *safeBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *safeBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
 }

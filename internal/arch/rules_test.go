@@ -52,12 +52,15 @@ func rooms() []room {
 		{path: "internal/netns", why: inner},
 		{path: "internal/nettest", may: []string{"internal/netns"}, why: inner},
 		{path: "internal/process", why: inner},
+		{path: "internal/programs", may: []string{"internal/netns", "internal/nettest"}, why: inner},
 		{path: "e2e", may: outsiders(), why: outside},
 		{path: "e2e/real", may: outsiders(), why: outside},
 	}
 }
 
-func outsiders() []string { return []string{"control/api", "control/client"} }
+func outsiders() []string {
+	return []string{"control/api", "control/client", "internal/programs"}
+}
 
 // testsMay lists what the tests of every room may import beside their own
 // package.
