@@ -22,16 +22,7 @@ import (
 // that cures it. All errors come at once. It changes nothing; splits are those
 // of kernel mode.
 func (k *Kernel) Preflight(splits []traffic.Split, paths []traffic.ReturnPath) (warnings []string, err error) {
-	var facts hostFacts
-	// A lent socket, because closing one waits for what the transactions
-	// before have left to be freed (8 ms measured, kernel 6.18).
-	err = k.withLink(func(l *link) error {
-		if err := l.open(); err != nil {
-			return err
-		}
-		facts, err = gatherFacts(l.conn, splits, paths)
-		return err
-	})
+	facts, err := gatherFacts(splits, paths)
 	if err != nil {
 		return nil, fmt.Errorf("look at this host: %w", err)
 	}
@@ -57,7 +48,7 @@ func HasNetAdmin() bool {
 	return !errors.Is(err, unix.EPERM)
 }
 
-func gatherFacts(conn *nftables.Conn, splits []traffic.Split, paths []traffic.ReturnPath) (hostFacts, error) {
+func gatherFacts(splits []traffic.Split, paths []traffic.ReturnPath) (hostFacts, error) {
 	names := map[uint32]string{}
 	facts := hostFacts{
 		forwards4: sysctl("net/ipv4/ip_forward") == 1,
@@ -91,7 +82,7 @@ func gatherFacts(conn *nftables.Conn, splits []traffic.Split, paths []traffic.Re
 		facts.strict[p.Device] = isStrict(p.Device)
 	}
 	var err error
-	facts.tables, facts.tracking, err = readForeign(conn)
+	facts.tables, facts.tracking, err = readForeign()
 	facts.tracking = facts.tracking || sysctl("net/netfilter/nf_conntrack_count") > 0
 	return facts, err
 }
@@ -129,7 +120,12 @@ func isStrict(device string) bool {
 
 // readForeign reads other programs' tables as far as they matter to us, and
 // says whether connection tracking is at work: a nat chain turns it on.
-func readForeign(conn *nftables.Conn) (tables []foreignTable, tracking bool, err error) {
+func readForeign() (tables []foreignTable, tracking bool, err error) {
+	conn, err := nftables.New(nftables.AsLasting())
+	if err != nil {
+		return nil, false, fmt.Errorf("open nftables: %w", err)
+	}
+	defer func() { _ = conn.CloseLasting() }()
 	chains, err := conn.ListChains()
 	if err != nil {
 		return nil, false, fmt.Errorf("list chains: %w", err)

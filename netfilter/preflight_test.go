@@ -38,7 +38,7 @@ func preflight(t *testing.T, ns *nettest.NS, splits []traffic.Split, paths []tra
 	t.Helper()
 	ns.Do(func() error {
 		var err error
-		if warnings, err = onPaper().Preflight(splits, paths); err != nil {
+		if warnings, err = new(Kernel).Preflight(splits, paths); err != nil {
 			fault = err.Error()
 		}
 		return nil
@@ -212,6 +212,3 @@ func TestNetAdminIsKnownFromTheCapabilityOverThisNamespace(t *testing.T) {
 		return nil
 	})
 }
-
-// onPaper is a Kernel that reads and holds no namespace.
-func onPaper() *Kernel { return &Kernel{readers: newLinks()} }
