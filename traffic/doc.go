@@ -9,7 +9,10 @@
 //	Primary    the known-good backend; it takes every share no candidate takes
 //	Candidate  a backend under trial
 //	Weight     a candidate's share of new flows, in parts per million
-//	Flow       a TCP connection: the unit that is split
+//	Flow       a TCP connection or a UDP conntrack entry: the unit that is split
+//	Affinity   whether a client network keeps its side
+//	Clients    the networks that always or never go to a candidate (groups)
+//	Slots      which part of the draw is whose
 //	Generation the number of one state of one split
 //	Return     how replies of a flow sent elsewhere come back through this host
 //	Override   a weight that an operator set above the file's

@@ -66,14 +66,37 @@ const (
 	UDP Transport = "udp"
 )
 
-// Port is one port of a service, written "25/tcp".
+// Port is one port of a service, written "25/tcp", or a run of them, written
+// "40000-40100/tcp".
 type Port struct {
-	Number    uint16    `json:"number"`
+	Number uint16 `json:"number"` // the first one
+	// Last is the last one of a run; 0 for a single port.
+	Last      uint16    `json:"last,omitempty"`
 	Transport Transport `json:"transport"`
 }
 
 // String writes the port as it stands in a configuration: "25/tcp".
-func (p Port) String() string { return strconv.Itoa(int(p.Number)) + "/" + string(p.Transport) }
+func (p Port) String() string {
+	text := strconv.Itoa(int(p.Number))
+	if p.IsRange() {
+		text += "-" + strconv.Itoa(int(p.Last))
+	}
+	return text + "/" + string(p.Transport)
+}
+
+// IsRange says whether p is more than one port.
+func (p Port) IsRange() bool { return p.Last > p.Number }
+
+// End is the last port of p: the only one, or that of a run.
+func (p Port) End() uint16 { return max(p.Number, p.Last) }
+
+// Contains says whether the port is one of p.
+func (p Port) Contains(number uint16) bool { return p.Number <= number && number <= p.End() }
+
+// Overlaps says whether p and q share a port of one transport.
+func (p Port) Overlaps(q Port) bool {
+	return p.Transport == q.Transport && p.Number <= q.End() && q.Number <= p.End()
+}
 
 // Service is the set of addresses and ports that clients use. Kernel mode
 // matches them as destinations; proxy mode listens on them.
@@ -108,7 +131,8 @@ const (
 )
 
 // Backend is one place flows can go: this host itself (Local, then without
-// addresses), or at most one address per family.
+// addresses), or one or more addresses per family, which share its weight
+// equally.
 type Backend struct {
 	Name      string    `json:"name"`
 	Local     bool      `json:"local,omitempty"`
@@ -116,9 +140,29 @@ type Backend struct {
 	// Weight is the share of new flows of a candidate. A primary's is not
 	// used: it takes what is left, see Split.PrimaryWeight.
 	Weight Weight `json:"weight_ppm"`
+	// Clients are the groups of a candidate.
+	Clients Clients `json:"clients,omitzero"`
+	// Closed, in a state, says that a candidate takes no new flow whatever its
+	// weight and its groups say: it is drained or switched off.
+	Closed bool `json:"closed,omitempty"`
+	// Down, in a state, are the addresses that health checks have found dead.
+	// They are left out; a candidate without a living address of a family takes
+	// no new flow of that family. A primary's are never left out.
+	Down []netip.Addr `json:"-"`
 }
 
-// Address returns the backend's address of the family of ip, if it has one.
+// Clients are the client networks that always or never go to a candidate,
+// whatever its weight. Networks of one list do not overlap.
+type Clients struct {
+	Always []netip.Prefix `json:"always,omitempty"`
+	Never  []netip.Prefix `json:"never,omitempty"`
+}
+
+// IsZero says whether there is no group.
+func (c Clients) IsZero() bool { return len(c.Always) == 0 && len(c.Never) == 0 }
+
+// Address returns the backend's first address of the family of ip, if it has
+// one.
 func (b Backend) Address(ip netip.Addr) (Address, bool) {
 	for _, a := range b.Addresses {
 		if a.IP.Is4() == ip.Is4() {
@@ -126,6 +170,17 @@ func (b Backend) Address(ip netip.Addr) (Address, bool) {
 		}
 	}
 	return Address{}, false
+}
+
+// Living are the backend's addresses of the family of ip that are not down.
+func (b Backend) Living(ip netip.Addr) []Address {
+	var living []Address
+	for _, a := range b.Addresses {
+		if a.IP.Is4() == ip.Is4() && !slices.Contains(b.Down, a.IP) {
+			living = append(living, a)
+		}
+	}
+	return living
 }
 
 // AddressTexts lists the backend's addresses as they stand in a configuration;
@@ -150,6 +205,13 @@ type Proxy struct {
 	DrainTimeout   time.Duration `json:"drain_timeout"` // for flows still open when the relay stops
 }
 
+// AffinityPrefix says how many bits of a client's address are its network, per
+// family: multiples of 8.
+type AffinityPrefix struct {
+	IPv4 int `json:"ipv4"`
+	IPv6 int `json:"ipv6"`
+}
+
 // Split is a named service and its weighted backends. In a definition (from a
 // file) the weights are the file's and Generation is 0; in a state (given to a
 // data plane) they are the weights in force and Generation numbers them.
@@ -160,11 +222,24 @@ type Split struct {
 	Protocol   string     `json:"protocol"`
 	Mode       Mode       `json:"mode"`
 	Affinity   Affinity   `json:"affinity"`
-	Primary    Backend    `json:"primary"`
-	Candidates []Backend  `json:"candidates"`
-	Return     Return     `json:"return"`
-	Pinned     bool       `json:"pinned,omitempty"` // the file's weights win over an operator's
-	Proxy      Proxy      `json:"proxy"`
+	// AffinityPrefix and AffinitySeed are used with AffinitySource alone. An
+	// empty seed is made from the name, so that every router draws alike.
+	AffinityPrefix AffinityPrefix `json:"affinity_prefix,omitzero"`
+	AffinitySeed   string         `json:"affinity_seed,omitempty"`
+	LocalClients   bool           `json:"local_clients,omitempty"` // flows that start on this host are split too
+	Primary        Backend        `json:"primary"`
+	Candidates     []Backend      `json:"candidates"`
+	Return         Return         `json:"return"`
+	Pinned         bool           `json:"pinned,omitempty"` // the file's weights win over an operator's
+	// UDPTimeout is how long an answered UDP flow may be silent before it is
+	// forgotten (nf_conntrack_udp_timeout_stream of this split alone); 0 leaves
+	// it to the host. An unanswered one has a third of it.
+	UDPTimeout time.Duration `json:"udp_timeout,omitempty"`
+	Proxy      Proxy         `json:"proxy"`
+	// Slots, in a state, say which part of the draw is whose where weights
+	// alone do not: with AffinitySource and more than two candidates. See
+	// Layout.
+	Slots Slots `json:"slots,omitempty"`
 }
 
 // CandidateWeight is the sum of the candidates' weights.
@@ -196,14 +271,15 @@ func (s Split) Backends() []Backend {
 }
 
 // StaysHere says whether a flow to that service address is left alone when it
-// is drawn for b: b is this host, or b's address is the service's own and
-// keeps the port.
+// is drawn for b: b is this host, or b's only address of the family is the
+// service's own and keeps the port.
 func (s Split) StaysHere(b Backend, service netip.Addr, port uint16) bool {
 	if b.Local {
 		return true
 	}
-	a, ok := b.Address(service)
-	return ok && a.IP == service && (a.Port == 0 || a.Port == port)
+	return slices.ContainsFunc(b.Addresses, func(a Address) bool {
+		return a.IP == service && (a.Port == 0 || a.Port == port)
+	})
 }
 
 // Weights returns the candidates' weights by name.

@@ -1,0 +1,137 @@
+package traffic
+
+import (
+	"cmp"
+	"hash/fnv"
+	"slices"
+)
+
+// A Slot is a run of the numbers that a client network or a flow can draw:
+// from First to Last, of Whole. Who draws one of them goes to the candidate.
+type Slot struct {
+	First     Weight `json:"first"`
+	Last      Weight `json:"last"`
+	Candidate string `json:"candidate"`
+}
+
+func (s Slot) size() Weight { return s.Last - s.First + 1 }
+
+// Slots are the runs of all candidates, in ascending order and apart from each
+// other; what lies between them is the primary's. They are not modified.
+type Slots []Slot
+
+// Of says who has that number; "" is the primary.
+func (s Slots) Of(number Weight) string {
+	for _, slot := range s {
+		if slot.First <= number && number <= slot.Last {
+			return slot.Candidate
+		}
+	}
+	return ""
+}
+
+func (s Slots) weight(candidate string) Weight {
+	var sum Weight
+	for _, slot := range s {
+		if slot.Candidate == candidate {
+			sum += slot.size()
+		}
+	}
+	return sum
+}
+
+// Layout says which numbers of the draw belong to which candidate.
+//
+// Without affinity it does not matter and they lie side by side. With affinity
+// a client network draws the same number each time, so a change of one weight
+// must move numbers between that candidate and the primary alone: the first
+// candidate has the low end and the second the high end, and the primary what
+// is between. With more candidates no formula can do that: there the layout is
+// the state s.Slots, brought to the weights.
+func (s Split) Layout() Slots {
+	if s.Affinity == AffinitySource && len(s.Candidates) > 2 {
+		return s.Slots.Reweighed(s.Candidates)
+	}
+	var slots Slots
+	next := Weight(0)
+	for i, c := range s.Candidates {
+		switch {
+		case c.Weight == 0:
+		case i == 1 && s.Affinity == AffinitySource:
+			slots = append(slots, Slot{First: Whole - c.Weight, Last: Whole - 1, Candidate: c.Name})
+		default:
+			slots = append(slots, Slot{First: next, Last: next + c.Weight - 1, Candidate: c.Name})
+			next += c.Weight
+		}
+	}
+	return slots
+}
+
+// Reweighed returns slots in which each candidate has its weight, and as much
+// as can be of what it had. A candidate that loses weight gives up its highest
+// numbers; one that gains takes the lowest ones that are free; one that is not
+// named loses all. All who lose do so before any gains.
+func (s Slots) Reweighed(candidates []Backend) Slots {
+	kept := Slots{}
+	for _, c := range candidates {
+		kept = append(kept, s.cut(c.Name, c.Weight)...)
+	}
+	for _, c := range candidates {
+		kept = kept.grown(c.Name, c.Weight-kept.weight(c.Name))
+	}
+	return kept.joined()
+}
+
+// cut is what a candidate keeps of its slots: the lowest numbers of them.
+func (s Slots) cut(candidate string, weight Weight) Slots {
+	var kept Slots
+	for _, slot := range s.joined() {
+		if slot.Candidate != candidate || weight <= 0 {
+			continue
+		}
+		slot.Last = min(slot.Last, slot.First+weight-1)
+		weight -= slot.size()
+		kept = append(kept, slot)
+	}
+	return kept
+}
+
+// grown gives a candidate so many of the lowest numbers that nobody has.
+func (s Slots) grown(candidate string, missing Weight) Slots {
+	taken := s.joined()
+	grown := slices.Clone(s)
+	next := Weight(0)
+	for _, slot := range append(taken, Slot{First: Whole, Last: Whole}) {
+		if free := min(slot.First-next, missing); free > 0 {
+			grown = append(grown, Slot{First: next, Last: next + free - 1, Candidate: candidate})
+			missing -= free
+		}
+		next = slot.Last + 1
+	}
+	return grown
+}
+
+// joined sorts the slots and makes one of neighbours that have one owner.
+func (s Slots) joined() Slots {
+	sorted := slices.Clone(s)
+	slices.SortFunc(sorted, func(a, b Slot) int { return cmp.Compare(a.First, b.First) })
+	var joined Slots
+	for _, slot := range sorted {
+		if n := len(joined); n > 0 && joined[n-1].Candidate == slot.Candidate && joined[n-1].Last+1 == slot.First {
+			joined[n-1].Last = slot.Last
+			continue
+		}
+		joined = append(joined, slot)
+	}
+	return joined
+}
+
+// Seed is what the draw of a client network is mixed with: made from
+// AffinitySeed, or from the name, so that all routers with the same
+// configuration draw alike and two splits do not.
+func (s Split) Seed() uint32 {
+	text := cmp.Or(s.AffinitySeed, s.Name)
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(text))
+	return cmp.Or(h.Sum32(), 1) // 0 would be listed as no seed at all
+}
