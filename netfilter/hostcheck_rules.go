@@ -15,6 +15,7 @@ import (
 const (
 	hookForward = "forward"
 	kindNAT     = "nat"
+	kindFilter  = "filter"
 )
 
 // foreignTable is another program's table: its base chains that matter to us

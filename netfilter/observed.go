@@ -63,14 +63,14 @@ func (r rule) identity() string {
 	return identity(all, shares, r.comment)
 }
 
-// identity prints expressions so that equal rules print alike. Byteorder is
-// left out because the library does not read it back; an anonymous map shows
+// identity prints expressions so that equal rules print alike. Byteorder and Rt
+// are left out because the library does not read them back; an anonymous map shows
 // what it holds instead of its name.
 func identity(expressions []expr.Any, shares []share, comment string) string {
 	var b strings.Builder
 	for _, e := range expressions {
 		switch e := e.(type) {
-		case *expr.Byteorder:
+		case *expr.Byteorder, *expr.Rt:
 		case *expr.Counter:
 			b.WriteString("counter;")
 		case *expr.Lookup:
@@ -310,7 +310,10 @@ func parseHook(c *nftables.Chain) (*hook, bool) {
 	case *nftables.ChainHookPostrouting:
 		h.name = hookPostrouting
 	}
-	odd := h.name == "" || c.Type != nftables.ChainTypeNAT || c.Policy == nil || *c.Policy != nftables.ChainPolicyAccept
+	if c.Type == nftables.ChainTypeFilter {
+		h.kind = kindFilter
+	}
+	odd := h.name == "" || h.kind == "" && c.Type != nftables.ChainTypeNAT || c.Policy == nil || *c.Policy != nftables.ChainPolicyAccept
 	return h, odd
 }
 

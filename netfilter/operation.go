@@ -103,6 +103,9 @@ func (o addChain) write(w *writer) error {
 		if h.name == hookPostrouting {
 			c.Hooknum = nftables.ChainHookPostrouting
 		}
+		if h.kind == kindFilter {
+			c.Type = nftables.ChainTypeFilter
+		}
 	}
 	w.conn.AddChain(c)
 	return w.addRules(c, o.chain.rules)

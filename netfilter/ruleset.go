@@ -61,8 +61,9 @@ type element struct {
 func (e element) text() string { return e.service.text() + " : goto " + e.chain }
 
 // A hook says where in the kernel a chain begins. Every chain of ours with a
-// hook is of type nat, with policy accept.
+// hook has policy accept.
 type hook struct {
+	kind     string // kindFilter; "" is kindNAT
 	name     string // hookPrerouting or hookPostrouting
 	priority int
 }
@@ -131,15 +132,21 @@ func (c chain) write(b *strings.Builder) {
 }
 
 func (h hook) text() string {
-	name, base := "dstnat", -100
-	if h.name == hookPostrouting {
+	kind, name, base := kindNAT, "dstnat", -100
+	switch {
+	case h.kind == kindFilter:
+		kind, name, base = kindFilter, "mangle", -150
+	case h.name == hookPostrouting:
 		name, base = "srcnat", 100
 	}
 	priority := fmt.Sprint(h.priority)
-	if offset := h.priority - base; offset < 0 && offset >= -10 {
+	switch offset := h.priority - base; {
+	case offset == 0:
+		priority = name
+	case offset < 0 && offset >= -10:
 		priority = fmt.Sprintf("%s - %d", name, -offset)
 	}
-	return fmt.Sprintf("type nat hook %s priority %s; policy accept;", h.name, priority)
+	return fmt.Sprintf("type %s hook %s priority %s; policy accept;", kind, h.name, priority)
 }
 
 // listed sorts elements as nft 1.0.6 lists them: it takes the bytes of the key
