@@ -16,4 +16,5 @@
 //	Generation the number of one state of one split
 //	Return     how replies of a flow sent elsewhere come back through this host
 //	Override   a weight that an operator set above the file's
+//	Health     how backends are checked, and when they are down
 package traffic

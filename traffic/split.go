@@ -230,11 +230,13 @@ type Split struct {
 	Primary        Backend        `json:"primary"`
 	Candidates     []Backend      `json:"candidates"`
 	Return         Return         `json:"return"`
+	WhenDown       WhenDown       `json:"when_down"`
 	Pinned         bool           `json:"pinned,omitempty"` // the file's weights win over an operator's
 	// UDPTimeout is how long an answered UDP flow may be silent before it is
 	// forgotten (nf_conntrack_udp_timeout_stream of this split alone); 0 leaves
 	// it to the host. An unanswered one has a third of it.
 	UDPTimeout time.Duration `json:"udp_timeout,omitempty"`
+	Health     Health        `json:"health"`
 	Proxy      Proxy         `json:"proxy"`
 	// Slots, in a state, say which part of the draw is whose where weights
 	// alone do not: with AffinitySource and more than two candidates. See
