@@ -124,6 +124,7 @@ func checkDefinition(t *testing.T, d configs.Definition) {
 			t.Errorf("split %q stands nowhere", s.Name)
 		}
 		checkBackends(t, s)
+		checkHealth(t, s)
 		for _, ip := range s.Service.Addresses {
 			for _, port := range s.Service.Ports {
 				at := netip.AddrPortFrom(ip, port.Number)
@@ -176,6 +177,25 @@ func checkBackends(t *testing.T, s traffic.Split) {
 				t.Errorf("split %q: two backends at %s", s.Name, end)
 			}
 			ends[end] = true
+		}
+	}
+}
+
+func checkHealth(t *testing.T, s traffic.Split) {
+	t.Helper()
+	h := s.Health
+	if h.Interval <= 0 || h.Timeout <= 0 || h.Timeout > h.Interval || h.Fall < 1 || h.Rise < 1 || s.WhenDown == "" {
+		t.Errorf("split %q: health %+v, when down %q", s.Name, h, s.WhenDown)
+	}
+	if !slices.Contains(traffic.Checks(), h.Check) || h.Check == traffic.CheckExec && (len(h.Command) == 0 || !filepath.IsAbs(h.Command[0])) {
+		t.Errorf("split %q: check %q, command %q", s.Name, h.Check, h.Command)
+	}
+	if _, ok := s.CheckPort(traffic.Address{}); !ok && h.Check != traffic.CheckNone {
+		t.Errorf("split %q: check %q finds no port", s.Name, h.Check)
+	}
+	if h.Query != "" {
+		if _, _, err := traffic.ParseQuery(h.Query); err != nil {
+			t.Errorf("split %q: %v", s.Name, err)
 		}
 	}
 }

@@ -98,14 +98,6 @@ func (t *table) laterParts(candidate string) {
 		t.laterNumber("ipv6", "64")
 	})
 	t.laterText("affinity_seed", "")
-	t.laterWord("when_down", "primary", "keep")
-	t.inside("health", func(t *table) {
-		t.laterWord("check", "tcp", "smtp", "http", "dns", "exec", "none")
-		t.laterDuration("interval", 2*time.Second, "2s")
-		t.laterDuration("timeout", time.Second, "1s")
-		t.laterNumber("fall", "2")
-		t.laterNumber("rise", "3")
-	})
 	t.inside("shadow", func(t *table) {
 		if candidate == "" { // wrong or missing: reported there
 			t.take("to")

@@ -30,7 +30,9 @@ func TestOneLinerIsASplitInModeProxy(t *testing.T) {
 			Candidates: []traffic.Backend{
 				{Name: "candidate", Addresses: []traffic.Address{{IP: netip.MustParseAddr("10.0.0.12"), Port: 25}}, Weight: 50_000},
 			},
-			Return: traffic.ReturnPolicy,
+			Return:   traffic.ReturnPolicy,
+			WhenDown: traffic.WhenDownPrimary,
+			Health:   traffic.Health{Check: traffic.CheckTCP, Interval: 2 * time.Second, Timeout: time.Second, Fall: 2, Rise: 3},
 			Proxy: traffic.Proxy{
 				ConnectTimeout: 500 * time.Millisecond, Fallback: traffic.FallbackPrimary,
 				IdleTimeout: time.Hour, DrainTimeout: 30 * time.Second,

@@ -65,6 +65,8 @@ func newSplit(name string) traffic.Split {
 		Mode:     traffic.ModeKernel,
 		Affinity: traffic.AffinityNone,
 		Return:   traffic.ReturnPolicy,
+		WhenDown: traffic.WhenDownPrimary,
+		Health:   defaultHealth(),
 		Proxy:    defaultProxy(),
 	}
 }
@@ -85,6 +87,7 @@ func readSplit(v value) (*draft, bool) {
 	}
 	d.readWords(t)
 	d.readBackends(t)
+	d.readHealth(t)
 	d.readProxy(t)
 	if v, ok := t.laterTrue("local_clients"); ok {
 		d.unusedIn(v, traffic.ModeProxy)
