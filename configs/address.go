@@ -1,7 +1,6 @@
 package configs
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"strconv"
@@ -100,35 +99,4 @@ func isHostName(text string) bool {
 
 func errPort(text string) error {
 	return fmt.Errorf("port %q is not a number from 1 to 65535", text)
-}
-
-// parsePort reads a port of a service: "25/tcp".
-func parsePort(text string) (traffic.Port, error) {
-	digits, transport, ok := strings.Cut(text, "/")
-	if !ok {
-		if first, _, _ := strings.Cut(text, "-"); isPort(first) {
-			return traffic.Port{}, fmt.Errorf("%s has no transport: write %s/tcp", text, text)
-		}
-		return traffic.Port{}, fmt.Errorf("%q is not a port: write one such as 25/tcp", text)
-	}
-	switch transport {
-	case "tcp":
-	case "udp":
-		return traffic.Port{}, errors.New(notAvailable + ": udp; use tcp")
-	default:
-		return traffic.Port{}, fmt.Errorf("transport %q is not known: use tcp", transport)
-	}
-	if from, to, ok := strings.Cut(digits, "-"); ok && isPort(from) && isPort(to) {
-		return traffic.Port{}, errors.New(notAvailable + ": port ranges; list the ports one by one")
-	}
-	if !isPort(digits) {
-		return traffic.Port{}, errPort(digits)
-	}
-	number, err := strconv.ParseUint(digits, 10, 16)
-	return traffic.Port{Number: uint16(number), Transport: traffic.TCP}, err
-}
-
-func isPort(text string) bool {
-	n, err := strconv.ParseUint(text, 10, 16)
-	return err == nil && n > 0 && text[0] != '0'
 }

@@ -11,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/splitd/splitd/configs"
 	"github.com/splitd/splitd/traffic"
@@ -114,7 +115,7 @@ func checkErrors(t *testing.T, err error, texts map[string]string) {
 func checkDefinition(t *testing.T, d configs.Definition) {
 	t.Helper()
 	names := map[string]bool{}
-	services := map[netip.AddrPort]bool{}
+	services := map[netip.Addr][]traffic.Port{}
 	for _, s := range d.Splits {
 		if err := traffic.CheckName(s.Name); err != nil || names[s.Name] {
 			t.Errorf("split %q: %v, or twice", s.Name, err)
@@ -125,13 +126,18 @@ func checkDefinition(t *testing.T, d configs.Definition) {
 		}
 		checkBackends(t, s)
 		checkHealth(t, s)
+		checkDraw(t, s)
+		checkGroups(t, s)
 		for _, ip := range s.Service.Addresses {
 			for _, port := range s.Service.Ports {
-				at := netip.AddrPortFrom(ip, port.Number)
-				if services[at] || port.Number == 0 || port.Transport != traffic.TCP {
-					t.Errorf("split %q: service %s %s twice or wrong", s.Name, at, port)
+				tcp := port.Transport == traffic.TCP
+				if slices.ContainsFunc(services[ip], port.Overlaps) || port.Number == 0 || !tcp && port.Transport != traffic.UDP {
+					t.Errorf("split %q: service %s %s twice or wrong", s.Name, ip, port)
 				}
-				services[at] = true
+				if s.Mode != traffic.ModeKernel && (!tcp || port.IsRange()) {
+					t.Errorf("split %q: service %s in mode %s", s.Name, port, s.Mode)
+				}
+				services[ip] = append(services[ip], port)
 			}
 		}
 	}
@@ -172,11 +178,13 @@ func checkBackends(t *testing.T, s traffic.Split) {
 			if ip.IsUnspecified() && s.Mode != traffic.ModeProxy {
 				t.Errorf("split %q: wildcard in mode %s", s.Name, s.Mode)
 			}
-			end := ip.String() + " -> " + strings.Join(b.AddressTexts(), ",")
-			if ends[end] {
-				t.Errorf("split %q: two backends at %s", s.Name, end)
+			for _, a := range b.Living(ip) {
+				end := ip.String() + " -> " + a.String()
+				if ends[end] {
+					t.Errorf("split %q: two backends, or one twice, at %s", s.Name, end)
+				}
+				ends[end] = true
 			}
-			ends[end] = true
 		}
 	}
 }
@@ -197,5 +205,43 @@ func checkHealth(t *testing.T, s traffic.Split) {
 		if _, _, err := traffic.ParseQuery(h.Query); err != nil {
 			t.Errorf("split %q: %v", s.Name, err)
 		}
+	}
+}
+
+// checkDraw checks what the kernel is asked to hash, and what the slots say.
+func checkDraw(t *testing.T, s traffic.Split) {
+	t.Helper()
+	p := s.AffinityPrefix
+	if s.Affinity != traffic.AffinitySource {
+		if p != (traffic.AffinityPrefix{}) || s.AffinitySeed != "" || len(s.Slots) > 0 {
+			t.Errorf("split %q: without affinity it has %+v, %q, %v", s.Name, p, s.AffinitySeed, s.Slots)
+		}
+		return
+	}
+	if s.Mode != traffic.ModeKernel || p.IPv4 < 8 || p.IPv4 > 32 || p.IPv4%8 != 0 || p.IPv6 < 8 || p.IPv6 > 128 || p.IPv6%8 != 0 {
+		t.Errorf("split %q: prefixes %+v in mode %s", s.Name, p, s.Mode)
+	}
+	if diff := cmp.Diff(s.Slots, s.Slots.Reweighed(s.Candidates), cmpopts.EquateEmpty()); len(s.Slots) > 0 && diff != "" {
+		t.Errorf("split %q: its slots are not those of its weights (-slots +of the weights):\n%s", s.Name, diff)
+	}
+}
+
+// checkGroups checks that no client is told two things.
+func checkGroups(t *testing.T, s traffic.Split) {
+	t.Helper()
+	var always []netip.Prefix
+	for _, c := range s.Candidates {
+		own := slices.Concat(c.Clients.Always, c.Clients.Never)
+		always = append(always, c.Clients.Always...)
+		for _, list := range [][]netip.Prefix{own, always} {
+			for i, network := range list {
+				if network != network.Masked() || slices.ContainsFunc(list[:i], network.Overlaps) {
+					t.Errorf("split %q, candidate %q: %s in %s", s.Name, c.Name, network, list)
+				}
+			}
+		}
+	}
+	if m := s.Mirror; m.To.IsValid() && s.Mode != traffic.ModeKernel || !m.To.IsValid() && m.Sample != 0 {
+		t.Errorf("split %q: mirror %+v", s.Name, m)
 	}
 }

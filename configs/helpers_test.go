@@ -14,7 +14,10 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 
 // equateAddrs compares netip values by their meaning.
 func equateAddrs() cmp.Option {
-	return cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
+	return cmp.Options{
+		cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+		cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
+	}
 }
 
 // write makes a file under a temporary directory.

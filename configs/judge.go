@@ -1,6 +1,7 @@
 package configs
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -12,13 +13,23 @@ import (
 func (d *draft) judge() {
 	d.judgeNames()
 	d.judgeService()
+	places := occupied{}
 	for i, b := range d.backends {
 		d.judgeFamilies(b)
 		d.judgeReach(b)
-		if b.whole && !d.judgeLoop(b) {
-			d.judgeTwin(b, d.backends[:i])
+		d.judgeChange(b)
+		if !b.whole {
+			continue
 		}
+		if !d.judgeLoop(b) {
+			d.judgeTwin(b, places)
+		}
+		d.occupy(&d.backends[i], places)
 	}
+	d.judgeGroups()
+	d.judgeDraw()
+	d.judgeMirror()
+	d.judgeMode()
 }
 
 func (d *draft) judgeNames() {
@@ -51,17 +62,26 @@ func (d *draft) judgeService() {
 			break
 		}
 		if ip.IsLoopback() && d.split.Mode == traffic.ModeKernel {
-			at.note("unused in mode kernel: flows to %s start on this host, and those are not split", ip)
+			at.note("%s", aboutLoopback(ip, d.split.LocalClients))
 		}
 		if ip.IsUnspecified() && d.split.Mode != traffic.ModeProxy {
 			at.refuse("%s is a wildcard, which only mode proxy has: name the addresses, or set mode: proxy", ip)
 		}
 	}
-	for i, port := range d.split.Service.Ports {
-		if j := slices.Index(d.split.Service.Ports[:i], port); j >= 0 {
-			d.ports[i].refuse("%s is there already: %s", port, d.ports[j])
-		}
+	d.judgePorts()
+}
+
+// aboutLoopback says what becomes of flows to a loopback address in mode kernel
+// (route_localnet in Documentation/networking/ip-sysctl.rst; IPv6 has no such
+// switch).
+func aboutLoopback(ip netip.Addr, localClients bool) string {
+	switch {
+	case !localClients:
+		return fmt.Sprintf("unused in mode kernel: flows to %s start on this host, and those are split with local_clients: true alone", ip)
+	case ip.Is4():
+		return fmt.Sprintf("flows to %s leave this host only with return: masquerade and sysctl net.ipv4.conf.all.route_localnet=1", ip)
 	}
+	return fmt.Sprintf("unused in mode kernel: flows to %s cannot leave this host", ip)
 }
 
 // judgeFamilies checks that flows of every family of the service find an
@@ -104,74 +124,92 @@ func (d *draft) judgeReach(b backendDraft) {
 // says whether it did.
 func (d *draft) judgeLoop(b backendDraft) bool {
 	for _, ip := range d.split.Service.Addresses {
-		relayed := d.split.Mode != traffic.ModeKernel
-		target, ok := d.target(b.backend, ip)
-		meets := ok && d.portsMeet(target.Port, 0)
-		switch {
-		case b.backend.Local && relayed && (ip == target.IP || ip.IsUnspecified()):
-			b.at.refuse("local is %s in mode %s, at the service's own port (%s listens there): "+
-				"give the service an address that the local server does not hold, or name the server's address and port",
-				target.IP, d.split.Mode, ip)
-			return true
-		case b.backend.Local:
-		case !b.primary && target.IP == ip && meets:
-			b.at.refuse("%s is the service's own address: a candidate needs one of its own", ip)
-			return true
-		case relayed && meets && (target.IP == ip || ip.IsUnspecified() && target.IP.IsLoopback()):
-			b.at.refuse("%s is the service itself in mode %s, the relay would connect to itself: name where the backend listens",
-				target, d.split.Mode)
-			return true
+		for _, target := range d.targets(b.backend, ip) {
+			if d.loops(b, ip, target) {
+				return true
+			}
 		}
 	}
 	return false
 }
 
-// target returns where b serves flows to that service address; port 0 means
-// that the client's is kept.
-func (d *draft) target(b traffic.Backend, ip netip.Addr) (traffic.Address, bool) {
+func (d *draft) loops(b backendDraft, ip netip.Addr, target traffic.Address) bool {
+	relayed := d.split.Mode != traffic.ModeKernel
+	own := target.IP == ip && d.portsMeet(target.Port, 0)
 	switch {
-	case !b.Local:
-		return b.Address(ip)
-	case d.split.Mode == traffic.ModeKernel:
-		return traffic.Address{IP: ip}, true
-	case ip.Is4():
-		return traffic.Address{IP: netip.AddrFrom4([4]byte{127, 0, 0, 1})}, true
+	case b.backend.Local && relayed && (ip == target.IP || ip.IsUnspecified()):
+		b.at.refuse("local is %s in mode %s, at the service's own port (%s listens there): "+
+			"give the service an address that the local server does not hold, or name the server's address and port",
+			target.IP, d.split.Mode, ip)
+	case b.backend.Local:
+		return false
+	case !b.primary && own:
+		b.at.refuse("%s is the service's own address: a candidate needs one of its own", ip)
+	case relayed && (own || ip.IsUnspecified() && target.IP.IsLoopback() && d.portsMeet(target.Port, 0)):
+		b.at.refuse("%s is the service itself in mode %s, the relay would connect to itself: name where the backend listens",
+			target, d.split.Mode)
+	case own && len(d.targets(b.backend, ip)) > 1:
+		b.at.refuse("%s is the service's own address, which leaves flows where they are: it stands alone in its family, "+
+			"or write the addresses where the servers are", ip)
+	default:
+		return false
 	}
-	return traffic.Address{IP: netip.IPv6Loopback()}, true
+	return true
 }
 
-// portsMeet says whether two ports of backends are the same for some port of
-// the service.
-func (d *draft) portsMeet(a, b uint16) bool {
-	if a == b {
-		return true
+// targets are where b serves flows to that service address; port 0 means that
+// the client's is kept.
+func (d *draft) targets(b traffic.Backend, ip netip.Addr) []traffic.Address {
+	switch {
+	case !b.Local:
+		return b.Living(ip)
+	case d.split.Mode == traffic.ModeKernel:
+		return []traffic.Address{{IP: ip}}
+	case ip.Is4():
+		return []traffic.Address{{IP: netip.AddrFrom4([4]byte{127, 0, 0, 1})}}
 	}
-	kept := func(port traffic.Port) bool { return port.Number == a || port.Number == b }
-	return (a == 0 || b == 0) && slices.ContainsFunc(d.split.Service.Ports, kept)
+	return []traffic.Address{{IP: netip.IPv6Loopback()}}
+}
+
+// ends are where flows of b end, each once.
+func (d *draft) ends(b traffic.Backend) []traffic.Address {
+	var all []traffic.Address
+	families := map[bool]bool{}
+	for _, ip := range d.split.Service.Addresses {
+		if b.Local || !families[ip.Is4()] { // other backends serve all of a family alike
+			all = append(all, d.targets(b, ip)...)
+		}
+		families[ip.Is4()] = true
+	}
+	return all
+}
+
+// occupied are the backends so far that flows end at, by address.
+type occupied map[netip.Addr][]occupant
+
+type occupant struct {
+	port    uint16
+	backend *backendDraft
+}
+
+func (d *draft) occupy(b *backendDraft, places occupied) {
+	for _, end := range d.ends(b.backend) {
+		places[end.IP] = append(places[end.IP], occupant{end.Port, b})
+	}
 }
 
 // judgeTwin refuses a backend at the address and port of one before it: their
 // flows could not be told apart.
-func (d *draft) judgeTwin(b backendDraft, before []backendDraft) {
-	for _, other := range before {
-		if at, ok := d.meet(b.backend, other.backend); other.whole && ok {
-			b.at.refuse("%s is where backend %q is too (%s): their flows could not be told apart",
-				at, other.backend.Name, other.at)
-			return
+func (d *draft) judgeTwin(b backendDraft, before occupied) {
+	for _, end := range d.ends(b.backend) {
+		for _, other := range before[end.IP] {
+			if d.portsMeet(end.Port, other.port) {
+				b.at.refuse("%s is where backend %q is too (%s): their flows could not be told apart",
+					end.IP, other.backend.backend.Name, other.backend.at)
+				return
+			}
 		}
 	}
-}
-
-// meet returns an address at which flows to both backends end.
-func (d *draft) meet(a, b traffic.Backend) (netip.Addr, bool) {
-	for _, ip := range d.split.Service.Addresses {
-		first, ok1 := d.target(a, ip)
-		second, ok2 := d.target(b, ip)
-		if ok1 && ok2 && first.IP == second.IP && d.portsMeet(first.Port, second.Port) {
-			return first.IP, true
-		}
-	}
-	return netip.Addr{}, false
 }
 
 // judgeAll reports what is wrong between splits: names and services that meet.
@@ -187,71 +225,5 @@ func judgeAll(drafts []*draft) {
 			}
 		}
 		services.claim(d)
-	}
-}
-
-// claims are the services of the splits so far.
-type claims struct {
-	exact     map[endpoint]claim
-	wildcards map[traffic.Port]claim
-	all       map[traffic.Port]claim
-}
-
-type endpoint struct {
-	ip   netip.Addr
-	port traffic.Port
-}
-
-type claim struct {
-	split string
-	at    spot
-}
-
-func newClaims() *claims {
-	return &claims{map[endpoint]claim{}, map[traffic.Port]claim{}, map[traffic.Port]claim{}}
-}
-
-// claim enters the service of d, and refuses each of its addresses that
-// another split has at one of its ports. A wildcard of mode proxy has them all.
-func (c *claims) claim(d *draft) {
-	for i, ip := range d.split.Service.Addresses {
-		for _, port := range d.split.Service.Ports {
-			if owner, taken := c.owner(ip, port, d); taken {
-				d.addresses[i].refuse("%s at %s belongs to split %q already: %s", port, ip, owner.split, owner.at)
-				break
-			}
-		}
-	}
-	for i, ip := range d.split.Service.Addresses {
-		for _, port := range d.split.Service.Ports {
-			mine := claim{d.split.Name, d.addresses[i]}
-			enter(c.exact, endpoint{ip, port}, mine)
-			enter(c.all, port, mine)
-			if d.wild(ip) {
-				enter(c.wildcards, port, mine)
-			}
-		}
-	}
-}
-
-func (c *claims) owner(ip netip.Addr, port traffic.Port, d *draft) (claim, bool) {
-	if d.wild(ip) {
-		owner, taken := c.all[port]
-		return owner, taken
-	}
-	if owner, taken := c.exact[endpoint{ip, port}]; taken {
-		return owner, true
-	}
-	owner, taken := c.wildcards[port]
-	return owner, taken
-}
-
-func (d *draft) wild(ip netip.Addr) bool {
-	return ip.IsUnspecified() && d.split.Mode == traffic.ModeProxy
-}
-
-func enter[K comparable](owners map[K]claim, key K, mine claim) {
-	if _, taken := owners[key]; !taken {
-		owners[key] = mine
 	}
 }

@@ -93,11 +93,6 @@ func (t *table) inside(key string, read func(*table)) {
 
 // laterParts reads what a split may say about parts that are not built yet.
 func (t *table) laterParts(candidate string) {
-	t.inside("affinity_prefix", func(t *table) {
-		t.laterNumber("ipv4", "32")
-		t.laterNumber("ipv6", "64")
-	})
-	t.laterText("affinity_seed", "")
 	t.inside("shadow", func(t *table) {
 		if candidate == "" { // wrong or missing: reported there
 			t.take("to")

@@ -248,15 +248,15 @@ func TestCheckJudgesEachFileAlone(t *testing.T) {
 		bad+`:1:14: log.level: "loud" is not a level: use debug, info, warn or error`)
 }
 
-func TestAFileOverOneMebibyteIsRefused(t *testing.T) {
-	fits := mx + "#" + strings.Repeat("x", 1<<20-len(mx)-1)
+func TestAFileOverFourMebibytesIsRefused(t *testing.T) {
+	fits := mx + "#" + strings.Repeat("x", 4<<20-len(mx)-1)
 	if _, err := configs.ParseDefinition("a.yaml", []byte(fits)); err != nil {
-		t.Errorf("1 MiB is refused: %v", err)
+		t.Errorf("4 MiB are refused: %v", err)
 	}
 	_, err := configs.ParseDefinition("a.yaml", []byte(fits+"x"))
-	refused(t, err, "a.yaml:1:1: text has 1048577 bytes, over 1 MiB: spread the splits over several files")
+	refused(t, err, "a.yaml:1:1: text has 4194305 bytes, over 4 MiB: spread the splits over several files")
 	file := write(t, t.TempDir(), "a.yaml", fits+strings.Repeat("x", 1<<20))
-	refused(t, configs.Check([]string{file}), file+":1:1: text has 1048577 bytes, over 1 MiB: spread the splits over several files")
+	refused(t, configs.Check([]string{file}), file+":1:1: text has 4194305 bytes, over 4 MiB: spread the splits over several files")
 }
 
 func TestNotesNameWhatHasNoEffect(t *testing.T) {
@@ -297,7 +297,7 @@ splits:
 		"apply.yaml:7:27: splits[0].proxy.idle_timeout: unused in mode kernel",
 		"apply.yaml:11:20: splits[1].local_clients: unused in mode proxy",
 		"apply.yaml:14:13: splits[1].return: unused in mode proxy",
-		"apply.yaml:24:27: splits[3].service.addresses[0]: unused in mode kernel: flows to 127.0.0.1 start on this host, and those are not split",
+		"apply.yaml:24:27: splits[3].service.addresses[0]: unused in mode kernel: flows to 127.0.0.1 start on this host, and those are split with local_clients: true alone",
 	}
 	if diff := cmp.Diff(want, got.Notes); diff != "" {
 		t.Errorf("notes (-want +got):\n%s", diff)
@@ -314,4 +314,28 @@ func TestProcessEnvironmentIsNeverRead(t *testing.T) {
 	if got.Log.Level != slog.LevelInfo {
 		t.Errorf("level %s", got.Log.Level)
 	}
+}
+
+func TestAGroupOfAHundredThousandNetworksFitsIntoOneFile(t *testing.T) {
+	definition, err := configs.ParseDefinition("a.yaml", manyNetworks(100_000))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := len(definition.Splits[0].Candidates[0].Clients.Always); got != 100_000 {
+		t.Errorf("%d networks were read", got)
+	}
+	_, err = configs.ParseDefinition("a.yaml", manyNetworks(100_001))
+	refused(t, err, "a.yaml:10:11: splits[0].candidates[0].clients.always: 100001 entries, over 100000")
+}
+
+// Ten thousand splits are compared with each other, ranges of ports among them.
+func TestOneOverlapAmongTenThousandSplitsIsFound(t *testing.T) {
+	dir := t.TempDir()
+	var files []string
+	for i := range 10 {
+		files = append(files, write(t, dir, fmt.Sprintf("%d.yaml", i), string(thousandSplits(1000*i))))
+	}
+	late := write(t, dir, "late.yaml", strings.ReplaceAll(mx, "192.0.2.25], ports: [25/tcp]", "192.0.2.1], ports: [41235/udp]"))
+	_, err := configs.Load(configs.Options{Files: append(files, late)})
+	refused(t, err, late+`:3:27: splits[0].service.addresses[0]: 41235/udp at 192.0.2.1 overlaps 41230-41239/udp of split "s4123": `+files[4]+":125:41")
 }

@@ -90,7 +90,7 @@ func (d *pathDraft) readMatch(t *table) {
 }
 
 func (d *pathDraft) readPort(item value) bool {
-	port, ok := parsed(item, parsePort)
+	port, ok := parsed(item, parseReturnPort)
 	if ok && slices.Contains(d.path.Ports, port) {
 		item.refuse("%s is there already", port)
 		return false

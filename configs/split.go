@@ -24,6 +24,8 @@ type draft struct {
 	// whole says that every address and port of the service could be read.
 	whole    bool
 	backends []backendDraft // the primary first
+	draw     drawDraft
+	mirror   mirrorDraft
 }
 
 type backendDraft struct {
@@ -33,6 +35,7 @@ type backendDraft struct {
 	at        spot   // of its addresses
 	addresses []spot // of backend.Addresses, one for one
 	whole     bool
+	members   []member // of its groups
 }
 
 func (v value) weight() (traffic.Weight, bool) {
@@ -89,9 +92,8 @@ func readSplit(v value) (*draft, bool) {
 	d.readBackends(t)
 	d.readHealth(t)
 	d.readProxy(t)
-	if v, ok := t.laterTrue("local_clients"); ok {
-		d.unusedIn(v, traffic.ModeProxy)
-	}
+	d.readDraw(t)
+	d.readUDP(t)
 	var first string
 	if len(d.split.Candidates) > 0 {
 		first = d.split.Candidates[0].Name
@@ -125,9 +127,6 @@ func (d *draft) readWords(t *table) {
 		if word, ok := oneOf(v, []traffic.Mode{traffic.ModeKernel, traffic.ModeProxy, traffic.ModeAuto}, nil); ok {
 			d.split.Mode = word
 		}
-	}
-	if v, ok := t.take("affinity"); ok {
-		oneOf(v, []traffic.Affinity{traffic.AffinityNone}, []traffic.Affinity{traffic.AffinitySource})
 	}
 	if v, ok := t.take("return"); ok {
 		returns := []traffic.Return{traffic.ReturnPolicy, traffic.ReturnMasquerade, traffic.ReturnGateway}
@@ -187,11 +186,21 @@ func each(v value, limit int, what string, read func(value) bool) bool {
 	if ok && len(items) == 0 {
 		v.refuse("empty: name %s", what)
 	}
+	return v.readItems(items, limit, read) && ok && len(items) > 0
+}
+
+// eachOrNone reads the items of a list that may be empty.
+func eachOrNone(v value, limit int, read func(value) bool) bool {
+	items, ok := v.list()
+	return v.readItems(items, limit, read) && ok
+}
+
+func (v value) readItems(items []value, limit int, read func(value) bool) bool {
 	if len(items) > limit {
 		v.refuse("%d entries, over %d", len(items), limit)
 		return false
 	}
-	whole := ok && len(items) > 0
+	whole := true
 	for _, item := range items {
 		whole = read(item) && whole
 	}
@@ -213,7 +222,7 @@ func parsed[T any](v value, parse func(string) (T, error)) (T, bool) {
 
 func (d *draft) readBackends(t *table) {
 	if v, ok := t.need("primary", "the known-good backend, such as {name: old, addresses: [local]}"); ok {
-		if b, ok := readBackend(v, false); ok {
+		if b, ok := readBackend(v, 0); ok {
 			d.split.Primary = b.backend
 			d.backends = append(d.backends, b)
 		}
@@ -223,7 +232,7 @@ func (d *draft) readBackends(t *table) {
 		return
 	}
 	each(v, candidatesMax, "a backend under trial", func(item value) bool {
-		b, ok := readBackend(item, true)
+		b, ok := readBackend(item, len(d.backends))
 		if ok {
 			d.split.Candidates = append(d.split.Candidates, b.backend)
 			d.backends = append(d.backends, b)
@@ -235,12 +244,13 @@ func (d *draft) readBackends(t *table) {
 	}
 }
 
-func readBackend(v value, candidate bool) (backendDraft, bool) {
+// readBackend reads the backend with that number; 0 is the primary.
+func readBackend(v value, number int) (backendDraft, bool) {
 	t, ok := v.table()
 	if !ok {
 		return backendDraft{}, false
 	}
-	b := backendDraft{at: v.spot, name: v.spot, primary: !candidate}
+	b := backendDraft{at: v.spot, name: v.spot, primary: number == 0}
 	if n, ok := t.need("name", "the word that status, metrics and history use"); ok {
 		b.name = n.spot
 		b.backend.Name = readName(n)
@@ -249,24 +259,29 @@ func readBackend(v value, candidate bool) (backendDraft, bool) {
 		b.at = a.spot
 		b.readAddresses(a)
 	}
-	if candidate {
+	if !b.primary {
 		if w, ok := t.take("weight"); ok {
 			b.backend.Weight, _ = w.weight()
 		}
-		t.inside("clients", func(t *table) {
-			t.laterList("always")
-			t.laterList("never")
-		})
-	} else if w, ok := t.given["weight"]; ok {
-		t.asked = append(t.asked, "weight")
-		w.refuse("a primary has no weight: it takes what the candidates leave")
+		t.inside("clients", func(t *table) { b.readClients(t, number) })
+	} else {
+		t.notOfPrimary("weight", "a primary has no weight: it takes what the candidates leave")
+		t.notOfPrimary("clients", "a primary has no groups: it gets whom a candidate's never keeps out")
 	}
 	t.close()
 	return b, true
 }
 
+// notOfPrimary refuses a key that only candidates have.
+func (t *table) notOfPrimary(key, why string) {
+	if v, ok := t.given[key]; ok {
+		t.asked = append(t.asked, key)
+		v.refuse("%s", why)
+	}
+}
+
 func (b *backendDraft) readAddresses(v value) {
-	families := map[bool]netip.Addr{}
+	first := map[netip.Addr]spot{}
 	locals, items := 0, 0
 	b.whole = each(v, addressesMax, "local, or an IP address", func(item value) bool {
 		items++
@@ -278,11 +293,11 @@ func (b *backendDraft) readAddresses(v value) {
 		if !ok {
 			return false
 		}
-		if first, twice := families[a.IP.Is4()]; twice {
-			item.refuse("%s: one address per family, and %s is the %s one already", notAvailable, first, family(a.IP))
+		if at, twice := first[a.IP]; twice {
+			item.refuse("%s is there already: %s", a.IP, at)
 			return false
 		}
-		families[a.IP.Is4()] = a.IP
+		first[a.IP] = item.spot
 		b.backend.Addresses = append(b.backend.Addresses, a)
 		b.addresses = append(b.addresses, item.spot)
 		return true

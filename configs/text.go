@@ -11,16 +11,16 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// textMax bounds a file: some 5,000 splits fit in, and no text can keep the
-// parser busy for long.
-const textMax = 1 << 20
+// textMax bounds a file: some 20,000 splits or a group of networksMax networks
+// fit in, and no text can keep the parser busy for long.
+const textMax = 4 << 20
 
 // parseText reads a YAML text into its root node, nil when the text is empty
 // or holds only comments.
 func parseText(r *report, file string, text []byte) *yaml.Node {
 	start := spot{report: r, file: file, line: 1, column: 1}
 	if len(text) > textMax {
-		start.refuse("text has %d bytes, over 1 MiB: spread the splits over several files", len(text))
+		start.refuse("text has %d bytes, over 4 MiB: spread the splits over several files", len(text))
 		return nil
 	}
 	if at, problem := badCharacter(text); problem != "" {

@@ -12,6 +12,7 @@
 //	Flow       a TCP connection or a UDP conntrack entry: the unit that is split
 //	Affinity   whether a client network keeps its side
 //	Clients    the networks that always or never go to a candidate (groups)
+//	Mirror     a collector that gets a copy of a share of the UDP flows
 //	Slots      which part of the draw is whose
 //	Generation the number of one state of one split
 //	Return     how replies of a flow sent elsewhere come back through this host

@@ -40,6 +40,10 @@ func (s Slots) weight(candidate string) Weight {
 	return sum
 }
 
+// Slotted says whether the layout of s is state (s.Slots): weights alone do not
+// give it.
+func (s Split) Slotted() bool { return s.Affinity == AffinitySource && len(s.Candidates) > 2 }
+
 // Layout says which numbers of the draw belong to which candidate.
 //
 // Without affinity it does not matter and they lie side by side. With affinity
@@ -49,7 +53,7 @@ func (s Slots) weight(candidate string) Weight {
 // is between. With more candidates no formula can do that: there the layout is
 // the state s.Slots, brought to the weights.
 func (s Split) Layout() Slots {
-	if s.Affinity == AffinitySource && len(s.Candidates) > 2 {
+	if s.Slotted() {
 		return s.Slots.Reweighed(s.Candidates)
 	}
 	var slots Slots

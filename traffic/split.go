@@ -237,6 +237,7 @@ type Split struct {
 	// it to the host. An unanswered one has a third of it.
 	UDPTimeout time.Duration `json:"udp_timeout,omitempty"`
 	Health     Health        `json:"health"`
+	Mirror     Mirror        `json:"mirror,omitzero"` // kernel mode and UDP alone
 	Proxy      Proxy         `json:"proxy"`
 	// Slots, in a state, say which part of the draw is whose where weights
 	// alone do not: with AffinitySource and more than two candidates. See

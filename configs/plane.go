@@ -1,0 +1,47 @@
+package configs
+
+import (
+	"github.com/splitd/splitd/traffic"
+)
+
+// judgeMode refuses what the relay cannot do yet.
+func (d *draft) judgeMode() {
+	mode := string(d.split.Mode)
+	switch d.split.Mode {
+	case traffic.ModeKernel:
+		return
+	case traffic.ModeAuto:
+		mode += ", which may become proxy"
+	case traffic.ModeProxy:
+	}
+	refuse := func(at spot, what string) {
+		at.refuse("%s: %s in mode %s; set mode: kernel", what, notAvailable, mode)
+	}
+	for i, port := range d.split.Service.Ports {
+		switch {
+		case port.Transport == traffic.UDP:
+			refuse(d.ports[i], "udp")
+		case port.IsRange():
+			refuse(d.ports[i], "port ranges")
+		}
+	}
+	if d.split.Affinity == traffic.AffinitySource {
+		refuse(d.draw.affinity, "affinity source")
+	}
+	if d.split.Mirror.To.IsValid() {
+		refuse(d.mirror.at, "mirror")
+	}
+	for _, b := range d.backends {
+		if len(b.members) > 0 {
+			refuse(b.members[0].at, "groups of clients")
+		}
+		families := map[bool]bool{}
+		for i, a := range b.backend.Addresses {
+			if families[a.IP.Is4()] {
+				refuse(b.addresses[i], "several addresses of one family")
+				break
+			}
+			families[a.IP.Is4()] = true
+		}
+	}
+}
