@@ -98,6 +98,16 @@ func (h *handlers) plan(ctx context.Context, r *http.Request) (any, error) {
 	return plan, err
 }
 
+func (h *handlers) doctor(ctx context.Context, r *http.Request) (any, error) {
+	if _, err := query(r); err != nil {
+		return nil, err
+	}
+	found, err := h.op.Doctor(ctx)
+	found.Envelope = api.Of(api.KindDoctor)
+	found.Items = notNil(found.Items)
+	return found, err
+}
+
 func (h *handlers) version(ctx context.Context, r *http.Request) (any, error) {
 	if _, err := query(r); err != nil {
 		return nil, err

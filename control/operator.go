@@ -27,6 +27,8 @@ type Operator interface {
 	// or of all when name is "". Limit 0 means all that is kept.
 	History(ctx context.Context, name string, limit int) (api.History, error)
 	Plan(ctx context.Context) (api.Plan, error)
+	// Doctor looks at the host, which may take some seconds.
+	Doctor(ctx context.Context) (api.Doctor, error)
 	Version(ctx context.Context) (api.VersionInfo, error)
 
 	// The context of a changing method ends when its caller no longer waits:

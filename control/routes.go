@@ -11,6 +11,7 @@ func (h *handlers) reads() []route {
 		{http.MethodGet, "/v1/splits/{split}/history", reading(h.history)},
 		{http.MethodGet, "/v1/history", reading(h.history)},
 		{http.MethodGet, "/v1/plan", reading(h.plan)},
+		{http.MethodGet, "/v1/doctor", reading(h.doctor)},
 		{http.MethodGet, "/v1/version", reading(h.version)},
 	}
 }

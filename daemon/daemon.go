@@ -46,6 +46,8 @@ type Options struct {
 	// path needs it. Relay is the proxy data plane.
 	OpenKernel func() (Kernel, error)
 	Relay      Relay
+	// Host is asked whether it can carry the splits.
+	Host Host
 	// OpenStore opens the database below the state directory.
 	OpenStore func() (Store, error)
 	Version   api.VersionInfo
@@ -98,7 +100,7 @@ func New(o Options) *Daemon {
 		expiry: make(chan struct{}, 1),
 		opened: make(chan Kernel, 1), strangers: make(chan netfilter.Stranger, 1),
 	}
-	d.planes = &planes{openKernel: o.OpenKernel, relay: o.Relay, opened: d.opened}
+	d.planes = &planes{openKernel: o.OpenKernel, host: o.Host, relay: o.Relay, opened: d.opened}
 	d.view.Store(&view{records: map[string]state.Record{}})
 	return d
 }

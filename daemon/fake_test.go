@@ -15,6 +15,7 @@ import (
 	"github.com/splitd/splitd/control"
 	"github.com/splitd/splitd/control/api"
 	"github.com/splitd/splitd/netfilter"
+	"github.com/splitd/splitd/netfilter/doctor"
 	"github.com/splitd/splitd/state"
 	"github.com/splitd/splitd/traffic"
 )
@@ -37,6 +38,7 @@ type fakeKernel struct {
 	splits map[string]traffic.Split
 	fail   error // what the next changes answer
 	refuse error // what preflight answers
+	found  []doctor.Finding
 	// failAfter is what the next Apply answers after it has changed things.
 	failAfter error
 	countErr  error // why counters cannot be read
@@ -48,10 +50,17 @@ func (k *fakeKernel) weight(split string) traffic.Weight {
 	return k.splits[split].CandidateWeight()
 }
 
-var _ Kernel = (*fakeKernel)(nil)
+var (
+	_ Kernel = (*fakeKernel)(nil)
+	_ Host   = (*fakeKernel)(nil)
+)
 
 func (k *fakeKernel) Preflight([]traffic.Split, []traffic.ReturnPath) ([]string, error) {
 	return []string{"note: fake", "beware"}, k.refuse
+}
+
+func (k *fakeKernel) Examine(context.Context, []traffic.Split, []traffic.ReturnPath) ([]doctor.Finding, error) {
+	return k.found, nil
 }
 
 func (k *fakeKernel) Apply(_ context.Context, splits []traffic.Split, _ []traffic.ReturnPath) (bool, error) {
@@ -238,6 +247,7 @@ func (w *world) boot() (*Daemon, error) {
 		Sources:    "the files",
 		OpenKernel: func() (Kernel, error) { return w.kernel, nil },
 		Relay:      &fakeRelay{},
+		Host:       w.kernel,
 		OpenStore: func() (Store, error) {
 			if w.locked != nil {
 				return nil, w.locked

@@ -15,7 +15,6 @@ import (
 // Kernel is the kernel data plane as the daemon uses it. Its changing methods
 // are never called concurrently; Counts and Differences may be.
 type Kernel interface {
-	Preflight(splits []traffic.Split, paths []traffic.ReturnPath) (warnings []string, err error)
 	Apply(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) (changed bool, err error)
 	SetWeights(ctx context.Context, splits ...traffic.Split) error
 	Read(ctx context.Context) (map[string]netfilter.SplitState, error)
@@ -40,6 +39,7 @@ type Relay interface {
 // the daemon's change lock.
 type planes struct {
 	openKernel func() (Kernel, error)
+	host       Host
 	relay      Relay
 	opened     chan<- Kernel // told once when the kernel plane opens; holds one
 
@@ -106,11 +106,10 @@ func (p *planes) preflight(splits []traffic.Split, paths []traffic.ReturnPath) (
 	if len(inKernel) == 0 && len(paths) == 0 {
 		return nil, nil
 	}
-	kernel, err := p.needKernel()
-	if err != nil {
+	if _, err := p.needKernel(); err != nil {
 		return nil, err
 	}
-	return kernel.Preflight(inKernel, paths)
+	return p.host.Preflight(inKernel, paths)
 }
 
 // apply brings both planes to exactly these splits and return paths. A split

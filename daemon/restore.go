@@ -37,18 +37,18 @@ func Restore(ctx context.Context, cfg configs.Config, log *slog.Logger, now func
 	if err != nil {
 		log.Error("read marker of a forced off", "error", err)
 	}
+	settings := netfilter.Settings{MarkMask: snapshot.MarkMask, RouteTable: snapshot.RouteTable, RulePriority: snapshot.RulePriority}
 	kernel, err := netfilter.Open(netfilter.Options{
-		Settings: netfilter.Settings{MarkMask: snapshot.MarkMask, RouteTable: snapshot.RouteTable, RulePriority: snapshot.RulePriority},
-		StateDir: cfg.StateDir, Log: log, Now: now,
+		Settings: settings, StateDir: cfg.StateDir, Log: log, Now: now,
 	})
 	if err != nil {
 		return "", err
 	}
 	defer func() { _ = kernel.Close() }() // nothing is left to lose
-	return restore(ctx, kernel, snapshot, forced)
+	return restore(ctx, kernel, settings, snapshot, forced)
 }
 
-func restore(ctx context.Context, kernel *netfilter.Kernel, snapshot state.Snapshot, forced []state.Forced) (string, error) {
+func restore(ctx context.Context, kernel *netfilter.Kernel, settings netfilter.Settings, snapshot state.Snapshot, forced []state.Forced) (string, error) {
 	standing, err := kernel.Read(ctx)
 	if err != nil {
 		return "", fmt.Errorf("read kernel state: %w", err)
@@ -66,7 +66,7 @@ func restore(ctx context.Context, kernel *netfilter.Kernel, snapshot state.Snaps
 		splits = append(splits, split)
 	}
 	var troubles []error
-	if _, err := kernel.Preflight(splits, nil); err != nil {
+	if _, err := (thisHost{settings}).Preflight(splits, nil); err != nil {
 		// A share sent to a host that cannot be reached would be lost; the
 		// daemon raises again when the host can carry it.
 		troubles = append(troubles, fmt.Errorf("every share is restored at 0%%: %w", err))

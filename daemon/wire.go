@@ -46,6 +46,7 @@ func Serve(ctx context.Context, p Process) error {
 	d := New(Options{
 		Config: cfg, Reload: p.Load, Sources: p.Sources,
 		OpenKernel: func() (Kernel, error) { return openKernel(cfg, log) },
+		Host:       thisHost{netfilter.Settings(cfg.Netfilter)},
 		Relay:      splitter.New(splitter.Options{Log: log, Draw: draw}),
 		OpenStore:  func() (Store, error) { return openStore(cfg) },
 		Version:    thisProcess(build.Read()),

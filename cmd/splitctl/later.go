@@ -10,7 +10,6 @@ func later() []*cobra.Command {
 		{"where CLIENT", "Tell which backend a client network would go to"},
 		{"shadow [SPLIT] W", "Play a share of the primary's flows to the candidate too"},
 		{"report [SPLIT]", "Tell how the candidate's answers differ"},
-		{"doctor", "Look for what will go wrong on this host"},
 		{"top", "Watch all splits"},
 		{"wait [SPLIT] --for=...", "Wait until something holds"},
 		{"drain [SPLIT] BACKEND", "Send a backend no new flows and wait for the old ones"},

@@ -37,6 +37,13 @@ func sceneOf(args []string) (*controltest.Operator, error) {
 		}
 	case "drifted":
 		operator.PlanAnswer = api.Plan{Nft: "table inet splitd {\n}\n", Differences: []string{"chain split/mx: rule 1 is missing"}}
+	case "sick":
+		operator.DoctorAnswer = api.Doctor{Items: append(queasy(), api.Finding{
+			ID: "forwarding-off", Level: "error", Where: "router", Seen: `split "mx" sends flows to 10.0.0.12 but this host does not forward IPv4`,
+			Why: "flows that are sent on end here", Cure: "sysctl -w net.ipv4.ip_forward=1", Advice: "run `sysctl -w net.ipv4.ip_forward=1`",
+		})}
+	case "queasy":
+		operator.DoctorAnswer = api.Doctor{Items: queasy()}
 	case "applying":
 		operator.ApplyText = apply
 	case "broken":
@@ -45,6 +52,15 @@ func sceneOf(args []string) (*controltest.Operator, error) {
 		return nil, fmt.Errorf("there is no scene %q", args[0])
 	}
 	return operator, nil
+}
+
+func queasy() []api.Finding {
+	return []api.Finding{
+		{ID: "conntrack-loose", Level: "note", Where: "router", Seen: "nf_conntrack_tcp_loose is 1"},
+		{ID: "hairpin", Level: "ok", Where: "router", Seen: "clients and backends on one link"},
+		{ID: "backend-silent", Level: "warning", Where: "router", Seen: "10.0.0.12 does not answer"},
+		{ID: "path-mtu", Level: "ok", Where: "router", Seen: "the size of packets on the way to backends"},
+	}
 }
 
 func clock() time.Time { return time.Date(2026, 11, 20, 14, 0, 0, 0, time.UTC) }

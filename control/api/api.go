@@ -25,6 +25,7 @@ const (
 	KindChangeList = "ChangeList"
 	KindHistory    = "History"
 	KindPlan       = "Plan"
+	KindDoctor     = "Doctor"
 	KindApply      = "Apply"
 	KindVersion    = "Version"
 	KindVersions   = "Versions"
@@ -234,6 +235,26 @@ type Plan struct {
 	// Differences are between this plan and the kernel, one a line; null when
 	// nobody compared (no daemon).
 	Differences []string `json:"differences"`
+}
+
+// Doctor is GET /v1/doctor: what was looked at on the daemon's host. Every row
+// has at least one item.
+type Doctor struct {
+	Envelope
+	Items []Finding `json:"items"`
+}
+
+// Finding is what one row of the doctor found.
+type Finding struct {
+	ID    string `json:"id"`    // of the row, stable
+	Level string `json:"level"` // error | warning | note | ok
+	Where string `json:"where"` // router | new host | router, new host
+	Seen  string `json:"seen"`
+	Why   string `json:"why,omitempty"`
+	// Cure is the command that cures it, or the line to write; Advice is the
+	// same as a sentence, with what to do it for.
+	Cure   string `json:"cure,omitempty"`
+	Advice string `json:"advice,omitempty"`
 }
 
 // VersionInfo is GET /v1/version.

@@ -65,6 +65,11 @@ func (c *Client) Plan(ctx context.Context) (api.Plan, error) {
 	return call[api.Plan](ctx, c, http.MethodGet, "/v1/plan", nil)
 }
 
+// Doctor asks the daemon what will go wrong on its host.
+func (c *Client) Doctor(ctx context.Context) (api.Doctor, error) {
+	return call[api.Doctor](ctx, c, http.MethodGet, "/v1/doctor", nil)
+}
+
 // Version reads which daemon answers.
 func (c *Client) Version(ctx context.Context) (api.VersionInfo, error) {
 	return call[api.VersionInfo](ctx, c, http.MethodGet, "/v1/version", nil)

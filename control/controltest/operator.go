@@ -29,8 +29,10 @@ type Operator struct {
 	// Decorate may complete the state of a split before it is answered: what
 	// a data plane would have counted, warnings. It is not called in parallel.
 	Decorate func(*api.Split)
-	// PlanAnswer and VersionAnswer are what Plan and Version answer.
+	// PlanAnswer, DoctorAnswer and VersionAnswer are what Plan, Doctor and
+	// Version answer.
 	PlanAnswer    api.Plan
+	DoctorAnswer  api.Doctor
 	VersionAnswer api.VersionInfo
 	// ApplyText judges the text of an apply; nil takes every text as one that
 	// changes nothing.
@@ -96,6 +98,9 @@ func (o *Operator) History(_ context.Context, name string, limit int) (api.Histo
 
 // Plan implements control.Operator.
 func (o *Operator) Plan(context.Context) (api.Plan, error) { return o.PlanAnswer, nil }
+
+// Doctor implements control.Operator.
+func (o *Operator) Doctor(context.Context) (api.Doctor, error) { return o.DoctorAnswer, nil }
 
 // Version implements control.Operator.
 func (o *Operator) Version(context.Context) (api.VersionInfo, error) { return o.VersionAnswer, nil }

@@ -34,18 +34,18 @@ func rooms() []room {
 		{path: "state", may: []string{"traffic"}, why: values},
 		{path: "splitter", may: []string{"traffic"}, why: plane},
 		{path: "netfilter", may: []string{"traffic"}, why: plane},
-		{path: "health", may: []string{"traffic"}, why: "health says how backends are; daemon tells the data planes"},
+		{path: "netfilter/doctor", may: []string{"netfilter", "traffic"}, why: "the doctor looks at a host for the kernel plane's sake: it knows that plane's names and nothing behind the daemon"},
 		{path: "metrics", may: []string{"traffic"}, why: "metrics pulls from a Source of its own; daemon gives it one"},
 		{path: "control", may: []string{"control/api", "traffic"}, tests: []string{"control/controltest"}, why: operator},
 		{path: "control/api", why: wire},
 		{path: "control/client", may: []string{"control/api"}, tests: []string{"control", "control/controltest"}, why: client},
 		{path: "control/controltest", may: []string{"control", "control/api", "traffic"}, why: operator},
 		{path: "daemon", may: []string{
-			"configs", "control", "control/api", "control/client", "health", "internal/build", "metrics", "netfilter", "splitter", "state", "traffic",
+			"configs", "control", "control/api", "control/client", "internal/build", "metrics", "netfilter", "netfilter/doctor", "splitter", "state", "traffic",
 		}, why: wiring},
 		{path: "cmd/splitd", may: []string{"configs", "daemon", "internal/..."}, why: command},
 		{path: "cmd/splitctl", may: []string{
-			"configs", "control/api", "control/client", "internal/build", "internal/process", "netfilter", "state", "traffic",
+			"configs", "control/api", "control/client", "internal/build", "internal/process", "netfilter", "netfilter/doctor", "state", "traffic",
 		}, tests: []string{"control", "control/controltest"}, why: rescuer},
 		{path: "internal/arch", why: inner},
 		{path: "internal/build", why: inner},
@@ -77,15 +77,15 @@ type owner struct {
 }
 
 func owners() []owner {
-	kernel := []string{"netfilter", "splitter", "health", "daemon", "control", "control/client", "internal/netns", "internal/process"}
-	const system = "the kernel is spoken to in few rooms: the data planes, marks of checks, peer credentials, internal/netns"
+	kernel := []string{"netfilter", "netfilter/doctor", "splitter", "daemon", "control", "control/client", "internal/netns", "internal/process"}
+	const system = "the kernel is spoken to in few rooms: the data planes, peer credentials, internal/netns"
 	return []owner{
 		{"github.com/prometheus", []string{"metrics"}, false, "only metrics imports prometheus: the other rooms count in plain numbers"},
 		{"golang.org/x/sys", kernel, true, system},
 		{"github.com/vishvananda", kernel, true, system},
-		{"github.com/google/nftables", []string{"netfilter", "internal/netns"}, true, system},
+		{"github.com/google/nftables", []string{"netfilter", "netfilter/doctor", "internal/netns"}, true, system},
 		{"github.com/ti-mo", []string{"netfilter", "internal/netns"}, true, system},
-		{"github.com/mdlayher/netlink", []string{"netfilter"}, true, system},
+		{"github.com/mdlayher/netlink", []string{"netfilter", "netfilter/doctor"}, true, system},
 		{"go.etcd.io/bbolt", []string{"state", "e2e"}, false, "the database is state's secret"},
 		{"github.com/spf13/viper", []string{"configs"}, false, "viper knows the daemon's scalars, in configs alone"},
 		{"go.yaml.in/yaml/v3", []string{"configs", "cmd/splitctl"}, true, "configurations are parsed in configs; splitctl prints -o yaml"},
@@ -94,7 +94,6 @@ func owners() []owner {
 		{"github.com/emersion/go-smtp", []string{"internal/demo"}, true, "we split connections, we do not speak SMTP: only the demo and tests do"},
 		{"github.com/google/go-cmp", nil, true, "cmp is for tests: it panics on purpose"},
 		{"github.com/rogpeppe/go-internal", nil, true, "testscript is for tests"},
-		{"golang.org/x/net", []string{"health"}, true, "its dnsmessage reads and writes DNS for health's checks"},
 		{"golang.org/x/sync", []string{""}, true, ""},
 	}
 }

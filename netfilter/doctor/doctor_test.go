@@ -1,6 +1,7 @@
-package netfilter
+package doctor
 
 import (
+	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -8,7 +9,6 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"github.com/splitd/splitd/internal/nettest"
 	"github.com/splitd/splitd/traffic"
@@ -19,10 +19,7 @@ import (
 func newFrontHost(t *testing.T) *nettest.NS {
 	t.Helper()
 	front, back := nettest.New(t, "front"), nettest.New(t, "back")
-	withoutDAD(front)
-	withoutDAD(back)
 	nettest.Link(t, front, "eth0", []string{"192.0.2.25/24", "2001:db8::25/64", "10.0.0.1/24", "fd00::1/64"}, back, "eth0", []string{"10.0.0.12/24", "fd00::12/64"})
-	eventuallyUp(t, front, back)
 	front.Route("0.0.0.0/0", "10.0.0.12")
 	front.Route("::/0", "fd00::12")
 	for _, name := range []string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"} {
@@ -38,7 +35,7 @@ func preflight(t *testing.T, ns *nettest.NS, splits []traffic.Split, paths []tra
 	t.Helper()
 	ns.Do(func() error {
 		var err error
-		if warnings, err = new(Kernel).Preflight(splits, paths); err != nil {
+		if warnings, err = Preflight(about(splits, paths)); err != nil {
 			fault = err.Error()
 		}
 		return nil
@@ -87,8 +84,8 @@ func TestPreflightFindsTheFaultInTheKernel(t *testing.T) {
 		"tracking already":  {breakIt: foreignNAT(-100, 25), splits: []traffic.Split{both}},
 		"taken before":      {breakIt: foreignNAT(-110, 25), splits: []traffic.Split{both}, want: []string{"rule takes 192.0.2.25 . tcp . 25 before splitd sees it"}},
 		"another port":      {breakIt: foreignNAT(-110, 26), splits: []traffic.Split{both}},
-		"drop":              {breakIt: foreignDrop, splits: []traffic.Split{mxSplit("10.0.0.12")}, want: []string{"`nft insert rule inet fw fwd ct status dnat accept`", trackingNote}},
-		"drop with cure":    {breakIt: foreignDropWithCure, splits: []traffic.Split{both}, want: []string{trackingNote}},
+		"drop":              {breakIt: foreignForward(nftables.ChainPolicyDrop), splits: []traffic.Split{mxSplit("10.0.0.12")}, want: []string{"`nft insert rule inet fw fwd ct status dnat accept`", trackingNote}},
+		"drop with cure":    {breakIt: foreignForward(nftables.ChainPolicyDrop, join(isTranslated(), accept())), splits: []traffic.Split{both}, want: []string{trackingNote}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -147,68 +144,26 @@ func dropAddress(t *testing.T, ns *nettest.NS) {
 
 func noDefault(t *testing.T, ns *nettest.NS) {
 	t.Helper()
-	ns.Do(func() error { return netlink.RouteDel(&netlink.Route{Dst: anywhere(unix.AF_INET)}) })
+	ns.Do(func() error {
+		return netlink.RouteDel(&netlink.Route{Dst: &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)}})
+	})
 }
 
 func foreignNAT(priority int, port uint16) func(*testing.T, *nettest.NS) {
 	return func(t *testing.T, ns *nettest.NS) {
 		t.Helper()
 		changeRuleset(t, ns, func(conn *nftables.Conn) {
-			table := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "theirs"})
-			at := nftables.ChainPriority(priority)
-			chain := conn.AddChain(&nftables.Chain{Name: "pre", Table: table, Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPrerouting, Priority: &at})
-			exprs := destinationIs("192.0.2.25", port, &expr.Immediate{Register: 1, Data: []byte{10, 0, 0, 99}})
-			exprs = append(exprs, &expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: 1})
-			conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: exprs})
+			newRuleset(conn, nftables.TableFamilyINet, "theirs").hook("pre", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, priority, nftables.ChainPolicyAccept,
+				join(toAddress("192.0.2.25"), toPort(port), translateTo("10.0.0.99", 0)))
 		})
 	}
 }
 
-func foreignDrop(t *testing.T, ns *nettest.NS) {
-	t.Helper()
-	changeRuleset(t, ns, func(conn *nftables.Conn) { addDropChain(conn) })
-}
-
-func foreignDropWithCure(t *testing.T, ns *nettest.NS) {
-	t.Helper()
-	changeRuleset(t, ns, func(conn *nftables.Conn) {
-		chain := addDropChain(conn)
-		conn.AddRule(&nftables.Rule{Table: chain.Table, Chain: chain, Exprs: []expr.Any{
-			&expr.Ct{Key: expr.CtKeySTATUS, Register: 1}, maskMark(1<<5, 0),
-			&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: []byte{0, 0, 0, 0}}, &expr.Verdict{Kind: expr.VerdictAccept},
-		}})
-	})
-}
-
-func addDropChain(conn *nftables.Conn) *nftables.Chain {
-	table := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "fw"})
-	policy := nftables.ChainPolicyDrop
-	return conn.AddChain(&nftables.Chain{
-		Name: "fwd", Table: table, Type: nftables.ChainTypeFilter,
-		Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter, Policy: &policy,
-	})
-}
-
-func TestNetAdminIsKnownFromTheCapabilityOverThisNamespace(t *testing.T) {
-	t.Parallel()
-	ns := nettest.New(t, "ours")
-	ns.Do(func() error {
-		if !HasNetAdmin() {
-			t.Error("HasNetAdmin() = false in a namespace of our own")
-		}
-		// The thread ends with this function, and its lack with it.
-		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-		var sets [2]unix.CapUserData
-		if err := unix.Capget(&header, &sets[0]); err != nil {
-			return err
-		}
-		sets[0].Effective &^= 1 << unix.CAP_NET_ADMIN
-		if err := unix.Capset(&header, &sets[0]); err != nil {
-			return err
-		}
-		if HasNetAdmin() {
-			t.Error("HasNetAdmin() = true without the capability")
-		}
-		return nil
-	})
+func foreignForward(policy nftables.ChainPolicy, rules ...[]expr.Any) func(*testing.T, *nettest.NS) {
+	return func(t *testing.T, ns *nettest.NS) {
+		t.Helper()
+		changeRuleset(t, ns, func(conn *nftables.Conn) {
+			newRuleset(conn, nftables.TableFamilyINet, "fw").hook("fwd", nftables.ChainTypeFilter, nftables.ChainHookForward, 0, policy, rules...)
+		})
+	}
 }

@@ -1,4 +1,4 @@
-package netfilter
+package doctor
 
 import (
 	"bytes"
@@ -10,6 +10,22 @@ import (
 
 	"github.com/splitd/splitd/traffic"
 )
+
+// Where a header has its fields: RFC 791 section 3.1, RFC 8200 section 3, RFC
+// 9293 section 3.1.
+const (
+	sourceAt4, destinationAt4 = 12, 16
+	sourceAt6, destinationAt6 = 8, 24
+	portAt                    = 2
+	flagsAt, synFlag          = 13, 0x02
+)
+
+func protocolNumber(t traffic.Transport) byte {
+	if t == traffic.UDP {
+		return unix.IPPROTO_UDP
+	}
+	return unix.IPPROTO_TCP
+}
 
 // registers are nftables' own: 16 words of 4 bytes, of which some are known.
 type registers struct {
@@ -189,16 +205,18 @@ func (p packet) bytes(base expr.PayloadBase, from, length int) (data []byte, kno
 	}
 	switch base { //nolint:exhaustive // nothing else of the packet is known
 	case expr.PayloadBaseNetworkHeader:
-		protocolAt, destinationAt := 9, offsetDestination4
+		protocolAt, destinationAt := 9, destinationAt4
 		if p.to.Is6() {
-			protocolAt, destinationAt = 6, offsetDestination6
+			protocolAt, destinationAt = 6, destinationAt6
 		}
 		put(protocolAt, []byte{protocolNumber(p.port.Transport)})
 		put(destinationAt, p.to.AsSlice())
 	case expr.PayloadBaseTransportHeader:
-		put(offsetDestinationPort, binary.BigEndian.AppendUint16(nil, p.port.Number))
+		if !p.port.IsRange() { // of several it is not known which
+			put(portAt, binary.BigEndian.AppendUint16(nil, p.port.Number))
+		}
 		if p.port.Transport == traffic.TCP {
-			put(offsetTCPFlags, []byte{tcpSyn})
+			put(flagsAt, []byte{synFlag})
 		}
 	}
 	return data, known

@@ -1,4 +1,4 @@
-package netfilter
+package doctor
 
 import (
 	"net/netip"
@@ -12,33 +12,14 @@ import (
 	"github.com/splitd/splitd/traffic"
 )
 
-func mxSplit(candidate ...string) traffic.Split {
-	s := traffic.Split{
-		Name: "mx", Mode: traffic.ModeKernel,
-		Service: traffic.Service{
-			Addresses: []netip.Addr{addr("192.0.2.25")},
-			Ports:     []traffic.Port{{Number: 25, Transport: traffic.TCP}},
-		},
-		Primary: traffic.Backend{Name: "old", Local: true},
-	}
-	backend := traffic.Backend{Name: "new"}
-	for _, text := range candidate {
-		backend.Addresses = append(backend.Addresses, traffic.Address{IP: addr(text)})
-		if addr(text).Is6() {
-			s.Service.Addresses = append(s.Service.Addresses, addr("2001:db8::25"))
-		}
-	}
-	s.Candidates = []traffic.Backend{backend}
-	return s
-}
-
 // goodHost is a host that nothing is wrong with.
-func goodHost() hostFacts {
-	return hostFacts{
-		forwards4: true, forwards6: true, tracking: true, clients4: "wan0", clients6: "wan0",
-		here:    map[netip.Addr]bool{addr("192.0.2.25"): true, addr("2001:db8::25"): true, addr("10.0.0.200"): true},
-		towards: map[netip.Addr]string{addr("10.0.0.12"): "eth1", addr("fd00::12"): "eth1"},
-		strict:  map[string]bool{}, devices: map[string]bool{"eth0": true},
+func goodHost() Host {
+	return Host{
+		Sysctls:  map[string]int{"net/ipv4/ip_forward": 1, "net/ipv6/conf/all/forwarding": 1},
+		Tracking: Tracking{On: true}, Clients4: Way{Device: "wan0"}, Clients6: Way{Device: "wan0"},
+		Here:    map[netip.Addr]bool{addr("192.0.2.25"): true, addr("2001:db8::25"): true, addr("10.0.0.200"): true},
+		Ways:    map[netip.Addr]Way{addr("10.0.0.12"): {Device: "eth1"}, addr("fd00::12"): {Device: "eth1"}},
+		Devices: map[string]Device{"eth0": {}, "eth1": {}},
 	}
 }
 
@@ -47,7 +28,7 @@ func TestWhatIsWrongWithTheHostIsNamedWithItsCure(t *testing.T) {
 	elsewhere := mxSplit("10.0.0.12")
 	elsewhere.Primary = traffic.Backend{Name: "old", Addresses: []traffic.Address{{IP: addr("192.0.2.25")}}}
 	for name, test := range map[string]struct {
-		change   func(*hostFacts)
+		change   func(*Host)
 		splits   []traffic.Split
 		paths    []traffic.ReturnPath
 		faults   string
@@ -55,84 +36,81 @@ func TestWhatIsWrongWithTheHostIsNamedWithItsCure(t *testing.T) {
 	}{
 		"all good": {splits: []traffic.Split{both}, paths: append(byMark(), byAddress()[0])},
 		"no forwarding": {
-			change: func(f *hostFacts) { f.forwards4, f.forwards6 = false, false }, splits: []traffic.Split{both},
+			change: func(f *Host) { f.Sysctls = nil }, splits: []traffic.Split{both},
 			faults: "split \"mx\" sends flows to 10.0.0.12 but this host does not forward IPv4: run `sysctl -w net.ipv4.ip_forward=1`\n" +
 				"split \"mx\" sends flows to fd00::12 but this host does not forward IPv6: run `sysctl -w net.ipv6.conf.all.forwarding=1`",
 		},
-		"no forwarding of the other family": {change: func(f *hostFacts) { f.forwards6 = false }, splits: []traffic.Split{elsewhere}},
+		"no forwarding of the other family": {change: func(f *Host) { f.Sysctls["net/ipv6/conf/all/forwarding"] = 0 }, splits: []traffic.Split{elsewhere}},
 		"no forwarding and nothing remote": {
-			change: func(f *hostFacts) { f.forwards4 = false; f.here[addr("10.0.0.12")] = true }, splits: []traffic.Split{elsewhere},
+			change: func(f *Host) { f.Sysctls["net/ipv4/ip_forward"] = 0; f.Here[addr("10.0.0.12")] = true }, splits: []traffic.Split{elsewhere},
 		},
 		"service elsewhere": {
-			change: func(f *hostFacts) { delete(f.here, addr("192.0.2.25")) }, splits: []traffic.Split{elsewhere},
+			change: func(f *Host) { delete(f.Here, addr("192.0.2.25")) }, splits: []traffic.Split{elsewhere},
 			warnings: []string{"split \"mx\": service address 192.0.2.25 is not on this host: good if this host is the router in front of it, else run `ip address add 192.0.2.25/32 dev DEVICE`"},
 		},
 		"no route": {
-			change: func(f *hostFacts) { delete(f.towards, addr("10.0.0.12")) }, splits: []traffic.Split{both},
+			change: func(f *Host) { delete(f.Ways, addr("10.0.0.12")) }, splits: []traffic.Split{both},
 			warnings: []string{"split \"mx\": this host has no route to 10.0.0.12 of backend \"new\": see `ip route get 10.0.0.12`"},
 		},
 		"strict towards a backend": {
-			change: func(f *hostFacts) { f.strict["eth1"] = true }, splits: []traffic.Split{both},
+			change: func(f *Host) { f.Sysctls["net/ipv4/conf/eth1/rp_filter"] = 1 }, splits: []traffic.Split{both},
 			warnings: []string{"split \"mx\": rp_filter is strict and replies of 10.0.0.12 are dropped unless they come in by eth1: if they do not, run `sysctl -w net.ipv4.conf.all.rp_filter=2`"},
 		},
 		"strict where marked flows come in": {
-			change: func(f *hostFacts) { f.strict["eth0"] = true }, paths: byMark(),
+			change: func(f *Host) { f.Sysctls["net/ipv4/conf/eth0/rp_filter"] = 1 }, paths: byMark(),
 			warnings: []string{"return path \"four\": rp_filter is strict on eth0 and drops flows whose clients are routed elsewhere: run `sysctl -w net/ipv4/conf/eth0/rp_filter=2`"},
 		},
 		"strict on a device with a dot in its name": { // a dot would separate (sysctl(8))
-			change: func(f *hostFacts) { f.devices["d0.100"], f.strict["d0.100"] = true, true }, paths: []traffic.ReturnPath{{Name: "vlan", Device: "d0.100", Match: traffic.MatchMark}},
+			change: func(f *Host) { f.Devices["d0.100"], f.Sysctls["net/ipv4/conf/d0.100/rp_filter"] = Device{}, 1 }, paths: []traffic.ReturnPath{{Name: "vlan", Device: "d0.100", Match: traffic.MatchMark}},
 			warnings: []string{"return path \"vlan\": rp_filter is strict on d0.100 and drops flows whose clients are routed elsewhere: run `sysctl -w net/ipv4/conf/d0.100/rp_filter=2`"},
 		},
-		"strict and by address": {change: func(f *hostFacts) { f.strict["eth0"] = true }, paths: byAddress()[:1]},
+		"strict and by address": {change: func(f *Host) { f.Sysctls["net/ipv4/conf/eth0/rp_filter"] = 1 }, paths: byAddress()[:1]},
 		"address missing": {
 			paths:    byAddress()[1:],
 			warnings: []string{"return path \"six\": address fd00::200 is not on this host: run `ip address add fd00::200/128 dev eth0`"},
 		},
 		"device missing": {
-			change: func(f *hostFacts) { f.devices = nil }, paths: byAddress()[:1],
-			warnings: []string{"return path \"four\": there is no device \"eth0\": its replies are dropped until there is; see `ip link`"},
+			change: func(f *Host) { f.Devices = nil }, paths: byAddress()[:1],
+			warnings: []string{"return path \"four\": there is no device \"eth0\": its replies are dropped until there is: see `ip link`"},
 		},
 		"tracking begins": {
-			change: func(f *hostFacts) { f.tracking, f.trackingMax = false, 65536 }, splits: []traffic.Split{both},
-			warnings: []string{"note: connection tracking is turned on for all traffic of this host; it holds 65536 flows (nf_conntrack_max), more with `sysctl -w net.netfilter.nf_conntrack_max=N`"},
+			change: func(f *Host) { f.Tracking = Tracking{Max: 65536} }, splits: []traffic.Split{both},
+			warnings: []string{"note: connection tracking is turned on for all traffic of this host; it holds 65536 flows (nf_conntrack_max): for more, run `sysctl -w net.netfilter.nf_conntrack_max=N`"},
 		},
-		"tracking is not needed": {change: func(f *hostFacts) { f.tracking = false }, paths: byAddress()[:1]},
+		"tracking is not needed": {change: func(f *Host) { f.Tracking.On = false }, paths: byAddress()[:1]},
 		"an earlier translation": {
-			change: func(f *hostFacts) {
-				f.tables = []foreignTable{earlierTable(-110, destinationIs("192.0.2.25", 25, &expr.NAT{Type: expr.NATTypeDestNAT}))}
+			change: func(f *Host) {
+				f.Tables = []Table{earlierTable(-110, destinationIs("192.0.2.25", 25, &expr.NAT{Type: expr.NATTypeDestNAT}))}
 			}, splits: []traffic.Split{both},
 			warnings: []string{"split \"mx\": another program's rule takes 192.0.2.25 . tcp . 25 before splitd sees it: if it is not meant, run `nft delete rule inet other pre handle 7`"},
 		},
 		"a later translation": {
-			change: func(f *hostFacts) {
-				f.tables = []foreignTable{earlierTable(-100, destinationIs("192.0.2.25", 25, &expr.NAT{Type: expr.NATTypeDestNAT}))}
+			change: func(f *Host) {
+				f.Tables = []Table{earlierTable(-100, destinationIs("192.0.2.25", 25, &expr.NAT{Type: expr.NATTypeDestNAT}))}
 			}, splits: []traffic.Split{both},
 		},
 		"a forward chain that drops": {
-			change: func(f *hostFacts) { f.tables = []foreignTable{dropTable("inet", "fw", "fwd", nil)} }, splits: []traffic.Split{elsewhere},
+			change: func(f *Host) { f.Tables = []Table{dropTable("inet", "fw", "fwd", nil)} }, splits: []traffic.Split{elsewhere},
 			warnings: []string{"split \"mx\": chain fwd of table inet fw drops what this host forwards, flows to 10.0.0.12 too: run `nft insert rule inet fw fwd ct status dnat accept`"},
 		},
 		"a forward chain of iptables that drops": {
-			change: func(f *hostFacts) { f.tables = []foreignTable{dropTable("ip", "filter", "FORWARD", nil)} }, splits: []traffic.Split{elsewhere},
+			change: func(f *Host) { f.Tables = []Table{dropTable("ip", "filter", "FORWARD", nil)} }, splits: []traffic.Split{elsewhere},
 			warnings: []string{"split \"mx\": chain FORWARD of table ip filter drops what this host forwards, flows to 10.0.0.12 too: run `iptables -I FORWARD -m conntrack --ctstate DNAT -j ACCEPT`"},
 		},
 		"a forward chain of Docker's that drops": {
-			change: func(f *hostFacts) {
+			change: func(f *Host) {
 				table := dropTable("ip6", "filter", "FORWARD", nil)
 				table.rules["DOCKER-USER"] = nil
-				f.tables = []foreignTable{table}
+				f.Tables = []Table{table}
 			}, splits: []traffic.Split{both},
 			warnings: []string{"split \"mx\": chain FORWARD of table ip6 filter drops what this host forwards, flows to fd00::12 too: run `ip6tables -I DOCKER-USER -m conntrack --ctstate DNAT -j ACCEPT`"},
 		},
 		"a forward chain of another family": {
-			change: func(f *hostFacts) { f.tables = []foreignTable{dropTable("ip6", "filter", "FORWARD", nil)} }, splits: []traffic.Split{elsewhere},
+			change: func(f *Host) { f.Tables = []Table{dropTable("ip6", "filter", "FORWARD", nil)} }, splits: []traffic.Split{elsewhere},
 		},
 		"a forward chain with the cure": {
-			change: func(f *hostFacts) {
-				f.tables = []foreignTable{dropTable("inet", "fw", "fwd", [][]expr.Any{{
-					&expr.Ct{Key: expr.CtKeySTATUS, Register: 1}, maskMark(1<<5, 0),
-					&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: []byte{0, 0, 0, 0}}, &expr.Verdict{Kind: expr.VerdictAccept},
-				}})}
+			change: func(f *Host) {
+				f.Tables = []Table{dropTable("inet", "fw", "fwd", [][]expr.Any{join(isTranslated(), accept())})}
 			}, splits: []traffic.Split{both},
 		},
 	} {
@@ -141,15 +119,15 @@ func TestWhatIsWrongWithTheHostIsNamedWithItsCure(t *testing.T) {
 			if test.change != nil {
 				test.change(&facts)
 			}
-			found := judge(facts, test.splits, test.paths)
+			warnings, err := Sentences(judgeStart(facts, about(test.splits, test.paths)))
 			faults := ""
-			if err := found.err(); err != nil {
+			if err != nil {
 				faults = err.Error()
 			}
 			if diff := cmp.Diff(test.faults, faults); diff != "" {
 				t.Errorf("faults (-want +got):\n%s", diff)
 			}
-			if diff := cmp.Diff(test.warnings, found.warnings); diff != "" {
+			if diff := cmp.Diff(test.warnings, warnings); diff != "" {
 				t.Errorf("warnings (-want +got):\n%s", diff)
 			}
 		})
@@ -157,15 +135,13 @@ func TestWhatIsWrongWithTheHostIsNamedWithItsCure(t *testing.T) {
 }
 
 func destinationIs(to string, port uint16, then expr.Any) []expr.Any {
-	exprs := destination{ip: addr(to)}.expressions()
-	exprs = append(exprs, destinationPort{port: traffic.Port{Number: port, Transport: traffic.TCP}}.expressions()...)
-	return append(exprs, then)
+	return join(toAddress(to), toPort(port), []expr.Any{then})
 }
 
-func earlierTable(priority int, exprs ...[]expr.Any) foreignTable {
-	t := foreignTable{
-		family: "inet", name: "other", sets: map[string]foreignSet{}, rules: map[string][]*nftables.Rule{"pre": nil},
-		chains: []foreignChain{{name: "pre", kind: kindNAT, hook: hookPrerouting, priority: priority}},
+func earlierTable(priority int, exprs ...[]expr.Any) Table {
+	t := Table{
+		family: "inet", name: "other", sets: map[string]namedSet{}, rules: map[string][]*nftables.Rule{"pre": nil},
+		chains: []baseChain{{name: "pre", kind: kindNAT, hook: hookPrerouting, priority: priority}},
 	}
 	for _, e := range exprs {
 		t.rules["pre"] = append(t.rules["pre"], &nftables.Rule{Handle: 7, Exprs: e})
@@ -173,10 +149,10 @@ func earlierTable(priority int, exprs ...[]expr.Any) foreignTable {
 	return t
 }
 
-func dropTable(family, name, chain string, exprs [][]expr.Any) foreignTable {
-	t := foreignTable{
-		family: family, name: name, sets: map[string]foreignSet{}, rules: map[string][]*nftables.Rule{},
-		chains: []foreignChain{{name: chain, kind: "filter", hook: hookForward, drops: true}},
+func dropTable(family, name, chain string, exprs [][]expr.Any) Table {
+	t := Table{
+		family: family, name: name, sets: map[string]namedSet{}, rules: map[string][]*nftables.Rule{},
+		chains: []baseChain{{name: chain, kind: kindFilter, hook: hookForward, drops: true}},
 	}
 	for _, e := range exprs {
 		t.rules[chain] = append(t.rules[chain], &nftables.Rule{Exprs: e})
@@ -188,17 +164,17 @@ func TestForeignRulesAreReadAsTheKernelReadsThem(t *testing.T) {
 	mail := packet{to: addr("192.0.2.25"), port: traffic.Port{Number: 25, Transport: traffic.TCP}, in: "wan0"}
 	dnat := &expr.NAT{Type: expr.NATTypeDestNAT}
 	jump := func(to string) expr.Any { return &expr.Verdict{Kind: expr.VerdictJump, Chain: to} }
-	device := func(name string) []expr.Any { return incoming{device: name}.expressions() }
+	device := cameIn
 	tcp := func(low, high uint16, flags xt.TcpInvFlagset) expr.Any {
 		return &expr.Match{Name: "tcp", Info: &xt.Tcp{SrcPorts: [2]uint16{0, 65535}, DstPorts: [2]uint16{low, high}, InvFlags: flags}}
 	}
-	portMap := foreignSet{elements: []nftables.SetElement{
+	portMap := namedSet{elements: []nftables.SetElement{
 		{Key: []byte{0, 25}, VerdictData: &expr.Verdict{Kind: expr.VerdictGoto, Chain: "mail"}},
 		{Key: []byte{0, 80}, VerdictData: &expr.Verdict{Kind: expr.VerdictGoto, Chain: "web"}},
 	}}
-	range20to30 := foreignSet{interval: true, elements: []nftables.SetElement{{Key: []byte{0, 0}, IntervalEnd: true}, {Key: []byte{0, 20}}, {Key: []byte{0, 31}, IntervalEnd: true}}}
-	range30to40 := foreignSet{interval: true, elements: []nftables.SetElement{{Key: []byte{0, 41}, IntervalEnd: true}, {Key: []byte{0, 30}}}}
-	port := loadTransport(register1, offsetDestinationPort, 2)
+	range20to30 := namedSet{interval: true, elements: []nftables.SetElement{{Key: []byte{0, 0}, IntervalEnd: true}, {Key: []byte{0, 20}}, {Key: []byte{0, 31}, IntervalEnd: true}}}
+	range30to40 := namedSet{interval: true, elements: []nftables.SetElement{{Key: []byte{0, 41}, IntervalEnd: true}, {Key: []byte{0, 30}}}}
+	port := loadPort()
 	for name, test := range map[string]struct {
 		exprs [][]expr.Any
 		want  answer
@@ -209,14 +185,14 @@ func TestForeignRulesAreReadAsTheKernelReadsThem(t *testing.T) {
 		"another family":               {[][]expr.Any{destinationIs("2001:db8::25", 25, dnat)}, no},
 		"its device":                   {[][]expr.Any{append(device("wan0"), dnat)}, yes},
 		"another device":               {[][]expr.Any{append(device("lan0"), dnat)}, no},
-		"a client's address":           {[][]expr.Any{append(source{ip: addr("198.51.100.7")}.expressions(), dnat)}, maybe},
+		"a client's address":           {[][]expr.Any{append(fromNetwork("198.51.100.7"), dnat)}, maybe},
 		"a source translation":         {[][]expr.Any{{&expr.NAT{Type: expr.NATTypeSourceNAT}}}, no},
 		"a redirect":                   {[][]expr.Any{{&expr.Redir{}}}, yes},
 		"iptables' DNAT":               {[][]expr.Any{{tcp(25, 25, 0), &expr.Target{Name: "DNAT"}}}, yes},
 		"iptables' DNAT, other port":   {[][]expr.Any{{tcp(80, 90, 0), &expr.Target{Name: "DNAT"}}}, no},
 		"iptables' DNAT, other than":   {[][]expr.Any{{tcp(80, 80, xt.TcpInvDestPorts), &expr.Target{Name: "DNAT"}}}, maybe},
-		"behind an accept":             {[][]expr.Any{{accept().expressions()[0]}, {dnat}}, no},
-		"behind another's accept":      {[][]expr.Any{append(device("lan0"), accept().expressions()...), {dnat}}, yes},
+		"behind an accept":             {[][]expr.Any{accept(), {dnat}}, no},
+		"behind another's accept":      {[][]expr.Any{append(device("lan0"), accept()...), {dnat}}, yes},
 		"in a chain":                   {[][]expr.Any{{jump("mail")}}, yes},
 		"in a chain that it misses":    {[][]expr.Any{append(device("lan0"), jump("mail"))}, no},
 		"behind a chain that returns":  {[][]expr.Any{{jump("back")}, {dnat}}, yes},
@@ -226,17 +202,17 @@ func TestForeignRulesAreReadAsTheKernelReadsThem(t *testing.T) {
 		"beside a set of intervals":    {[][]expr.Any{{port, &expr.Lookup{SourceRegister: 1, SetName: "30-40"}, dnat}}, no},
 		"not in a set":                 {[][]expr.Any{{port, &expr.Lookup{SourceRegister: 1, SetName: "20-30", Invert: true}, dnat}}, no},
 		"in an unknown set":            {[][]expr.Any{{port, &expr.Lookup{SourceRegister: 1, SetName: "what"}, dnat}}, maybe},
-		"a network of addresses":       {[][]expr.Any{{loadNetwork(offsetDestination4, 4), &expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: []byte{255, 255, 255, 0}, Xor: []byte{0, 0, 0, 0}}, equal(192, 0, 2, 0), dnat}}, yes},
-		"another network of addresses": {[][]expr.Any{{loadNetwork(offsetDestination4, 4), &expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: []byte{255, 255, 0, 0}, Xor: []byte{0, 0, 0, 0}}, equal(192, 1, 0, 0), dnat}}, no},
+		"a network of addresses":       {[][]expr.Any{{loadNetwork(destinationAt4, 4), &expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: []byte{255, 255, 255, 0}, Xor: []byte{0, 0, 0, 0}}, equal(192, 0, 2, 0), dnat}}, yes},
+		"another network of addresses": {[][]expr.Any{{loadNetwork(destinationAt4, 4), &expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: []byte{255, 255, 0, 0}, Xor: []byte{0, 0, 0, 0}}, equal(192, 1, 0, 0), dnat}}, no},
 		"ports in a range":             {[][]expr.Any{{port, &expr.Range{Op: expr.CmpOpEq, Register: 1, FromData: []byte{0, 20}, ToData: []byte{0, 30}}, dnat}}, yes},
-		"a mark":                       {[][]expr.Any{append(marked{mask: 0xff, value: 1}.expressions(), dnat)}, maybe},
+		"a mark":                       {[][]expr.Any{[]expr.Any{&expr.Ct{Key: expr.CtKeyMARK, Register: 1}, masked(0xff, 0), equal(1, 0, 0, 0), dnat}}, maybe},
 		"now and then":                 {[][]expr.Any{{&expr.Limit{}, dnat}}, maybe},
 	} {
 		t.Run(name, func(t *testing.T) {
 			table := earlierTable(-110, test.exprs...)
-			table.sets = map[string]foreignSet{"ports": portMap, "20-30": range20to30, "30-40": range30to40}
+			table.sets = map[string]namedSet{"ports": portMap, "20-30": range20to30, "30-40": range30to40}
 			table.rules["mail"] = []*nftables.Rule{{Handle: 8, Exprs: []expr.Any{dnat}}}
-			table.rules["back"] = []*nftables.Rule{{Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictReturn}}}, {Exprs: []expr.Any{accept().expressions()[0]}}}
+			table.rules["back"] = []*nftables.Rule{{Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictReturn}}}, {Exprs: accept()}}
 			table.rules["loop"] = []*nftables.Rule{{Exprs: []expr.Any{jump("loop")}}}
 			if got := table.walk(table.chains[0], mail).translated; got != test.want {
 				t.Errorf("translated = %d, want %d", got, test.want)

@@ -1,4 +1,4 @@
-package netfilter
+package doctor
 
 import (
 	"bytes"
@@ -13,28 +13,30 @@ import (
 
 // Where a foreign chain is hooked, and its kind.
 const (
-	hookForward = "forward"
-	kindNAT     = "nat"
-	kindFilter  = "filter"
+	hookPrerouting = "prerouting"
+	hookInput      = "input"
+	hookForward    = "forward"
+	kindNAT        = "nat"
+	kindFilter     = "filter"
 )
 
-// foreignTable is another program's table: its base chains that matter to us
-// and every chain and set that they lead to.
-type foreignTable struct {
+// Table is another program's table: its base chains that matter to us, every
+// chain and set that they lead to, and in a whole look all other chains.
+type Table struct {
 	family string // "ip", "ip6" or "inet"
 	name   string
-	chains []foreignChain // those with a hook
+	chains []baseChain // those with a hook
 	rules  map[string][]*nftables.Rule
-	sets   map[string]foreignSet
+	sets   map[string]namedSet
 }
 
-type foreignChain struct {
+type baseChain struct {
 	name, kind, hook string
 	priority         int
 	drops            bool // policy drop
 }
 
-type foreignSet struct {
+type namedSet struct {
 	interval bool
 	concat   bool
 	elements []nftables.SetElement
@@ -58,35 +60,28 @@ const (
 	yes
 )
 
-// letThrough is the command that lets translated flows pass the chain.
-func (t foreignTable) letThrough(c foreignChain) string {
-	tool := map[string]string{"ip": "iptables", "ip6": "ip6tables"}[t.family]
-	if tool == "" || t.name != "filter" || c.name != "FORWARD" {
-		return "nft insert rule " + t.family + " " + t.name + " " + c.name + " ct status dnat accept"
-	}
-	chain := c.name
-	if _, docker := t.rules["DOCKER-USER"]; docker {
-		chain = "DOCKER-USER" // what Docker leaves alone
-	}
-	return tool + " -I " + chain + " -m conntrack --ctstate DNAT -j ACCEPT"
-}
-
 // walk is a packet's way through a foreign base chain.
 type walk struct {
-	table      foreignTable
+	table      Table
 	packet     packet
 	translated answer
 	by         struct { // the rule that translates
 		chain  string
 		handle uint64
 	}
-	accepted bool // for sure
+	hindrances []*nftables.Rule // that may keep it back
+	accepted   bool             // for sure
+	refused    bool             // for sure: dropped or rejected
 }
+
+// drops says whether the packet does not pass the chain: because the policy
+// drops what is not accepted for sure, or because a rule does so for sure.
+func (w walk) drops(c baseChain) bool { return !w.accepted && (c.drops || w.refused) }
 
 // walkDepth is the kernel's limit of nested jumps (NFT_JUMP_STACK_SIZE).
 const walkDepth = 16
 
-func (t foreignTable) walk(c foreignChain, p packet) walk {
+func (t Table) walk(c baseChain, p packet) walk {
 	w := walk{table: t, packet: p}
 	if t.family == "ip" && !p.to.Is4() || t.family == "ip6" && p.to.Is4() {
 		w.accepted = true
@@ -107,6 +102,9 @@ func (w *walk) chain(name string, certain bool, depth int) (ended bool) {
 		if match == no {
 			continue
 		}
+		if hinders(rule.Exprs, do) {
+			w.hindrances = append(w.hindrances, rule)
+		}
 		certain := certain && match == yes
 		switch do.kind {
 		case doTranslate:
@@ -124,6 +122,7 @@ func (w *walk) chain(name string, certain bool, depth int) (ended bool) {
 			}
 		case doDrop:
 			if certain {
+				w.refused = true
 				return true
 			}
 		case doReturn:
@@ -163,7 +162,7 @@ type action struct {
 
 // evaluate says whether the packet passes the conditions of a rule, and what
 // the rule then does.
-func (t foreignTable) evaluate(exprs []expr.Any, p packet) (answer, action) {
+func (t Table) evaluate(exprs []expr.Any, p packet) (answer, action) {
 	result := yes
 	var regs registers
 	for _, e := range exprs {
@@ -223,7 +222,7 @@ func verdictAction(v *expr.Verdict) action {
 }
 
 // lookup asks a set or map of the table.
-func (t foreignTable) lookup(e *expr.Lookup, regs *registers) (answer, action) {
+func (t Table) lookup(e *expr.Lookup, regs *registers) (answer, action) {
 	set, known := t.sets[e.SetName]
 	if !known || set.concat && set.interval || len(set.elements) == 0 {
 		if known && len(set.elements) == 0 && !e.Invert {
@@ -245,7 +244,7 @@ func (t foreignTable) lookup(e *expr.Lookup, regs *registers) (answer, action) {
 	return yes, action{}
 }
 
-func (s foreignSet) find(key []byte) *nftables.SetElement {
+func (s namedSet) find(key []byte) *nftables.SetElement {
 	var best *nftables.SetElement
 	for i := range s.elements {
 		e := &s.elements[i]
@@ -289,20 +288,39 @@ func matchExtension(e *expr.Match, p packet) answer {
 		}
 		return matchPorts(info.SrcPorts, info.DstPorts, p, info.InvFlags == 0)
 	case *xt.ConntrackMtinfo3:
-		// --ctstate DNAT alone: XT_CONNTRACK_STATE_DNAT of xt_conntrack.h.
-		if info.MatchFlags&^uint16(xt.ConntrackStateAlias) == uint16(xt.ConntrackState) && info.InvertFlags == 0 && p.translated && info.StateMask&(1<<7) != 0 {
-			return yes
-		}
+		return matchState(info, p)
 	}
 	return maybe
 }
 
 func matchPorts(source, destination [2]uint16, p packet, plain bool) answer {
 	switch inside := destination[0] <= p.port.Number && p.port.Number <= destination[1]; {
-	case !plain || source != [2]uint16{0, 65535}:
+	case !plain || source != [2]uint16{0, 65535} || p.port.IsRange():
 		return maybe
 	case inside:
 		return yes
 	}
 	return no
+}
+
+// The bits of --ctstate (XT_CONNTRACK_STATE_* of xt_conntrack.h).
+const (
+	stateInvalid     = 1 << 0
+	stateEstablished = 1 << 1
+	stateNew         = 1 << 3
+	stateTranslated  = 1 << 7 // DNAT
+)
+
+// matchState knows --ctstate alone.
+func matchState(info *xt.ConntrackMtinfo3, p packet) answer {
+	if info.MatchFlags&^uint16(xt.ConntrackStateAlias) != uint16(xt.ConntrackState) || info.InvertFlags != 0 {
+		return maybe
+	}
+	switch {
+	case info.StateMask&stateNew != 0, p.translated && info.StateMask&stateTranslated != 0:
+		return yes
+	case info.StateMask&^(stateInvalid|stateEstablished|stateTranslated) == 0:
+		return no
+	}
+	return maybe
 }

@@ -1,0 +1,50 @@
+package daemon
+
+import (
+	"context"
+
+	"github.com/splitd/splitd/control/api"
+	"github.com/splitd/splitd/netfilter"
+	"github.com/splitd/splitd/netfilter/doctor"
+	"github.com/splitd/splitd/traffic"
+)
+
+// Host is this host, asked what stands in the way of splits in the kernel and
+// of return paths. It changes nothing. Its methods may be called concurrently.
+type Host interface {
+	// Preflight is a quick look before a change: what would break the splits is
+	// the error, all else worth saying are the warnings (see sorted).
+	Preflight(splits []traffic.Split, paths []traffic.ReturnPath) (warnings []string, err error)
+	// Examine looks at everything and may take some seconds.
+	Examine(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) ([]doctor.Finding, error)
+}
+
+// thisHost is the network namespace of the process.
+type thisHost struct{ settings netfilter.Settings }
+
+var _ Host = thisHost{}
+
+func (h thisHost) Preflight(splits []traffic.Split, paths []traffic.ReturnPath) ([]string, error) {
+	return doctor.Preflight(doctor.Question{Splits: splits, Paths: paths, Settings: h.settings})
+}
+
+func (h thisHost) Examine(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) ([]doctor.Finding, error) {
+	return doctor.Examiner{}.Examine(ctx, doctor.Question{Splits: splits, Paths: paths, Settings: h.settings})
+}
+
+// Doctor says what will go wrong on this host.
+func (d *Daemon) Doctor(ctx context.Context) (api.Doctor, error) {
+	v := d.view.Load()
+	inKernel, _ := byMode(v.splits())
+	findings, err := d.options.Host.Examine(ctx, inKernel, v.paths)
+	if err != nil {
+		return api.Doctor{}, err
+	}
+	answer := api.Doctor{Envelope: api.Of(api.KindDoctor), Items: make([]api.Finding, 0, len(findings))}
+	for _, f := range findings {
+		answer.Items = append(answer.Items, api.Finding{
+			ID: f.ID, Level: string(f.Level), Where: string(f.Where), Seen: f.Seen, Why: f.Why, Cure: f.Cure, Advice: f.Advice(),
+		})
+	}
+	return answer, nil
+}

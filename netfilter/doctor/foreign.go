@@ -1,0 +1,224 @@
+package doctor
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"github.com/splitd/splitd/netfilter"
+)
+
+// chainsAtStart bounds how many chains a look before a change reads for marks:
+// each costs some 20 microseconds.
+const chainsAtStart = 256
+
+// readRuleset reads other programs' tables as far as they matter to us, and
+// what our own do to the host. A nat chain turns connection tracking on.
+func (h *Host) readRuleset(entire bool) error {
+	conn, err := nftables.New(nftables.AsLasting())
+	if err != nil {
+		return fmt.Errorf("open nftables: %w", err)
+	}
+	defer func() { _ = conn.CloseLasting() }()
+	chains, err := conn.ListChains()
+	if err != nil {
+		return fmt.Errorf("list chains: %w", err)
+	}
+	r := foreignReader{conn: conn, chains: chains, entire: entire, index: map[tableKey]int{}}
+	for _, c := range chains {
+		h.Tracking.On = h.Tracking.On || c.Type == nftables.ChainTypeNAT
+		if strings.HasPrefix(c.Table.Name, netfilter.TableSplits) {
+			h.Own.Clamps = h.Own.Clamps || c.Name == netfilter.ChainClamp
+			continue
+		}
+		r.note(c)
+	}
+	if err := r.read(); err != nil {
+		return err
+	}
+	h.Tables = r.tables
+	if !entire {
+		return nil
+	}
+	tables, err := conn.ListTables()
+	if err != nil {
+		return fmt.Errorf("list tables: %w", err)
+	}
+	for _, t := range tables {
+		if strings.HasPrefix(t.Name, netfilter.TableSplits) {
+			h.Own.Kept = h.Own.Kept || t.Flags&(nftables.TableFlagOwner|nftables.TableFlagPersist) != 0
+		}
+	}
+	return nil
+}
+
+type tableKey struct{ family, name string }
+
+// foreignReader reads the tables of other programs.
+type foreignReader struct {
+	conn   *nftables.Conn
+	chains []*nftables.Chain
+	entire bool
+	index  map[tableKey]int
+	tables []Table
+	raw    []*nftables.Table
+}
+
+// note takes in a chain that a routed packet can pass.
+func (r *foreignReader) note(c *nftables.Chain) {
+	family := familyName(c.Table.Family)
+	if family == "" {
+		return
+	}
+	at := tableKey{family, c.Table.Name}
+	i, known := r.index[at]
+	if !known {
+		i = len(r.tables)
+		r.index[at] = i
+		r.tables = append(r.tables, Table{family: family, name: c.Table.Name, rules: map[string][]*nftables.Rule{}, sets: map[string]namedSet{}})
+		r.raw = append(r.raw, c.Table)
+	}
+	if base, matters := parseChain(c); matters {
+		r.tables[i].chains = append(r.tables[i].chains, base)
+	}
+}
+
+func (r *foreignReader) read() error {
+	for i := range r.tables {
+		t := &r.tables[i]
+		if err := t.read(r.conn, r.raw[i], r.chains, r.entire); err != nil {
+			return fmt.Errorf("read table %s %s: %w", t.family, t.name, err)
+		}
+	}
+	return nil
+}
+
+// parseChain says whether the chain can stand in our way, and how it is hooked.
+func parseChain(c *nftables.Chain) (baseChain, bool) {
+	if c.Hooknum == nil || c.Priority == nil {
+		return baseChain{}, false
+	}
+	base := baseChain{name: c.Name, kind: string(c.Type), priority: int(*c.Priority)}
+	base.drops = c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop
+	switch *c.Hooknum {
+	case *nftables.ChainHookPrerouting:
+		base.hook = hookPrerouting
+		return base, base.kind == kindNAT && base.priority <= netfilter.PrioritySplit
+	case *nftables.ChainHookForward:
+		base.hook = hookForward
+		return base, base.kind == kindFilter
+	case *nftables.ChainHookInput:
+		base.hook = hookInput
+		return base, base.kind == kindFilter
+	}
+	return base, false
+}
+
+func familyName(f nftables.TableFamily) string {
+	switch f { //nolint:exhaustive // no routed packet passes the others
+	case nftables.TableFamilyIPv4:
+		return "ip"
+	case nftables.TableFamilyIPv6:
+		return "ip6"
+	case nftables.TableFamilyINet:
+		return "inet"
+	}
+	return ""
+}
+
+// read fetches the table's base chains and what they lead to, and all other
+// chains for what they do to marks.
+func (t *Table) read(conn *nftables.Conn, table *nftables.Table, chains []*nftables.Chain, entire bool) error {
+	var todo, rest []string
+	for _, c := range t.chains {
+		todo = append(todo, c.name)
+	}
+	for _, c := range chains {
+		if c.Table.Name != t.name || c.Table.Family != table.Family {
+			continue
+		}
+		rest = append(rest, c.Name)
+		if c.Name == "DOCKER-USER" { // part of the cure, used or not
+			todo = append(todo, c.Name)
+		}
+	}
+	for len(todo) > 0 {
+		more, err := t.readChain(conn, table, todo[0])
+		if err != nil {
+			return err
+		}
+		todo = append(todo[1:], more...)
+	}
+	if !entire && len(rest) > chainsAtStart {
+		return nil
+	}
+	for _, name := range rest {
+		if _, err := t.readChain(conn, table, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readChain reads a chain that was not read yet and returns the chains that it
+// leads to.
+func (t *Table) readChain(conn *nftables.Conn, table *nftables.Table, name string) ([]string, error) {
+	if _, done := t.rules[name]; done {
+		return nil, nil
+	}
+	rules, err := conn.GetRules(table, &nftables.Chain{Name: name, Table: table})
+	if err != nil && !errors.Is(err, unix.ENOENT) { // gone meanwhile
+		return nil, fmt.Errorf("read chain %q: %w", name, err)
+	}
+	t.rules[name] = rules
+	var leads []string
+	for _, rule := range rules {
+		more, err := t.follow(conn, table, rule.Exprs)
+		if err != nil {
+			return nil, err
+		}
+		leads = append(leads, more...)
+	}
+	return leads, nil
+}
+
+// follow reads the sets that a rule uses and returns the chains it leads to.
+func (t *Table) follow(conn *nftables.Conn, table *nftables.Table, exprs []expr.Any) ([]string, error) {
+	var chains []string
+	add := func(v *expr.Verdict) {
+		if v != nil && v.Chain != "" {
+			chains = append(chains, v.Chain)
+		}
+	}
+	for _, e := range exprs {
+		switch e := e.(type) {
+		case *expr.Verdict:
+			add(e)
+		case *expr.Lookup:
+			if _, done := t.sets[e.SetName]; done {
+				continue
+			}
+			set, err := conn.GetSetByName(table, e.SetName)
+			if errors.Is(err, unix.ENOENT) {
+				continue // gone meanwhile
+			}
+			if err != nil {
+				return nil, fmt.Errorf("read set %q: %w", e.SetName, err)
+			}
+			set.Table = table
+			elements, err := conn.GetSetElements(set)
+			if err != nil {
+				return nil, fmt.Errorf("read elements of %q: %w", e.SetName, err)
+			}
+			t.sets[e.SetName] = namedSet{interval: set.Interval, concat: set.Concatenation, elements: elements}
+			for i := range elements {
+				add(elements[i].VerdictData)
+			}
+		}
+	}
+	return chains, nil
+}

@@ -1,0 +1,167 @@
+package doctor
+
+import (
+	"net/netip"
+
+	"github.com/splitd/splitd/netfilter"
+	"github.com/splitd/splitd/traffic"
+)
+
+// Question is what a host is asked to carry. Splits are those of kernel mode.
+type Question struct {
+	Splits   []traffic.Split
+	Paths    []traffic.ReturnPath
+	Settings netfilter.Settings
+}
+
+// Host is what was seen of a host. Maps hold what the question asks for.
+type Host struct {
+	// Release is the kernel's (uname -r).
+	Release string
+	// Sysctls are by name with slashes; one that the kernel has not is absent.
+	Sysctls map[string]int
+	// Here are the addresses that are this host's own.
+	Here map[netip.Addr]bool
+	// Ways are the routes to addresses; one without a route is absent.
+	Ways map[netip.Addr]Way
+	// Clients4 and Clients6 are the default routes.
+	Clients4, Clients6 Way
+	Devices            map[string]Device
+	// Silent are the neighbours that do not answer ARP or neighbour discovery.
+	Silent map[netip.Addr]string // the device
+	// Refusals are why backends could not be connected; only a whole look
+	// tries.
+	Refusals map[netip.AddrPort]string
+	Rules    []Rule
+	// Taken are other programs' routes in the route tables that are ours.
+	Taken []TakenRoute
+	// Loops are marks that lead the outer packets of a tunnel into it.
+	Loops []Loop
+	// Tables are other programs' nftables tables; Own is what our tables do.
+	Tables []Table
+	Own    Own
+	// Legacy are the tables of iptables-legacy, which cannot be read.
+	Legacy   []string
+	Tracking Tracking
+	Counters Counters
+	// AnyUDP are the ports of UDP sockets that are bound to no address.
+	AnyUDP []uint16
+	Files  Files
+	// Missing are the features of nf_tables that this kernel lacks.
+	Missing []Feature
+	// Unread says what could not be looked at.
+	Unread []string
+}
+
+// Way is a route; its zero value is none.
+type Way struct {
+	Device  string
+	Source  netip.Addr // that packets of this host get
+	Gateway netip.Addr // invalid on the link
+	MTU     int        // learned or set for the route; 0: that of the device
+}
+
+// Device is one network device.
+type Device struct {
+	MTU      int
+	Up       bool
+	Networks []netip.Prefix // its addresses with their prefix lengths
+	// AdvertisedRoute says that a router advertisement made a default route.
+	AdvertisedRoute bool
+}
+
+// Rule is an `ip rule` that looks at the packet mark.
+type Rule struct {
+	Priority   int
+	Mark, Mask uint32
+	Table      int
+	Ours       bool
+	Text       string // as `ip rule` lists it
+}
+
+// TakenRoute is a route of another program in a table of ours.
+type TakenRoute struct {
+	Table   int
+	Default bool
+	Text    string
+}
+
+// Loop is a mark that leads packets to a tunnel's far end into the tunnel.
+type Loop struct {
+	Device string
+	Remote netip.Addr
+	Rule   Rule
+}
+
+// Own is what of our tables matters to the host.
+type Own struct {
+	// Kept says that a table has the owner or the persist flag.
+	Kept bool
+	// Clamps says that the segment size of forwarded flows is set by the route.
+	Clamps bool
+}
+
+// Tracking is connection tracking.
+type Tracking struct {
+	// On says that it is at work already.
+	On bool
+	// Count and Max are flows; Max is 0 when the kernel does not say yet.
+	Count, Max int
+	// Lost counts the flows that found no room, since boot.
+	Lost TrackingLosses
+}
+
+// TrackingLosses are from /proc/net/stat/nf_conntrack, summed over all CPUs.
+type TrackingLosses struct {
+	Dropped, EarlyDropped, InsertFailed uint64
+}
+
+// Counters are the kernel's own, since the namespace was made.
+type Counters struct {
+	ReversePathDrops uint64 // TcpExt IPReversePathFilter
+	RedirectsSent    uint64 // Icmp OutRedirects
+}
+
+// Files are texts of /etc that matter.
+type Files struct {
+	// Saved are the rulesets that are loaded at boot, by path.
+	Saved map[string]string
+	// Units are the systemd units that are enabled, "nftables.service".
+	Units map[string]bool
+	// Networkd says that systemd-networkd runs, and KeepsRules and KeepsRoutes
+	// what its configuration says of other programs' (networkd.conf(5)).
+	Networkd, KeepsRules, KeepsRoutes bool
+	// NftVersion is of the nft program, "" without one.
+	NftVersion string
+}
+
+// A Feature is something of nf_tables that a kernel may lack.
+type Feature struct {
+	Name string // as modprobe knows it
+	For  string // what of ours needs it
+	// Needed says that the question needs it.
+	Needed bool
+	Err    string
+}
+
+// sysctl is 0 when the kernel has no such setting.
+func (h Host) sysctl(name string) int { return h.Sysctls[name] }
+
+// strict judges a device as the kernel does: the higher of both settings
+// counts (Documentation/networking/ip-sysctl.rst, rp_filter). IPv4 only.
+func (h Host) strict(device string) bool {
+	return device != "" && max(h.sysctl(confAll+"rp_filter"), h.sysctl(conf4(device, "rp_filter"))) == 1
+}
+
+const confAll = "net/ipv4/conf/all/"
+
+func conf4(device, setting string) string { return "net/ipv4/conf/" + device + "/" + setting }
+func conf6(device, setting string) string { return "net/ipv6/conf/" + device + "/" + setting }
+
+// clients is the way to clients of the address's family.
+func (h Host) clients(a netip.Addr) Way {
+	if a.Is4() {
+		return h.Clients4
+	}
+	return h.Clients6
+}

@@ -1,0 +1,145 @@
+package doctor
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/splitd/splitd/traffic"
+)
+
+// A row is one thing that is looked at. Its id is what scripts know it by.
+type row struct {
+	id    string
+	about string
+	where Where
+	// start says that it is also looked at before a start or a change.
+	start bool
+	judge func(*examination)
+}
+
+// rows lists all that is looked at, what keeps flows from passing first.
+func rows() []row {
+	return []row{
+		{"unread", "what this host lets us look at", OnBoth, false, judgeUnread},
+		{"kernel-features", "what of nf_tables this kernel has", OnBoth, false, judgeFeatures},
+		{"forwarding-off", "ip_forward and IPv6 forwarding", OnRouter, true, judgeForwarding},
+		{"family-gap", "backends for each family of the service", OnRouter, false, judgeFamilies},
+		{"loopback-service", "services on loopback addresses", OnRouter, false, judgeLoopback},
+		{"service-elsewhere", "service addresses on this host", OnRouter, true, judgeServices},
+		{"backend-no-route", "routes to backends", OnRouter, true, judgeBackendRoutes},
+		{"backend-silent", "backends that answer", OnRouter, true, judgeSilent},
+		{"first-dnat-wins", "other programs' translations before ours", OnRouter, true, judgeForeignTranslation},
+		{"forward-drop", "chains that drop what is forwarded", OnRouter, true, judgeForeignDrop},
+		{"iptables-legacy", "rules that nf_tables does not show", OnBoth, false, judgeLegacy},
+		{"input-skipped", "what protects a local primary and not the candidates", OnRouter, true, judgeInput},
+		{"rp-filter-router", "reverse path filtering towards backends", OnRouter, true, judgeStrictRouter},
+		{"rp-filter-new-host", "reverse path filtering where marked flows come in", OnNewHost, true, judgeStrictNewHost},
+		{"return-path-device", "devices of return paths", OnNewHost, true, judgePathDevices},
+		{"return-path-address", "addresses of return paths", OnNewHost, true, judgePathAddresses},
+		{"no-route-to-clients", "a route to clients for flows that come in by mark", OnNewHost, true, judgeClientRoute},
+		{"wildcard-udp", "UDP servers that answer from another address", OnNewHost, false, judgeWildcardUDP},
+		{"shared-alias", "return path addresses that serve direct clients too", OnNewHost, false, judgeAlias},
+		{"tunnel-loop", "marks that lead a tunnel's outer packets into it", OnBoth, false, judgeLoops},
+		{"route-table-taken", "other programs in our route tables and priorities", OnNewHost, true, judgeTaken},
+		{"mark-collision", "other programs that use our mark bits", OnBoth, true, judgeMarks},
+		{"path-mtu", "the size of packets on the way to backends", OnRouter, false, judgeMTU},
+		{"hairpin", "clients and backends on one link", OnRouter, false, judgeHairpin},
+		{"router-advertisements", "IPv6 router advertisements on a host that forwards", OnRouter, false, judgeAdvertisements},
+		{"conntrack-begins", "connection tracking at work", OnBoth, true, judgeTracking},
+		{"conntrack-full", "room for flows in connection tracking", OnBoth, false, judgeRoom},
+		{"conntrack-accounting", "bytes per flow (nf_conntrack_acct)", OnRouter, false, judgeAccounting},
+		{"conntrack-loose", "flows that are picked up in the middle (nf_conntrack_tcp_loose)", OnRouter, false, judgeLoose},
+		{"saved-ruleset", "rulesets saved with our tables inside", OnBoth, false, judgeSaved},
+		{"ruleset-reload", "ruleset files whose reload removes our tables", OnBoth, false, judgeReload},
+		{"nft-listing", "an nft program that can list our tables", OnBoth, false, judgeNft},
+		{"networkd-rules", "systemd-networkd and other programs' rules", OnNewHost, false, judgeNetworkd},
+	}
+}
+
+// examination is one look as it is judged.
+type examination struct {
+	Host
+	Question
+	ways  []forward
+	found []Finding
+}
+
+// forward is one way in which flows of a split leave this host for another.
+type forward struct {
+	split   traffic.Split
+	backend string
+	service netip.Addr
+	port    traffic.Port
+	to      traffic.Address // with the port filled in
+}
+
+// Judge says what of the host stands in the way of what it is asked to carry.
+// Every row yields at least one finding; it is LevelOK where nothing was found.
+func Judge(host Host, question Question) []Finding {
+	var all []Finding
+	for _, r := range rows() {
+		found := host.judge(question, r)
+		if len(found) == 0 {
+			found = []Finding{{ID: r.id, Level: LevelOK, Where: r.where, Seen: r.about}}
+		}
+		all = append(all, found...)
+	}
+	return all
+}
+
+// judgeStart judges the rows that matter before a change, and yields only what
+// was found.
+func judgeStart(host Host, question Question) []Finding {
+	var all []Finding
+	for _, r := range rows() {
+		if r.start {
+			all = append(all, host.judge(question, r)...)
+		}
+	}
+	return all
+}
+
+func (h Host) judge(question Question, r row) []Finding {
+	e := &examination{Host: h, Question: question, ways: forwards(question.Splits, h.Here)}
+	r.judge(e)
+	for i := range e.found {
+		e.found[i].ID, e.found[i].Where = r.id, r.where
+	}
+	return e.found
+}
+
+func (e *examination) add(f Finding) { e.found = append(e.found, f) }
+
+func seen(format string, args ...any) string { return fmt.Sprintf(format, args...) }
+
+// forwards lists the ways to other hosts. A weight of zero counts: it may be
+// raised at any time.
+func forwards(splits []traffic.Split, here map[netip.Addr]bool) []forward {
+	var ways []forward
+	for _, s := range splits {
+		for _, b := range s.Backends() {
+			for _, service := range s.Service.Addresses {
+				for _, port := range s.Service.Ports {
+					for _, to := range b.Addresses {
+						if b.Local || to.IP.Is4() != service.Is4() || here[to.IP] || to.IP == service {
+							continue
+						}
+						if to.Port == 0 {
+							to.Port = port.Number
+						}
+						ways = append(ways, forward{split: s, backend: b.Name, service: service, port: port, to: to})
+					}
+				}
+			}
+		}
+	}
+	return ways
+}
+
+// more says how many there are beside the first, "" for none.
+func more(all int) string {
+	if all < 2 {
+		return ""
+	}
+	return fmt.Sprintf(" (and %d more)", all-1)
+}

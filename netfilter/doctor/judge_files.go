@@ -1,0 +1,138 @@
+package doctor
+
+import (
+	"regexp"
+	"strings"
+
+	"github.com/splitd/splitd/netfilter"
+)
+
+// IncludeDir is where the daemon keeps what a host's own ruleset file may
+// include, so that its reload puts our tables back in the same transaction.
+const IncludeDir = "/run/splitd/"
+
+// includeLine has a pattern, which nft(8) takes when no file fits: a plain name
+// would make the host's own rules fail to load at boot, before splitd runs.
+const includeLine = `include "` + IncludeDir + `*.nft"`
+
+var (
+	ownTable = regexp.MustCompile(`(?m)^\s*(?:add\s+)?table\s+inet\s+` + netfilter.TableSplits)
+	flushAll = regexp.MustCompile(`(?m)^\s*flush\s+ruleset\s*(?:;|#|$)`)
+	include  = regexp.MustCompile(`(?m)^\s*include\s+"` + IncludeDir + `[^"]*"`)
+)
+
+// judgeSaved: what was saved with the ruleset comes back at boot, older than
+// what the daemon knows.
+func judgeSaved(e *examination) {
+	for _, path := range sortedKeys(e.Files.Saved) {
+		n := len(ownTable.FindAllString(e.Files.Saved[path], -1))
+		if n == 0 {
+			continue
+		}
+		e.add(Finding{
+			Level: LevelWarning, Seen: seen("%s holds %d of splitd's own tables, as they were when it was saved", path, n),
+			Why: "a reload puts old weights in force until the daemon sees it",
+			Do:  "leave ours out:", Cure: seen("sed -i '/^table inet %s/,/^}/d' %s", netfilter.TableSplits, path),
+		})
+	}
+}
+
+// judgeReload looks for files that begin with `flush ruleset`, on kernels on
+// which that takes our tables too.
+func judgeReload(e *examination) {
+	if e.Own.Kept || atLeast(e.Release, 6, 9) || len(e.Splits)+len(e.Paths) == 0 {
+		return
+	}
+	for _, path := range sortedKeys(e.Files.Saved) {
+		text := e.Files.Saved[path]
+		if !flushAll.MatchString(text) || include.MatchString(text) {
+			continue
+		}
+		level, when := LevelNote, "if it is ever reloaded,"
+		if e.Files.Units["nftables.service"] {
+			level, when = LevelWarning, ""
+		}
+		e.add(Finding{
+			Level: level, Seen: seen("%s flushes the whole ruleset, splitd's tables too, and this kernel (%s) cannot keep them", path, e.Release),
+			Why: "each reload resets the open flows of candidates",
+			If:  when, Cure: seen("echo '%s' >> %s", includeLine, path),
+		})
+	}
+}
+
+// judgeNft: nft before 1.1 lists a table with the persist flag in a way that it
+// cannot load again.
+func judgeNft(e *examination) {
+	if e.Files.NftVersion == "" || atLeast(e.Files.NftVersion, 1, 1) || !e.Own.Kept {
+		return
+	}
+	f := Finding{
+		Level: LevelNote, Seen: seen("nft %s lists splitd's tables in a way that it cannot load again", e.Files.NftVersion),
+		Why: "a saved ruleset with them inside fails to load as a whole", If: "when you save the ruleset,", Cure: saveWithoutOurs,
+	}
+	for _, unit := range []string{"netfilter-persistent.service", "nftables.service"} {
+		if e.Files.Units[unit] {
+			f.Level, f.Seen = LevelWarning, f.Seen+", and "+unit+" is enabled"
+			break
+		}
+	}
+	e.add(f)
+}
+
+const saveWithoutOurs = `nft -s list ruleset | awk '/^table inet ` + netfilter.TableSplits + `/ {skip=1} !skip {print} /^}/ {skip=0}' > /etc/nftables.conf`
+
+// judgeNetworkd: networkd removes rules and routes that it did not make, when
+// it starts and when a link changes (networkd.conf(5)).
+func judgeNetworkd(e *examination) {
+	if len(e.Paths) == 0 || !e.Files.Networkd {
+		return
+	}
+	var lines []string
+	if !e.Files.KeepsRules {
+		lines = append(lines, "ManageForeignRoutingPolicyRules=no")
+	}
+	if !e.Files.KeepsRoutes {
+		lines = append(lines, "ManageForeignRoutes=no")
+	}
+	if len(lines) == 0 {
+		return
+	}
+	e.add(Finding{
+		Level: LevelWarning, Seen: "systemd-networkd runs and removes other programs' rules and routes: " + strings.Join(lines, " and ") + " is missing",
+		Why: "return paths are gone after its restart until the daemon puts them back",
+		Cure: "mkdir -p /etc/systemd/networkd.conf.d && printf '[Network]\\n" + strings.Join(lines, `\n`) +
+			"\\n' > /etc/systemd/networkd.conf.d/splitd.conf && systemctl restart systemd-networkd",
+	})
+}
+
+func judgeUnread(e *examination) {
+	for _, what := range e.Unread {
+		e.add(Finding{
+			Level: LevelWarning, Seen: what, Why: "what stands there is not judged",
+			Do: "as root,", Cure: "splitctl doctor",
+		})
+	}
+}
+
+func judgeFeatures(e *examination) {
+	for _, f := range e.Missing {
+		level := LevelNote
+		if f.Needed {
+			level = LevelError
+		}
+		e.add(Finding{
+			Level: level, Seen: seen("this kernel (%s) has no %s: %s", e.Release, f.Name, f.Err),
+			Why: f.For + " needs it", Cure: "modprobe " + f.Name,
+		})
+	}
+}
+
+func judgeLegacy(e *examination) {
+	if len(e.Legacy) == 0 || len(e.Splits)+len(e.Paths) == 0 {
+		return
+	}
+	e.add(Finding{
+		Level: LevelNote, Seen: seen("iptables-legacy is at work (%s), whose rules splitd cannot read", strings.Join(e.Legacy, ", ")),
+		Why: "they may drop or translate what nothing here tells of", Do: "see", Cure: "iptables-legacy-save",
+	})
+}

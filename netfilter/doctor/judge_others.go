@@ -1,0 +1,285 @@
+package doctor
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/splitd/splitd/netfilter"
+	"github.com/splitd/splitd/traffic"
+)
+
+func judgeForeignTranslation(e *examination) {
+	for _, s := range e.Splits {
+		for _, a := range s.Service.Addresses {
+			for _, port := range s.Service.Ports {
+				for _, table := range e.Tables {
+					e.judgeTranslation(table, s.Name, packet{to: a, port: port, in: e.clients(a).Device})
+				}
+			}
+		}
+	}
+}
+
+func (e *examination) judgeTranslation(table Table, split string, p packet) {
+	for _, c := range table.chains {
+		if c.kind != kindNAT || c.hook != hookPrerouting || c.priority > netfilter.PrioritySplit {
+			continue
+		}
+		walk := table.walk(c, p)
+		if walk.translated == no {
+			continue
+		}
+		verb := "takes"
+		if walk.translated == maybe {
+			verb = "may take"
+		}
+		e.add(Finding{
+			Level: LevelWarning,
+			Seen:  seen("split %q: another program's rule %s %s . %s . %s before splitd sees it", split, verb, p.to, p.port.Transport, strings.TrimSuffix(p.port.String(), "/"+string(p.port.Transport))),
+			Why:   seen("of several translations the first wins, and chain %s of table %s %s is hooked at %d, ours at %d", c.name, table.family, table.name, c.priority, netfilter.PrioritySplit),
+			If:    "if it is not meant,", Cure: seen("nft delete rule %s %s %s handle %d", table.family, table.name, walk.by.chain, walk.by.handle),
+		})
+	}
+}
+
+// judgeForeignDrop warns once for each chain: its cure is for all flows.
+func judgeForeignDrop(e *examination) {
+	for _, table := range e.Tables {
+		for _, c := range table.chains {
+			if c.hook != hookForward {
+				continue
+			}
+			i := slices.IndexFunc(e.ways, func(w forward) bool { return table.walk(c, e.forwarded(w)).drops(c) })
+			if i < 0 {
+				continue
+			}
+			w := e.ways[i]
+			e.add(Finding{
+				Level: LevelWarning,
+				Seen:  seen("split %q: chain %s of table %s %s drops what this host forwards, flows to %s too", w.split.Name, c.name, table.family, table.name, w.to.IP),
+				Why:   "an accept in a table of ours does not help: a drop is final, and the share of remote backends times out",
+				Cure:  table.letThrough(c, w),
+			})
+		}
+	}
+}
+
+// forwarded is the way's first packet, translated, as the forward hook sees it.
+func (h Host) forwarded(w forward) packet {
+	return packet{
+		to: w.to.IP, port: traffic.Port{Number: w.to.Port, Transport: w.port.Transport},
+		in: h.clients(w.to.IP).Device, out: h.Ways[w.to.IP].Device, translated: true,
+	}
+}
+
+// letThrough is the command that lets translated flows pass the chain, in the
+// words of the program that owns it.
+func (t Table) letThrough(c baseChain, w forward) string {
+	tool := map[string]string{"ip": "iptables", "ip6": "ip6tables"}[t.family]
+	const translated = " -m conntrack --ctstate DNAT -j ACCEPT"
+	_, docker := t.rules["DOCKER-USER"]
+	_, ufw := t.rules["ufw-user-forward"]
+	_, ufw6 := t.rules["ufw6-user-forward"]
+	switch {
+	case t.name == "firewalld":
+		return firewalldPolicy(w)
+	case tool == "" || t.name != "filter" || c.name != "FORWARD":
+		return "nft insert rule " + t.family + " " + t.name + " " + c.name + " ct status dnat accept"
+	case docker: // what Docker leaves alone
+		return tool + " -I DOCKER-USER" + translated
+	case ufw || ufw6: // what a reload of ufw keeps
+		return fmt.Sprintf("ufw route allow proto %s to %s port %d", w.port.Transport, w.to.IP, w.to.Port)
+	}
+	return tool + " -I FORWARD" + translated
+}
+
+// firewalldPolicy asks firewalld: it owns its table, and no other program can
+// add a rule to it.
+func firewalldPolicy(w forward) string {
+	family := "ipv4"
+	if w.to.IP.Is6() {
+		family = "ipv6"
+	}
+	const policy = "firewall-cmd --permanent --policy splitd"
+	return strings.Join([]string{
+		"firewall-cmd --permanent --new-policy splitd",
+		policy + " --add-ingress-zone ANY",
+		policy + " --add-egress-zone ANY",
+		fmt.Sprintf(`%s --add-rich-rule 'rule family="%s" destination address="%s" port port="%d" protocol="%s" accept'`, policy, family, whole(w.to.IP), w.to.Port, w.port.Transport),
+		"firewall-cmd --reload",
+	}, " && ")
+}
+
+// inputShown bounds how many rules of a chain a finding names.
+const inputShown = 5
+
+// judgeInput notes once for each chain: a flow that stays here passes the
+// host's INPUT rules, one that is sent on does not.
+func judgeInput(e *examination) {
+	for _, table := range e.Tables {
+		for _, c := range table.chains {
+			if c.hook == hookInput {
+				e.judgeInputChain(table, c)
+			}
+		}
+	}
+}
+
+func (e *examination) judgeInputChain(table Table, c baseChain) {
+	told := map[string]bool{}
+	var texts []string
+	for _, w := range e.ways {
+		if !w.split.StaysHere(w.split.Primary, w.service, w.port.Number) {
+			continue
+		}
+		way := packet{to: w.service, port: w.port, in: e.clients(w.service).Device}
+		for _, h := range table.walk(c, way).hindrances {
+			text := table.ruleText(h)
+			if !told[text] {
+				told[text] = true
+				texts = append(texts, text)
+			}
+		}
+	}
+	if len(texts) == 0 {
+		return
+	}
+	all := len(texts)
+	shown := strings.Join(texts[:min(all, inputShown)], "; ")
+	if all > inputShown {
+		shown += seen("; and %d more", all-inputShown)
+	}
+	i := slices.IndexFunc(e.ways, func(w forward) bool { return w.split.StaysHere(w.split.Primary, w.service, w.port.Number) })
+	e.add(Finding{
+		Level: LevelNote,
+		Seen: seen("split %q: the candidates' share skips %d rules that drop or limit in chain %s of table %s %s (policy %s): %s",
+			e.ways[i].split.Name, all, c.name, table.family, table.name, c.policy(), shown),
+		Why: "input rules protect what stays on this host; what is sent on passes forward rules instead",
+		Do:  "have the same on the new host; see", Cure: seen("nft list chain %s %s %s", table.family, table.name, c.name),
+	})
+}
+
+func (c baseChain) policy() string {
+	if c.drops {
+		return "drop"
+	}
+	return "accept"
+}
+
+// judgeTaken looks at the tables and priorities that are to be ours.
+func judgeTaken(e *examination) {
+	if len(e.Paths) == 0 {
+		return
+	}
+	first := e.Settings.RouteTable
+	for _, r := range e.Taken {
+		if r.Table < first || r.Table >= first+netfilter.ReturnsMax {
+			continue
+		}
+		f := Finding{
+			Level: LevelWarning, Seen: seen("another program has a route in table %d, which is splitd's: %s", r.Table, r.Text),
+			Why: "replies of a return path may follow it",
+			Do:  "set", Cure: seen("netfilter: {route_table: %d}", e.freeTables()),
+		}
+		if i := r.Table - first; r.Default && i < len(e.Paths) {
+			f.Level = LevelError
+			f.Seen = seen("return path %q: another program has the default route in table %d: %s", e.Paths[i].Name, r.Table, r.Text)
+		}
+		e.add(f)
+	}
+}
+
+// freeTables is the first of as many route tables as we need that no foreign
+// route or rule names.
+func (e *examination) freeTables() int {
+	free := func(first int) bool {
+		in := func(table int) bool { return table >= first && table < first+netfilter.ReturnsMax }
+		return !slices.ContainsFunc(e.Taken, func(r TakenRoute) bool { return in(r.Table) }) &&
+			!slices.ContainsFunc(e.Rules, func(r Rule) bool { return !r.Ours && in(r.Table) })
+	}
+	first := e.Settings.RouteTable
+	for !free(first) {
+		first += netfilter.ReturnsMax
+	}
+	return first
+}
+
+// judgeMarks warns of each rule that sets bits of ours or routes by them.
+func judgeMarks(e *examination) {
+	mask := e.Settings.MarkMask
+	if mask == 0 || len(e.Splits)+len(e.Paths) == 0 {
+		return
+	}
+	marked := slices.ContainsFunc(e.Paths, func(p traffic.ReturnPath) bool { return p.Match == traffic.MatchMark })
+	var used uint32
+	var found []Finding
+	for _, r := range e.Rules {
+		if r.Ours {
+			continue
+		}
+		used |= r.Mark
+		if r.Mark&r.Mask&mask != 0 {
+			found = append(found, Finding{
+				Seen: seen("another program's rule routes by mark bits of splitd's (0x%08x): %s", mask, r.Text),
+				Why:  "marked flows of splitd follow it, or its flows splitd's rules",
+			})
+		}
+	}
+	for _, table := range e.Tables {
+		for _, w := range table.markWrites() {
+			used |= w.sets
+			if w.sets&mask == 0 && (w.clears&mask == 0 || !w.tracked && !marked) {
+				continue
+			}
+			what := "packet"
+			if w.tracked {
+				what = "conntrack"
+			}
+			found = append(found, Finding{
+				Seen: seen("another program's rule changes %s mark bits 0x%08x, of which 0x%08x are splitd's: table %s %s, chain %s, handle %d",
+					what, w.sets|w.clears, (w.sets|w.clears)&mask, table.family, table.name, w.chain, w.handle),
+				Why: "a flow loses the class that splitd gave it: its replies go astray, or it is not masqueraded",
+			})
+		}
+	}
+	for _, f := range found {
+		f.Level, f.Do, f.Cure = LevelWarning, "set", seen("netfilter: {mark_mask: 0x%08x}", freeMask(mask, used))
+		if f.Cure == seen("netfilter: {mark_mask: 0x%08x}", mask) { // only another program's can give way
+			f.Do, f.Cure = "make that rule use a mask; see", "nft -a list ruleset"
+		}
+		e.add(f)
+	}
+}
+
+// freeMask are as many neighbouring bits as the mask has, of which none is
+// used; the mask itself when there are none.
+func freeMask(mask, used uint32) uint32 {
+	n := 0
+	for m := mask; m != 0; m &= m - 1 {
+		n++
+	}
+	for shift := 32 - n; shift >= 0; shift-- {
+		if m := (uint32(1)<<n - 1) << shift; m&used == 0 {
+			return m
+		}
+	}
+	return mask
+}
+
+func dotted(sysctl string) string { return strings.ReplaceAll(sysctl, "/", ".") }
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for key := range m {
+		keys = append(keys, key)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+func addrOf(ip []byte) netip.Addr {
+	a, _ := netip.AddrFromSlice(ip)
+	return a.Unmap()
+}

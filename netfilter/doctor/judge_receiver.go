@@ -1,0 +1,184 @@
+package doctor
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/splitd/splitd/traffic"
+)
+
+// judgeStrictRouter warns once for each device.
+func judgeStrictRouter(e *examination) {
+	told := map[string]bool{}
+	for _, w := range e.ways {
+		device := e.Ways[w.to.IP].Device
+		if !w.to.IP.Is4() || told[device] || !e.strict(device) {
+			continue
+		}
+		told[device] = true
+		e.add(Finding{
+			Level: LevelWarning,
+			Seen:  seen("split %q: rp_filter is strict and replies of %s are dropped unless they come in by %s%s", w.split.Name, w.to.IP, device, e.reversePathDrops()),
+			Why:   "a reply that comes in by another device than the route to its sender is dropped in silence",
+			If:    "if they do not,", Cure: "sysctl -w net.ipv4.conf.all.rp_filter=2",
+		})
+	}
+}
+
+// judgeStrictNewHost: strict reverse path filtering hurts only paths that match
+// by mark: the filter's own lookup follows the rule of the reply's source
+// address (fib_validate_source, net/ipv4/fib_frontend.c), but a new flow has
+// no packet mark yet.
+func judgeStrictNewHost(e *examination) {
+	for _, p := range e.Paths {
+		four := !p.Via.IsValid() || p.Via.Is4()
+		if _, there := e.Devices[p.Device]; !there || p.Match != traffic.MatchMark || !four || !e.strict(p.Device) {
+			continue
+		}
+		e.add(Finding{
+			Level: LevelWarning,
+			Seen:  seen("return path %q: rp_filter is strict on %s and drops flows whose clients are routed elsewhere%s", p.Name, p.Device, e.reversePathDrops()),
+			Why:   "clients whose route leads elsewhere get no answer at all", Cure: "sysctl -w " + conf4(p.Device, "rp_filter") + "=2",
+		})
+	}
+}
+
+// reversePathDrops is the evidence, if there is any.
+func (e *examination) reversePathDrops() string {
+	if e.Counters.ReversePathDrops == 0 {
+		return ""
+	}
+	return seen(" (%d packets were dropped so far)", e.Counters.ReversePathDrops)
+}
+
+func judgePathDevices(e *examination) {
+	for _, p := range e.Paths {
+		if _, there := e.Devices[p.Device]; !there {
+			e.add(Finding{
+				Level: LevelWarning, Seen: seen("return path %q: there is no device %q: its replies are dropped until there is", p.Name, p.Device),
+				Why: "replies have no way back to the router", Do: "see", Cure: "ip link",
+			})
+		}
+	}
+}
+
+func judgePathAddresses(e *examination) {
+	for _, p := range e.Paths {
+		if _, there := e.Devices[p.Device]; there && p.Match == traffic.MatchAddress && !e.Here[p.Address] {
+			e.add(Finding{
+				Level: LevelWarning, Seen: seen("return path %q: address %s is not on this host", p.Name, p.Address),
+				Why: "what the router sends to it is answered by nobody", Cure: seen("ip address add %s dev %s", whole(p.Address), p.Device),
+			})
+		}
+	}
+}
+
+// judgeClientRoute: the first SYN-ACK is made by a route lookup before it has a
+// mark. A path by address has its rule for that lookup already.
+func judgeClientRoute(e *examination) {
+	for _, p := range e.Paths {
+		four := !p.Via.IsValid() || p.Via.Is4()
+		if way := e.Clients6; p.Match != traffic.MatchMark || four && e.Clients4.Device != "" || !four && way.Device != "" {
+			continue
+		}
+		family, any := "", "default"
+		if !four {
+			family, any = "-6 ", "::/0"
+		}
+		via := ""
+		if p.Via.IsValid() {
+			via = seen("via %s ", p.Via)
+		}
+		e.add(Finding{
+			Level: LevelWarning, Seen: seen("return path %q matches by mark and this host has no route to clients of that family", p.Name),
+			Why:  "the first SYN-ACK is never made: it needs some route, however wrong, before it gets its mark",
+			Cure: seen("ip %sroute add %s %sdev %s metric 9999", family, any, via, p.Device),
+		})
+	}
+}
+
+// judgeWildcardUDP: a UDP socket that is bound to no address answers from the
+// address of the route, which conntrack on the router does not know.
+func judgeWildcardUDP(e *examination) {
+	for _, p := range e.Paths {
+		ports := e.AnyUDP
+		if len(p.Ports) > 0 {
+			ports = slices.DeleteFunc(slices.Clone(ports), func(port uint16) bool {
+				return !slices.ContainsFunc(p.Ports, func(of traffic.Port) bool { return of.Transport == traffic.UDP && of.Contains(port) })
+			})
+		}
+		from := e.clients(p.Address).Source
+		if !p.Address.IsValid() {
+			from = e.Clients4.Source
+		}
+		if len(ports) == 0 || p.Match == traffic.MatchAddress && from == p.Address || p.Match == traffic.MatchMark && e.ownAddresses() < 2 {
+			continue
+		}
+		bind := "the address that the router sends to"
+		if p.Address.IsValid() {
+			bind = p.Address.String()
+		}
+		cure := Finding{
+			Level: LevelNote,
+			Seen:  seen("return path %q: the UDP server on port %d%s is bound to no address and answers from %s", p.Name, ports[0], more(len(ports)), named(from)),
+			Why:   "an answer from another address than the one asked reaches no client",
+			If:    "if it serves flows of this path, bind it to " + bind + " or give the route that source;", Cure: seen("ss -lunp 'sport = :%d'", ports[0]), Do: "see",
+		}
+		if len(p.Ports) > 0 {
+			cure.Level = LevelWarning
+		}
+		e.add(cure)
+	}
+}
+
+func named(a netip.Addr) string {
+	if !a.IsValid() {
+		return "the address of the route"
+	}
+	return a.String()
+}
+
+// ownAddresses counts the addresses of IPv4 that packets can come from.
+func (e *examination) ownAddresses() int {
+	n := 0
+	for _, d := range e.Devices {
+		for _, p := range d.Networks {
+			if p.Addr().Is4() && !p.Addr().IsLoopback() {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// judgeAlias: who talks to the address both directly and through the split may
+// meet its own connection there: the same ports, the same addresses.
+func judgeAlias(e *examination) {
+	for _, p := range e.Paths {
+		if p.Match != traffic.MatchAddress || e.clients(p.Address).Source != p.Address {
+			continue
+		}
+		e.add(Finding{
+			Level: LevelWarning, Seen: seen("return path %q: %s is also the address from which this host answers direct clients", p.Name, p.Address),
+			Why: "direct clients' replies go to the router too, and a client's port used both ways stalls for a second",
+			Do:  "give the path an address of its own and the router's backend the same one:", Cure: seen("ip address add ADDRESS/%d dev %s", p.Address.BitLen(), p.Device),
+		})
+	}
+}
+
+// judgeLoops: vxlan and others keep the packet mark on their outer packets.
+func judgeLoops(e *examination) {
+	for _, l := range e.Loops {
+		e.add(Finding{
+			Level: LevelError, Seen: seen("packets of tunnel %s to its far end %s are led into the tunnel again by `%s`", l.Device, l.Remote, l.Rule.Text),
+			Why: "the tunnel carries no marked packet", Cure: seen("ip %srule add pref %d to %s lookup main", sixFlag(l.Remote), max(l.Rule.Priority-10, 1), l.Remote),
+		})
+	}
+}
+
+func sixFlag(a netip.Addr) string {
+	if a.Is6() {
+		return "-6 "
+	}
+	return ""
+}

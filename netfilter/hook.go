@@ -1,0 +1,7 @@
+package netfilter
+
+// The kinds of chains (nft(8)).
+const (
+	kindNAT    = "nat"
+	kindFilter = "filter"
+)
