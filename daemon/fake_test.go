@@ -43,7 +43,8 @@ type fakeKernel struct {
 	failAfter error
 	countErr  error // why counters cannot be read
 	flows     map[string]uint64
-	forced    bool // `off --force` has turned all splits off
+	forced    bool   // `off --force` has turned all splits off
+	mended    uint64 // return paths, by the kernel plane itself
 }
 
 func (k *fakeKernel) weight(split string) traffic.Weight {
@@ -139,7 +140,8 @@ func (k *fakeKernel) Watch(ctx context.Context, _ func(netfilter.Stranger)) erro
 	<-ctx.Done()
 	return nil
 }
-func (k *fakeKernel) Close() error { return nil }
+func (k *fakeKernel) Mended() uint64 { return k.mended }
+func (k *fakeKernel) Close() error   { return nil }
 
 // fakeRelay takes everything.
 type fakeRelay struct{ splits []traffic.Split }

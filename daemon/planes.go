@@ -24,6 +24,7 @@ type Kernel interface {
 	Flows(ctx context.Context, split traffic.Split) (map[string]uint64, error)
 	Run(ctx context.Context) error
 	Watch(ctx context.Context, changed func(netfilter.Stranger)) error
+	Mended() uint64
 	Close() error
 }
 
@@ -203,6 +204,15 @@ func (p *planes) flows(ctx context.Context, split traffic.Split) (map[string]uin
 		flows[b.Name] = counts[traffic.BackendKey{Split: split.Name, Backend: b.Name}].Flows
 	}
 	return flows, nil
+}
+
+// mended is how often the kernel plane has put back by itself what return paths
+// lacked.
+func (p *planes) mended() uint64 {
+	if kernel := p.inUse(); kernel != nil {
+		return kernel.Mended()
+	}
+	return 0
 }
 
 // describe renders what is wanted in the kernel as text: as it stands there

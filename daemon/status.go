@@ -233,7 +233,7 @@ func sumOf(backends []api.Backend, count func(api.Backend) *uint64) *uint64 {
 // Sample is one look at everything for the metrics.
 func (d *Daemon) Sample(ctx context.Context) metrics.Sample {
 	r := d.read(ctx)
-	sample := metrics.Sample{LastReload: d.lastReload(), StartedAt: d.options.Version.StartedAt, StoreOK: d.scribe.trouble() == nil, KernelMended: d.mended.Load()}
+	sample := metrics.Sample{LastReload: d.lastReload(), StartedAt: d.options.Version.StartedAt, StoreOK: d.scribe.trouble() == nil, KernelMended: d.mended.Load() + d.planes.mended()}
 	for _, failed := range []error{r.countErr, r.driftErr} {
 		if failed != nil {
 			sample.Failures++

@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"encoding/json"
+	"errors"
 	"os"
 	"strconv"
 	"strings"
@@ -8,6 +10,10 @@ import (
 	"time"
 
 	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+
+	"github.com/splitd/splitd/control/api"
+	"github.com/splitd/splitd/internal/nettest"
 )
 
 // mended waits until new connections go to that backend again and returns how
@@ -123,4 +129,82 @@ func TestADeletedRuleIsMendedAndOtherTablesAreLeftAlone(t *testing.T) {
 			t.Errorf("another program's table changed: %s", d)
 		}
 	}
+}
+
+const receiverConfig = `
+control: {socket: %[1]s/splitd.sock}
+http: {listen: ""}
+state_dir: %[1]s/state
+return_paths:
+  - {name: back, via: 10.2.0.2, device: eth1, match: address, address: 10.2.0.1}
+`
+
+// receiverInSync says what status says of the return path.
+func (l *lab) receiverInSync() bool {
+	l.t.Helper()
+	var list api.SplitList
+	if err := json.Unmarshal([]byte(l.ok("status", "-o", "json").stdout), &list); err != nil {
+		l.t.Fatal(err)
+	}
+	if len(list.ReturnPaths) != 1 || list.ReturnPaths[0].InSync == nil {
+		l.t.Fatalf("status lists the return paths %+v, want one that is known", list.ReturnPaths)
+	}
+	return *list.ReturnPaths[0].InSync
+}
+
+// TestRulesAndRoutesOfAReturnPathAreMendedWithinASecond does what
+// systemd-networkd does when it starts, and what `ip link set down` does.
+func TestRulesAndRoutesOfAReturnPathAreMendedWithinASecond(t *testing.T) {
+	l := newLab(t)
+	l.configure(receiverConfig)
+	l.start()
+	for round := 1; round <= 3; round++ {
+		l.router.Do(removeForeign)
+		gone := time.Now()
+		l.eventually("status says that the return path is in sync", func() bool {
+			return strings.Count(l.log.String(), "return paths lacked something; mended") >= round && l.receiverInSync()
+		})
+		t.Logf("mended after %v", time.Since(gone))
+	}
+	if log := l.log.String(); !strings.Contains(log, "ip rule add pref 5200 to 10.2.0.2 lookup main protocol 83: missing") || !strings.Contains(log, "count=4") {
+		t.Error("the log does not say what was missing")
+	}
+
+	setLink(t, l.router, "eth1", false)
+	l.eventually("status says that the return path is broken", func() bool { return !l.receiverInSync() })
+	if plan := l.ok("plan").stdout; !strings.Contains(plan, "ip route add default via 10.2.0.2 dev eth1 table 5300 protocol 83: missing") {
+		t.Errorf("plan does not say what differs:\n%s", plan)
+	}
+	setLink(t, l.router, "eth1", true)
+	l.eventually("status says that the return path is in sync", l.receiverInSync)
+}
+
+// removeForeign deletes the rules and routes of protocol 83, as a network
+// manager does that calls all foreign ones its own.
+func removeForeign() error {
+	rules, err := netlink.RuleList(netlink.FAMILY_ALL)
+	for _, r := range rules {
+		if r.Protocol == 83 {
+			err = errors.Join(err, netlink.RuleDel(&r))
+		}
+	}
+	routes, listErr := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Protocol: 83}, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
+	for _, r := range routes {
+		err = errors.Join(err, netlink.RouteDel(&r))
+	}
+	return errors.Join(err, listErr)
+}
+
+func setLink(t *testing.T, ns *nettest.NS, device string, up bool) {
+	t.Helper()
+	ns.Do(func() error {
+		link, err := netlink.LinkByName(device)
+		if err != nil {
+			return err
+		}
+		if up {
+			return netlink.LinkSetUp(link)
+		}
+		return netlink.LinkSetDown(link)
+	})
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ti-mo/conntrack"
@@ -37,7 +38,8 @@ type Kernel struct {
 	conntracks *pool[*conntrack.Conn]
 	listFlows  func() ([]conntrack.Flow, error)
 	versions   versions
-	newsBuffer int // bytes that Watch may be behind
+	newsBuffer int           // bytes that Watch may be behind
+	mended     atomic.Uint64 // how often Run has put return paths back
 
 	mu     sync.Mutex // protects the following and every change of the kernel
 	link   link
@@ -199,17 +201,21 @@ func (k *Kernel) abandon(l leftover) {
 }
 
 // Run keeps house until ctx ends, then returns nil: it retires what old
-// weights left behind and follows the neighbours of return paths. The rules
-// stay in the kernel.
+// weights left behind, follows the neighbours of return paths, and puts back
+// what other programs and devices that went down took of their rules and
+// routes. The rules stay in the kernel.
 func (k *Kernel) Run(ctx context.Context) error {
 	group, inner := errgroup.WithContext(ctx)
 	group.Go(func() error { return k.retireLoop(inner) })
-	group.Go(func() error { return followNeighbours(inner, k.wantedReturns, k.options.Log) })
+	group.Go(func() error { return followNeighbours(inner, k.wantedReturns, &k.mended, k.options.Log) })
 	if err := group.Wait(); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("keep the kernel rules: %w", err)
 	}
 	return nil
 }
+
+// Mended is how often Run has put back what was missing of the return paths.
+func (k *Kernel) Mended() uint64 { return k.mended.Load() }
 
 func (k *Kernel) wantedReturns() Returns {
 	k.mu.Lock()

@@ -1,38 +1,42 @@
 package netfilter
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
-	"slices"
+	"strings"
 	"sync/atomic"
-	"syscall"
 	"time"
 
-	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
 // How followNeighbours paces itself.
 const (
-	followSettle  = 10 * time.Millisecond // changes come in swarms: link, addresses, routes
-	followRetry   = time.Second           // after a mend that did not succeed
-	followAnyway  = 30 * time.Second      // without any news
-	followBackoff = 5 * time.Second       // at most, between subscriptions
-	followIdle    = time.Second           // while there is nothing to follow
-	followBuffer  = 1 << 20               // bytes; more than the default of a busy host's swarms
+	followRetry   = time.Second            // after a mend that did not succeed
+	followAnyway  = 30 * time.Second       // without any news
+	followBackoff = 5 * time.Second        // at most, between subscriptions
+	followIdle    = time.Second            // while there is nothing to follow
+	followBuffer  = 1 << 20                // bytes; more than the default of a busy host's swarms
+	followSettle  = 10 * time.Millisecond  // changes come in swarms: link, addresses, routes
+	followMost    = 500 * time.Millisecond // between two mends at most, when a rival undoes each
 )
 
+// mendLines is how many differences one line of the log names.
+const mendLines = 3
+
 // followNeighbours keeps the receiving side as it is wanted until ctx ends:
-// the routers' link-layer addresses current, and what a device took with it
-// when it went down put back when it comes again. It asks for what is wanted
-// at each step, works in the network namespace of the calling thread and
-// returns nil when ctx ends.
-func followNeighbours(ctx context.Context, want func() Returns, log *slog.Logger) error {
-	f := &follower{want: want, log: log}
+// the routers' link-layer addresses current, what a device took with it when it
+// went down put back when it comes again, and so what other programs remove of
+// our rules and routes, as systemd-networkd does. It asks for what is wanted at
+// each step, works in the network namespace of the calling thread and returns
+// nil when ctx ends. mended is counted up for each time that rules or routes
+// were put back.
+func followNeighbours(ctx context.Context, want func() Returns, mended *atomic.Uint64, log *slog.Logger) error {
+	f := &follower{want: want, log: log, mended: mended}
 	delay := followSettle
 	for ctx.Err() == nil {
 		began := time.Now()
@@ -66,8 +70,11 @@ func wait(ctx context.Context, d time.Duration) {
 type follower struct {
 	want    func() Returns
 	log     *slog.Logger
-	trouble string                  // what the last mend could not do, as it was logged
-	mended  atomic.Pointer[Returns] // what it brought the kernel to
+	mended  *atomic.Uint64
+	trouble string                   // what the last mend could not do, as it was logged
+	aim     atomic.Pointer[Returns]  // what the last mend brought the kernel to
+	suspect atomic.Pointer[Stranger] // who removed a rule or route of ours since then
+	pace    pace
 }
 
 // follow subscribes and mends until the subscription breaks or ctx ends; it
@@ -85,7 +92,7 @@ func (f *follower) follow(ctx context.Context) error {
 		return fmt.Errorf("subscribe to neighbours: %w", err)
 	}
 	_ = socket.SetReceiveBufferSize(followBuffer, false) // best effort: net.core.rmem_max is the limit
-	f.mended.Store(&want)
+	f.aim.Store(&want)
 	news, broken := make(chan struct{}, 1), make(chan error, 1)
 	go func() { broken <- f.receive(socket, news) }()
 	err = f.mendOnNews(ctx, news, broken)
@@ -102,7 +109,7 @@ func (f *follower) follow(ctx context.Context) error {
 func (f *follower) mendOnNews(ctx context.Context, news <-chan struct{}, broken <-chan error) error {
 	for {
 		next := time.NewTimer(f.mendOnce(ctx))
-		if len(f.mended.Load().rules) == 0 {
+		if len(f.aim.Load().rules) == 0 {
 			next.Stop()
 			return nil
 		}
@@ -116,7 +123,7 @@ func (f *follower) mendOnNews(ctx context.Context, news <-chan struct{}, broken 
 		case <-next.C:
 		case <-news:
 			next.Stop()
-			wait(ctx, followSettle)
+			wait(ctx, f.pace.settle())
 		}
 		select { // what came meanwhile is mended as well
 		case <-news:
@@ -126,33 +133,42 @@ func (f *follower) mendOnNews(ctx context.Context, news <-chan struct{}, broken 
 }
 
 // mend brings the kernel to what is wanted, also when that changes meanwhile:
-// whoever wants something else has applied it and must not be undone.
-func (f *follower) mend(ctx context.Context) (changed bool, err error) {
-	for {
+// whoever wants something else has applied it and must not be undone. What it
+// did then is no mend.
+func (f *follower) mend(ctx context.Context) (brought, error) {
+	for meanwhile := false; ; meanwhile = true {
 		want := f.want()
-		f.mended.Store(&want)
-		did, pending, err := bringReturns(ctx, want)
-		changed = changed || did
-		if ctx.Err() != nil || want.equal(f.want()) {
-			return changed, errors.Join(err, pending)
+		f.aim.Store(&want)
+		b, err := bringReturns(ctx, want)
+		if ctx.Err() == nil && !want.equal(f.want()) {
+			continue
 		}
+		if meanwhile {
+			b.did = nil
+		}
+		return b, errors.Join(err, b.pending)
 	}
 }
 
 // mendOnce returns when to mend again without news. Trouble is logged once.
 func (f *follower) mendOnce(ctx context.Context) time.Duration {
-	changed, err := f.mend(ctx)
-	switch {
-	case ctx.Err() != nil:
+	b, err := f.mend(ctx)
+	if ctx.Err() != nil {
 		return followAnyway
+	}
+	if len(b.followed) > 0 {
+		f.log.Info("followed routers of return paths to other link-layer addresses", "differences", strings.Join(b.followed, "; "))
+	}
+	if len(b.did) > 0 {
+		f.tell(b.did)
+	}
+	switch {
 	case err != nil && err.Error() != f.trouble:
 		f.trouble = err.Error()
 		f.log.Warn("mend return paths", "error", err)
 	case err == nil && f.trouble != "":
 		f.trouble = ""
 		f.log.Info("return paths are whole again")
-	case changed:
-		f.log.Info("mended return paths")
 	}
 	if err != nil {
 		return followRetry
@@ -160,47 +176,24 @@ func (f *follower) mendOnce(ctx context.Context) time.Duration {
 	return followAnyway
 }
 
-// receive tells of news that concern us until the socket is closed or breaks.
-// A receive buffer that ran over (ENOBUFS) breaks it: who subscribes again
-// reads everything anew.
-func (f *follower) receive(socket *nl.NetlinkSocket, news chan<- struct{}) error {
-	for {
-		messages, from, err := socket.Receive()
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("receive changes of neighbours: %w", err)
-		}
-		if from.Pid != nl.PidKernel || !f.concerns(messages) {
-			continue
-		}
-		select {
-		case news <- struct{}{}:
-		default:
-		}
+// tell logs what was put back, and who is thought to have removed it. Of a
+// rival who undoes each mend the log names the first deeds; then it says from
+// time to time how many there were.
+func (f *follower) tell(did []string) {
+	f.mended.Add(1)
+	times, say := f.pace.mended(time.Now())
+	by := f.suspect.Swap(nil)
+	if !say {
+		return
 	}
-}
-
-// concerns says whether one of the messages may be about what we keep. A
-// router's route table may change a thousand times a second.
-func (f *follower) concerns(messages []syscall.NetlinkMessage) bool {
-	return slices.ContainsFunc(messages, func(m syscall.NetlinkMessage) bool {
-		want := f.mended.Load()
-		switch m.Header.Type {
-		case unix.RTM_NEWRULE, unix.RTM_DELRULE:
-			return true
-		case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
-			return len(m.Data) >= unix.SizeofRtMsg && nl.DeserializeRtMsg(m.Data).Protocol == Protocol
-		case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
-			entry, err := netlink.NeighDeserialize(m.Data)
-			return err != nil || want.hasRouter(entry)
-		}
-		return len(want.rules) > 0
-	})
-}
-
-func (r Returns) hasRouter(entry *netlink.Neigh) bool {
-	address, ok := netip.AddrFromSlice(entry.IP)
-	return ok && slices.ContainsFunc(r.marks, func(p markPath) bool { return p.via == address.Unmap() })
+	if by == nil {
+		by = &Stranger{}
+	}
+	log := f.log.With("comm", cmp.Or(by.Comm, "unknown"), "pid", by.PID,
+		"differences", strings.Join(did[:min(len(did), mendLines)], "; "), "count", len(did))
+	if times > 1 {
+		log.Warn("return paths are changed by another program again and again; mended each time", "times", times)
+		return
+	}
+	log.Warn("return paths lacked something; mended")
 }

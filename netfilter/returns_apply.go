@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
@@ -92,57 +93,65 @@ func (r kernelRoute) sameKey(other ipRoute) bool {
 // failing step. A path whose device is not there yet is no error: its replies
 // are dropped until followNeighbours finds the device.
 func applyReturns(ctx context.Context, want Returns) (changed bool, err error) {
-	changed, _, err = bringReturns(ctx, want)
-	return changed, err
+	b, err := bringReturns(ctx, want)
+	return len(b.did)+len(b.followed) > 0, err
 }
 
-// bringReturns is applyReturns, but it also tells which paths have no way back
-// yet: pending wraps errReturnPending or is nil.
-func bringReturns(ctx context.Context, want Returns) (changed bool, pending, err error) {
+// brought is what bringReturns did, in the words of differencesReturns.
+type brought struct {
+	did      []string
+	followed []string // link-layer addresses of routers that are others now
+	// pending says which paths have no way back yet: it wraps errReturnPending
+	// or is nil.
+	pending error
+}
+
+// bringReturns is applyReturns, but it tells what it did.
+func bringReturns(ctx context.Context, want Returns) (b brought, err error) {
 	if err := ctx.Err(); err != nil {
-		return false, nil, fmt.Errorf("apply return paths: %w", err)
+		return b, fmt.Errorf("apply return paths: %w", err)
 	}
 	if want, err = want.possible().withTunnelGuards(); err != nil {
-		return false, nil, err
+		return b, err
 	}
 	has, err := readReturns()
 	if err != nil {
-		return false, nil, err
+		return b, err
 	}
 	s := &steps{}
 	c := want.changes(has)
 	for _, route := range c.park {
-		s.do(route.remove())
+		s.do(route.removal(), route.remove())
 	}
 	s.put(c.putRoutes)
 	for _, rule := range c.putRules {
-		s.do(rule.add())
+		s.do(rule.addition(), rule.add())
 	}
 	s.marks(ctx, want)
 	for _, rule := range c.dropRules {
-		s.do(rule.remove())
+		s.do(rule.removal(), rule.remove())
 	}
 	s.put(c.latePut)
 	for _, route := range c.dropRoutes {
-		s.do(route.remove())
+		s.do(route.removal(), route.remove())
 	}
-	return s.changed, errors.Join(s.pending...), errors.Join(s.faults...)
+	return brought{did: s.did, followed: s.followed, pending: errors.Join(s.pending...)}, errors.Join(s.faults...)
 }
 
-// steps counts what was done and keeps what was not.
+// steps keeps what was done and what was not.
 type steps struct {
-	changed         bool
+	did, followed   []string
 	faults, pending []error
 }
 
-func (s *steps) do(err error) {
+func (s *steps) do(what string, err error) {
 	switch {
 	case errors.Is(err, errReturnPending):
 		s.pending = append(s.pending, err)
 	case err != nil:
 		s.faults = append(s.faults, err)
 	default:
-		s.changed = true
+		s.did = append(s.did, what)
 	}
 }
 
@@ -151,9 +160,9 @@ func (s *steps) do(err error) {
 func (s *steps) put(routes []routePut) {
 	for _, p := range routes {
 		err := p.put(p.old != nil)
-		s.do(err)
+		s.do(p.addition(), err)
 		if err != nil && p.old != nil {
-			s.do(p.old.remove())
+			s.do(p.old.removal(), p.old.remove())
 		}
 	}
 }
@@ -169,8 +178,8 @@ func (s *steps) marks(ctx context.Context, want Returns) {
 	if err != nil {
 		s.faults = append(s.faults, err)
 	}
-	changed, err := want.applyMarks(conn, known)
-	s.changed = s.changed || changed
+	did, followed, err := want.applyMarks(conn, known)
+	s.did, s.followed = append(s.did, did...), append(s.followed, followed...)
 	if err != nil {
 		s.faults = append(s.faults, err)
 	}
@@ -204,16 +213,17 @@ func (r Returns) possible() Returns {
 
 // withTunnelGuards adds a guard for the far end of every device that is a
 // tunnel: its outer packets inherit the mark of the inner ones (kernel: vxlan,
-// ipip, gre, sit) and must not be routed into the tunnel again.
+// ipip, gre, sit), or have the address of the path for their source, and must
+// not be routed into the tunnel again.
 func (r Returns) withTunnelGuards() (Returns, error) {
 	rules := slices.Clone(r.rules)
-	for _, p := range r.marks {
-		link, err := netlink.LinkByName(p.device)
+	for _, device := range r.devices() {
+		link, err := netlink.LinkByName(device)
 		if _, missing := errors.AsType[netlink.LinkNotFoundError](err); missing {
 			continue
 		}
 		if err != nil {
-			return r, fmt.Errorf("read device %q: %w", p.device, err)
+			return r, fmt.Errorf("read device %q: %w", device, err)
 		}
 		if far := tunnelEnd(link); far.IsValid() {
 			rules = append(rules, guard(r.settings, far))
@@ -221,6 +231,17 @@ func (r Returns) withTunnelGuards() (Returns, error) {
 	}
 	r.rules = sortedSet(rules, compareRules)
 	return r, nil
+}
+
+// devices are those by which replies go back.
+func (r Returns) devices() []string {
+	var names []string
+	for _, route := range r.routes {
+		if !route.blackhole {
+			names = append(names, route.device)
+		}
+	}
+	return sortedSet(names, strings.Compare)
 }
 
 // differencesReturns says, a line each, what applyReturns would change.
@@ -245,22 +266,23 @@ func differencesReturns(ctx context.Context, want Returns, conn *nftables.Conn) 
 	if err != nil {
 		return nil, err
 	}
-	return append(lines, want.markDifferences(m, known)...), nil
+	differ, moved := want.markDifferences(m, known)
+	return slices.Concat(lines, moved, differ), nil
 }
 
 func (c returnChanges) lines() []string {
 	var lines []string
 	for _, put := range append(slices.Clone(c.putRoutes), c.latePut...) {
-		lines = append(lines, put.command("add")+": missing")
+		lines = append(lines, put.addition())
 	}
 	for _, rule := range c.putRules {
-		lines = append(lines, rule.command("add")+": missing")
+		lines = append(lines, rule.addition())
 	}
 	for _, rule := range c.dropRules {
-		lines = append(lines, rule.command("del")+": to be removed")
+		lines = append(lines, rule.removal())
 	}
 	for _, route := range c.dropRoutes {
-		lines = append(lines, route.command("del")+": to be removed")
+		lines = append(lines, route.removal())
 	}
 	return lines
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,7 +20,13 @@ import (
 
 // follow runs followNeighbours in the new host until the test ends.
 func (lab returnLab) follow(paths []traffic.ReturnPath) {
+	lab.followTelling(paths, slog.DiscardHandler)
+}
+
+// followTelling is follow; it returns how often something was put back.
+func (lab returnLab) followTelling(paths []traffic.ReturnPath, log slog.Handler) *atomic.Uint64 {
 	lab.t.Helper()
+	var mended atomic.Uint64
 	want, err := BuildReturns(paths, labSettings)
 	if err != nil {
 		lab.t.Fatal(err)
@@ -28,10 +35,11 @@ func (lab returnLab) follow(paths []traffic.ReturnPath) {
 	var done sync.WaitGroup
 	done.Go(func() {
 		lab.host.Do(func() error {
-			return followNeighbours(ctx, func() Returns { return want }, slog.New(slog.DiscardHandler))
+			return followNeighbours(ctx, func() Returns { return want }, &mended, slog.New(log))
 		})
 	})
 	lab.t.Cleanup(func() { cancel(); done.Wait() })
+	return &mended
 }
 
 // inSync waits until the new host has what the paths ask for.
@@ -153,7 +161,7 @@ func TestARestartLeavesWhatStandsUntilSomethingIsWanted(t *testing.T) {
 	lab.translate("10.0.0.12", "fd00::12")
 	lab.apply(byMark()...)
 	before := lab.snapshot()
-	f := &follower{want: func() Returns { return Returns{} }, log: slog.New(slog.DiscardHandler)}
+	f := &follower{want: func() Returns { return Returns{} }, mended: new(atomic.Uint64), log: slog.New(slog.DiscardHandler)}
 	lab.host.Do(func() error { return f.follow(t.Context()) })
 	if diff := before.Differences(lab.snapshot()); diff != nil {
 		t.Errorf("changed: %q", diff)
@@ -165,7 +173,7 @@ func TestWhoChangesThePathsMeanwhileIsNotUndone(t *testing.T) {
 	t.Parallel()
 	lab := newReturnLab(t)
 	asked := 0
-	f := &follower{log: slog.New(slog.DiscardHandler), want: func() Returns {
+	f := &follower{mended: new(atomic.Uint64), log: slog.New(slog.DiscardHandler), want: func() Returns {
 		asked++
 		paths := byAddress()
 		if asked == 1 {
@@ -191,7 +199,7 @@ func TestABrokenSubscriptionEndsTheRoundAfterMending(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &follower{log: slog.New(slog.DiscardHandler), want: func() Returns { return want }}
+	f := &follower{mended: new(atomic.Uint64), log: slog.New(slog.DiscardHandler), want: func() Returns { return want }}
 	broken := make(chan error, 1)
 	broken <- unix.ENOBUFS
 	lab.host.Do(func() error {

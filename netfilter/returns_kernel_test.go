@@ -127,12 +127,12 @@ func (lab returnLab) sent() uint64 {
 	lab.t.Helper()
 	var sum uint64
 	lab.host.Do(func() error {
-		text, err := os.ReadFile("/proc/thread-self/net/snmp")
+		text, err := readThreadNet("snmp")
 		if err != nil {
 			return err
 		}
 		var names []string
-		for line := range strings.Lines(string(text)) {
+		for line := range strings.Lines(text) {
 			fields := strings.Fields(line)
 			if fields[0] != "Tcp:" {
 				continue
@@ -154,6 +154,12 @@ func (lab returnLab) sent() uint64 {
 		return nil
 	})
 	return sum
+}
+
+// readThreadNet reads a file of /proc/net of the thread's own namespace.
+func readThreadNet(name string) (string, error) {
+	text, err := os.ReadFile("/proc/thread-self/net/" + name)
+	return string(text), err
 }
 
 // loseWay takes the ways back out of the kernel, as a device that goes down does.

@@ -11,7 +11,8 @@ import (
 // host (output: a chain of type route looks the route up again) and those
 // forwarded for containers behind it (prerouting). Packets of the original
 // direction get no packet mark: the rule would send them back where they came
-// from.
+// from. The answer to a SYN is made with the segment size of a route that knows
+// no mark; chainClamp lowers it to what the way back carries.
 const (
 	chainArrivals   = "arrivals"
 	chainReplies    = "replies"
@@ -19,13 +20,16 @@ const (
 	chainOutput     = "output"
 )
 
-// markChain is a chain of the marking table; one without kind is jumped to,
-// the others are hooked where their name says.
+// markChain is a chain of the marking table; one without kind is jumped to.
 type markChain struct {
 	name  string
 	kind  nftables.ChainType
+	hook  string // hookPrerouting, hookOutput or hookPostrouting
 	rules []rule
 }
+
+// hookOutput is where this host's own packets come by.
+const hookOutput = "output"
 
 // neighbourSet holds the link-layer addresses of a path's router. Text has no
 // elements: they are a fact of the network, kept current while splitd runs.
@@ -54,16 +58,19 @@ func (r Returns) chains() []markChain {
 		return nil
 	}
 	arrivals, replies := markChain{name: chainArrivals}, markChain{name: chainReplies}
+	clamp := markChain{name: chainClamp, kind: nftables.ChainTypeFilter, hook: hookPostrouting}
 	for _, p := range r.marks {
 		arrivals.rules = append(arrivals.rules, p.arrivals(r.settings)...)
 		replies.rules = append(replies.rules, p.reply(r.settings))
+		clamp.rules = append(clamp.rules, p.clamp(r.settings))
 	}
 	toReplies := rule{statements: []statement{direction{reply: true}, jumpTo(chainReplies)}}
 	toArrivals := rule{statements: []statement{direction{}, newFlow{}, jumpTo(chainArrivals)}}
 	return []markChain{
 		arrivals, replies,
-		{name: chainPrerouting, kind: nftables.ChainTypeFilter, rules: []rule{toReplies, toArrivals}},
-		{name: chainOutput, kind: nftables.ChainTypeRoute, rules: []rule{toReplies}},
+		{name: chainPrerouting, kind: nftables.ChainTypeFilter, hook: hookPrerouting, rules: []rule{toReplies, toArrivals}},
+		{name: chainOutput, kind: nftables.ChainTypeRoute, hook: hookOutput, rules: []rule{toReplies}},
+		clamp,
 	}
 }
 
@@ -111,6 +118,13 @@ func (p markPath) reply(s Settings) rule {
 	}}
 }
 
+// clamp lowers the segment size that the path's flows may use.
+func (p markPath) clamp(s Settings) rule {
+	return rule{comment: p.name, statements: []statement{
+		opensTCP{}, marked{mask: s.MarkMask, value: p.mark}, clampSegments{},
+	}}
+}
+
 // expressions of all statements, for the kernel.
 func (r rule) expressions() []expr.Any {
 	var all []expr.Any
@@ -136,9 +150,13 @@ func (c markChain) inKernel(table *nftables.Table) *nftables.Chain {
 	policy := nftables.ChainPolicyAccept
 	chain.Type, chain.Policy = c.kind, &policy
 	chain.Priority = nftables.ChainPriorityRef(priorityReturn)
-	chain.Hooknum = nftables.ChainHookPrerouting
-	if c.name == chainOutput {
+	switch c.hook {
+	case hookOutput:
 		chain.Hooknum = nftables.ChainHookOutput
+	case hookPostrouting:
+		chain.Hooknum, chain.Priority = nftables.ChainHookPostrouting, nftables.ChainPriorityRef(priorityClamp)
+	default:
+		chain.Hooknum = nftables.ChainHookPrerouting
 	}
 	return chain
 }

@@ -1,7 +1,6 @@
 package netfilter
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"maps"
@@ -10,7 +9,6 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
-	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 )
 
@@ -113,34 +111,28 @@ func (c markChain) fits(has *nftables.Chain) bool {
 // holds says whether the kernel's chain has exactly these rules.
 func (c markChain) holds(has []*nftables.Rule) bool {
 	return slices.EqualFunc(c.rules, has, func(want rule, has *nftables.Rule) bool {
-		return bytes.Equal(want.userData(), has.UserData) && slices.EqualFunc(want.expressions(), has.Exprs, sameExpr)
+		return want.identity() == identity(has.Exprs, nil, commentOf(has.UserData))
 	})
 }
 
-func sameExpr(a, b expr.Any) bool {
-	x, errX := expr.Marshal(unix.NFPROTO_INET, a)
-	y, errY := expr.Marshal(unix.NFPROTO_INET, b)
-	return errX == nil && errY == nil && bytes.Equal(x, y)
-}
-
-// differences says in words what has to be done to the marking table.
-func (r Returns) markDifferences(m markState, known neighbours) []string {
+// markDifferences says in words what has to be done to the marking table, and
+// which routers have another link-layer address than it holds.
+func (r Returns) markDifferences(m markState, known neighbours) (lines, moved []string) {
 	chains, sets := r.chains(), r.sets()
 	switch {
 	case len(chains) == 0 && m.table == nil:
-		return nil
+		return nil, nil
 	case len(chains) == 0:
-		return []string{"table inet " + TableReturn + ": to be removed"}
+		return []string{"table inet " + TableReturn + ": to be removed"}, nil
 	case m.table == nil:
-		return []string{"table inet " + TableReturn + ": missing"}
+		return []string{"table inet " + TableReturn + ": missing"}, nil
 	}
-	var lines []string
 	for _, set := range sets {
 		has, there := m.sets[set.name]
 		if !there {
 			lines = append(lines, fmt.Sprintf("set %s: missing", set.name))
 		} else if !sameElements(known.want(set, has), has) {
-			lines = append(lines, fmt.Sprintf("set %s: does not hold the address of %s", set.name, set.path.via))
+			moved = append(moved, fmt.Sprintf("set %s: does not hold the address of %s", set.name, set.path.via))
 		}
 	}
 	for _, chain := range chains {
@@ -155,7 +147,7 @@ func (r Returns) markDifferences(m markState, known neighbours) []string {
 	for _, name := range r.strayNames(m) {
 		lines = append(lines, name+": to be removed")
 	}
-	return lines
+	return lines, moved
 }
 
 // strayNames lists what is in the table and should not be.
@@ -183,18 +175,19 @@ func sameElements(a, b []neighbour) bool {
 
 // applyMarks brings the marking table to r, in an order in which no packet
 // finds a rule whose set is not filled yet: sets and chains first, then all
-// rules at once, then what is left over.
-func (r Returns) applyMarks(conn *nftables.Conn, known neighbours) (changed bool, err error) {
+// rules at once, then what is left over. It returns the differences there were.
+func (r Returns) applyMarks(conn *nftables.Conn, known neighbours) (did, followed []string, err error) {
 	m, err := readMarks(conn)
 	if err != nil {
-		return false, err
+		return nil, nil, err
 	}
-	if len(r.markDifferences(m, known)) == 0 {
-		return false, nil
+	did, followed = r.markDifferences(m, known)
+	if len(did)+len(followed) == 0 {
+		return nil, nil, nil
 	}
 	if len(r.marks) == 0 {
 		conn.DelTable(markTable())
-		return true, flushMarks(conn)
+		return did, followed, flushMarks(conn)
 	}
 	foul := len(m.odd) > 0 || slices.ContainsFunc(r.chains(), func(c markChain) bool {
 		has, there := m.chains[c.name]
@@ -206,18 +199,18 @@ func (r Returns) applyMarks(conn *nftables.Conn, known neighbours) (changed bool
 	}
 	table := conn.AddTable(markTable())
 	if err := r.prepareMarks(conn, table, m, known); err != nil {
-		return false, err
+		return nil, nil, err
 	}
 	if m.table == nil { // one transaction suffices where nothing was
 		r.addMarkRules(conn, table, m)
-		return true, flushMarks(conn)
+		return did, followed, flushMarks(conn)
 	}
 	if err := flushMarks(conn); err != nil {
-		return false, err
+		return nil, nil, err
 	}
 	r.addMarkRules(conn, table, m)
 	r.removeStray(conn, table, m)
-	return true, flushMarks(conn)
+	return did, followed, flushMarks(conn)
 }
 
 func flushMarks(conn *nftables.Conn) error {

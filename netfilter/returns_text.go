@@ -44,7 +44,11 @@ func (r Returns) Text() string {
 		}
 		fmt.Fprintf(&b, "\tchain %s {\n", chain.name)
 		if chain.kind != "" {
-			fmt.Fprintf(&b, "\t\ttype %s hook %s priority mangle - 5; policy accept;\n", chain.kind, chain.name)
+			priority := "mangle - 5"
+			if chain.hook == hookPostrouting {
+				priority = "mangle"
+			}
+			fmt.Fprintf(&b, "\t\ttype %s hook %s priority %s; policy accept;\n", chain.kind, chain.hook, priority)
 		}
 		for _, rule := range chain.rules {
 			fmt.Fprintf(&b, "\t\t%s\n", rule.text())
@@ -93,6 +97,12 @@ func (r ipRoute) command(verb string) string {
 	fmt.Fprintf(&b, " table %d protocol %d", r.table, Protocol)
 	return b.String()
 }
+
+// What has to be done, as Differences tells it.
+func (r ipRule) addition() string  { return r.command("add") + ": missing" }
+func (r ipRule) removal() string   { return r.command("del") + ": to be removed" }
+func (r ipRoute) addition() string { return r.command("add") + ": missing" }
+func (r ipRoute) removal() string  { return r.command("del") + ": to be removed" }
 
 func ipCommand(family int) string {
 	if family == unix.AF_INET6 {

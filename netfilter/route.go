@@ -242,6 +242,9 @@ func (r ipRoute) put(replace bool) error {
 		route.Type = unix.RTN_BLACKHOLE
 	} else {
 		link, err := netlink.LinkByName(r.device)
+		if err == nil && link.Attrs().Flags&net.FlagUp == 0 {
+			err = unix.ENETDOWN // the kernel would say that the router is unreachable
+		}
 		if err != nil {
 			return r.fault(err)
 		}

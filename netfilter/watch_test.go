@@ -18,6 +18,7 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/splitd/splitd/internal/nettest"
 	"github.com/splitd/splitd/traffic"
 )
 
@@ -36,6 +37,9 @@ func beStranger(deed string) int {
 }
 
 func commitStranger(deed string) error {
+	if deed == "remove returns" {
+		return removeReturns()
+	}
 	c, err := nftables.New(nftables.AsLasting())
 	if err != nil {
 		return err
@@ -78,23 +82,29 @@ func churn(c *nftables.Conn) error {
 	return nil
 }
 
-// stranger runs another program until the test ends and returns its pid.
+// stranger runs another program on the router until the test ends and returns
+// its pid.
 func (lab *splitLab) stranger(deed string) uint32 {
 	lab.t.Helper()
+	return startStranger(lab.t, lab.router, deed)
+}
+
+func startStranger(t *testing.T, ns *nettest.NS, deed string) uint32 {
+	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), strangerEnv+"="+deed)
 	cmd.Stderr = os.Stderr
 	hold, err := cmd.StdinPipe()
 	if err == nil {
-		err = lab.router.Start(cmd)
+		err = ns.Start(cmd)
 	}
 	if err != nil {
-		lab.t.Fatal(err)
+		t.Fatal(err)
 	}
-	lab.t.Cleanup(func() {
+	t.Cleanup(func() {
 		_ = hold.Close()
 		if err := cmd.Wait(); err != nil {
-			lab.t.Errorf("stranger: %v", err)
+			t.Errorf("stranger: %v", err)
 		}
 	})
 	return uint32(cmd.Process.Pid)
