@@ -101,7 +101,7 @@ func (k *fakeKernel) SetWeights(_ context.Context, splits ...traffic.Split) erro
 func (k *fakeKernel) Read(context.Context) (map[string]netfilter.SplitState, error) {
 	states := map[string]netfilter.SplitState{}
 	for name, s := range k.splits {
-		states[name] = netfilter.SplitState{Generation: s.Generation, Weights: s.Weights(), Forced: k.forced}
+		states[name] = netfilter.SplitState{Generation: s.Generation, Weights: s.Weights(), Slots: s.Layout(), Forced: k.forced}
 	}
 	return states, nil
 }

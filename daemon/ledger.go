@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/splitd/splitd/configs"
 	"github.com/splitd/splitd/netfilter"
 	"github.com/splitd/splitd/state"
 	"github.com/splitd/splitd/traffic"
@@ -19,10 +20,16 @@ const reasonAdopted = "adopted from the kernel"
 const reasonHeld = "not raised: the store is not writable"
 
 // inForce is what a record comes to: the definition with the weights that its
-// overrides leave in force, numbered by its generation.
+// overrides leave in force and the layout that they make of the record's,
+// numbered by its generation.
 func inForce(record state.Record) traffic.Split {
 	split := traffic.Effective(record.Definition, record.Overrides)
 	split.Generation = record.Generation
+	split.Slots = nil // the definition's are a beginning, see redefinedLayout
+	if split.Slotted() {
+		split.Slots = record.Slots
+		split.Slots = split.Layout()
+	}
 	return split
 }
 
@@ -42,10 +49,8 @@ func settle(definition traffic.Split, record *state.Record, kernel *netfilter.Sp
 		return adopt(definition, record, *kernel, now)
 	}
 	if record == nil {
-		return settled{
-			record: state.Record{Name: definition.Name, Generation: 1, Definition: definition, UpdatedAt: now},
-			action: state.ActionApply,
-		}
+		first := state.Record{Name: definition.Name, Generation: 1, Definition: definition, UpdatedAt: now}
+		return settled{record: relaid(first, definition.Slots), action: state.ActionApply}
 	}
 	return redefine(definition, *record, now)
 }
@@ -57,14 +62,17 @@ func redefine(definition traffic.Split, record state.Record, now time.Time) sett
 	next := record
 	next.Definition = definition
 	next.Overrides = record.Overrides.Prune(definition, now)
+	next = relaid(next, redefinedLayout(definition, record))
 	if record.Removed {
 		before = nil
 	}
-	if !record.Removed && sameDefinition(definition, record.Definition) && maps.Equal(before, inForce(next).Weights()) {
+	same := !record.Removed && sameDefinition(definition, record.Definition)
+	if same && maps.Equal(before, inForce(next).Weights()) {
+		record.Definition = definition // with what an older version did not store
 		return settled{record: record, before: before}
 	}
 	action := state.ActionApply
-	if !record.Removed && sameDefinition(definition, record.Definition) {
+	if same {
 		action = state.ActionExpire // a ttl ended while nobody was there to see
 	}
 	next.Removed = false
@@ -94,6 +102,7 @@ func adopt(definition traffic.Split, record *state.Record, kernel netfilter.Spli
 	if !known {
 		next.Generation++
 	}
+	next = relaid(next, adoptedLayout(definition, record, kernel))
 	return settled{record: next, before: kernel.Weights, action: state.ActionAdopt}
 }
 
@@ -189,11 +198,12 @@ func side(record state.Record) state.Side {
 	return state.Side{Overrides: record.Overrides, Weights: inForce(record).Weights()}
 }
 
-// sameDefinition compares two definitions by what is stored of them.
-func sameDefinition(a, b traffic.Split) bool {
-	a.Generation, b.Generation = 0, 0
-	x, errX := json.Marshal(a)
-	y, errY := json.Marshal(b)
+// sameDefinition compares a definition with a stored one by what is stored of
+// them. An older version stored nothing of what it did not know.
+func sameDefinition(definition, stored traffic.Split) bool {
+	definition.Generation, stored.Generation = 0, 0
+	x, errX := json.Marshal(configs.Complete(definition))
+	y, errY := json.Marshal(configs.Complete(stored))
 	return errX == nil && errY == nil && bytes.Equal(x, y)
 }
 

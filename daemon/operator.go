@@ -115,6 +115,9 @@ func (d *Daemon) Undo(ctx context.Context, who control.Actor, name string, reque
 		change, err := d.steer(ctx, w, record.Name, func(record state.Record, now time.Time) (traffic.Overrides, error) {
 			return goBack(record.Definition, target.Before, who.User, request.Reason, now), nil
 		})
+		if err == nil && change.Changed && inForce(record).Slotted() {
+			change.Warnings = append(change.Warnings, "the weights are as before; which clients are at which of the candidates may not be")
+		}
 		if err != nil || change.Changed {
 			d.wakeExpiry()
 			return change, err

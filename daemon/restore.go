@@ -57,6 +57,9 @@ func restore(ctx context.Context, kernel *netfilter.Kernel, settings netfilter.S
 	for _, split := range snapshot.Splits {
 		if s, ok := standing[split.Name]; ok && s.Generation >= split.Generation {
 			split.Generation = s.Generation
+			if split.Slotted() && len(s.Slots) > 0 {
+				split.Slots = s.Slots
+			}
 			if split, err = split.WithWeights(shared(s.Weights, split)); err != nil {
 				return "", err
 			}

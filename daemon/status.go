@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/splitd/splitd/control"
 	"github.com/splitd/splitd/control/api"
 	"github.com/splitd/splitd/metrics"
 	"github.com/splitd/splitd/state"
@@ -151,7 +152,7 @@ func (r reading) item(name string) api.Split {
 	split := r.view.split(name)
 	item := api.Split{
 		Name: name, Mode: string(split.Mode), ModeConfigured: string(record.Definition.Mode), Protocol: split.Protocol,
-		Service: serviceItem(split.Service), Generation: uint64(record.Generation), WeightPPM: int(split.CandidateWeight()),
+		Service: serviceItem(split.Service), Draw: control.DrawItem(split), Generation: uint64(record.Generation), WeightPPM: int(split.CandidateWeight()),
 		ObservedPPM: r.observed(record), Origin: originItem(record), Pinned: split.Pinned,
 		Flows:  api.Flows{AsOf: r.at},
 		Shadow: api.Shadow{State: "off"}, Definition: r.view.places[name].String(), DiffersFrom: r.view.differsFrom,
@@ -183,6 +184,7 @@ func (r reading) backendItem(record state.Record, b traffic.Backend, candidate b
 	if candidate {
 		item.Role = string(traffic.RoleCandidate)
 		item.Origin = new(overrideItem(record, record.Overrides[b.Name]))
+		item.Clients = control.ClientsItem(b.Clients)
 	}
 	return item
 }

@@ -52,6 +52,7 @@ func (d *Daemon) steer(ctx context.Context, w word, name string,
 func (d *Daemon) overriding(ctx context.Context, v *view, w word, record state.Record, overrides traffic.Overrides, now time.Time) (change, api.Change) {
 	next := record
 	next.Overrides, next.UpdatedAt = overrides, now
+	next = relaid(next, layout(record))
 	before, after := inForce(record).Weights(), inForce(next).Weights()
 	answer := api.Change{
 		Envelope: api.Of(api.KindChange), Split: record.Name, Generation: uint64(record.Generation),

@@ -17,6 +17,8 @@ type SplitState struct {
 	Weights map[string]traffic.Weight
 	// Forced says that ForceOff turned the split off.
 	Forced bool
+	// Slots say who draws what; see traffic.Split.
+	Slots traffic.Slots
 }
 
 // Read returns what the kernel does now, by split. It needs no configuration

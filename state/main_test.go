@@ -3,6 +3,7 @@ package state_test
 import (
 	"flag"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
@@ -73,6 +74,22 @@ func definition(name string) traffic.Split {
 	}
 }
 
+// rich is a definition with all that says who is drawn, and how.
+func rich(name string) traffic.Split {
+	s := definition(name)
+	s.Affinity, s.AffinityPrefix, s.AffinitySeed = traffic.AffinitySource, traffic.AffinityPrefix{IPv4: 24, IPv6: 48}, "2026"
+	s.LocalClients, s.UDPTimeout = true, 30*time.Second
+	s.Mirror = traffic.Mirror{To: addr("10.0.0.40"), Sample: 10_000}
+	s.Service.Ports = append(s.Service.Ports, traffic.Port{Number: 40000, Last: 40100, Transport: traffic.UDP})
+	s.Candidates[0].Closed = true
+	s.Candidates[0].Clients = traffic.Clients{
+		Always: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("2001:db8:7::/48")},
+		Never:  []netip.Prefix{netip.MustParsePrefix("203.0.113.7/32")},
+	}
+	s.Slots = traffic.Slots{{First: 0, Last: 9, Candidate: "new"}, {First: 20, Last: 29, Candidate: "new"}}
+	return s
+}
+
 func record(name string, generation traffic.Generation) state.Record {
 	return state.Record{
 		Name: name, Generation: generation, Definition: definition(name),
@@ -98,7 +115,7 @@ func snapshot(generation traffic.Generation) state.Snapshot {
 	split := definition("mx")
 	split.Generation = generation
 	return state.Snapshot{
-		SavedAt: noon, Splits: []traffic.Split{split},
+		SavedAt: noon, Splits: []traffic.Split{split, rich("dns")},
 		ReturnPaths: []traffic.ReturnPath{{Name: "from-old-mx", Via: addr("10.0.0.1"), Device: "eth0", Match: traffic.MatchAddress, Address: addr("10.0.0.12")}},
 		MarkMask:    0xfff00000, RouteTable: 5300, RulePriority: 5200,
 	}

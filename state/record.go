@@ -16,9 +16,12 @@ type Record struct {
 	Overrides  traffic.Overrides `json:"overrides,omitempty"`
 	// Baseline is the number of flows of each backend when this generation
 	// began: what is observed is counted from there.
-	Baseline  map[string]uint64 `json:"baseline,omitempty"`
-	Removed   bool              `json:"removed,omitempty"`
-	UpdatedAt time.Time         `json:"updated_at"`
+	Baseline map[string]uint64 `json:"baseline,omitempty"`
+	// Slots are the layout of the draw that the newest change of weights has
+	// led to, where it is state; see traffic.Split.
+	Slots     traffic.Slots `json:"slots,omitempty"`
+	Removed   bool          `json:"removed,omitempty"`
+	UpdatedAt time.Time     `json:"updated_at"`
 }
 
 // Action is the kind of a change.

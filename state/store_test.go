@@ -24,14 +24,16 @@ type ip = netip.Addr
 
 func addr(text string) ip { return netip.MustParseAddr(text) }
 
-var byValue = cmpopts.EquateComparable(netip.Addr{})
+var byValue = cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})
 
 func TestWhatWasCommittedIsThereAfterReopening(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "new", "state.db")
 	s := openStore(t, path)
 	removed := record("web", 3)
 	removed.Removed, removed.Overrides = true, nil
-	kept := commit(t, s, []state.Record{record("mx", 1), removed}, []state.Entry{set("mx", 1), set("web", 3)})
+	drawn := record("dns", 2)
+	drawn.Definition, drawn.Slots = rich("dns"), traffic.Slots{{First: 10, Last: 59_999, Candidate: "new"}}
+	kept := commit(t, s, []state.Record{record("mx", 1), removed, drawn}, []state.Entry{set("mx", 1), set("web", 3)})
 	if kept[0].Sequence != 1 || kept[1].Sequence != 2 {
 		t.Errorf("sequences = %d, %d, want 1, 2", kept[0].Sequence, kept[1].Sequence)
 	}
@@ -44,7 +46,7 @@ func TestWhatWasCommittedIsThereAfterReopening(t *testing.T) {
 
 	s = openStore(t, path)
 	records, err := s.Records()
-	if diff := cmp.Diff(map[string]state.Record{"mx": record("mx", 1), "web": removed}, records, byValue); diff != "" || err != nil {
+	if diff := cmp.Diff(map[string]state.Record{"mx": record("mx", 1), "web": removed, "dns": drawn}, records, byValue); diff != "" || err != nil {
 		t.Errorf("records (-want +got): %v\n%s", err, diff)
 	}
 	history, err := s.History("mx", 0)

@@ -23,6 +23,9 @@ func sceneOf(args []string) (*controltest.Operator, error) {
 	case "plain":
 	case "counted":
 		operator.Decorate = counted
+	case "drawn":
+		drawn(splits)
+		operator = controltest.New(clock, splits...)
 	case "odd":
 		operator.Decorate = odd
 	case "noisy":
@@ -71,7 +74,7 @@ func splitOf(text string, i int) traffic.Split {
 		candidates = "new"
 	}
 	s := traffic.Split{
-		Name: name, Protocol: "smtp", Mode: traffic.ModeKernel,
+		Name: name, Protocol: "smtp", Mode: traffic.ModeKernel, Affinity: traffic.AffinityNone,
 		Service: traffic.Service{
 			Addresses: []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, byte(25 + i)}), netip.MustParseAddr(fmt.Sprintf("2001:db8::%d", 25+i))},
 			Ports:     []traffic.Port{{Number: 25, Transport: traffic.TCP}},
@@ -96,6 +99,21 @@ func counted(s *api.Split) {
 	// Whoever runs the test.
 	s.Origin.Actor = "root"
 	s.Backends[1].Origin.Actor = "root"
+}
+
+// drawn gives every split all that a definition can say about who is drawn.
+func drawn(splits []traffic.Split) {
+	for i := range splits {
+		s := &splits[i]
+		s.Affinity, s.AffinityPrefix, s.AffinitySeed = traffic.AffinitySource, traffic.AffinityPrefix{IPv4: 24, IPv6: 64}, "2026"
+		s.Service.Ports = append(s.Service.Ports, traffic.Port{Number: 40000, Last: 40100, Transport: traffic.TCP}, traffic.Port{Number: 53, Transport: traffic.UDP})
+		s.LocalClients, s.UDPTimeout = true, 30*time.Second
+		s.Mirror = traffic.Mirror{To: netip.MustParseAddr("10.0.0.40"), Sample: 10_000}
+		s.Slots = traffic.Slots{{First: 0, Last: 49_999, Candidate: "new"}, {First: 60_000, Last: 69_999, Candidate: "other"}}
+		s.Candidates[0].Clients.Always = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("2001:db8:7::/48")}
+		s.Candidates[1].Clients.Never = []netip.Prefix{netip.MustParsePrefix("203.0.113.7/32")}
+		s.Candidates[1].Addresses = append(s.Candidates[1].Addresses, traffic.Address{IP: netip.MustParseAddr("10.0.1.13")})
+	}
 }
 
 // noisy gives every split the same differences and a warning of several lines.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -45,14 +46,19 @@ func (a *app) writeSplits(w io.Writer, list api.SplitList) error {
 	return nil
 }
 
+type fact struct{ name, value string }
+
 // writeSplit writes one fact a line, then the backends and who decided the
 // weight of each candidate.
 func (a *app) writeSplit(w io.Writer, s api.Split) error {
-	facts := []struct{ name, value string }{
+	facts := []fact{
 		{"split", s.Name},
 		{"mode", modeText(s)},
 		{"protocol", s.Protocol},
 		{"service", serviceText(s.Service)},
+	}
+	facts = append(facts, drawFacts(s.Draw)...)
+	facts = append(facts, []fact{
 		{"generation", fmt.Sprint(s.Generation)},
 		{"weight", fmt.Sprintf("%s (%d ppm)", percent(s.WeightPPM), s.WeightPPM)},
 		{"observed", percentOrNone(s.ObservedPPM)},
@@ -63,7 +69,7 @@ func (a *app) writeSplit(w io.Writer, s api.Split) error {
 		{"in sync", syncCell(s.Kernel).text},
 		{"defined in", s.Definition},
 		{"differs from", s.DiffersFrom},
-	}
+	}...)
 	for _, fact := range facts {
 		value := printable(fact.value)
 		if value == "" {
@@ -79,7 +85,32 @@ func (a *app) writeSplit(w io.Writer, s api.Split) error {
 	if err := a.backends([]api.Split{s}).write(w); err != nil {
 		return err
 	}
-	return a.writeOrigins(w, s)
+	if err := a.writeOrigins(w, s); err != nil {
+		return err
+	}
+	return a.writeGroups(w, s)
+}
+
+// writeGroups tells how many networks of clients the weights do not concern.
+func (a *app) writeGroups(w io.Writer, s api.Split) error {
+	t := a.table([]string{"ALWAYS", "NEVER"}, "CANDIDATE", "ALWAYS", "NEVER")
+	for _, b := range s.Backends {
+		if b.Clients != nil {
+			t.row(b.Name, b.Clients.Always, b.Clients.Never)
+		}
+	}
+	return a.writeBelow(w, t)
+}
+
+// writeBelow writes a table after what stands above it, if it has rows.
+func (a *app) writeBelow(w io.Writer, t *table) error {
+	if len(t.rows) == 0 {
+		return nil
+	}
+	if _, err := io.WriteString(w, "\n"); err != nil {
+		return err
+	}
+	return t.write(w)
 }
 
 func (a *app) writeOrigins(w io.Writer, s api.Split) error {
@@ -89,13 +120,7 @@ func (a *app) writeOrigins(w io.Writer, s api.Split) error {
 			t.row(b.Name, percent(b.WeightPPM), a.originLine(*b.Origin))
 		}
 	}
-	if len(t.rows) == 0 {
-		return nil
-	}
-	if _, err := io.WriteString(w, "\n"); err != nil {
-		return err
-	}
-	return t.write(w)
+	return a.writeBelow(w, t)
 }
 
 // originLine tells all about who decided.
@@ -117,3 +142,28 @@ func (a *app) originLine(o api.Origin) string {
 }
 
 func joined(texts []string) string { return strings.Join(texts, ",") }
+
+// drawFacts tell whom a split draws and how, as far as it is not the default.
+func drawFacts(d api.Draw) []fact {
+	affinity := d.Affinity
+	if p := d.AffinityPrefix; p != nil {
+		affinity += fmt.Sprintf(", by networks of /%d and /%d", p.IPv4, p.IPv6)
+	}
+	if d.AffinitySeed != "" {
+		affinity += fmt.Sprintf(", seed %q", d.AffinitySeed)
+	}
+	facts := []fact{{"affinity", affinity}}
+	if n := len(d.Slots); n > 0 {
+		facts = append(facts, fact{"slots", fmt.Sprintf("%d (-o json lists them)", n)})
+	}
+	if d.LocalClients {
+		facts = append(facts, fact{"local clients", "split too"})
+	}
+	if d.UDPTimeoutSeconds > 0 {
+		facts = append(facts, fact{"udp timeout", (time.Duration(d.UDPTimeoutSeconds) * time.Second).String()})
+	}
+	if m := d.Mirror; m != nil {
+		facts = append(facts, fact{"mirror", fmt.Sprintf("%s of the udp flows to %s", percent(m.SamplePPM), m.To)})
+	}
+	return facts
+}

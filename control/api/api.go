@@ -77,10 +77,44 @@ type Split struct {
 	Backends       []Backend `json:"backends"` // the primary first
 	Shadow         Shadow    `json:"shadow"`
 	Ramp           *struct{} `json:"ramp"`
-	Kernel         *Kernel   `json:"kernel"`                 // null in proxy mode
-	Definition     string    `json:"definition,omitempty"`   // where it stands: "FILE:LINE"
-	DiffersFrom    string    `json:"differs_from,omitempty"` // set after `apply -f`: the file that says otherwise
-	Warnings       []string  `json:"warnings,omitempty"`
+	Kernel         *Kernel   `json:"kernel"` // null in proxy mode
+	Draw
+	Definition  string   `json:"definition,omitempty"`   // where it stands: "FILE:LINE"
+	DiffersFrom string   `json:"differs_from,omitempty"` // set after `apply -f`: the file that says otherwise
+	Warnings    []string `json:"warnings,omitempty"`
+}
+
+// Draw is whom a split draws and how, in the words of a configuration.
+type Draw struct {
+	Affinity       string          `json:"affinity"`                  // none | source
+	AffinityPrefix *AffinityPrefix `json:"affinity_prefix,omitempty"` // with source
+	AffinitySeed   string          `json:"affinity_seed,omitempty"`   // empty: made from the name
+	LocalClients   bool            `json:"local_clients"`             // flows that start on this host are split too
+	// UDPTimeoutSeconds is left out where the host's is in force.
+	UDPTimeoutSeconds int     `json:"udp_timeout_seconds,omitempty"`
+	Mirror            *Mirror `json:"mirror,omitempty"`
+	// Slots say who draws what where that is state: with affinity source and
+	// more than two candidates. Another router takes them over as its `slots`.
+	Slots []Slot `json:"slots,omitempty"`
+}
+
+// AffinityPrefix is how many bits of a client's address are its network.
+type AffinityPrefix struct {
+	IPv4 int `json:"ipv4"`
+	IPv6 int `json:"ipv6"`
+}
+
+// Mirror copies a share of the UDP flows to a collector.
+type Mirror struct {
+	To        string `json:"to"`
+	SamplePPM int    `json:"sample_ppm"`
+}
+
+// Slot is a run of the draw, of a million numbers, and whose it is.
+type Slot struct {
+	First     int    `json:"first"`
+	Last      int    `json:"last"`
+	Candidate string `json:"candidate"`
 }
 
 // Service is what clients use.
@@ -117,7 +151,14 @@ type Backend struct {
 	BytesIn       *uint64  `json:"bytes_in"`
 	BytesOut      *uint64  `json:"bytes_out"`
 	ConnectFailed *uint64  `json:"connect_failed"`
-	Origin        *Origin  `json:"origin,omitempty"` // candidates: the layer that decided this weight
+	Origin        *Origin  `json:"origin,omitempty"`  // candidates: the layer that decided this weight
+	Clients       *Clients `json:"clients,omitempty"` // candidates with groups
+}
+
+// Clients counts the networks in the groups of a candidate.
+type Clients struct {
+	Always int `json:"always"`
+	Never  int `json:"never"`
 }
 
 // Shadow is the state of shadowing.

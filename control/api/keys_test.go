@@ -13,7 +13,7 @@ import (
 // TestEveryKeyIsSnakeCase walks all that goes over the wire: programs rely on
 // the spelling, and apiVersion and kind alone are spelt as others spell them.
 func TestEveryKeyIsSnakeCase(t *testing.T) {
-	snake := regexp.MustCompile(`^[a-z]+(_[a-z]+)*$`)
+	snake := regexp.MustCompile(`^[a-z]+[0-9]?(_[a-z]+)*$`)
 	seen := map[reflect.Type]bool{}
 	keys := 0
 	var walk func(reflect.Type)

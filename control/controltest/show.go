@@ -3,6 +3,7 @@ package controltest
 import (
 	"time"
 
+	"github.com/splitd/splitd/control"
 	"github.com/splitd/splitd/control/api"
 	"github.com/splitd/splitd/traffic"
 )
@@ -12,8 +13,8 @@ func (o *Operator) show(s *split) api.Split {
 	effective := traffic.Effective(s.definition, s.overrides)
 	shown := api.Split{
 		Name: s.definition.Name, Mode: string(s.definition.Mode), ModeConfigured: string(s.definition.Mode),
-		Protocol:   s.definition.Protocol,
-		Service:    api.Service{Addresses: []string{}, Ports: []string{}},
+		Protocol: s.definition.Protocol,
+		Service:  api.Service{Addresses: []string{}, Ports: []string{}}, Draw: control.DrawItem(effective),
 		Generation: s.generation, WeightPPM: int(effective.CandidateWeight()),
 		Origin: api.Origin{Layer: string(traffic.LayerFile)}, Pinned: s.definition.Pinned,
 		Flows: api.Flows{Total: new(uint64(0)), AsOf: o.Now().UTC()}, Shadow: api.Shadow{State: "off"},
@@ -38,6 +39,7 @@ func (o *Operator) show(s *split) api.Split {
 			origin := originOf(override)
 			backend.Origin, shown.Origin = &origin, origin
 		}
+		backend.Clients = control.ClientsItem(b.Clients)
 		shown.Backends = append(shown.Backends, backend)
 	}
 	if o.Decorate != nil {
