@@ -34,6 +34,7 @@ func rooms() []room {
 		{path: "state", may: []string{"traffic"}, why: values},
 		{path: "splitter", may: []string{"traffic"}, why: plane},
 		{path: "netfilter", may: []string{"traffic"}, why: plane},
+		{path: "health", may: []string{"traffic"}, why: "health says how backends are; daemon tells the data planes"},
 		{path: "netfilter/doctor", may: []string{"netfilter", "traffic"}, why: "the doctor looks at a host for the kernel plane's sake: it knows that plane's names and nothing behind the daemon"},
 		{path: "metrics", may: []string{"traffic"}, why: "metrics pulls from a Source of its own; daemon gives it one"},
 		{path: "control", may: []string{"control/api", "traffic"}, tests: []string{"control/controltest"}, why: operator},
@@ -41,7 +42,7 @@ func rooms() []room {
 		{path: "control/client", may: []string{"control/api"}, tests: []string{"control", "control/controltest"}, why: client},
 		{path: "control/controltest", may: []string{"control", "control/api", "traffic"}, why: operator},
 		{path: "daemon", may: []string{
-			"configs", "control", "control/api", "control/client", "internal/build", "metrics", "netfilter", "netfilter/doctor", "splitter", "state", "traffic",
+			"configs", "control", "control/api", "control/client", "health", "internal/build", "metrics", "netfilter", "netfilter/doctor", "splitter", "state", "traffic",
 		}, why: wiring},
 		{path: "cmd/splitd", may: []string{"configs", "daemon", "internal/..."}, why: command},
 		{path: "cmd/splitctl", may: []string{
@@ -77,8 +78,8 @@ type owner struct {
 }
 
 func owners() []owner {
-	kernel := []string{"netfilter", "netfilter/doctor", "splitter", "daemon", "control", "control/client", "internal/netns", "internal/process"}
-	const system = "the kernel is spoken to in few rooms: the data planes, peer credentials, internal/netns"
+	kernel := []string{"netfilter", "netfilter/doctor", "splitter", "health", "daemon", "control", "control/client", "internal/netns", "internal/process"}
+	const system = "the kernel is spoken to in few rooms: the data planes, marks of checks, peer credentials, internal/netns"
 	return []owner{
 		{"github.com/prometheus", []string{"metrics"}, false, "only metrics imports prometheus: the other rooms count in plain numbers"},
 		{"golang.org/x/sys", kernel, true, system},
@@ -94,6 +95,7 @@ func owners() []owner {
 		{"github.com/emersion/go-smtp", []string{"internal/demo"}, true, "we split connections, we do not speak SMTP: only the demo and tests do"},
 		{"github.com/google/go-cmp", nil, true, "cmp is for tests: it panics on purpose"},
 		{"github.com/rogpeppe/go-internal", nil, true, "testscript is for tests"},
+		{"golang.org/x/net", []string{"health"}, true, "its dnsmessage reads and writes DNS for health's checks"},
 		{"golang.org/x/sync", []string{""}, true, ""},
 	}
 }

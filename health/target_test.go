@@ -1,0 +1,160 @@
+package health_test
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/splitd/splitd/health"
+	"github.com/splitd/splitd/traffic"
+)
+
+func ip(text string) netip.Addr { return netip.MustParseAddr(text) }
+
+func ips(texts ...string) []netip.Addr {
+	var all []netip.Addr
+	for _, text := range texts {
+		all = append(all, ip(text))
+	}
+	return all
+}
+
+func addresses(texts ...string) []traffic.Address {
+	var all []traffic.Address
+	for _, text := range texts {
+		if both, err := netip.ParseAddrPort(text); err == nil {
+			all = append(all, traffic.Address{IP: both.Addr(), Port: both.Port()})
+			continue
+		}
+		all = append(all, traffic.Address{IP: ip(text)})
+	}
+	return all
+}
+
+func mx() traffic.Split {
+	return traffic.Split{
+		Name:    "mx",
+		Mode:    traffic.ModeKernel,
+		Service: traffic.Service{Addresses: ips("192.0.2.25", "192.0.2.26", "2001:db8::25"), Ports: []traffic.Port{{Number: 25, Transport: traffic.TCP}}},
+		Primary: traffic.Backend{Name: "old", Local: true},
+		Candidates: []traffic.Backend{
+			{Name: "new", Addresses: addresses("10.0.0.12", "10.0.0.13:2525", "2001:db8:1::12")},
+		},
+		Health:   traffic.Health{Check: traffic.CheckTCP, Fall: 2, Rise: 3},
+		WhenDown: traffic.WhenDownPrimary,
+	}
+}
+
+func endpoints(targets []health.Target) map[string][]string {
+	found := map[string][]string{}
+	for _, t := range targets {
+		found[t.Backend] = append(found[t.Backend], t.Endpoint().String())
+	}
+	return found
+}
+
+func TestEveryAddressOfEveryBackendIsChecked(t *testing.T) {
+	tests := []struct {
+		name   string
+		change func(*traffic.Split)
+		want   map[string][]string
+	}{
+		{"a local primary where clients find it, each address of a candidate", func(*traffic.Split) {}, map[string][]string{
+			"old": {"192.0.2.25:25", "[2001:db8::25]:25"},
+			"new": {"10.0.0.12:25", "10.0.0.13:2525", "[2001:db8:1::12]:25"},
+		}},
+		{"a local primary of the relay on loopback", func(s *traffic.Split) { s.Mode = traffic.ModeProxy }, map[string][]string{
+			"old": {"127.0.0.1:25", "[::1]:25"},
+			"new": {"10.0.0.12:25", "10.0.0.13:2525", "[2001:db8:1::12]:25"},
+		}},
+		{"no family that the service does not have", func(s *traffic.Split) { s.Service.Addresses = ips("192.0.2.25") }, map[string][]string{
+			"old": {"192.0.2.25:25"},
+			"new": {"10.0.0.12:25", "10.0.0.13:2525"},
+		}},
+		{"a port of its own", func(s *traffic.Split) { s.Health.Port = 80; s.Service.Addresses = ips("192.0.2.25") }, map[string][]string{
+			"old": {"192.0.2.25:80"},
+			"new": {"10.0.0.12:80", "10.0.0.13:80"},
+		}},
+		{"nothing with check none", func(s *traffic.Split) { s.Health.Check = traffic.CheckNone }, map[string][]string{}},
+		{"nothing without a port to check", func(s *traffic.Split) { s.Service.Ports[0].Transport = traffic.UDP }, map[string][]string{
+			"new": {"10.0.0.13:2525"},
+		}},
+	}
+	for _, tt := range tests {
+		s := mx()
+		tt.change(&s)
+		if diff := cmp.Diff(tt.want, endpoints(health.Targets(s, 0))); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", tt.name, diff)
+		}
+	}
+}
+
+func TestWhatIsDownIsWithdrawnPerFamilyAndNeverThePrimary(t *testing.T) {
+	const all = "10.0.0.12 10.0.0.13 2001:db8:1::12 192.0.2.25 2001:db8::25"
+	tests := []struct {
+		name     string
+		whenDown traffic.WhenDown
+		down     []netip.Addr
+		want     []netip.Addr
+	}{
+		{"nothing", traffic.WhenDownPrimary, nil, nil},
+		{"one of two of a family", traffic.WhenDownPrimary, ips("10.0.0.13"), ips("10.0.0.13")},
+		{"a family", traffic.WhenDownPrimary, ips("2001:db8:1::12"), ips("2001:db8:1::12")},
+		{"all", traffic.WhenDownPrimary, ips("10.0.0.12", "10.0.0.13", "2001:db8:1::12"), ips("10.0.0.12", "10.0.0.13", "2001:db8:1::12")},
+		{"the primary", traffic.WhenDownPrimary, ips("192.0.2.25", "2001:db8::25"), nil},
+		{"keep: one of two of a family is left out", traffic.WhenDownKeep, ips("10.0.0.13", "2001:db8:1::12"), ips("10.0.0.13")},
+		{"keep: all stay", traffic.WhenDownKeep, ips("10.0.0.12", "10.0.0.13", "2001:db8:1::12"), nil},
+	}
+	for _, tt := range tests {
+		s := mx()
+		s.WhenDown = tt.whenDown
+		got := health.Withdraw(s, func(k health.Key) bool {
+			for _, down := range tt.down {
+				if k.Split == "mx" && k.Address == down {
+					return true
+				}
+			}
+			return false
+		})
+		equal := cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
+		if diff := cmp.Diff(tt.want, got.Candidates[0].Down, equal); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", tt.name, diff)
+		}
+		if len(got.Primary.Down) > 0 || len(s.Candidates[0].Down) > 0 {
+			t.Errorf("%s: down are %v of the primary and %v of the original; want none", tt.name, got.Primary.Down, s.Candidates[0].Down)
+		}
+	}
+}
+
+func TestABackendIsDownWhenAllOfItsAddressesAre(t *testing.T) {
+	status := func(address string, s health.Standing) health.Status {
+		return health.Status{Key: health.Key{Address: ip(address)}, Standing: s}
+	}
+	up, refused := health.Standing{State: health.Up}, health.Standing{State: health.Down, Reason: "refused"}
+	tests := []struct {
+		name     string
+		statuses []health.Status
+		state    health.State
+		reason   string
+	}{
+		{"up", []health.Status{status("10.0.0.12", up), status("::1", up)}, health.Up, ""},
+		{"down", []health.Status{status("10.0.0.12", refused)}, health.Down, "down: refused"},
+		{"down in both", []health.Status{status("10.0.0.12", refused), status("::1", refused)}, health.Down, "10.0.0.12 down: refused; ::1 down: refused"},
+		{"half", []health.Status{status("10.0.0.12", up), status("::1", refused)}, health.Up, "::1 down: refused"},
+		{"nothing known", []health.Status{status("10.0.0.12", health.Standing{State: health.Checking})}, health.Checking, ""},
+		{"nothing known of one", []health.Status{status("10.0.0.12", refused), status("::1", health.Standing{State: health.Checking})}, health.Checking, "10.0.0.12 down: refused"},
+		{"a first failure", []health.Status{status("10.0.0.12", health.Standing{State: health.Up, Reason: "refused"})}, health.Up, "refused"},
+		{"rising", []health.Status{status("10.0.0.12", health.Standing{State: health.Down})}, health.Down, "down, checks pass again"},
+		{
+			"cannot be checked", []health.Status{status("10.0.0.12", health.Standing{State: health.Down, Reason: "refused", Trouble: "no memory"})},
+			health.Down, "down: refused; cannot be checked: no memory",
+		},
+	}
+	for _, tt := range tests {
+		state, reason := health.Sum(tt.statuses)
+		if state != tt.state || reason != tt.reason {
+			t.Errorf("%s: Sum = %s, %q, want %s, %q", tt.name, state, reason, tt.state, tt.reason)
+		}
+	}
+}
