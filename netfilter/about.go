@@ -2,6 +2,7 @@ package netfilter
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -39,16 +40,18 @@ func aboutRule(comment string) rule {
 }
 
 // WithStateDir returns the ruleset with the daemon's state directory written
-// into its about chain, where ReadStateDir finds it. Kernel.Apply does so.
+// into its about chains, where ReadStateDir finds it. Kernel.Apply does so.
 func (r Ruleset) WithStateDir(dir string) Ruleset {
-	chains := append([]chain(nil), r.chains...)
-	for i := range chains {
-		if chains[i].name == chainAbout {
-			chains[i] = aboutChain(dir)
+	tables := slices.Clone(r.tables)
+	for i := range tables {
+		tables[i].chains = slices.Clone(tables[i].chains)
+		for j, c := range tables[i].chains {
+			if c.name == chainAbout {
+				tables[i].chains[j] = aboutChain(dir)
+			}
 		}
 	}
-	r.chains = chains
-	return r
+	return Ruleset{tables: tables}
 }
 
 // stateDirOf is the state directory that the comments of the about chain name,

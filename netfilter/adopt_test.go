@@ -21,7 +21,7 @@ var errCrash = errors.New("the process died")
 // crashing lets so many transactions through and then fails: before the
 // kernel got the next one, or after.
 func crashing(commit committer, after int, late bool) committer {
-	return func(operations []operation) error {
+	return func(operations []step) error {
 		after--
 		if after >= 0 {
 			return commit(operations)
@@ -212,7 +212,7 @@ func TestWhatOthersDidToOurTableIsToldAndMended(t *testing.T) {
 			c.InsertRule(&nftables.Rule{Table: table, Chain: chain(table, "split/mx/v1"), Exprs: drop})
 		}, []string{"chain split/mx/v1 has a rule that is not ours (handle N)"}},
 		{"a chain is emptied", func(c *nftables.Conn, table *nftables.Table) { c.FlushChain(chain(table, "split/mx/candidate/new")) }, []string{
-			`chain split/mx/candidate/new lacks the rule: counter name "mx/new" ct mark set ct mark & 0x001fffff | 0x00100000`,
+			`chain split/mx/candidate/new lacks the rule: counter name "mx/new" ct mark set ct mark & 0xfe1fffff | 0x00100000`,
 			"chain split/mx/candidate/new lacks the rule: dnat ip to 10.0.2.12",
 			"chain split/mx/candidate/new lacks the rule: dnat ip6 to 2001:db8:2::12",
 		}},
@@ -220,7 +220,7 @@ func TestWhatOthersDidToOurTableIsToldAndMended(t *testing.T) {
 			`chain split/mx lacks the rule: goto split/mx/v2 comment "gen=3"`,
 		}},
 		{"a service is removed", func(c *nftables.Conn, table *nftables.Table) {
-			_ = c.SetDeleteElements(&nftables.Set{Name: "service4", Table: table}, []nftables.SetElement{{Key: elements(splits[0])[0].service.key()}})
+			_ = c.SetDeleteElements(&nftables.Set{Name: "service4", Table: table}, []nftables.SetElement{{Key: elements(splits[0])[0].removal().key}})
 		}, []string{"service 192.0.2.25 . tcp . 25 is missing: split/mx is wanted"}},
 		{"a chain is added", func(c *nftables.Conn, table *nftables.Table) {
 			c.AddChain(chain(table, "mine"))

@@ -12,11 +12,13 @@ import (
 // Names of chains. Those of a split are made of its name and its backends', so
 // that who reads the kernel's listing needs nothing else.
 const (
-	chainAbout    = "about"
-	chainDispatch = "dispatch"
-	entranceChain = "prerouting"
-	exitChain     = "postrouting"
-	splitPrefix   = "split/"
+	chainAbout         = "about"
+	chainDispatch      = "dispatch"
+	chainDispatchLocal = "dispatch-local"
+	entranceChain      = "prerouting"
+	entranceLocalChain = "output"
+	exitChain          = "postrouting"
+	splitPrefix        = "split/"
 )
 
 func trampolineChain(split string) string { return splitPrefix + split }
@@ -46,41 +48,80 @@ func Build(splits []traffic.Split, settings Settings) Ruleset {
 	if len(splits) == 0 {
 		return Ruleset{}
 	}
-	return build(splits, settings, nil)
+	return build(splits, settings, nil, nil)
 }
 
-// build gives each split the version number named in versions, 1 if none is.
+// build gives each split the version number named in versions, 1 if none is,
+// and puts it into the table that standing says, or into one with room.
 // Without splits it makes the bare table, which keeps the flows of splits that
 // were removed alive.
-func build(splits []traffic.Split, settings Settings, versions map[string]int) Ruleset {
-	r := Ruleset{chains: []chain{aboutChain("")}}
-	masquerades := false
-	for _, s := range traffic.SortSplits(splits) {
-		for _, b := range s.Backends() {
-			r.counters = append(r.counters, counterName(s.Name, b.Name))
-		}
-		r.elements = append(r.elements, elements(s)...)
-		r.chains = append(r.chains, splitChains(s, settings, max(versions[s.Name], 1))...)
-		masquerades = masquerades || s.Return == traffic.ReturnMasquerade
+func build(splits []traffic.Split, settings Settings, versions map[string]int, standing map[string]string) Ruleset {
+	var r Ruleset
+	for _, p := range placed(splits, standing) {
+		r.tables = append(r.tables, buildTable(p.table, p.splits, settings, versions))
 	}
-	r.chains = append(r.chains, dispatchChain())
-	if masquerades {
-		r.chains = append(r.chains, masqueradeChain(settings))
-	}
-	r.chains = append(r.chains, chain{
-		name:  entranceChain,
-		hook:  &hook{name: hookPrerouting, priority: prioritySplit},
-		rules: []rule{{statements: []statement{jumpTo(chainDispatch)}}},
-	})
+	r.tables[0].chains = append(r.tables[0].chains, exits(splits, settings)...)
 	return r
 }
 
-func dispatchChain() chain {
-	return chain{name: chainDispatch, rules: []rule{
-		{statements: []statement{notSyn{}, back()}},
-		{statements: []statement{dispatch{services: services4}}},
-		{statements: []statement{dispatch{services: services6}}},
-	}}
+// exits are the chains that flows of all tables pass on their way out, known by
+// their marks. They stand in the first table alone.
+func exits(splits []traffic.Split, settings Settings) []chain {
+	var chains []chain
+	if slices.ContainsFunc(splits, func(s traffic.Split) bool { return s.Return == traffic.ReturnMasquerade }) {
+		chains = append(chains, masqueradeChain(settings))
+	}
+	if len(splits) > 0 {
+		chains = append(chains, clampChains(settings)...)
+	}
+	return chains
+}
+
+func buildTable(name string, splits []traffic.Split, settings Settings, versions map[string]int) table {
+	t := table{name: name, chains: []chain{aboutChain("")}}
+	local := false
+	for _, s := range splits {
+		for _, b := range s.Backends() {
+			t.counters = append(t.counters, counterName(s.Name, b.Name))
+		}
+		if s.UDPTimeout > 0 {
+			t.timeouts = append(t.timeouts, timeout{split: s.Name, answered: s.UDPTimeout})
+		}
+		t.groups = append(t.groups, groups(s)...)
+		t.elements = append(t.elements, elements(s)...)
+		t.chains = append(t.chains, splitChains(s, settings, max(versions[s.Name], 1))...)
+		local = local || s.LocalClients
+	}
+	t.chains = append(t.chains, t.dispatchChain(chainDispatch, false))
+	if local {
+		t.chains = append(t.chains, t.dispatchChain(chainDispatchLocal, true))
+	}
+	t.chains = append(t.chains, entrance(entranceChain, hookPrerouting, chainDispatch))
+	if local {
+		t.chains = append(t.chains, entrance(entranceLocalChain, hookOutput, chainDispatchLocal))
+	}
+	return t
+}
+
+// entrance is where packets come in.
+func entrance(name, where, to string) chain {
+	return chain{
+		name:  name,
+		hook:  &hook{name: where, priority: prioritySplit},
+		rules: []rule{{statements: []statement{jumpTo(to)}}},
+	}
+}
+
+// dispatchChain looks a packet's destination up in those maps that the table
+// needs.
+func (t table) dispatchChain(name string, local bool) chain {
+	c := chain{name: name, rules: []rule{{statements: []statement{notSyn{}, back()}}}}
+	for _, m := range t.maps() {
+		if m.local == local {
+			c.rules = append(c.rules, rule{statements: []statement{dispatch{services: m}}})
+		}
+	}
+	return c
 }
 
 func masqueradeChain(settings Settings) chain {
@@ -88,34 +129,28 @@ func masqueradeChain(settings Settings) chain {
 		name: exitChain,
 		hook: &hook{name: hookPostrouting, priority: priorityMasquerade},
 		rules: []rule{{statements: []statement{
-			marked{mask: settings.MarkMask, value: settings.mark(classMasquerade)}, masquerade{},
+			marked{mask: settings.classMask(), value: settings.mark(classMasquerade)}, masquerade{},
 		}}},
 	}
 }
 
-func elements(s traffic.Split) []element {
-	var all []element
-	for _, ip := range s.Service.Addresses {
-		for _, port := range s.Service.Ports {
-			all = append(all, element{service: service{ip: ip, port: port}, chain: trampolineChain(s.Name)})
-		}
-	}
-	return all
-}
-
 // splitChains are the chains of one split, each after those that it leads to.
 func splitChains(s traffic.Split, settings Settings, version int) []chain {
-	chains := []chain{backendRules(s, s.Primary, traffic.RolePrimary, settings)}
-	for _, c := range s.Candidates {
-		chains = append(chains, backendRules(s, c, traffic.RoleCandidate, settings))
-	}
+	chains := backendChains(s, settings)
 	target := backendChain(s.Name, traffic.RolePrimary, s.Primary.Name)
-	if s.CandidateWeight() > 0 {
-		v := drawRules(s, version)
+	if draws(s) {
+		v := versionRules(s, settings, version)
 		chains = append(chains, v)
 		target = v.name
 	}
 	return append(chains, chain{name: trampolineChain(s.Name), rules: []rule{trampolineRule(target, s.Generation, false)}})
+}
+
+// draws says whether any new flow can go to a candidate.
+func draws(s traffic.Split) bool {
+	return slices.ContainsFunc(s.Candidates, func(c traffic.Backend) bool {
+		return c.Weight > 0 || !c.Closed && len(c.Clients.Always) > 0
+	})
 }
 
 // trampolineRule is the only rule of a split that a change of weight replaces.
@@ -124,28 +159,72 @@ func trampolineRule(target string, g traffic.Generation, forced bool) rule {
 	return rule{statements: []statement{goTo(target)}, comment: generationComment(g, forced)}
 }
 
-// drawRules is one version of a split: its weights, and the clients that are
-// never split because they are backends themselves.
-func drawRules(s traffic.Split, version int) chain {
+// versionRules are one version of a split: its generation, the clients that are
+// never split because they are backends themselves, the groups that always go
+// to a candidate, and the draw.
+func versionRules(s traffic.Split, settings Settings, version int) chain {
 	primary := backendChain(s.Name, traffic.RolePrimary, s.Primary.Name)
 	c := chain{name: versionChain(s.Name, version)}
+	add := func(statements ...statement) { c.rules = append(c.rules, rule{statements: statements}) }
+	add(markFlow{keep: ^settings.generationMask(), value: settings.generationMark(s.Generation)})
 	for _, ip := range backendAddresses(s) {
-		c.rules = append(c.rules, rule{statements: []statement{source{ip: ip}, goTo(primary)}})
+		add(source{ip: ip}, goTo(primary))
 	}
-	var shares []share
-	next := traffic.Weight(0)
-	give := func(w traffic.Weight, to string) {
-		if w > 0 {
-			shares = append(shares, share{first: uint32(next), last: uint32(next + w - 1), chain: to})
-			next += w
+	for _, candidate := range s.Candidates {
+		if candidate.Closed {
+			continue
+		}
+		for _, g := range candidateGroups(s, candidate, groupAlways, candidate.Clients.Always) {
+			add(member{group: g.name}, goTo(backendChain(s.Name, traffic.RoleCandidate, candidate.Name)))
 		}
 	}
-	for _, b := range s.Candidates {
-		give(b.Weight, backendChain(s.Name, traffic.RoleCandidate, b.Name))
+	for _, by := range lots(s) {
+		add(draw{by: by, shares: drawShares(s)})
 	}
-	give(s.PrimaryWeight(), primary)
-	c.rules = append(c.rules, rule{statements: []statement{draw{shares: shares}}})
 	return c
+}
+
+// drawShares covers the whole draw: the candidates' slots, and the primary
+// between them.
+func drawShares(s traffic.Split) []share {
+	primary := backendChain(s.Name, traffic.RolePrimary, s.Primary.Name)
+	var shares []share
+	next := traffic.Weight(0)
+	give := func(end traffic.Weight, to string) {
+		if end > next {
+			shares = append(shares, share{first: uint32(next), last: uint32(end - 1), chain: to})
+			next = end
+		}
+	}
+	for _, slot := range s.Layout() {
+		give(slot.First, primary)
+		give(slot.Last+1, backendChain(s.Name, traffic.RoleCandidate, slot.Candidate))
+	}
+	give(traffic.Whole, primary)
+	return shares
+}
+
+// lots are what the draws of a split are made by: one for all packets without
+// affinity, one for each family of the service with it.
+func lots(s traffic.Split) []lot {
+	if s.Affinity != traffic.AffinitySource {
+		return []lot{{}}
+	}
+	var all []lot
+	for _, six := range []bool{false, true} {
+		if serves(s, six) {
+			all = append(all, clientLot(s, six, s.Seed()))
+		}
+	}
+	return all
+}
+
+// clientLot hashes the client's network.
+func clientLot(s traffic.Split, six bool, seed uint32) lot {
+	if six {
+		return lot{prefix: s.AffinityPrefix.IPv6, six: true, seed: seed}
+	}
+	return lot{prefix: s.AffinityPrefix.IPv4, seed: seed}
 }
 
 // backendAddresses are the addresses of all backends, of the families that the
@@ -154,83 +233,12 @@ func backendAddresses(s traffic.Split) []netip.Addr {
 	var all []netip.Addr
 	for _, b := range s.Backends() {
 		for _, a := range b.Addresses {
-			served := slices.ContainsFunc(s.Service.Addresses, func(ip netip.Addr) bool { return ip.Is4() == a.IP.Is4() })
-			if served && !slices.Contains(all, a.IP) {
+			if serves(s, a.IP.Is6()) && !slices.Contains(all, a.IP) {
 				all = append(all, a.IP)
 			}
 		}
 	}
 	return all
-}
-
-// backendRules count a flow that was drawn for the backend and send it there,
-// or accept it where it is to stay.
-func backendRules(s traffic.Split, b traffic.Backend, role traffic.Role, settings Settings) chain {
-	c := chain{name: backendChain(s.Name, role, b.Name)}
-	counted := count{name: counterName(s.Name, b.Name)}
-	stays, all := staying(s, b)
-	if all {
-		c.rules = []rule{{statements: []statement{counted, accept()}}}
-		return c
-	}
-	class := classRemote
-	if s.Return == traffic.ReturnMasquerade {
-		class = classMasquerade
-	}
-	mark := markFlow{keep: settings.keep(), value: settings.mark(class)}
-	if len(stays) == 0 {
-		c.rules = append(c.rules, rule{statements: []statement{counted, mark}})
-	} else {
-		c.rules = append(c.rules, rule{statements: []statement{counted}})
-		c.rules = append(c.rules, stays...)
-		c.rules = append(c.rules, rule{statements: []statement{mark}})
-	}
-	for _, a := range b.Addresses {
-		c.rules = append(c.rules, translation(s, a)...)
-	}
-	return c
-}
-
-// staying are the rules that accept what is not sent elsewhere; all says that
-// this is everything.
-func staying(s traffic.Split, b traffic.Backend) (rules []rule, all bool) {
-	all = true
-	for _, ip := range s.Service.Addresses {
-		var ports []traffic.Port
-		for _, p := range s.Service.Ports {
-			if s.StaysHere(b, ip, p.Number) {
-				ports = append(ports, p)
-			}
-		}
-		if len(ports) == len(s.Service.Ports) {
-			rules = append(rules, rule{statements: []statement{destination{ip: ip}, accept()}})
-			continue
-		}
-		all = false
-		for _, p := range ports {
-			rules = append(rules, rule{statements: []statement{destination{ip: ip}, destinationPort{port: p}, accept()}})
-		}
-	}
-	return rules, all
-}
-
-// translation sends what clients ask for at an address of the backend's family
-// to that address. A changed port needs a rule per transport.
-func translation(s traffic.Split, to traffic.Address) []rule {
-	if !slices.ContainsFunc(s.Service.Addresses, func(ip netip.Addr) bool { return ip.Is4() == to.IP.Is4() }) {
-		return nil
-	}
-	action := translate{to: to.IP, port: to.Port}
-	if to.Port == 0 {
-		return []rule{{statements: []statement{action}}}
-	}
-	var rules []rule
-	for _, t := range []traffic.Transport{traffic.TCP, traffic.UDP} {
-		if slices.ContainsFunc(s.Service.Ports, func(p traffic.Port) bool { return p.Transport == t }) {
-			rules = append(rules, rule{statements: []statement{transport{name: t}, action}})
-		}
-	}
-	return rules
 }
 
 // nameOf takes the name of a chain of ours apart. Names of splits and backends

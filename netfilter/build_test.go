@@ -2,8 +2,12 @@ package netfilter
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/google/nftables"
 
 	"github.com/splitd/splitd/traffic"
 )
@@ -41,7 +45,37 @@ func goldenSplits() map[string][]traffic.Split {
 	second.Name = "imap"
 	second.Service.Ports = []traffic.Port{{Number: 143, Transport: traffic.TCP}, {Number: 993, Transport: traffic.TCP}}
 
+	affinity := localSplit(9, 50_000)
+	affinity.Affinity, affinity.AffinityPrefix = traffic.AffinitySource, traffic.AffinityPrefix{IPv4: 24, IPv6: 64}
+	affinity.Candidates = append(affinity.Candidates,
+		traffic.Backend{Name: "newer", Weight: 10_000, Addresses: addresses("10.0.2.13", "2001:db8:2::13")})
+
+	slots := affinity
+	slots.AffinityPrefix = traffic.AffinityPrefix{IPv4: 32, IPv6: 128}
+	slots.Candidates = append(slices.Clone(slots.Candidates),
+		traffic.Backend{Name: "newest", Weight: 20_000, Addresses: addresses("10.0.2.14", "2001:db8:2::14")})
+	slots.Slots = traffic.Slots{{First: 0, Last: 9_999, Candidate: "newer"}, {First: 500_000, Last: 519_999, Candidate: "newest"}}
+
+	grouped := localSplit(10, 0)
+	grouped.Candidates[0].Clients = traffic.Clients{
+		Always: []netip.Prefix{netip.MustParsePrefix("203.0.113.7/32"), netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("2001:db8:a::/48"), netip.MustParsePrefix("192.0.2.128/25")},
+		Never:  []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8:b::1/128"), netip.MustParsePrefix("2001:db8:b:1::/64")},
+	}
+
+	dns := localSplit(11, 50_000)
+	dns.Service.Ports = []traffic.Port{{Number: 53, Transport: traffic.UDP}, {Number: 53, Transport: traffic.TCP}, {Number: 40000, Last: 40100, Transport: traffic.UDP}}
+	dns.UDPTimeout, dns.LocalClients = 10*time.Second, true
+
+	farm := localSplit(12, 50_000)
+	farm.Affinity, farm.AffinityPrefix = traffic.AffinitySource, traffic.AffinityPrefix{IPv4: 32, IPv6: 56}
+	farm.Candidates[0].Addresses = addresses("10.0.2.12", "10.0.2.13:26", "10.0.2.14", "2001:db8:2::12", "2001:db8:2::13")
+	farm.Candidates[0].Down = []netip.Addr{netip.MustParseAddr("10.0.2.14")}
+	farm.Candidates = append(farm.Candidates,
+		traffic.Backend{Name: "shut", Weight: 5, Closed: true, Addresses: addresses("10.0.2.20", "2001:db8:2::20")},
+		traffic.Backend{Name: "half", Weight: 5, Addresses: addresses("10.0.2.21", "2001:db8:2::21"), Down: []netip.Addr{netip.MustParseAddr("2001:db8:2::21")}})
+
 	return map[string][]traffic.Split{
+		"affinity": {affinity}, "slots": {slots}, "groups": {grouped}, "dns": {dns}, "farm": {farm},
 		"minimal": {minimal}, "remote": {remote}, "masquerade": {masquerade}, "several": {several},
 		"dual": {localSplit(15, 50_000)}, "ports": {ports}, "itself": {itself},
 		"whole": {localSplit(16, traffic.Whole)}, "zero": {localSplit(17, 0)}, "two": {localSplit(1, 1), second}, "none": nil,
@@ -104,16 +138,23 @@ func FuzzReadingWhatAnotherProgramWrote(f *testing.F) {
 	f.Add([]byte("\x00\x07gen=15\x00"))
 	f.Add([]byte("\x00\xff"))
 	f.Add([]byte{8, 0, 1, 0, 0xff, 0xff, 0xff, 0xfc, 9, 0, 2, 0, 'a', 0})
-	f.Add(service{ip: netip.MustParseAddr("192.0.2.25"), port: traffic.Port{Number: 25, Transport: traffic.TCP}}.key())
+	for _, port := range []traffic.Port{{Number: 25, Transport: traffic.TCP}, {Number: 40000, Last: 40100, Transport: traffic.UDP}} {
+		key, end := service{ip: netip.MustParseAddr("192.0.2.25"), port: port}.keys()
+		f.Add(append(key, end...))
+	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		_, _ = parseGeneration(commentOf(data))
 		_, _ = parseVerdict(data)
 		_, _, _ = versionOf(string(data))
-		if s, ok := parseService(data); ok && len(data) == len(s.key()) {
-			again, ok := parseService(s.key())
-			if !ok || again != s {
+		for _, half := range [][]byte{data, data[:len(data)/2]} {
+			s, ok := parseService(half, data[len(half):])
+			if !ok {
+				continue
+			}
+			if again, ok := parseService(s.keys()); !ok || again != s {
 				t.Errorf("service %v was read back as %v", s, again)
 			}
 		}
+		_ = parseNetworks([]nftables.SetElement{{Key: data}, {Key: data, IntervalEnd: true}})
 	})
 }

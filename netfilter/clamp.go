@@ -14,26 +14,31 @@ import (
 // stall. Both sides name their maximum segment size once, in the SYN and in its
 // answer (RFC 9293 section 3.7.1), so lowering it there to what this host's
 // routes to both ends carry is enough. It is never raised.
-const chainClamp = "clamp"
+//
+// The hooked chain has one rule, since all packets of the host pass it.
+const (
+	chainClamp        = "clamp"
+	chainClampOpening = "clamp-opening"
+)
 
 // priorityClamp is mangle: before the source translation, so that the route to
 // the client is found by its own address.
 const priorityClamp = -150
 
-// clampChain lowers the maximum segment size of the flows that this host sends
+// clampChains lower the maximum segment size of the flows that this host sends
 // elsewhere, in both directions. Postrouting sees forwarded packets as well as
 // those of local clients.
-func clampChain(settings Settings) chain {
-	c := chain{name: chainClamp, hook: &hook{kind: kindFilter, name: hookPostrouting, priority: priorityClamp}}
+func clampChains(settings Settings) []chain {
+	opening := chain{name: chainClampOpening}
 	for _, class := range []markClass{classRemote, classMasquerade} {
-		c.rules = append(c.rules, clampRule(settings, class))
+		opening.rules = append(opening.rules, rule{statements: []statement{
+			marked{mask: settings.classMask(), value: settings.mark(class)}, clampSegments{},
+		}})
 	}
-	return c
-}
-
-func clampRule(settings Settings, class markClass) rule {
-	return rule{statements: []statement{
-		opensTCP{}, marked{mask: settings.MarkMask, value: settings.mark(class)}, clampSegments{},
+	return []chain{opening, {
+		name:  chainClamp,
+		hook:  &hook{kind: kindFilter, name: hookPostrouting, priority: priorityClamp},
+		rules: []rule{{statements: []statement{opensTCP{}, jumpTo(chainClampOpening)}}},
 	}}
 }
 

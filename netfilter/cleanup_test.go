@@ -187,7 +187,8 @@ func TestFlowsOfARemovedSplitLiveOn(t *testing.T) {
 		t.Errorf("new flows after the split was removed: %v", got)
 	}
 	lab.router.Do(func() error {
-		have, err := lab.kernel.link.observe(everything)
+		seen, err := lab.kernel.link.observe(everything)
+		have := seen.table(TableSplits)
 		for _, name := range have.chainNames() {
 			if ours(name) {
 				t.Errorf("chain %s is left", name)

@@ -3,6 +3,7 @@ package netfilter
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 
 	"github.com/ti-mo/conntrack"
@@ -64,13 +65,22 @@ func (k *Kernel) Flows(ctx context.Context, split traffic.Split) (map[string]uin
 	return flows, nil
 }
 
-func (k *Kernel) readCounters() (counters map[string]uint64, err error) {
-	err = k.withLink(func(l *link) error {
-		r, err := l.reader()
-		if err == nil {
-			counters, err = r.counters()
+// readCounters reads the counters of all tables.
+func (k *Kernel) readCounters() (map[string]uint64, error) {
+	counters := map[string]uint64{}
+	err := k.withLink(func(l *link) error {
+		tables, err := l.splitTables()
+		if err != nil {
+			return err
 		}
-		return err
+		for _, t := range tables {
+			r, o := reader{conn: l.conn, table: t}, missing(t.Name)
+			if err := r.readObjects(&o); err != nil {
+				return err
+			}
+			maps.Copy(counters, o.counters)
+		}
+		return nil
 	})
 	return counters, err
 }

@@ -69,7 +69,7 @@ func (lab *splitLab) chains() []string {
 	var names []string
 	lab.router.Do(func() error {
 		have, err := lab.kernel.observe(everything)
-		names = have.chainNames()
+		names = have.table(TableSplits).chainNames()
 		return err
 	})
 	return names

@@ -37,14 +37,29 @@ func (k *Kernel) Differences(ctx context.Context, splits []traffic.Split, paths 
 }
 
 // differences is pure; want is what makePlan returned for have.
-func differences(have observed, want Ruleset, splits []traffic.Split) []string {
+func differences(have sight, want Ruleset, splits []traffic.Split) []string {
+	var lines []string
+	standing := have.standing()
+	for _, t := range want.tables {
+		lines = append(lines, tableDifferences(have.table(t.name), t)...)
+	}
+	for _, s := range traffic.SortSplits(splits) {
+		lines = append(lines, splitDifferences(have.table(standing[s.Name]), s)...)
+	}
+	for _, name := range have.names() {
+		if _, wanted := want.table(name); !wanted && len(have[name].elements) > 0 {
+			lines = append(lines, fmt.Sprintf("table inet %s is not wanted", name))
+		}
+	}
+	return lines
+}
+
+func tableDifferences(have observed, want table) []string {
 	switch {
-	case !have.exists && len(want.chains) == 0:
-		return nil
 	case !have.exists:
-		return []string{fmt.Sprintf("table inet %s is missing", TableSplits)}
+		return []string{fmt.Sprintf("table inet %s is missing", want.name)}
 	case have.dormant:
-		return []string{fmt.Sprintf("table inet %s is dormant", TableSplits)}
+		return []string{fmt.Sprintf("table inet %s is dormant", want.name)}
 	}
 	var lines []string
 	add := func(format string, arguments ...any) { lines = append(lines, fmt.Sprintf(format, arguments...)) }
@@ -53,35 +68,59 @@ func differences(have observed, want Ruleset, splits []traffic.Split) []string {
 			add("counter %s is missing", name)
 		}
 	}
-	for _, m := range []serviceMap{services4, services6} {
-		if right, ok := have.maps[m]; !ok {
-			add("map %s is missing", m)
-		} else if !right {
-			add("map %s is of another type", m)
+	for _, o := range want.timeouts {
+		if !have.timeouts[o.name()] {
+			add("ct timeout %s is missing", o.name())
 		}
 	}
-	lines = append(lines, serviceDifferences(have, want)...)
-	for _, s := range traffic.SortSplits(splits) {
-		lines = append(lines, splitDifferences(have, s)...)
+	for _, m := range want.maps() {
+		if right, ok := have.maps[m]; !ok {
+			add("map %s is missing", m.name())
+		} else if !right {
+			add("map %s is of another type", m.name())
+		}
 	}
+	lines = append(lines, groupDifferences(have, want)...)
+	lines = append(lines, serviceDifferences(have, want)...)
 	return append(lines, chainDifferences(have, want)...)
 }
 
-func serviceDifferences(have observed, want Ruleset) []string {
+// groupDifferences counts the networks that are otherwise than wanted, and
+// names the first one.
+func groupDifferences(have observed, want table) []string {
 	var lines []string
-	wanted := map[service]bool{}
+	for _, g := range want.groups {
+		networks, stands := have.groups[g.name]
+		if !stands {
+			lines = append(lines, fmt.Sprintf("set %s is missing", g.name))
+			continue
+		}
+		add, remove := networkChanges(networks, g.networks)
+		if len(add) > 0 {
+			lines = append(lines, fmt.Sprintf("set %s lacks %d networks, such as %s", g.name, len(add), add[0].text()))
+		}
+		if len(remove) > 0 {
+			lines = append(lines, fmt.Sprintf("set %s has %d networks that are not wanted, such as %s", g.name, len(remove), remove[0].text()))
+		}
+	}
+	return lines
+}
+
+func serviceDifferences(have observed, want table) []string {
+	var lines []string
+	wanted := map[place]bool{}
 	for _, e := range want.elements {
-		wanted[e.service] = true
-		if target, ok := have.elements[e.service]; !ok {
+		wanted[e.place] = true
+		if target, ok := have.elements[e.place]; !ok {
 			lines = append(lines, fmt.Sprintf("service %s is missing: %s is wanted", e.service.text(), e.chain))
 		} else if target != e.chain {
 			lines = append(lines, fmt.Sprintf("service %s leads to %s: %s is wanted", e.service.text(), target, e.chain))
 		}
 	}
 	var others []string
-	for s := range have.elements {
-		if !wanted[s] {
-			others = append(others, fmt.Sprintf("service %s is not wanted", s.text()))
+	for at := range have.elements {
+		if !wanted[at] {
+			others = append(others, fmt.Sprintf("service %s is not wanted", at.service.text()))
 		}
 	}
 	for _, e := range have.foreign {
@@ -113,7 +152,7 @@ func splitDifferences(have observed, s traffic.Split) []string {
 	return lines
 }
 
-func chainDifferences(have observed, want Ruleset) []string {
+func chainDifferences(have observed, want table) []string {
 	var lines []string
 	add := func(format string, arguments ...any) { lines = append(lines, fmt.Sprintf(format, arguments...)) }
 	wanted := map[string]bool{}
@@ -143,6 +182,11 @@ func chainDifferences(have observed, want Ruleset) []string {
 	return lines
 }
 
+// owesSet says whether a rule draws.
+func owesSet(r rule) bool {
+	return slices.ContainsFunc(r.statements, func(s statement) bool { _, ok := s.(draw); return ok })
+}
+
 // versionDifferences compares the wanted version with the one in force; that
 // its draw differs is told as weights.
 func versionDifferences(have observed, want chain) []string {
@@ -154,7 +198,10 @@ func versionDifferences(have observed, want chain) []string {
 	name := versionChain(split, version)
 	h := have.chains[name]
 	h.rules = slices.DeleteFunc(slices.Clone(h.rules), func(r observedRule) bool { return len(r.shares) > 0 })
-	want.name, want.rules = name, want.rules[:len(want.rules)-1]
+	if len(h.rules) > 0 {
+		h.rules, want.rules = h.rules[1:], want.rules[1:] // the generation, which is told too
+	}
+	want.name, want.rules = name, slices.DeleteFunc(slices.Clone(want.rules), owesSet)
 	return ruleDifferences(h, want)
 }
 

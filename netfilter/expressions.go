@@ -157,7 +157,7 @@ func (s translate) expressions() []expr.Any {
 func (masquerade) expressions() []expr.Any { return []expr.Any{&expr.Masq{}} }
 
 func (s dispatch) expressions() []expr.Any {
-	six := s.services == services6
+	six := s.services.six
 	address, protocol, port := loadNetwork(offsetDestination4, 4), uint32(register4Protocol), uint32(register4Port)
 	if six {
 		address, protocol, port = loadNetwork(offsetDestination6, 16), register6Protocol, register6Port
@@ -165,18 +165,50 @@ func (s dispatch) expressions() []expr.Any {
 	return append(ofFamily(six), address,
 		loadMeta(expr.MetaKeyL4PROTO, protocol),
 		loadTransport(port, offsetDestinationPort, 2),
-		&expr.Lookup{SourceRegister: register1, DestRegister: unix.NFT_REG_VERDICT, IsDestRegSet: true, SetName: string(s.services)})
+		&expr.Lookup{SourceRegister: register1, DestRegister: unix.NFT_REG_VERDICT, IsDestRegSet: true, SetName: s.services.name()})
+}
+
+// expressions leave a number below the modulus in register 1.
+func (l lot) expressions(modulus uint32) []expr.Any {
+	if l.prefix == 0 {
+		return []expr.Any{&expr.Numgen{Register: register1, Modulus: modulus, Type: unix.NFT_NG_RANDOM}}
+	}
+	offset, length := uint32(offsetSource4), uint32(l.prefix/8)
+	if l.six {
+		offset = offsetSource6
+	}
+	return append(ofFamily(l.six),
+		&expr.Payload{DestRegister: register2, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: length},
+		&expr.Hash{
+			SourceRegister: register2, DestRegister: register1, Length: length,
+			Modulus: modulus, Seed: l.seed, Type: expr.HashTypeJenkins,
+		})
 }
 
 // The last expression looks up an anonymous map that does not exist yet: who
 // writes the rule makes the map first and puts its name and id there.
 func (s draw) expressions() []expr.Any {
-	return []expr.Any{
-		&expr.Numgen{Register: register1, Modulus: uint32(traffic.Whole), Type: unix.NFT_NG_RANDOM},
+	return append(s.by.expressions(uint32(traffic.Whole)),
 		// An interval map compares keys as big-endian numbers.
 		&expr.Byteorder{SourceRegister: register1, DestRegister: register1, Op: expr.ByteorderHton, Len: 4, Size: 4},
-		&expr.Lookup{SourceRegister: register1, DestRegister: unix.NFT_REG_VERDICT, IsDestRegSet: true},
+		&expr.Lookup{SourceRegister: register1, DestRegister: unix.NFT_REG_VERDICT, IsDestRegSet: true})
+}
+
+func (s oneIn) expressions() []expr.Any {
+	return append(s.by.expressions(s.of), equal(binaryutil.NativeEndian.PutUint32(0)...))
+}
+
+func (s member) expressions() []expr.Any {
+	six := groupIs6(s.group)
+	load := loadNetwork(offsetSource4, 4)
+	if six {
+		load = loadNetwork(offsetSource6, 16)
 	}
+	return append(ofFamily(six), load, &expr.Lookup{SourceRegister: register1, SetName: s.group})
+}
+
+func (s setTimeout) expressions() []expr.Any {
+	return append(ofTransport(traffic.UDP), &expr.Objref{Type: unix.NFT_OBJECT_CT_TIMEOUT, Name: s.name})
 }
 
 func (s verdict) expressions() []expr.Any {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -35,7 +36,8 @@ func ForceOff(ctx context.Context, _ Settings, split string) ([]Forced, error) {
 	if err != nil {
 		return nil, fmt.Errorf("force off: %w", err)
 	}
-	names := have.splits()
+	standing := have.standing()
+	names := slices.Sorted(maps.Keys(standing))
 	if split != "" {
 		if !slices.Contains(names, split) {
 			return nil, fmt.Errorf("force off: the kernel has no split %q, it has: %s", split, cmp.Or(strings.Join(names, ", "), "none"))
@@ -43,9 +45,9 @@ func ForceOff(ctx context.Context, _ Settings, split string) ([]Forced, error) {
 		names = []string{split}
 	}
 	var done []Forced
-	var groups [][]operation
+	var groups [][]step
 	for _, name := range names {
-		f, change, err := have.force(name)
+		f, change, err := have[standing[name]].force(name)
 		if err != nil {
 			return nil, fmt.Errorf("force off: %w", err)
 		}
@@ -64,7 +66,7 @@ func ForceOff(ctx context.Context, _ Settings, split string) ([]Forced, error) {
 }
 
 // force turns one split off unless it is off already.
-func (o observed) force(split string) (Forced, []operation, error) {
+func (o observed) force(split string) (Forced, []step, error) {
 	primary, found := o.primary(split)
 	if !found {
 		return Forced{}, nil, fmt.Errorf("split %q has no chain of a primary: run `splitd cleanup` to stop splitting altogether", split)
@@ -80,7 +82,7 @@ func (o observed) force(split string) (Forced, []operation, error) {
 	}
 	f.Generation++
 	want := chain{name: trampolineChain(split), rules: []rule{trampolineRule(primary, f.Generation, true)}}
-	return f, []operation{replaceRules{chain: want}}, nil
+	return f, on(o.table, replaceRules{chain: want}), nil
 }
 
 // primary finds the chain of the primary: the one that the split's rules in
@@ -119,9 +121,14 @@ func ReadStateDir() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("read the state directory from the kernel: %w", err)
 	}
-	var comments []string
-	for _, r := range have.chains[chainAbout].rules {
-		comments = append(comments, r.comment)
+	for _, name := range have.names() {
+		var comments []string
+		for _, r := range have[name].chains[chainAbout].rules {
+			comments = append(comments, r.comment)
+		}
+		if dir := stateDirOf(comments); dir != "" {
+			return dir, nil
+		}
 	}
-	return stateDirOf(comments), nil
+	return "", nil
 }

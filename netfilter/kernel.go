@@ -44,15 +44,18 @@ type Kernel struct {
 	mu     sync.Mutex // protects the following and every change of the kernel
 	link   link
 	commit committer
-	// versionsKnown says that versions has those of other processes too.
+	// versionsKnown says that versions and standing know what other processes
+	// have made.
 	versionsKnown bool
-	// leftovers are chains and counters that nothing leads to since then.
+	// standing says which table each split is in.
+	standing map[string]string
+	// leftovers are what nothing leads to any more since then.
 	leftovers map[leftover]time.Time
 	returns   Returns
 }
 
 // A committer carries out a transaction: all of it or nothing.
-type committer func(operations []operation) error
+type committer func(all []step) error
 
 // retireAfter is how long a chain stays after the last packet can have entered
 // it. A packet passes in microseconds.
@@ -130,7 +133,7 @@ func (k *Kernel) applySplits(ctx context.Context, splits []traffic.Split) (bool,
 	p, want := makePlan(have, splits, k.options.Settings, k.options.StateDir, k.versions.all())
 	k.remember(have, want, p)
 	if p.empty() {
-		return false, k.dropKeeper(have.exists)
+		return false, k.dropKeeper(len(have) > 0)
 	}
 	if err := k.carryOut(ctx, p); err != nil {
 		return false, err
@@ -148,13 +151,18 @@ func (k *Kernel) applySplits(ctx context.Context, splits []traffic.Split) (bool,
 
 // carryOut runs the transactions of a plan.
 func (k *Kernel) carryOut(ctx context.Context, p plan) error {
-	if p.rebuild {
+	if len(p.rebuild) > 0 {
 		// Live flows need a nat chain at every moment.
-		if err := k.commit(append(keeper(), removeTable{name: TableSplits})); err != nil {
+		removal := keeper()
+		for _, name := range p.rebuild {
+			removal = append(removal, on(name, removeTable{})...)
+		}
+		if err := k.commit(removal); err != nil {
 			return fmt.Errorf("remove the table for rebuilding: %w: the rules before stay in force", err)
 		}
 	}
-	prepare, door := transactions(p.prepare, k.link.room), transactions(p.door, k.link.room)
+	prepare := transactions(p.prepare, k.link.room)
+	door := append(transactions(p.door, k.link.room), transactions(p.shut, k.link.room)...)
 	for i, t := range append(prepare, door...) {
 		err := ctx.Err()
 		if err == nil {
@@ -165,7 +173,7 @@ func (k *Kernel) carryOut(ctx context.Context, p plan) error {
 		}
 		force := "the rules before stay in force"
 		switch {
-		case p.rebuild:
+		case len(p.rebuild) > 0:
 			force = "the table was of a shape that had to be rebuilt and nothing is split until an apply succeeds"
 		case i > len(prepare):
 			force = "the transactions before it are in force, apply again"
@@ -176,20 +184,37 @@ func (k *Kernel) carryOut(ctx context.Context, p plan) error {
 }
 
 // remember notes which versions exist and what is left to retire.
-func (k *Kernel) remember(have observed, want Ruleset, p plan) {
+func (k *Kernel) remember(have sight, want Ruleset, p plan) {
 	k.versionsKnown = true
-	for _, name := range have.chainNames() {
-		k.versions.note(name)
+	k.standing = have.standing()
+	for _, o := range have {
+		for name := range o.chains {
+			k.versions.note(name)
+		}
 	}
-	for _, c := range want.chains {
-		k.versions.note(c.name)
-		delete(k.leftovers, leftover{name: c.name})
-	}
-	for _, name := range want.counters {
-		delete(k.leftovers, leftover{counter: true, name: name})
+	for _, t := range want.tables {
+		k.wantAgain(t)
 	}
 	for _, l := range p.leftovers {
 		k.abandon(l)
+	}
+}
+
+// wantAgain takes what a table is to have from the leftovers.
+func (k *Kernel) wantAgain(t table) {
+	delete(k.leftovers, leftover{kind: leftTable, table: t.name})
+	for _, c := range t.chains {
+		k.versions.note(c.name)
+		delete(k.leftovers, leftChain(t.name, c.name))
+	}
+	for _, name := range t.counters {
+		delete(k.leftovers, leftover{kind: leftCounter, table: t.name, name: name})
+	}
+	for _, o := range t.timeouts {
+		delete(k.leftovers, leftover{kind: leftTimeout, table: t.name, name: o.name()})
+	}
+	for _, g := range t.groups {
+		delete(k.leftovers, leftover{kind: leftGroup, table: t.name, name: g.name})
 	}
 }
 

@@ -76,15 +76,15 @@ func (l *link) close() {
 	}
 }
 
-// commit carries out the operations as one transaction: all or nothing.
-func (l *link) commit(operations []operation) error {
+// commit carries out the steps as one transaction: all or nothing.
+func (l *link) commit(all []step) error {
 	if err := l.open(); err != nil {
 		return err
 	}
 	w := writer{conn: l.conn}
 	var err error
-	for _, o := range operations {
-		if err = o.write(&w); err != nil {
+	for _, o := range all {
+		if err = w.write(o); err != nil {
 			break
 		}
 	}

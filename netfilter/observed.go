@@ -1,6 +1,7 @@
 package netfilter
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -17,18 +18,62 @@ import (
 	"github.com/splitd/splitd/traffic"
 )
 
-// observed is the table of the splits as the kernel has it.
+// observed is one table of the splits as the kernel has it.
 type observed struct {
+	table    string
 	exists   bool
 	dormant  bool
-	counters map[string]uint64   // packets by name
-	maps     map[serviceMap]bool // whether it is of the right type
-	sets     []string            // named sets that are not ours
-	elements map[service]string  // the chain that serves it
-	foreign  []removeElement     // elements that we cannot have made
+	counters map[string]uint64           // packets by name
+	timeouts map[string]bool             // named objects for flows of UDP
+	maps     map[serviceMap]bool         // whether it is of the right type
+	groups   map[string]map[network]bool // by the name of the set
+	sets     []string                    // named sets that are not ours
+	elements map[place]string            // the chain that serves it
+	foreign  []removeElement             // elements that we cannot have made
 	chains   map[string]observedChain
 	// candidates are the backends under trial, by split.
 	candidates map[string][]string
+}
+
+// sight is all tables of the splits, by name.
+type sight map[string]observed
+
+// missing is a table that is not there.
+func missing(table string) observed {
+	return observed{
+		table: table, counters: map[string]uint64{}, timeouts: map[string]bool{}, maps: map[serviceMap]bool{},
+		groups: map[string]map[network]bool{}, elements: map[place]string{}, chains: map[string]observedChain{}, candidates: map[string][]string{},
+	}
+}
+
+// names lists the tables in their order.
+func (s sight) names() []string {
+	names := slices.Collect(maps.Keys(s))
+	slices.SortFunc(names, func(a, b string) int {
+		i, _ := tableNumber(a)
+		j, _ := tableNumber(b)
+		return cmp.Compare(i, j)
+	})
+	return names
+}
+
+// table is the table of that name, which may be missing.
+func (s sight) table(name string) observed {
+	if o, ok := s[name]; ok {
+		return o
+	}
+	return missing(name)
+}
+
+// standing says which table each split stands in.
+func (s sight) standing() map[string]string {
+	where := map[string]string{}
+	for _, name := range s.names() {
+		for _, split := range s[name].splits() {
+			where[split] = name
+		}
+	}
+	return where
 }
 
 type observedChain struct {
@@ -43,9 +88,11 @@ type observedRule struct {
 	handle   uint64
 	identity string
 	comment  string
+	six      bool    // it begins with the condition that a packet is of IPv6
 	target   string  // where it always goes, if it does nothing else
 	leads    string  // where it goes when its conditions hold
 	shares   []share // what it draws, if it does
+	byClient bool    // the draw is a hash of the client's network
 }
 
 func (o observed) chainNames() []string { return slices.Sorted(maps.Keys(o.chains)) }
@@ -103,87 +150,141 @@ func weightsOnly(chain string) bool {
 	return kind != string(traffic.RolePrimary) && kind != string(traffic.RoleCandidate)
 }
 
-// reader reads the table over a link.
+// reader reads one table over a link.
 type reader struct {
 	conn  *nftables.Conn
 	table *nftables.Table
 }
 
-func (l *link) reader() (reader, error) {
+func (l *link) reader(table string) (reader, error) {
 	if err := l.open(); err != nil {
 		return reader{}, err
 	}
-	return reader{conn: l.conn, table: &nftables.Table{Name: TableSplits, Family: nftables.TableFamilyINet}}, nil
+	return reader{conn: l.conn, table: &nftables.Table{Name: table, Family: nftables.TableFamilyINet}}, nil
 }
 
 // errNeverQuiet says that no reading fell between two changes.
 var errNeverQuiet = errors.New("the ruleset changes faster than it can be read")
 
-// observe reads the table. The kernel does not answer several questions at one
+// observe reads the tables. The kernel does not answer several questions at one
 // moment, and neither library reports an interrupted dump: when the generation
-// of the ruleset moved meanwhile, it is read again.
-func (l *link) observe(of scope) (observed, error) {
+// of the ruleset moved meanwhile, they are read again.
+func (l *link) observe(of scope) (sight, error) {
 	const tries = 20
-	r, err := l.reader()
-	if err != nil {
-		return observed{}, err
+	if err := l.open(); err != nil {
+		return nil, err
 	}
 	for range tries {
-		before, err := r.conn.GetGen()
+		before, err := l.conn.GetGen()
 		if err != nil {
 			l.close()
-			return observed{}, fmt.Errorf("read the generation of the ruleset: %w", err)
+			return nil, fmt.Errorf("read the generation of the ruleset: %w", err)
 		}
-		o, readErr := r.read(of)
-		after, err := r.conn.GetGen()
+		s, readErr := l.readTables(of)
+		after, err := l.conn.GetGen()
 		if err != nil {
 			l.close()
-			return observed{}, fmt.Errorf("read the generation of the ruleset: %w", err)
+			return nil, fmt.Errorf("read the generation of the ruleset: %w", err)
 		}
 		if before.ID == after.ID {
-			return o, readErr
+			return s, readErr
 		}
 	}
-	return observed{}, fmt.Errorf("read table %q: %w", TableSplits, errNeverQuiet)
+	return nil, fmt.Errorf("read table %q: %w", TableSplits, errNeverQuiet)
 }
 
-func (r reader) read(of scope) (observed, error) {
-	o := observed{
-		counters: map[string]uint64{}, maps: map[serviceMap]bool{},
-		elements: map[service]string{}, chains: map[string]observedChain{}, candidates: map[string][]string{},
+// splitTables lists the tables of the splits that there are.
+func (l *link) splitTables() ([]*nftables.Table, error) {
+	if err := l.open(); err != nil {
+		return nil, err
 	}
-	table, err := r.conn.ListTableOfFamily(TableSplits, nftables.TableFamilyINet)
-	if errors.Is(err, unix.ENOENT) {
-		return o, nil
-	}
+	tables, err := l.conn.ListTablesOfFamily(nftables.TableFamilyINet)
 	if err != nil {
-		return o, fmt.Errorf("read table %q: %w", TableSplits, err)
+		l.close()
+		return nil, fmt.Errorf("list tables: %w", err)
 	}
-	o.exists, o.dormant = true, table.Flags&nftables.TableFlagDormant != 0
-	if o.counters, err = r.counters(); err != nil {
+	return slices.DeleteFunc(tables, func(t *nftables.Table) bool {
+		_, ours := tableNumber(t.Name)
+		return !ours
+	}), nil
+}
+
+func (l *link) readTables(of scope) (sight, error) {
+	tables, err := l.splitTables()
+	if err != nil {
+		return nil, err
+	}
+	chains, err := l.splitChains()
+	if err != nil {
+		return nil, err
+	}
+	s := sight{}
+	for _, t := range tables {
+		r := reader{conn: l.conn, table: &nftables.Table{Name: t.Name, Family: nftables.TableFamilyINet}}
+		o, err := r.read(of, chains[t.Name])
+		if err != nil {
+			return nil, err
+		}
+		o.dormant = t.Flags&nftables.TableFlagDormant != 0
+		s[t.Name] = o
+	}
+	return s, nil
+}
+
+// splitChains lists the chains of the tables of the splits, by table.
+func (l *link) splitChains() (map[string][]*nftables.Chain, error) {
+	if err := l.open(); err != nil {
+		return nil, err
+	}
+	chains, err := l.conn.ListChainsOfTableFamily(nftables.TableFamilyINet)
+	if err != nil {
+		l.close()
+		return nil, fmt.Errorf("list chains: %w", err)
+	}
+	byTable := map[string][]*nftables.Chain{}
+	for _, c := range chains {
+		if c.Table == nil {
+			continue
+		}
+		if _, ours := tableNumber(c.Table.Name); ours {
+			byTable[c.Table.Name] = append(byTable[c.Table.Name], c)
+		}
+	}
+	return byTable, nil
+}
+
+func (r reader) read(of scope, chains []*nftables.Chain) (observed, error) {
+	o := missing(r.table.Name)
+	o.exists = true
+	if err := r.readObjects(&o); err != nil {
 		return o, err
 	}
 	draws, err := r.readSets(&o)
 	if err != nil {
 		return o, err
 	}
-	return o, r.readChains(&o, of, draws)
+	return o, r.readChains(&o, of, chains, draws)
 }
 
-func (r reader) counters() (map[string]uint64, error) {
+// readObjects reads the named objects.
+func (r reader) readObjects(o *observed) error {
 	objects, err := r.conn.GetNamedObjects(r.table)
 	if err != nil {
-		return nil, fmt.Errorf("read counters of table %q: %w", TableSplits, err)
+		return fmt.Errorf("read counters of table %q: %w", r.table.Name, err)
 	}
-	counters := map[string]uint64{}
 	for _, object := range objects {
-		if named, ok := object.(*nftables.NamedObj); ok {
-			if c, ok := named.Obj.(*expr.Counter); ok {
-				counters[named.Name] = c.Packets
-			}
+		named, ok := object.(*nftables.NamedObj)
+		if !ok {
+			continue
+		}
+		switch kind := named.Obj.(type) {
+		case *expr.Counter:
+			o.counters[named.Name] = kind.Packets
+		case *expr.CtTimeout:
+			o.timeouts[named.Name] = true
 		}
 	}
-	return counters, nil
+	return nil
 }
 
 // readSets reads the maps of services and returns the anonymous ones, the
@@ -191,19 +292,23 @@ func (r reader) counters() (map[string]uint64, error) {
 func (r reader) readSets(o *observed) (map[string]*nftables.Set, error) {
 	sets, err := r.conn.GetSets(r.table)
 	if err != nil {
-		return nil, fmt.Errorf("read sets of table %q: %w", TableSplits, err)
+		return nil, fmt.Errorf("read sets of table %q: %w", r.table.Name, err)
 	}
 	draws := map[string]*nftables.Set{}
-	w := writer{}
+	w := writer{name: r.table.Name}
 	for _, s := range sets {
-		name := serviceMap(s.Name)
+		m, mapped := mapNamed(s.Name)
 		switch {
 		case s.Anonymous:
 			draws[s.Name] = s
-		case name == services4 || name == services6:
-			want := w.set(name)
-			o.maps[name] = s.IsMap && !s.Interval && s.KeyType.Name == want.KeyType.Name && s.DataType.Name == want.DataType.Name
-			if err := r.readServices(o, s); err != nil {
+		case mapped:
+			want := w.set(m)
+			o.maps[m] = s.IsMap && s.Interval == want.Interval && s.KeyType.Name == want.KeyType.Name && s.DataType.Name == want.DataType.Name
+			if err := r.readServices(o, m, s); err != nil {
+				return nil, err
+			}
+		case isGroup(s, w.group(s.Name)):
+			if o.groups[s.Name], err = r.readGroup(s); err != nil {
 				return nil, err
 			}
 		default:
@@ -213,25 +318,69 @@ func (r reader) readSets(o *observed) (map[string]*nftables.Set, error) {
 	return draws, nil
 }
 
-func (r reader) readServices(o *observed, s *nftables.Set) error {
+// isGroup says whether a set is one of ours, of the type that we give it.
+func isGroup(s, want *nftables.Set) bool {
+	split, candidate := candidateOfGroup(s.Name)
+	return split != "" && candidate != "" && !s.IsMap && s.Interval && s.KeyType.Name == want.KeyType.Name
+}
+
+func (r reader) readServices(o *observed, m serviceMap, s *nftables.Set) error {
 	elements, err := r.conn.GetSetElements(s)
 	if err != nil {
 		return fmt.Errorf("read map %q: %w", s.Name, err)
 	}
 	for _, e := range elements {
-		key, ok := parseService(e.Key)
+		key, ok := parseService(e.Key, e.KeyEnd)
 		kind, target := parseVerdict(e.Val)
-		if !ok || kind != expr.VerdictGoto {
-			o.foreign = append(o.foreign, removeElement{set: s.Name, key: e.Key})
+		if !ok || kind != expr.VerdictGoto || key.ip.Is6() != m.six || key.port.IsRange() != m.ranges {
+			o.foreign = append(o.foreign, removeElement{set: s.Name, key: e.Key, end: e.KeyEnd})
 			continue
 		}
-		o.elements[key] = target
+		o.elements[place{in: m, service: key}] = target
 	}
 	return nil
 }
 
-// parseService reads what service.key writes.
-func parseService(key []byte) (service, bool) {
+// readGroup reads the networks of a group.
+func (r reader) readGroup(s *nftables.Set) (map[network]bool, error) {
+	elements, err := r.conn.GetSetElements(s)
+	if err != nil {
+		return nil, fmt.Errorf("read set %q: %w", s.Name, err)
+	}
+	return parseNetworks(elements), nil
+}
+
+// parseNetworks joins the beginnings and ends of an interval set. Where one
+// run ends and another begins at the same address, the end comes first.
+func parseNetworks(elements []nftables.SetElement) map[network]bool {
+	slices.SortFunc(elements, func(a, b nftables.SetElement) int {
+		if order := slices.Compare(a.Key, b.Key); order != 0 || a.IntervalEnd == b.IntervalEnd {
+			return order
+		}
+		if a.IntervalEnd {
+			return -1
+		}
+		return 1
+	})
+	networks := map[network]bool{}
+	open := ""
+	for _, e := range elements {
+		if open != "" {
+			networks[network{first: open, end: string(e.Key)}] = true
+			open = ""
+		}
+		if !e.IntervalEnd {
+			open = string(e.Key)
+		}
+	}
+	if open != "" {
+		networks[network{first: open}] = true
+	}
+	return networks
+}
+
+// parseService reads what service.keys writes.
+func parseService(key, end []byte) (service, bool) {
 	ip, ok := netip.AddrFromSlice(key[:max(len(key)-8, 0)])
 	if !ok {
 		return service{}, false
@@ -245,7 +394,15 @@ func parseService(key []byte) (service, bool) {
 	default:
 		return service{}, false
 	}
-	return s, true
+	if len(end) == 0 {
+		return s, true
+	}
+	if len(end) != len(key) {
+		return service{}, false
+	}
+	s.port.Last = binary.BigEndian.Uint16(end[len(end)-4:])
+	_, want := s.keys()
+	return s, slices.Equal(end, want)
 }
 
 // parseVerdict reads the data of a verdict map's element: attributes
@@ -270,13 +427,10 @@ func parseVerdict(data []byte) (kind expr.VerdictKind, target string) {
 	return kind, target
 }
 
-func (r reader) readChains(o *observed, of scope, draws map[string]*nftables.Set) error {
-	chains, err := r.chains()
-	if err != nil {
-		return err
-	}
+func (r reader) readChains(o *observed, of scope, chains []*nftables.Chain, draws map[string]*nftables.Set) error {
 	for _, c := range chains {
 		made := observedChain{}
+		var err error
 		if c.Hooknum != nil {
 			made.hook, made.odd = parseHook(c)
 		}
@@ -293,15 +447,6 @@ func (r reader) readChains(o *observed, of scope, draws map[string]*nftables.Set
 	return nil
 }
 
-// chains lists the chains of the table.
-func (r reader) chains() ([]*nftables.Chain, error) {
-	chains, err := r.conn.ListChainsOfTableFamily(nftables.TableFamilyINet)
-	if err != nil {
-		return nil, fmt.Errorf("read chains of table %q: %w", TableSplits, err)
-	}
-	return slices.DeleteFunc(chains, func(c *nftables.Chain) bool { return c.Table == nil || c.Table.Name != TableSplits }), nil
-}
-
 func parseHook(c *nftables.Chain) (*hook, bool) {
 	h := &hook{priority: int(*c.Priority)}
 	switch *c.Hooknum {
@@ -309,6 +454,8 @@ func parseHook(c *nftables.Chain) (*hook, bool) {
 		h.name = hookPrerouting
 	case *nftables.ChainHookPostrouting:
 		h.name = hookPostrouting
+	case *nftables.ChainHookOutput:
+		h.name = hookOutput
 	}
 	if c.Type == nftables.ChainTypeFilter {
 		h.kind = kindFilter
@@ -326,6 +473,9 @@ func (r reader) rules(chain string, draws map[string]*nftables.Set) ([]observedR
 	for _, raw := range rules {
 		made := observedRule{handle: raw.Handle, comment: commentOf(raw.UserData)}
 		for _, e := range raw.Exprs {
+			if _, hashes := e.(*expr.Hash); hashes {
+				made.byClient = true
+			}
 			lookup, ok := e.(*expr.Lookup)
 			if !ok || draws[lookup.SetName] == nil {
 				continue
@@ -342,10 +492,21 @@ func (r reader) rules(chain string, draws map[string]*nftables.Set) ([]observedR
 				made.target = made.leads
 			}
 		}
+		made.six = forIPv6(raw.Exprs)
 		made.identity = identity(raw.Exprs, made.shares, made.comment)
 		all = append(all, made)
 	}
 	return all, nil
+}
+
+// forIPv6 says whether a rule begins with the condition of ofFamily(true).
+func forIPv6(expressions []expr.Any) bool {
+	if len(expressions) < 2 {
+		return false
+	}
+	load, ok := expressions[0].(*expr.Meta)
+	equals, ok2 := expressions[1].(*expr.Cmp)
+	return ok && ok2 && load.Key == expr.MetaKeyNFPROTO && equals.Op == expr.CmpOpEq && slices.Equal(equals.Data, []byte{unix.NFPROTO_IPV6})
 }
 
 // shares reads the map of a draw. A map that we cannot have made gives none.

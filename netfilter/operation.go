@@ -8,26 +8,51 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// An operation is one step of a transaction. size is a generous guess of its
-// bytes on the wire.
+// An operation changes one table. size is a generous guess of its bytes on the
+// wire.
 type operation interface {
 	write(w *writer) error
 	size() int
 }
 
-// The operations. Those without a table are about the table of the splits.
+// A step is one part of a transaction: an operation on a table of family inet.
+type step struct {
+	table string
+	operation
+}
+
+// on makes steps of operations on one table.
+func on(table string, operations ...operation) []step {
+	all := make([]step, 0, len(operations))
+	for _, o := range operations {
+		all = append(all, step{table: table, operation: o})
+	}
+	return all
+}
+
+// The operations.
 type (
-	addTable      struct{ name string }
-	removeTable   struct{ name string }
+	addTable      struct{}
+	removeTable   struct{}
 	addCounter    struct{ name string }
 	removeCounter struct{ name string }
+	addTimeout    struct{ timeout timeout }
+	removeTimeout struct{ name string }
 	addMap        struct{ name serviceMap }
-	removeSet     struct{ name string }
-	// addChain makes the chain with its rules.
-	addChain struct {
-		table string
-		chain chain
+	// addGroup makes the set of a group with its networks; addNetworks and
+	// removeNetworks change those of one that stands.
+	addGroup    struct{ group group }
+	addNetworks struct {
+		group    string
+		networks []network
 	}
+	removeNetworks struct {
+		group    string
+		networks []network
+	}
+	removeSet struct{ name string }
+	// addChain makes the chain with its rules.
+	addChain    struct{ chain chain }
 	removeChain struct{ name string }
 	flushChain  struct{ name string }
 	// replaceRules gives the chain other rules in one step. Packets see all of
@@ -44,38 +69,46 @@ type (
 	}
 	addElement    struct{ element element }
 	removeElement struct {
-		set string
-		key []byte
+		set      string
+		key, end []byte // end: the last key of a run
 	}
 )
 
 // writer collects the messages of one transaction. A nftables.Conn mixes what
 // several goroutines write: each transaction has one of its own.
-type writer struct{ conn *nftables.Conn }
+type writer struct {
+	conn *nftables.Conn
+	name string // of the table that the step is about
+}
 
-func (w *writer) table(name string) *nftables.Table {
-	return &nftables.Table{Name: name, Family: nftables.TableFamilyINet}
+func (w *writer) write(s step) error {
+	w.name = s.table
+	return s.operation.write(w)
+}
+
+func (w *writer) table() *nftables.Table {
+	return &nftables.Table{Name: w.name, Family: nftables.TableFamilyINet}
 }
 
 func (w *writer) chain(name string) *nftables.Chain {
-	return &nftables.Chain{Name: name, Table: w.table(TableSplits)}
+	return &nftables.Chain{Name: name, Table: w.table()}
 }
 
 // set describes a service map to the kernel and to those who list it.
 func (w *writer) set(m serviceMap) *nftables.Set {
 	address := nftables.TypeIPAddr
-	if m == services6 {
+	if m.six {
 		address = nftables.TypeIP6Addr
 	}
 	return &nftables.Set{
-		Table: w.table(TableSplits), Name: string(m), IsMap: true, Concatenation: true,
+		Table: w.table(), Name: m.name(), IsMap: true, Concatenation: true, Interval: m.ranges,
 		KeyType:  nftables.MustConcatSetType(address, nftables.TypeInetProto, nftables.TypeInetService),
 		DataType: nftables.TypeVerdict,
 	}
 }
 
-func (o addTable) write(w *writer) error    { w.conn.AddTable(w.table(o.name)); return nil }
-func (o removeTable) write(w *writer) error { w.conn.DelTable(w.table(o.name)); return nil }
+func (o addTable) write(w *writer) error    { w.conn.AddTable(w.table()); return nil }
+func (o removeTable) write(w *writer) error { w.conn.DelTable(w.table()); return nil }
 func (o addCounter) write(w *writer) error  { w.conn.AddObj(w.counter(o.name)); return nil }
 
 func (o removeCounter) write(w *writer) error {
@@ -84,24 +117,75 @@ func (o removeCounter) write(w *writer) error {
 }
 
 func (w *writer) counter(name string) *nftables.NamedObj {
-	return &nftables.NamedObj{Table: w.table(TableSplits), Name: name, Type: nftables.ObjTypeCounter, Obj: &expr.Counter{}}
+	return &nftables.NamedObj{Table: w.table(), Name: name, Type: nftables.ObjTypeCounter, Obj: &expr.Counter{}}
+}
+
+func (o addTimeout) write(w *writer) error {
+	w.conn.AddObj(&nftables.NamedObj{
+		Table: w.table(), Name: o.timeout.name(), Type: nftables.ObjTypeCtTimeout,
+		Obj: &expr.CtTimeout{
+			L3Proto: unix.NFPROTO_INET, L4Proto: unix.IPPROTO_UDP,
+			Policy: expr.CtStatePolicyTimeout{expr.CtStateUDPUNREPLIED: o.timeout.unanswered(), expr.CtStateUDPREPLIED: o.timeout.seconds()},
+		},
+	})
+	return nil
+}
+
+func (o removeTimeout) write(w *writer) error {
+	w.conn.DeleteObject(&nftables.NamedObj{Table: w.table(), Name: o.name, Type: nftables.ObjTypeCtTimeout, Obj: &expr.CtTimeout{}})
+	return nil
 }
 
 func (o addMap) write(w *writer) error { return w.conn.AddSet(w.set(o.name), nil) }
 
+func (o addGroup) write(w *writer) error {
+	return w.conn.AddSet(w.group(o.group.name), networkElements(networksOf(o.group.networks)))
+}
+
+func (o addNetworks) write(w *writer) error {
+	return w.conn.SetAddElements(w.group(o.group), networkElements(o.networks))
+}
+
+func (o removeNetworks) write(w *writer) error {
+	return w.conn.SetDeleteElements(w.group(o.group), networkElements(o.networks))
+}
+
+// group describes the set of a group.
+func (w *writer) group(name string) *nftables.Set {
+	set := &nftables.Set{Table: w.table(), Name: name, Interval: true, KeyType: nftables.TypeIPAddr}
+	if groupIs6(name) {
+		set.KeyType = nftables.TypeIP6Addr
+	}
+	return set
+}
+
+func networkElements(networks []network) []nftables.SetElement {
+	elements := make([]nftables.SetElement, 0, 2*len(networks))
+	for _, n := range networks {
+		elements = append(elements, nftables.SetElement{Key: []byte(n.first)})
+		if n.end != "" {
+			elements = append(elements, nftables.SetElement{Key: []byte(n.end), IntervalEnd: true})
+		}
+	}
+	return elements
+}
+
 func (o removeSet) write(w *writer) error {
-	w.conn.DelSet(&nftables.Set{Table: w.table(TableSplits), Name: o.name})
+	w.conn.DelSet(&nftables.Set{Table: w.table(), Name: o.name})
 	return nil
 }
 
 func (o addChain) write(w *writer) error {
-	c := &nftables.Chain{Name: o.chain.name, Table: w.table(o.table)}
+	c := &nftables.Chain{Name: o.chain.name, Table: w.table()}
 	if h := o.chain.hook; h != nil {
 		policy := nftables.ChainPolicyAccept
 		c.Type, c.Hooknum, c.Policy = nftables.ChainTypeNAT, nftables.ChainHookPrerouting, &policy
 		c.Priority = new(nftables.ChainPriority(h.priority))
-		if h.name == hookPostrouting {
+		switch h.name {
+		case hookPostrouting:
 			c.Hooknum = nftables.ChainHookPostrouting
+		case hookOutput:
+			c.Hooknum = nftables.ChainHookOutput
 		}
 		if h.kind == kindFilter {
 			c.Type = nftables.ChainTypeFilter
@@ -131,19 +215,20 @@ func (o replaceRule) write(w *writer) error {
 }
 
 func (o removeRule) write(w *writer) error {
-	return w.conn.DelRule(&nftables.Rule{Table: w.table(TableSplits), Chain: w.chain(o.chain), Handle: o.handle})
+	return w.conn.DelRule(&nftables.Rule{Table: w.table(), Chain: w.chain(o.chain), Handle: o.handle})
 }
 
 func (o addElement) write(w *writer) error {
-	return w.conn.SetAddElements(w.set(o.element.service.in()), []nftables.SetElement{{
-		Key:         o.element.service.key(),
+	key, end := o.element.service.keys()
+	return w.conn.SetAddElements(w.set(o.element.in), []nftables.SetElement{{
+		Key: key, KeyEnd: end,
 		VerdictData: &expr.Verdict{Kind: expr.VerdictGoto, Chain: o.element.chain},
 	}})
 }
 
 func (o removeElement) write(w *writer) error {
-	set := &nftables.Set{Table: w.table(TableSplits), Name: o.set}
-	return w.conn.SetDeleteElements(set, []nftables.SetElement{{Key: o.key}})
+	set := &nftables.Set{Table: w.table(), Name: o.set, Concatenation: o.end != nil, Interval: o.end != nil}
+	return w.conn.SetDeleteElements(set, []nftables.SetElement{{Key: o.key, KeyEnd: o.end}})
 }
 
 func (w *writer) addRules(c *nftables.Chain, rules []rule) error {
@@ -198,10 +283,17 @@ func (w *writer) shares(table *nftables.Table, d draw) (*nftables.Set, error) {
 	return set, w.conn.AddSet(set, elements)
 }
 
-// key is the service as the kernel compares it: each field padded to 4 bytes.
-func (s service) key() []byte {
-	key := append(s.ip.AsSlice(), protocolNumber(s.port.Transport), 0, 0, 0)
-	return append(key, byte(s.port.Number>>8), byte(s.port.Number), 0, 0)
+// keys are the service as the kernel compares it, each field padded to 4 bytes:
+// the key of a single port, or the first and the last one of a run.
+func (s service) keys() (key, end []byte) {
+	at := func(port uint16) []byte {
+		key := append(s.ip.AsSlice(), protocolNumber(s.port.Transport), 0, 0, 0)
+		return append(key, byte(port>>8), byte(port), 0, 0)
+	}
+	if s.port.IsRange() {
+		end = at(s.port.Last)
+	}
+	return at(s.port.Number), end
 }
 
 // The sizes: headers and attributes of the messages, and what they hold.
@@ -216,7 +308,18 @@ func (o addTable) size() int      { return sizeSmall }
 func (o removeTable) size() int   { return sizeSmall }
 func (o addCounter) size() int    { return sizeSmall + len(o.name) }
 func (o removeCounter) size() int { return sizeSmall + len(o.name) }
+func (o addTimeout) size() int    { return 2 * sizeSmall }
+func (o removeTimeout) size() int { return sizeSmall + len(o.name) }
 func (o addMap) size() int        { return sizeSet }
+func (o addGroup) size() int {
+	return sizeSet + len(o.group.name) + 2*sizeElement*len(o.group.networks)
+}
+func (o addNetworks) size() int {
+	return sizeSmall + len(o.group) + 2*sizeElement*len(o.networks)
+}
+func (o removeNetworks) size() int {
+	return sizeSmall + len(o.group) + 2*sizeElement*len(o.networks)
+}
 func (o removeSet) size() int     { return sizeSmall + len(o.name) }
 func (o removeChain) size() int   { return sizeSmall + len(o.name) }
 func (o flushChain) size() int    { return sizeSmall + len(o.name) }

@@ -1,6 +1,8 @@
 package netfilter
 
 import (
+	"maps"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -8,70 +10,174 @@ import (
 	"github.com/splitd/splitd/traffic"
 )
 
-// A plan brings the table from what is observed to what is wanted. Operations
-// of one group stay in one transaction.
+// A plan brings the tables from what is observed to what is wanted. Steps of
+// one group stay in one transaction.
 type plan struct {
-	// rebuild: the table is of a shape that cannot be mended; it goes away
-	// before anything is prepared.
-	rebuild bool
+	// rebuild are tables of a shape that cannot be mended; they go away before
+	// anything is prepared.
+	rebuild []string
 	// prepare makes what no packet reaches yet, door opens it: rules that are
-	// replaced in one step, services that are added and removed.
-	prepare, door [][]operation
-	// leftovers are no longer reached once the door has opened. They go away
-	// later, when no packet can be inside any more.
+	// replaced in one step, services that are added. shut closes what nobody
+	// shall reach any more, after all doors have opened: a service that moves
+	// from one table to another is in both for a moment, never in none.
+	prepare, door, shut [][]step
+	// leftovers are no longer reached then. They go away later, when no packet
+	// can be inside any more.
 	leftovers []leftover
 }
 
-// A leftover is a chain or a counter that nothing leads to any more.
+// A leftover is a table, or something in one, that nothing leads to any more.
 type leftover struct {
-	counter bool
-	name    string
+	kind  leftoverKind
+	table string
+	name  string // "" for a table
 }
 
-func (p plan) empty() bool { return !p.rebuild && len(p.prepare) == 0 && len(p.door) == 0 }
+// The kinds of leftovers, in the order in which they can go: what leads
+// somewhere before what it leads to.
+type leftoverKind int
+
+const (
+	leftEntrance leftoverKind = iota
+	leftTrampoline
+	leftVersion
+	leftBackend
+	leftGroup
+	leftTimeout
+	leftCounter
+	leftTable
+)
+
+func leftChain(table, name string) leftover {
+	_, kind, rest := nameOf(name)
+	l := leftover{kind: leftTrampoline, table: table, name: name}
+	switch {
+	case name == entranceLocalChain || name == chainClamp:
+		l.kind = leftEntrance
+	case rest != "":
+		l.kind = leftBackend
+	case strings.HasPrefix(kind, "v"):
+		l.kind = leftVersion
+	}
+	return l
+}
+
+func (l leftover) removal() []step {
+	switch l.kind {
+	case leftTable:
+		return on(l.table, removeTable{})
+	case leftCounter:
+		return on(l.table, removeCounter{name: l.name})
+	case leftTimeout:
+		return on(l.table, removeTimeout{name: l.name})
+	case leftGroup:
+		return on(l.table, removeSet{name: l.name})
+	default:
+		return on(l.table, removeChain{name: l.name})
+	}
+}
+
+func (p plan) empty() bool {
+	return len(p.rebuild) == 0 && len(p.prepare) == 0 && len(p.door) == 0 && len(p.shut) == 0
+}
 
 // makePlan is pure. It also returns the ruleset that the plan leads to, which
 // has the versions that the kernel is to have. No version at or below the
 // floor of its split is made anew.
-func makePlan(have observed, splits []traffic.Split, settings Settings, stateDir string, floor map[string]int) (plan, Ruleset) {
-	if len(splits) == 0 && !have.exists {
+func makePlan(have sight, splits []traffic.Split, settings Settings, stateDir string, floor map[string]int) (plan, Ruleset) {
+	if len(splits) == 0 && len(have) == 0 {
 		return plan{}, Ruleset{}
 	}
-	want := build(splits, settings, chooseVersions(have, splits, floor)).WithStateDir(stateDir)
-	p := plan{}
-	if have.exists && have.broken(want) {
-		p.rebuild = true
-		have = observed{}
+	want := build(splits, settings, chooseVersions(have, splits, settings, floor), have.standing()).WithStateDir(stateDir)
+	var p plan
+	for _, w := range want.tables {
+		p.bring(have.table(w.name), w)
 	}
-	p.tables(have, want)
-	p.chains(have, want)
-	p.services(have, want)
-	if _, ok := have.chains[entranceChain]; !ok {
-		p.door = append(p.door, []operation{addChain{table: TableSplits, chain: want.chain(entranceChain)}})
+	for _, name := range have.names() {
+		if _, wanted := want.table(name); !wanted {
+			p.abandon(have[name])
+		}
 	}
-	p.foreign(have, want)
 	return p, want
 }
 
-func (r Ruleset) chain(name string) chain {
-	i := slices.IndexFunc(r.chains, func(c chain) bool { return c.name == name })
-	return r.chains[i]
+// bring plans for one table.
+func (p *plan) bring(have observed, want table) {
+	if have.exists && have.broken(want) {
+		p.rebuild = append(p.rebuild, want.name)
+		have = missing(want.name)
+	}
+	t := tablePlan{plan: p, have: have, want: want}
+	t.objects()
+	t.groups()
+	t.chains()
+	t.services()
+	t.entrances()
+	t.foreign()
+}
+
+// abandon closes a table that no split stands in any more: the next plan does
+// not see it, so its end is planned as one.
+func (p *plan) abandon(have observed) {
+	var remove []operation
+	for at := range have.elements {
+		remove = append(remove, at.removal())
+	}
+	if len(remove) > 0 {
+		p.shut = append(p.shut, on(have.table, remove...))
+	}
+	p.leftovers = append(p.leftovers, leftover{kind: leftTable, table: have.table})
+}
+
+// tablePlan plans for one table.
+type tablePlan struct {
+	*plan
+	have observed
+	want table
+}
+
+func (t tablePlan) prepared(operations ...operation) {
+	t.prepare = append(t.prepare, on(t.want.name, operations...))
+}
+
+func (t tablePlan) opened(operations ...operation) {
+	t.door = append(t.door, on(t.want.name, operations...))
+}
+
+func (t tablePlan) closed(operations ...operation) {
+	t.shut = append(t.shut, on(t.want.name, operations...))
+}
+
+func (t tablePlan) left(kind leftoverKind, name string) {
+	t.leftovers = append(t.leftovers, leftover{kind: kind, table: t.want.name, name: name})
+}
+
+func (t table) chain(name string) (chain, bool) {
+	i := slices.IndexFunc(t.chains, func(c chain) bool { return c.name == name })
+	if i < 0 {
+		return chain{}, false
+	}
+	return t.chains[i], true
 }
 
 // chooseVersions keeps the version of a split that has its weights already and
 // counts on otherwise.
-func chooseVersions(have observed, splits []traffic.Split, floor map[string]int) map[string]int {
+func chooseVersions(have sight, splits []traffic.Split, settings Settings, floor map[string]int) map[string]int {
 	newest := map[string]int{}
-	for name := range have.chains {
-		if split, version, ok := versionOf(name); ok {
-			newest[split] = max(newest[split], version)
+	for _, o := range have {
+		for name := range o.chains {
+			if split, version, ok := versionOf(name); ok {
+				newest[split] = max(newest[split], version)
+			}
 		}
 	}
+	standing := have.standing()
 	versions := map[string]int{}
 	for _, s := range splits {
 		versions[s.Name] = max(newest[s.Name], floor[s.Name]) + 1
-		current, ok := have.currentVersion(s.Name)
-		if ok && sameRules(have.chains[versionChain(s.Name, current)].rules, drawRules(s, current).rules) {
+		o := have.table(standing[s.Name])
+		current, ok := o.currentVersion(s.Name)
+		if ok && sameRules(o.chains[versionChain(s.Name, current)].rules, versionRules(s, settings, current).rules) {
 			versions[s.Name] = current
 		}
 	}
@@ -104,13 +210,18 @@ func sameRules(have []observedRule, want []rule) bool {
 }
 
 // broken says that the table cannot become the wanted one: it is dormant, or a
-// map or a chain of ours is of another type.
-func (o observed) broken(want Ruleset) bool {
+// map, a set or a chain of ours is of another type.
+func (o observed) broken(want table) bool {
 	if o.dormant {
 		return true
 	}
 	for _, right := range o.maps {
 		if !right {
+			return true
+		}
+	}
+	for _, g := range want.groups {
+		if slices.Contains(o.sets, g.name) {
 			return true
 		}
 	}
@@ -127,40 +238,100 @@ func (c observedChain) hookedLike(w chain) bool {
 	return w.hook == nil || *c.hook == *w.hook
 }
 
-func (p *plan) tables(have observed, want Ruleset) {
-	prepare := func(o operation) { p.prepare = append(p.prepare, []operation{o}) }
-	if !have.exists {
-		prepare(addTable{name: TableSplits})
+// objects makes the table itself, its named objects and its maps.
+func (t tablePlan) objects() {
+	if !t.have.exists {
+		t.prepared(addTable{})
 	}
-	wanted := map[string]bool{}
-	for _, name := range want.counters {
-		wanted[name] = true
-		if _, ok := have.counters[name]; !ok {
-			prepare(addCounter{name: name})
+	counters, timeouts := map[string]bool{}, map[string]bool{}
+	for _, name := range t.want.counters {
+		counters[name] = true
+		if _, ok := t.have.counters[name]; !ok {
+			t.prepared(addCounter{name: name})
 		}
 	}
-	for name := range have.counters {
-		if !wanted[name] {
-			p.leftovers = append(p.leftovers, leftover{counter: true, name: name})
+	for _, wanted := range t.want.timeouts {
+		timeouts[wanted.name()] = true
+		if !t.have.timeouts[wanted.name()] {
+			t.prepared(addTimeout{timeout: wanted})
 		}
 	}
-	for _, m := range []serviceMap{services4, services6} {
-		if _, ok := have.maps[m]; !ok {
-			prepare(addMap{name: m})
+	for _, name := range slices.Sorted(maps.Keys(t.have.counters)) {
+		if !counters[name] {
+			t.left(leftCounter, name)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(t.have.timeouts)) {
+		if !timeouts[name] {
+			t.left(leftTimeout, name)
+		}
+	}
+	for _, m := range t.want.maps() {
+		if _, ok := t.have.maps[m]; !ok {
+			t.prepared(addMap{name: m})
 		}
 	}
 }
 
+// networksMost is how many networks one step adds or removes.
+const networksMost = 500
+
+// groups makes the sets of groups and brings their networks to the wanted
+// ones. No rule changes for that. A group that nothing looks at any more goes
+// later.
+func (t tablePlan) groups() {
+	wanted := map[string]bool{}
+	for _, g := range t.want.groups {
+		wanted[g.name] = true
+		have, stands := t.have.groups[g.name]
+		if !stands {
+			t.prepared(addGroup{group: group{name: g.name}})
+		}
+		add, remove := networkChanges(have, g.networks)
+		place := t.prepared
+		if stands {
+			place = t.opened
+		}
+		for some := range slices.Chunk(remove, networksMost) {
+			place(removeNetworks{group: g.name, networks: some})
+		}
+		for some := range slices.Chunk(add, networksMost) {
+			place(addNetworks{group: g.name, networks: some})
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(t.have.groups)) {
+		if !wanted[name] {
+			t.left(leftGroup, name)
+		}
+	}
+}
+
+func networkChanges(have map[network]bool, prefixes []netip.Prefix) (add, remove []network) {
+	wanted := map[network]bool{}
+	for _, n := range networksOf(prefixes) {
+		wanted[n] = true
+		if !have[n] {
+			add = append(add, n)
+		}
+	}
+	for n := range have {
+		if !wanted[n] {
+			remove = append(remove, n)
+		}
+	}
+	return add, remove
+}
+
 // chains makes the missing chains and mends those that differ. What belongs to
 // one split changes in one transaction.
-func (p *plan) chains(have observed, want Ruleset) {
+func (t tablePlan) chains() {
 	mends := map[string][]operation{}
 	var order []string
-	for _, w := range want.chains {
-		h, ok := have.chains[w.name]
+	for _, w := range t.want.chains {
+		h, ok := t.have.chains[w.name]
 		if !ok {
-			if w.name != entranceChain {
-				p.prepare = append(p.prepare, []operation{addChain{table: TableSplits, chain: w}})
+			if w.name != entranceChain && w.name != entranceLocalChain {
+				t.prepared(addChain{chain: w})
 			}
 			continue
 		}
@@ -173,7 +344,17 @@ func (p *plan) chains(have observed, want Ruleset) {
 		}
 	}
 	for _, split := range order {
-		p.door = append(p.door, mends[split])
+		t.opened(mends[split]...)
+	}
+}
+
+// entrances are the last to be made: packets come in by them.
+func (t tablePlan) entrances() {
+	for _, name := range []string{entranceChain, entranceLocalChain} {
+		w, wanted := t.want.chain(name)
+		if _, stands := t.have.chains[name]; wanted && !stands {
+			t.opened(addChain{chain: w})
+		}
 	}
 }
 
@@ -214,65 +395,90 @@ func compareRuleLists(have []observedRule, want []rule) (extra []observedRule, m
 }
 
 // services adds and removes elements of the maps. One that moves to another
-// split is removed and added in one transaction.
-func (p *plan) services(have observed, want Ruleset) {
-	wanted := map[service]bool{}
-	for _, e := range want.elements {
-		wanted[e.service] = true
-		target, ok := have.elements[e.service]
+// split of the table is removed and added in one transaction, and so are all
+// that change of runs of ports: a new one may overlap an old one.
+func (t tablePlan) services() {
+	wanted := map[place]bool{}
+	runs := map[serviceMap][]operation{}
+	for _, e := range t.want.elements {
+		wanted[e.place] = true
+	}
+	for at := range t.have.elements {
 		switch {
-		case !ok:
-			p.door = append(p.door, []operation{addElement{element: e}})
-		case target != e.chain:
-			p.door = append(p.door, []operation{
-				removeElement{set: string(e.service.in()), key: e.service.key()}, addElement{element: e},
-			})
+		case wanted[at]:
+		case at.in.ranges:
+			runs[at.in] = append(runs[at.in], at.removal())
+		default:
+			t.closed(at.removal())
 		}
 	}
-	for s := range have.elements {
-		if !wanted[s] {
-			p.door = append(p.door, []operation{removeElement{set: string(s.in()), key: s.key()}})
+	for _, e := range t.want.elements {
+		var change []operation
+		target, ok := t.have.elements[e.place]
+		switch {
+		case ok && target == e.chain:
+			continue
+		case ok:
+			change = []operation{e.removal(), addElement{element: e}}
+		default:
+			change = []operation{addElement{element: e}}
+		}
+		if e.in.ranges {
+			runs[e.in] = append(runs[e.in], change...)
+		} else {
+			t.opened(change...)
 		}
 	}
-	for _, e := range have.foreign {
-		p.door = append(p.door, []operation{e})
+	for _, m := range serviceMaps() {
+		if len(runs[m]) > 0 {
+			t.opened(runs[m]...)
+		}
 	}
+	for _, e := range t.have.foreign {
+		t.closed(e)
+	}
+}
+
+func (p place) removal() removeElement {
+	key, end := p.service.keys()
+	return removeElement{set: p.in.name(), key: key, end: end}
 }
 
 // foreign sorts what nothing wants: chains of ours become leftovers, what
 // another program put into our table goes at once.
-func (p *plan) foreign(have observed, want Ruleset) {
+func (t tablePlan) foreign() {
 	wanted := map[string]bool{}
-	for _, c := range want.chains {
+	for _, c := range t.want.chains {
 		wanted[c.name] = true
 	}
 	var flush, remove []operation
-	for _, name := range have.chainNames() {
+	for _, name := range t.have.chainNames() {
 		switch {
 		case wanted[name]:
 		case ours(name):
-			p.leftovers = append(p.leftovers, leftover{name: name})
+			t.leftovers = append(t.leftovers, leftChain(t.want.name, name))
 		default:
 			flush = append(flush, flushChain{name: name})
 			remove = append(remove, removeChain{name: name})
 		}
 	}
-	for _, name := range have.sets {
+	for _, name := range t.have.sets {
 		remove = append(remove, removeSet{name: name})
 	}
 	if len(remove) > 0 {
-		p.door = append(p.door, append(flush, remove...))
+		t.opened(append(flush, remove...)...)
 	}
 }
 
+// ours says whether a chain may be a leftover of ours.
 func ours(chain string) bool {
-	return strings.HasPrefix(chain, splitPrefix) || chain == exitChain
+	return strings.HasPrefix(chain, splitPrefix) || slices.Contains([]string{exitChain, chainClamp, chainClampOpening, entranceLocalChain, chainDispatchLocal}, chain)
 }
 
 // transactions packs groups, in their order, into as few transactions as the
 // bytes that one may have allow.
-func transactions(groups [][]operation, most int) [][]operation {
-	var all [][]operation
+func transactions(groups [][]step, most int) [][]step {
+	var all [][]step
 	room := 0
 	for _, g := range groups {
 		need := 0

@@ -74,9 +74,9 @@ func (k *Kernel) withLink(read func(l *link) error) error {
 	return nil
 }
 
-// observe reads the table without disturbing the writer. Only who finds no
+// observe reads the tables without disturbing the writer. Only who finds no
 // moment between two changes of ours waits for its turn among them.
-func (k *Kernel) observe(of scope) (have observed, err error) {
+func (k *Kernel) observe(of scope) (have sight, err error) {
 	err = k.withLink(func(l *link) error {
 		have, err = l.observe(of)
 		if errors.Is(err, errNeverQuiet) {

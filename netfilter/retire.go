@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -40,43 +39,24 @@ func (k *Kernel) retire() {
 		return
 	}
 	slices.SortFunc(due, compareLeftovers)
-	var groups [][]operation
+	var groups [][]step
 	for _, l := range due {
 		delete(k.leftovers, l)
-		if l.counter {
-			groups = append(groups, []operation{removeCounter{name: l.name}})
-		} else {
-			groups = append(groups, []operation{removeChain{name: l.name}})
-		}
+		groups = append(groups, l.removal())
 	}
 	for _, t := range transactions(groups, k.link.room) {
 		if k.commit(t) == nil {
 			continue
 		}
 		for _, o := range t {
-			if err := k.commit([]operation{o}); err != nil {
+			if err := k.commit([]step{o}); err != nil {
 				k.options.Log.Debug("an old chain stays in the kernel until the next apply", "error", err)
 			}
 		}
 	}
 }
 
-// compareLeftovers puts what leads somewhere before what it leads to: the
-// trampoline of a split, its versions, its backends, its counters.
+// compareLeftovers puts what leads somewhere before what it leads to.
 func compareLeftovers(a, b leftover) int {
-	return cmp.Or(cmp.Compare(a.rank(), b.rank()), cmp.Compare(a.name, b.name))
-}
-
-func (l leftover) rank() int {
-	_, kind, rest := nameOf(l.name)
-	switch {
-	case l.counter:
-		return 3
-	case rest != "":
-		return 2
-	case strings.HasPrefix(kind, "v"):
-		return 1
-	default:
-		return 0
-	}
+	return cmp.Or(cmp.Compare(a.kind, b.kind), cmp.Compare(a.table, b.table), cmp.Compare(a.name, b.name))
 }

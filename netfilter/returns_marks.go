@@ -28,9 +28,6 @@ type markChain struct {
 	rules []rule
 }
 
-// hookOutput is where this host's own packets come by.
-const hookOutput = "output"
-
 // neighbourSet holds the link-layer addresses of a path's router. Text has no
 // elements: they are a fact of the network, kept current while splitd runs.
 type neighbourSet struct {

@@ -1,70 +1,54 @@
 package netfilter
 
 import (
-	"bytes"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
-
-	"github.com/splitd/splitd/traffic"
+	"time"
 )
 
-// Ruleset is the content of the table of the splits, a value that Build makes
+// Ruleset is the content of the tables of the splits, a value that Build makes
 // and Text prints. The zero value, which no splits give, is no table at all.
 // It is not modified once made and may be used by many goroutines.
 type Ruleset struct {
+	tables []table
+}
+
+// A table is the content of one of the tables of the splits.
+type table struct {
+	name     string
 	counters []string
+	timeouts []timeout
+	groups   []group
 	elements []element
 	chains   []chain
 }
 
-// A serviceMap names one of the two maps from services to splits.
-type serviceMap string
-
-// The maps, one per family.
-const (
-	services4 serviceMap = "service4"
-	services6 serviceMap = "service6"
-)
-
-func (m serviceMap) family() string {
-	if m == services4 {
-		return "ip"
-	}
-	return "ip6"
+// A timeout is a named object that says how long flows of UDP may be silent.
+type timeout struct {
+	split    string
+	answered time.Duration // whole seconds
 }
 
-// A service is what clients connect to: the key of a serviceMap.
-type service struct {
-	ip   netip.Addr
-	port traffic.Port
-}
+// name tells the value too: the kernel cannot change an object of that kind.
+func (t timeout) name() string { return fmt.Sprintf("%s/%ds", t.split, t.seconds()) }
 
-func (s service) in() serviceMap {
-	if s.ip.Is4() {
-		return services4
-	}
-	return services6
-}
+func (t timeout) seconds() uint32 { return max(uint32(t.answered/time.Second), 1) }
 
-func (s service) text() string {
-	return fmt.Sprintf("%s . %s . %d", s.ip, s.port.Transport, s.port.Number)
-}
+// unanswered is a third, as the kernel's own defaults are (30 s and 120 s, or
+// 10 s and 30 s in older ones).
+func (t timeout) unanswered() uint32 { return max(t.seconds()/3, 1) }
 
-// An element of a serviceMap says which chain serves a service.
-type element struct {
-	service service
-	chain   string
+func (t timeout) text() string {
+	return fmt.Sprintf("\tct timeout %s {\n\t\tprotocol udp\n\t\tl3proto inet\n\t\tpolicy = { unreplied : %d, replied : %d }\n\t}\n\n",
+		t.name(), t.unanswered(), t.seconds())
 }
-
-func (e element) text() string { return e.service.text() + " : goto " + e.chain }
 
 // A hook says where in the kernel a chain begins. Every chain of ours with a
 // hook has policy accept.
 type hook struct {
 	kind     string // kindFilter; "" is kindNAT
-	name     string // hookPrerouting or hookPostrouting
+	name     string // hookPrerouting, hookPostrouting or hookOutput
 	priority int
 }
 
@@ -72,6 +56,7 @@ type hook struct {
 const (
 	hookPrerouting  = "prerouting"
 	hookPostrouting = "postrouting"
+	hookOutput      = "output" // where this host's own packets come by
 )
 
 // A chain is a named list of rules.
@@ -82,42 +67,47 @@ type chain struct {
 }
 
 // Text is the ruleset as `nft -s list table inet splitd` of nft 1.0.6 prints
-// it on a little-endian machine when it is all that was ever loaded; later the
-// kernel lists chains in the order in which they were made, and versions count
-// on. `nft -f` loads it.
+// its tables on a little-endian machine when it is all that was ever loaded;
+// later the kernel lists chains in the order in which they were made, and
+// versions count on. `nft -f` loads it.
 func (r Ruleset) Text() string {
-	if len(r.chains) == 0 {
-		return ""
-	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "table inet %s {\n", TableSplits)
-	for _, name := range r.counters {
-		fmt.Fprintf(&b, "\tcounter %s {\n\t}\n\n", name)
+	for _, t := range r.tables {
+		t.write(&b)
 	}
-	r.writeMap(&b, services4, "ipv4_addr")
-	r.writeMap(&b, services6, "ipv6_addr")
-	for i, c := range r.chains {
-		if i > 0 {
-			b.WriteByte('\n')
-		}
-		c.write(&b)
-	}
-	b.WriteString("}\n")
 	return b.String()
 }
 
-func (r Ruleset) writeMap(b *strings.Builder, m serviceMap, address string) {
-	fmt.Fprintf(b, "\tmap %s {\n\t\ttype %s . inet_proto . inet_service : verdict\n", m, address)
-	var texts []string
-	for _, e := range listed(r.elements) {
-		if e.service.in() == m {
-			texts = append(texts, e.text())
+func (t table) write(b *strings.Builder) {
+	fmt.Fprintf(b, "table inet %s {\n", t.name)
+	for _, name := range t.counters {
+		fmt.Fprintf(b, "\tcounter %s {\n\t}\n\n", name)
+	}
+	for _, o := range t.timeouts {
+		b.WriteString(o.text())
+	}
+	for _, m := range t.maps() {
+		b.WriteString(m.text(t.elements))
+	}
+	for _, g := range t.groups {
+		b.WriteString(g.text())
+	}
+	for i, c := range t.chains {
+		if i > 0 {
+			b.WriteByte('\n')
 		}
+		c.write(b)
 	}
-	if len(texts) > 0 {
-		fmt.Fprintf(b, "\t\telements = { %s }\n", strings.Join(texts, ",\n\t\t\t     "))
+	b.WriteString("}\n")
+}
+
+// table returns the table of that name, if there is one.
+func (r Ruleset) table(name string) (table, bool) {
+	i := slices.IndexFunc(r.tables, func(t table) bool { return t.name == name })
+	if i < 0 {
+		return table{}, false
 	}
-	b.WriteString("\t}\n\n")
+	return r.tables[i], true
 }
 
 func (c chain) write(b *strings.Builder) {
@@ -138,28 +128,16 @@ func (h hook) text() string {
 		kind, name, base = kindFilter, "mangle", -150
 	case h.name == hookPostrouting:
 		name, base = "srcnat", 100
+	case h.name == hookOutput:
+		name = "" // that priority has no name there
 	}
 	priority := fmt.Sprint(h.priority)
 	switch offset := h.priority - base; {
+	case name == "":
 	case offset == 0:
 		priority = name
 	case offset < 0 && offset >= -10:
 		priority = fmt.Sprintf("%s - %d", name, -offset)
 	}
 	return fmt.Sprintf("type %s hook %s priority %s; policy accept;", kind, h.name, priority)
-}
-
-// listed sorts elements as nft 1.0.6 lists them: it takes the bytes of the key
-// for one little-endian number (concat_expr_msort_value in its
-// src/expression.c).
-func listed(elements []element) []element {
-	key := func(e element) []byte {
-		k := append(e.service.ip.AsSlice(), protocolNumber(e.service.port.Transport),
-			byte(e.service.port.Number>>8), byte(e.service.port.Number))
-		slices.Reverse(k)
-		return k
-	}
-	sorted := slices.Clone(elements)
-	slices.SortStableFunc(sorted, func(a, b element) int { return bytes.Compare(key(a), key(b)) })
-	return sorted
 }

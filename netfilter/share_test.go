@@ -160,7 +160,7 @@ func (lab *splitLab) versions() []int {
 		lab.kernel.mu.Lock() // Run may be at work
 		defer lab.kernel.mu.Unlock()
 		have, err := lab.kernel.link.observe(everything)
-		for _, name := range have.chainNames() {
+		for _, name := range have.table(TableSplits).chainNames() {
 			if owner, version, ok := versionOf(name); ok && owner == "mx" {
 				versions = append(versions, version)
 			}

@@ -17,9 +17,18 @@ type SplitState struct {
 	Weights map[string]traffic.Weight
 	// Forced says that ForceOff turned the split off.
 	Forced bool
-	// Slots say who draws what; see traffic.Split.
+	// Slots say who draws what, where a client network draws the same each
+	// time; see traffic.Split.
 	Slots traffic.Slots
+	// Closed are the candidates that take no flow whatever their weight.
+	Closed []string
+	// Down has the families in which a candidate is withdrawn because health
+	// checks found it dead.
+	Down map[string]Families
 }
+
+// Families says which families something is about.
+type Families struct{ IPv4, IPv6 bool }
 
 // Read returns what the kernel does now, by split. It needs no configuration
 // and changes nothing.
@@ -27,13 +36,13 @@ func (k *Kernel) Read(ctx context.Context) (map[string]SplitState, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	have, err := k.observe(weightsOnly)
+	have, err := k.observe(everything)
 	if err != nil {
 		return nil, fmt.Errorf("read splits from the kernel: %w", err)
 	}
 	states := map[string]SplitState{}
-	for _, name := range have.splits() {
-		if state, ok := have.state(name); ok {
+	for name, table := range have.standing() {
+		if state, ok := have[table].state(name); ok {
 			states[name] = state
 		}
 	}
@@ -64,17 +73,53 @@ func (o observed) state(split string) (SplitState, bool) {
 		s.Generation, s.Forced = parseGeneration(r.comment)
 		for _, backend := range o.candidates[split] {
 			s.Weights[backend] = 0
+			o.readGate(split, backend, &s)
 		}
-		for _, rule := range o.chains[r.target].rules {
-			for _, p := range rule.shares {
-				if _, kind, backend := nameOf(p.chain); kind == string(traffic.RoleCandidate) {
-					s.Weights[backend] += traffic.Weight(p.last - p.first + 1)
-				}
-			}
-		}
+		s.readDraw(o.draw(r.target))
 		return s, true
 	}
 	return SplitState{}, false
+}
+
+// draw is the first draw of a version: those of its families are alike.
+func (o observed) draw(version string) observedRule {
+	for _, r := range o.chains[version].rules {
+		if len(r.shares) > 0 {
+			return r
+		}
+	}
+	return observedRule{}
+}
+
+func (s *SplitState) readDraw(r observedRule) {
+	for _, p := range r.shares {
+		_, kind, backend := nameOf(p.chain)
+		if kind != string(traffic.RoleCandidate) {
+			continue
+		}
+		s.Weights[backend] += traffic.Weight(p.last - p.first + 1)
+		if r.byClient {
+			s.Slots = append(s.Slots, traffic.Slot{First: traffic.Weight(p.first), Last: traffic.Weight(p.last), Candidate: backend})
+		}
+	}
+}
+
+// readGate reads what gate writes.
+func (o observed) readGate(split, backend string, s *SplitState) {
+	for _, r := range o.chains[backendChain(split, traffic.RoleCandidate, backend)].rules {
+		switch r.comment {
+		case commentClosed:
+			s.Closed = append(s.Closed, backend)
+		case commentDown:
+			down := s.Down[backend]
+			down.IPv4 = down.IPv4 || !r.six
+			down.IPv6 = down.IPv6 || r.six
+			if s.Down == nil {
+				s.Down = map[string]Families{}
+			}
+			s.Down[backend] = down
+		}
+	}
 }
 
 // parseGeneration reads what generationComment writes; a comment that it did

@@ -58,6 +58,13 @@ type (
 	marked struct{ mask, value uint32 }
 	// established holds for packets of flows that have been answered.
 	established struct{}
+	// member holds for packets from a network of the group.
+	member struct{ group string }
+	// oneIn holds for one in so many draws.
+	oneIn struct {
+		by lot
+		of uint32
+	}
 )
 
 // The actions.
@@ -79,14 +86,28 @@ type (
 	// dispatch goes where the map of services says for the packet's
 	// destination; no entry, nothing happens.
 	dispatch struct{ services serviceMap }
-	// draw goes to one of several chains, drawn anew for each packet.
-	draw struct{ shares []share }
+	// setTimeout lets the flow be forgotten after other silences than the host's,
+	// if it is one of UDP.
+	setTimeout struct{ name string }
+	// draw goes to one of several chains.
+	draw struct {
+		by     lot
+		shares []share
+	}
 	// verdict ends the chain.
 	verdict struct {
 		kind  expr.VerdictKind
 		chain string
 	}
 )
+
+// A lot is where the number of a draw comes from: the zero lot is random and
+// anew for each packet, any other is a hash of the client's network.
+type lot struct {
+	prefix int // bits of the client's address, a multiple of 8; 0: random
+	six    bool
+	seed   uint32
+}
 
 // A share is what a draw gives to a chain: the numbers from first to last of
 // the million.
@@ -112,6 +133,32 @@ func (s source) text() string      { return ipFamily(s.ip) + " saddr " + s.ip.St
 func (s destination) text() string { return ipFamily(s.ip) + " daddr " + s.ip.String() }
 func (s destinationPort) text() string {
 	return fmt.Sprintf("%s dport %d", s.port.Transport, s.port.Number)
+}
+func (s setTimeout) text() string { return `meta l4proto udp ct timeout set "` + s.name + `"` }
+func (s oneIn) text() string      { return fmt.Sprintf("%s 0", s.by.text(s.of)) }
+func (s member) text() string {
+	family := "ip"
+	if groupIs6(s.group) {
+		family = "ip6"
+	}
+	return family + " saddr @" + s.group
+}
+
+// A whole address is listed by its name, which tells the family; part of one
+// as bits of the header, which does not.
+func (l lot) text(modulus uint32) string {
+	address, family := "ip saddr", "ipv4"
+	offset, width := offsetSource4, 32
+	if l.six {
+		address, family, offset, width = "ip6 saddr", "ipv6", offsetSource6, 128
+	}
+	switch l.prefix {
+	case 0:
+		return fmt.Sprintf("numgen random mod %d", modulus)
+	case width:
+		return fmt.Sprintf("jhash %s mod %d seed 0x%x", address, modulus, l.seed)
+	}
+	return fmt.Sprintf("meta nfproto %s jhash @nh,%d,%d mod %d seed 0x%x", family, 8*offset, l.prefix, modulus, l.seed)
 }
 func (s transport) text() string { return "meta l4proto " + string(s.name) }
 func (established) text() string { return "ct state established" }
@@ -143,7 +190,7 @@ func (s translate) text() string {
 }
 
 func (s dispatch) text() string {
-	return s.services.family() + " daddr . meta l4proto . th dport vmap @" + string(s.services)
+	return s.services.family() + " daddr . meta l4proto . th dport vmap @" + s.services.name()
 }
 
 func (s draw) text() string {
@@ -151,7 +198,7 @@ func (s draw) text() string {
 	for _, p := range s.shares {
 		parts = append(parts, p.text())
 	}
-	return fmt.Sprintf("numgen random mod %d vmap { %s }", traffic.Whole, strings.Join(parts, ", "))
+	return fmt.Sprintf("%s vmap { %s }", s.by.text(uint32(traffic.Whole)), strings.Join(parts, ", "))
 }
 
 func (p share) text() string {

@@ -1,6 +1,10 @@
 package netfilter
 
-import "math/bits"
+import (
+	"math/bits"
+
+	"github.com/splitd/splitd/traffic"
+)
 
 // The tables of ours, all of family inet. Every table whose name begins with
 // "splitd" is ours, every other is left alone.
@@ -49,27 +53,76 @@ type Settings struct {
 }
 
 // A markClass says what a flow's mark tells about it. Classes, not numbers of
-// backends: 12 bits must serve any number of splits.
+// backends: 12 bits must serve any number of splits. The backend is told by
+// the reply tuple of the conntrack entry.
 type markClass uint32
 
 // The classes. A flow that stays on this host has none.
 const (
 	classRemote     markClass = 1  // sent to another host
 	classMasquerade markClass = 2  // sent to another host with our source address
+	classSampled    markClass = 3  // handed to a local relay, which shadows it
+	classLeg        markClass = 4  // a local relay's own flow to a backend
 	classReturn     markClass = 16 // the first of ReturnsMax: came in for return path i
+	classMost       markClass = 31
 )
 
 // returnClass is the class of the flows of return path i.
 func returnClass(i int) markClass { return classReturn + markClass(i) }
 
 // mark is the class as it stands in the bits of the mask, lowest bit first.
-func (s Settings) mark(class markClass) uint32 {
-	var mark uint32
-	for mask := s.MarkMask; mask != 0 && class != 0; mask &= mask - 1 {
-		mark |= uint32(class&1) << bits.TrailingZeros32(mask)
-		class >>= 1
+func (s Settings) mark(class markClass) uint32 { return deposit(uint32(class), s.MarkMask) }
+
+// classMask are the bits that hold a class: the lowest classBits of the mask.
+// The others hold the generation of the split that drew the flow.
+func (s Settings) classMask() uint32 { return s.mark(classMost) }
+
+// generationMask are the bits that hold a generation; there is at least one.
+func (s Settings) generationMask() uint32 { return s.MarkMask &^ s.classMask() }
+
+// generations is how many generations a mark can tell apart: 127 with the
+// twelve bits of the default mask. A flow is of the youngest one that fits.
+func (s Settings) generations() uint32 { return 1<<bits.OnesCount32(s.generationMask()) - 1 }
+
+// generationMark is what the flows of a generation carry. It is never 0, which
+// is what flows carry that no version of a split has seen.
+func (s Settings) generationMark(g traffic.Generation) uint32 {
+	return deposit(uint32(uint64(g)%uint64(s.generations()))+1, s.generationMask())
+}
+
+// generationIn returns the generation that the mark of a flow tells, as the
+// youngest that is not younger than now; false when it tells none.
+func (s Settings) generationIn(mark uint32, now traffic.Generation) (traffic.Generation, bool) {
+	number := extract(mark, s.generationMask())
+	if number == 0 {
+		return 0, false
 	}
-	return mark
+	most := uint64(s.generations())
+	age := (uint64(now)%most + most - uint64(number-1)) % most
+	if age > uint64(now) {
+		return 0, false
+	}
+	return now - traffic.Generation(age), true
+}
+
+// deposit spreads the bits of a number over those of the mask, lowest first.
+func deposit(number, mask uint32) uint32 {
+	var spread uint32
+	for ; mask != 0 && number != 0; mask &= mask - 1 {
+		spread |= (number & 1) << bits.TrailingZeros32(mask)
+		number >>= 1
+	}
+	return spread
+}
+
+// extract is the number that deposit spread.
+func extract(spread, mask uint32) uint32 {
+	var number uint32
+	for i := 0; mask != 0; mask &= mask - 1 {
+		number |= spread >> bits.TrailingZeros32(mask) & 1 << i
+		i++
+	}
+	return number
 }
 
 // keep are the bits of a mark that are not ours.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -18,6 +19,7 @@ type tracedPacket struct {
 	port     traffic.Port
 	notSyn   bool
 	mark     uint32
+	local    bool // it starts on this host
 }
 
 // fate is what a ruleset does with a packet.
@@ -26,11 +28,13 @@ type fate struct {
 	To         string // where it is sent; "" leaves it alone
 	Mark       uint32
 	Masquerade bool
+	Timeout    string // of UDP
+	Clamped    bool
 }
 
 // tracer walks a packet through a ruleset as the kernel does.
 type tracer struct {
-	ruleset Ruleset
+	ruleset table
 	draw    func(n uint32) uint32
 	packet  tracedPacket
 	fate    fate
@@ -38,15 +42,20 @@ type tracer struct {
 }
 
 func trace(r Ruleset, p tracedPacket, draw func(n uint32) uint32) fate {
-	t := tracer{ruleset: r, draw: draw, packet: p, fate: fate{Mark: p.mark}}
-	for _, c := range r.chains {
-		if c.hook != nil && c.hook.name == hookPrerouting {
+	t := tracer{draw: draw, packet: p, fate: fate{Mark: p.mark}}
+	t.ruleset, _ = r.table(TableSplits)
+	entrance := hookPrerouting
+	if p.local {
+		entrance = hookOutput
+	}
+	for _, c := range t.ruleset.chains {
+		if c.hook != nil && c.hook.name == entrance {
 			t.chain(c.name)
 		}
 	}
-	t.done = false
-	for _, c := range r.chains {
+	for _, c := range t.ruleset.chains {
 		if c.hook != nil && c.hook.name == hookPostrouting {
+			t.done = false // a verdict ends one hooked chain
 			t.chain(c.name)
 		}
 	}
@@ -54,7 +63,8 @@ func trace(r Ruleset, p tracedPacket, draw func(n uint32) uint32) fate {
 }
 
 func (t *tracer) chain(name string) {
-	for _, r := range t.ruleset.chain(name).rules {
+	c, _ := t.ruleset.chain(name)
+	for _, r := range c.rules {
 		if t.rule(r) || t.done {
 			return
 		}
@@ -82,14 +92,24 @@ func (t *tracer) rule(r rule) bool {
 			t.fate.Masquerade, t.done = true, true
 			return true
 		case dispatch:
-			asked := service{ip: t.packet.to, port: t.packet.port}
 			for _, e := range t.ruleset.elements {
-				if e.service == asked && asked.in() == s.services {
+				asked := e.service.ip == t.packet.to && e.service.port.Overlaps(t.packet.port)
+				if asked && e.in == s.services {
 					t.chain(e.chain)
 					return true
 				}
 			}
+		case clampSegments:
+			t.fate.Clamped = true
+		case setTimeout:
+			if t.packet.port.Transport != traffic.UDP {
+				return false
+			}
+			t.fate.Timeout = s.name
 		case draw:
+			if !t.meets(s.by) {
+				return false
+			}
 			n := t.draw(uint32(traffic.Whole))
 			for _, p := range s.shares {
 				if p.first <= n && n <= p.last {
@@ -136,12 +156,26 @@ func (t *tracer) holds(condition statement) bool {
 		return t.packet.port == c.port
 	case transport:
 		return t.packet.port.Transport == c.name
+	case opensTCP:
+		return t.packet.port.Transport == traffic.TCP && !t.packet.notSyn
+	case addressed:
+		return t.packet.from.Is6() == c.six
+	case member:
+		return slices.ContainsFunc(t.ruleset.groups, func(g group) bool {
+			inside := func(n netip.Prefix) bool { return n.Contains(t.packet.from) }
+			return g.name == c.group && slices.ContainsFunc(g.networks, inside)
+		})
+	case oneIn:
+		return t.meets(c.by) && t.draw(c.of) == 0
 	case marked:
 		return t.fate.Mark&c.mask == c.value
 	default:
 		panic(fmt.Sprintf("the tracer does not know %T", condition))
 	}
 }
+
+// meets says whether the packet is of the family that the lot hashes.
+func (t *tracer) meets(l lot) bool { return l.prefix == 0 || l.six == t.packet.from.Is6() }
 
 func TestAPacketMeetsItsFate(t *testing.T) {
 	client4, client6 := netip.MustParseAddr("192.0.2.100"), netip.MustParseAddr("2001:db8::100")
@@ -174,11 +208,24 @@ func TestAPacketMeetsItsFate(t *testing.T) {
 		{"the primary is the service at one port", "itself", tracedPacket{from: client6, to: mx6, port: submission}, 10_000, fate{Counted: []string{"mx/old"}, To: "[2001:db8::25]:25", Mark: 0x00100000}},
 		{"the primary is the other address", "itself", tracedPacket{from: client4, to: netip.MustParseAddr("192.0.2.26"), port: smtp}, 10_000, fate{Counted: []string{"mx/old"}, To: "192.0.2.25:25", Mark: 0x00100000}},
 		{"100 %", "whole", tracedPacket{from: client4, to: mx4, port: smtp}, 999_999, fate{Counted: []string{"mx/new"}, To: "10.0.2.12:25", Mark: 0x00100000}},
+		{"the high end is the second candidate's", "affinity", tracedPacket{from: client6, to: mx6, port: smtp}, 990_000, fate{Counted: []string{"mx/newer"}, To: "[2001:db8:2::13]:25", Mark: 0x00100000}},
+		{"the middle is the primary's", "affinity", tracedPacket{from: client4, to: mx4, port: smtp}, 989_999, fate{Counted: []string{"mx/old"}}},
+		{"a slot of the third candidate", "slots", tracedPacket{from: client4, to: mx4, port: smtp}, 519_999, fate{Counted: []string{"mx/newest"}, To: "10.0.2.14:25", Mark: 0x00100000}},
+		{"a client that always goes to a candidate at 0 %", "groups", tracedPacket{from: netip.MustParseAddr("198.51.100.9"), to: mx4, port: smtp}, 0, fate{Counted: []string{"mx/new"}, To: "10.0.2.12:25", Mark: 0x00100000}},
+		{"any other at 0 %", "groups", tracedPacket{from: client4, to: mx4, port: smtp}, 0, fate{Counted: []string{"mx/old"}}},
+		{"a flow of this host by UDP", "dns", tracedPacket{from: client4, to: mx4, local: true, port: traffic.Port{Number: 53, Transport: traffic.UDP}}, 0, fate{Counted: []string{"mx/new"}, To: "10.0.2.12:53", Mark: 0x00100000, Timeout: "mx/10s"}},
+		{"a port of a run", "dns", tracedPacket{from: client6, to: mx6, port: traffic.Port{Number: 40100, Transport: traffic.UDP}}, 0, fate{Counted: []string{"mx/new"}, To: "[2001:db8:2::12]:40100", Mark: 0x00100000, Timeout: "mx/10s"}},
+		{"a port behind the run", "dns", tracedPacket{from: client6, to: mx6, port: traffic.Port{Number: 40101, Transport: traffic.UDP}}, 0, fate{}},
+		{"the first of the living addresses", "farm", tracedPacket{from: client4, to: mx4, port: smtp}, 0, fate{Counted: []string{"mx/new"}, To: "10.0.2.12:25", Mark: 0x00100000}},
+		{"the last of the living addresses", "farm", tracedPacket{from: client4, to: mx4, port: smtp}, 1, fate{Counted: []string{"mx/new"}, To: "10.0.2.13:26", Mark: 0x00100000}},
+		{"a candidate that is down in the family", "farm", tracedPacket{from: client6, to: mx6, port: smtp}, 50_000, fate{Counted: []string{"mx/old"}}},
 		{"0 %", "zero", tracedPacket{from: client4, to: mx4, port: smtp}, 0, fate{Counted: []string{"mx/old"}}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			r := Build(splits[tc.splits], labSettings)
-			got := trace(r, tc.packet, func(uint32) uint32 { return tc.number })
+			got := trace(r, tc.packet, func(n uint32) uint32 { return tc.number % n })
+			got.Mark &^= labSettings.generationMask()
+			tc.want.Clamped = tc.want.To != "" && tc.packet.port.Transport == traffic.TCP
 			if diff := cmp.Diff(tc.want, got); diff != "" {
 				t.Errorf("fate (-want +got):\n%s", diff)
 			}

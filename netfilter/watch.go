@@ -174,7 +174,8 @@ func newsOf(m netlink.Message) news {
 	for attributes.Next() {
 		if attributes.Type() == attributeTable {
 			name := attributes.String()
-			n.ours = name == TableSplits || name == TableReturn
+			_, split := tableNumber(name)
+			n.ours = split || name == TableReturn
 			break
 		}
 	}

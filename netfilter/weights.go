@@ -16,10 +16,10 @@ import (
 var ErrNotInKernel = errors.New("the kernel does not have this split: apply it first")
 
 // SetWeights gives splits that Apply has put into the kernel, each named once,
-// other weights and other generations. It takes two transactions however many
-// splits there are: the first makes new versions of the draws, which no packet
-// reaches yet, the second replaces the one rule of each split that leads to the
-// version before. Splits whose candidates are all at 0 need only the second. A
+// other weights and other generations, and opens or closes their candidates.
+// It takes two transactions however many splits there are: the first makes new
+// versions of the draws, which no packet reaches yet, the second replaces the
+// one rule of each split that leads to the version before. Splits whose candidates are all at 0 need only the second. A
 // packet sees the old weights of a split or the new ones, whole; README.md says
 // why nothing less will do. When one of the splits is not in the kernel,
 // nothing is changed and the error is ErrNotInKernel.
@@ -36,12 +36,68 @@ func (k *Kernel) SetWeights(ctx context.Context, splits ...traffic.Split) error 
 	return fmt.Errorf("set weights of %d splits in the kernel: %w", len(splits), err)
 }
 
+// SetBackends brings the chains of the backends of splits that Apply has put
+// into the kernel to what is closed and down in them, each chain in one step.
+// Weights and generations stay as they are. When a split is not in the kernel
+// the error is ErrNotInKernel; those before it have been changed.
+func (k *Kernel) SetBackends(ctx context.Context, splits ...traffic.Split) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, s := range splits {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := k.setBackends(s); err != nil {
+			return fmt.Errorf("set backends of split %q in the kernel: %w", s.Name, err)
+		}
+	}
+	return nil
+}
+
+func (k *Kernel) setBackends(split traffic.Split) error {
+	table, err := k.tableOf(split.Name)
+	if err != nil {
+		return err
+	}
+	wanted := backendChains(split, k.options.Settings)
+	mend, err := k.mendBackends(table, wanted)
+	if err != nil || len(mend) == 0 {
+		return err
+	}
+	if err := k.commit(mend); err != nil {
+		return notInKernel(fmt.Errorf("%w: what was in force stays", err))
+	}
+	if mend, err = k.mendBackends(table, wanted); err == nil && len(mend) > 0 {
+		err = fmt.Errorf("read back: a chain is not what was written: another program may be changing table %q", table)
+	}
+	return err
+}
+
+// mendBackends reads chains of backends and plans for those that differ.
+func (k *Kernel) mendBackends(table string, wanted []chain) ([]step, error) {
+	r, err := k.link.reader(table)
+	if err != nil {
+		return nil, err
+	}
+	var mend []step
+	for _, w := range wanted {
+		have, err := r.rules(w.name, nil)
+		if err != nil {
+			return nil, notInKernel(err)
+		}
+		mend = append(mend, on(table, mendChain(observedChain{rules: have}, w)...)...)
+	}
+	return mend, nil
+}
+
 // A swap is what SetWeights does to one split.
 type swap struct {
-	split  string
-	before []observedRule // the trampoline's
-	chains []chain        // the wanted ones
-	draws  bool           // there is a new version
+	split    string
+	table    string
+	before   []observedRule // the trampoline's
+	chains   []chain        // the wanted ones
+	draws    bool           // there is a new version
+	backends []step         // open and close candidates
 }
 
 // trampoline and version are the last of a split's chains.
@@ -54,14 +110,15 @@ func (k *Kernel) setWeights(ctx context.Context, splits []traffic.Split) error {
 	if err != nil {
 		return err
 	}
-	var prepare, door [][]operation
+	var prepare, door [][]step
 	for _, s := range swaps {
 		if s.draws {
 			k.versions.note(s.version().name)
-			prepare = append(prepare, []operation{addChain{table: TableSplits, chain: s.version()}})
+			prepare = append(prepare, on(s.table, addChain{chain: s.version()}))
 		}
-		if mend := mendChain(observedChain{rules: s.before}, s.trampoline()); len(mend) > 0 {
-			door = append(door, mend)
+		mend := mendChain(observedChain{rules: s.before}, s.trampoline())
+		if swapped := slices.Concat(s.backends, on(s.table, mend...)); len(swapped) > 0 {
+			door = append(door, swapped)
 		}
 	}
 	if len(prepare) > 0 && ctx.Err() != nil {
@@ -74,7 +131,7 @@ func (k *Kernel) setWeights(ctx context.Context, splits []traffic.Split) error {
 		k.settle(s)
 	}
 	for _, s := range swaps {
-		if err := k.confirm(s.split, s.trampoline()); err != nil {
+		if err := k.confirm(s); err != nil {
 			return err
 		}
 	}
@@ -100,7 +157,7 @@ func (k *Kernel) planSwaps(splits []traffic.Split) ([]swap, error) {
 	}
 	for _, s := range swaps {
 		for _, c := range s.chains {
-			if _, _, version := versionOf(c.name); !version && !names[c.name] {
+			if _, _, version := versionOf(c.name); !version && !names[s.table][c.name] {
 				return nil, inSplit(splits, s.split, fmt.Errorf("%w (chain %q is missing)", ErrNotInKernel, c.name))
 			}
 		}
@@ -109,20 +166,36 @@ func (k *Kernel) planSwaps(splits []traffic.Split) ([]swap, error) {
 }
 
 func (k *Kernel) planSwap(split traffic.Split) (swap, error) {
-	before, err := k.readTrampoline(split.Name)
+	table, err := k.tableOf(split.Name)
 	if err != nil {
 		return swap{}, err
 	}
+	before, err := k.readTrampoline(table, split.Name)
+	if err != nil {
+		return swap{}, err
+	}
+	backends, err := k.mendBackends(table, backendChains(split, k.options.Settings)[1:])
+	if err != nil {
+		return swap{}, err
+	}
+	return swap{
+		split: split.Name, table: table, before: before, draws: draws(split), backends: backends,
+		chains: splitChains(split, k.options.Settings, k.versions.of(split.Name)+1),
+	}, nil
+}
+
+// tableOf is the table in which a split stands.
+func (k *Kernel) tableOf(split string) (string, error) {
 	if !k.versionsKnown {
 		if err := k.countVersions(); err != nil {
-			return swap{}, err
+			return "", err
 		}
 	}
-	version := k.versions.of(split.Name) + 1
-	return swap{
-		split: split.Name, before: before, draws: split.CandidateWeight() > 0,
-		chains: splitChains(split, k.options.Settings, version),
-	}, nil
+	table, ok := k.standing[split]
+	if !ok {
+		return "", ErrNotInKernel
+	}
+	return table, nil
 }
 
 // inSplit names the split of an error where it is one of several.
@@ -133,7 +206,7 @@ func inSplit(splits []traffic.Split, name string, err error) error {
 	return fmt.Errorf("split %q: %w", name, err)
 }
 
-func (k *Kernel) carryOutSwaps(prepare, door [][]operation) error {
+func (k *Kernel) carryOutSwaps(prepare, door [][]step) error {
 	for i, t := range slices.Concat(prepare, door) {
 		if err := k.commit(t); err != nil {
 			force := "the weights before stay in force"
@@ -143,8 +216,8 @@ func (k *Kernel) carryOutSwaps(prepare, door [][]operation) error {
 			return notInKernel(fmt.Errorf("transaction %d of %d: %w: %s", i+1, len(prepare)+len(door), err, force))
 		}
 		for _, o := range t {
-			if made, ok := o.(addChain); ok {
-				k.abandon(leftover{name: made.chain.name}) // until all swaps have succeeded
+			if made, ok := o.operation.(addChain); ok {
+				k.abandon(leftChain(o.table, made.chain.name)) // until all swaps have succeeded
 			}
 		}
 	}
@@ -154,23 +227,23 @@ func (k *Kernel) carryOutSwaps(prepare, door [][]operation) error {
 // settle notes what leads where after a swap.
 func (k *Kernel) settle(s swap) {
 	if s.draws {
-		delete(k.leftovers, leftover{name: s.version().name})
+		delete(k.leftovers, leftChain(s.table, s.version().name))
 	}
 	for _, r := range s.before {
 		if owner, _, ok := versionOf(r.target); ok && owner == s.split {
-			k.abandon(leftover{name: r.target})
+			k.abandon(leftChain(s.table, r.target))
 		}
 	}
 }
 
 // confirm reads the trampoline back.
-func (k *Kernel) confirm(split string, want chain) error {
-	after, err := k.readTrampoline(split)
+func (k *Kernel) confirm(s swap) error {
+	after, err := k.readTrampoline(s.table, s.split)
 	if err != nil {
 		return fmt.Errorf("read back: %w", err)
 	}
-	if !sameRules(after, want.rules) {
-		return fmt.Errorf("read back: chain %q is not what was written: another program may be changing table %q", want.name, TableSplits)
+	if want := s.trampoline(); !sameRules(after, want.rules) {
+		return fmt.Errorf("read back: chain %q is not what was written: another program may be changing table %q", want.name, s.table)
 	}
 	return nil
 }
@@ -183,8 +256,8 @@ func notInKernel(err error) error {
 	return err
 }
 
-func (k *Kernel) readTrampoline(split string) ([]observedRule, error) {
-	r, err := k.link.reader()
+func (k *Kernel) readTrampoline(table, split string) ([]observedRule, error) {
+	r, err := k.link.reader(table)
 	if err != nil {
 		return nil, err
 	}
@@ -198,32 +271,37 @@ func (k *Kernel) readTrampoline(split string) ([]observedRule, error) {
 	return rules, nil
 }
 
-// readChainNames lists the chains of the table of the splits.
-func (k *Kernel) readChainNames() (map[string]bool, error) {
-	r, err := k.link.reader()
+// readChainNames lists the chains of the tables of the splits, by table.
+func (k *Kernel) readChainNames() (map[string]map[string]bool, error) {
+	chains, err := k.link.splitChains()
 	if err != nil {
 		return nil, err
 	}
-	chains, err := r.chains()
-	if err != nil {
-		return nil, err
-	}
-	names := map[string]bool{}
-	for _, c := range chains {
-		names[c.Name] = true
+	names := map[string]map[string]bool{}
+	for table, all := range chains {
+		names[table] = map[string]bool{}
+		for _, c := range all {
+			names[table][c.Name] = true
+		}
 	}
 	return names, nil
 }
 
-// countVersions learns the highest versions that another process put into the
-// kernel.
+// countVersions learns the highest versions, and which table has which split,
+// from what another process put into the kernel.
 func (k *Kernel) countVersions() error {
 	names, err := k.readChainNames()
 	if err != nil {
 		return err
 	}
-	for name := range names {
-		k.versions.note(name)
+	k.standing = map[string]string{}
+	for table, chains := range names {
+		for name := range chains {
+			k.versions.note(name)
+			if split, kind, _ := nameOf(name); split != "" && kind == "" {
+				k.standing[split] = table
+			}
+		}
 	}
 	k.versionsKnown = true
 	return nil

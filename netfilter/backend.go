@@ -1,0 +1,166 @@
+package netfilter
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/splitd/splitd/traffic"
+)
+
+// backendChains are the chains of the backends of a split, the primary first.
+// They own no sets, so the rules of each can be replaced in one step.
+func backendChains(s traffic.Split, settings Settings) []chain {
+	chains := []chain{{
+		name:  backendChain(s.Name, traffic.RolePrimary, s.Primary.Name),
+		rules: backendRules(s, s.Primary, settings),
+	}}
+	for _, b := range s.Candidates {
+		chains = append(chains, chain{
+			name:  backendChain(s.Name, traffic.RoleCandidate, b.Name),
+			rules: append(gate(s, b), backendRules(s, b, settings)...),
+		})
+	}
+	return chains
+}
+
+// The comments of gates.
+const (
+	commentClosed = "closed"
+	commentDown   = "down"
+)
+
+// gate sends those flows that were drawn for a candidate to the primary that
+// it must not have: all when it is closed, those of a family in which it is
+// down, and those of its groups. The weights stay as they are, so that clients
+// come back to their side when it opens again.
+func gate(s traffic.Split, b traffic.Backend) []rule {
+	primary := goTo(backendChain(s.Name, traffic.RolePrimary, s.Primary.Name))
+	if b.Closed {
+		return []rule{{statements: []statement{primary}, comment: commentClosed}}
+	}
+	var rules []rule
+	for _, six := range []bool{false, true} {
+		if serves(s, six) && withdrawn(b, six) {
+			rules = append(rules, rule{statements: []statement{addressed{six: six}, primary}, comment: commentDown})
+		}
+	}
+	for _, g := range candidateGroups(s, b, groupNever, b.Clients.Never) {
+		rules = append(rules, rule{statements: []statement{member{group: g.name}, primary}})
+	}
+	return rules
+}
+
+// withdrawn says whether every address of the family is down.
+func withdrawn(b traffic.Backend, six bool) bool {
+	ofFamily := func(a traffic.Address) bool { return a.IP.Is6() == six }
+	return slices.ContainsFunc(b.Addresses, ofFamily) &&
+		!slices.ContainsFunc(b.Addresses, func(a traffic.Address) bool { return ofFamily(a) && !slices.Contains(b.Down, a.IP) })
+}
+
+// backendRules count a flow that was drawn for the backend and send it there,
+// or accept it where it is to stay.
+func backendRules(s traffic.Split, b traffic.Backend, settings Settings) []rule {
+	var rules []rule
+	add := func(statements ...statement) { rules = append(rules, rule{statements: statements}) }
+	if s.UDPTimeout > 0 {
+		add(setTimeout{name: timeout{split: s.Name, answered: s.UDPTimeout}.name()})
+	}
+	counted := count{name: counterName(s.Name, b.Name)}
+	stays, all := staying(s, b)
+	if all {
+		add(counted, accept())
+		return rules
+	}
+	class := classRemote
+	if s.Return == traffic.ReturnMasquerade {
+		class = classMasquerade
+	}
+	mark := markFlow{keep: ^settings.classMask(), value: settings.mark(class)}
+	if len(stays) == 0 {
+		add(counted, mark)
+	} else {
+		add(counted)
+		rules = append(rules, stays...)
+		add(mark)
+	}
+	for _, six := range []bool{false, true} {
+		if serves(s, six) {
+			rules = append(rules, translations(s, b, six)...)
+		}
+	}
+	return rules
+}
+
+// staying are the rules that accept what is not sent elsewhere; all says that
+// this is everything.
+func staying(s traffic.Split, b traffic.Backend) (rules []rule, all bool) {
+	all = true
+	for _, ip := range s.Service.Addresses {
+		var ports []traffic.Port
+		for _, p := range s.Service.Ports {
+			if s.StaysHere(b, ip, p.Number) {
+				ports = append(ports, p)
+			}
+		}
+		if len(ports) == len(s.Service.Ports) {
+			rules = append(rules, rule{statements: []statement{destination{ip: ip}, accept()}})
+			continue
+		}
+		all = false
+		for _, p := range ports {
+			rules = append(rules, rule{statements: []statement{destination{ip: ip}, destinationPort{port: p}, accept()}})
+		}
+	}
+	return rules, all
+}
+
+// translations send what clients ask for at an address of the family to one of
+// the backend's living addresses of it: to the first in one of n draws, to the
+// second in one of n-1 of the others, and so on. A primary's addresses are all
+// used: there is nobody to take its place.
+func translations(s traffic.Split, b traffic.Backend, six bool) []rule {
+	var to []traffic.Address
+	for _, a := range b.Addresses {
+		if a.IP.Is6() == six && (b.Name == s.Primary.Name || withdrawn(b, six) || !slices.Contains(b.Down, a.IP)) {
+			to = append(to, a)
+		}
+	}
+	var rules []rule
+	for i, a := range to {
+		var chosen []statement
+		if left := len(to) - i; left > 1 {
+			by := lot{}
+			if s.Affinity == traffic.AffinitySource {
+				by = clientLot(s, six, s.Seed()+uint32(i)+1)
+			}
+			chosen = append(chosen, oneIn{by: by, of: uint32(left)})
+		}
+		for _, t := range translation(s, a) {
+			rules = append(rules, rule{statements: slices.Concat(chosen, t)})
+		}
+	}
+	return rules
+}
+
+// translation sends a flow to the address. A changed port needs to know the
+// transport.
+func translation(s traffic.Split, to traffic.Address) [][]statement {
+	action := translate{to: to.IP, port: to.Port}
+	if to.Port == 0 {
+		return [][]statement{{action}}
+	}
+	var all [][]statement
+	for _, t := range []traffic.Transport{traffic.TCP, traffic.UDP} {
+		if slices.ContainsFunc(s.Service.Ports, func(p traffic.Port) bool { return p.Transport == t }) {
+			all = append(all, []statement{transport{name: t}, action})
+		}
+	}
+	return all
+}
+
+// candidateOfGroup is the backend that a group belongs to.
+func candidateOfGroup(name string) (split, candidate string) {
+	split, _, rest := nameOf(name)
+	candidate, _, _ = strings.Cut(rest, "/")
+	return split, candidate
+}
