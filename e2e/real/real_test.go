@@ -2,7 +2,8 @@
 
 // Package real tests splitd with the programs that it stands between in real
 // life, as Debian ships them: Postfix and nginx serve, smtp-source, swaks, curl
-// and keep-alive clients ask, nft, ip and conntrack say what the kernel does.
+// and keep-alive clients ask, keepalived and conntrackd make one router of two,
+// nft, ip and conntrack say what the kernel does.
 // It needs root and the packages of packages.sh, and starts every program in
 // namespaces of its own: nothing of the machine's own services, ruleset, rules
 // and routes is touched, and nothing is sent out of the namespaces.
