@@ -19,25 +19,26 @@ import (
 
 // threeText is a configuration of a split whose layout is state.
 func threeText(weights [3]traffic.Weight, slots string) string {
-	text := `splits:
+	var text strings.Builder
+	text.WriteString(`splits:
   - name: mx
     service: {addresses: [192.0.2.25], ports: [25/tcp]}
     affinity: source
     primary: {name: old, addresses: [local]}
     candidates:
-`
+`)
 	for i, w := range weights {
-		text += fmt.Sprintf("      - {name: %c, addresses: [10.0.0.%d], weight: %s}\n", 'a'+i, 11+i, w)
+		fmt.Fprintf(&text, "      - {name: %c, addresses: [10.0.0.%d], weight: %s}\n", 'a'+i, 11+i, w)
 	}
 	if slots != "" {
-		text += "    slots:\n" + slots
+		text.WriteString("    slots:\n" + slots)
 	}
-	return text
+	return text.String()
 }
 
-func three(t *testing.T, weights [3]traffic.Weight, slots string) traffic.Split {
+func three(t *testing.T, weights [3]traffic.Weight) traffic.Split {
 	t.Helper()
-	definition, err := configs.ParseDefinition("mx.yaml", []byte(threeText(weights, slots)))
+	definition, err := configs.ParseDefinition("mx.yaml", []byte(threeText(weights, "")))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +75,7 @@ func equal(t *testing.T, what string, want, got traffic.Slots) {
 }
 
 func TestAChangedWeightMovesOnlyItsOwnCandidatesClients(t *testing.T) {
-	w := newWorld(t, three(t, [3]traffic.Weight{}, ""))
+	w := newWorld(t, three(t, [3]traffic.Weight{}))
 	d := w.mustBoot()
 	for _, step := range mixed() {
 		before := w.drawn()
@@ -93,7 +94,7 @@ func TestAChangedWeightMovesOnlyItsOwnCandidatesClients(t *testing.T) {
 }
 
 func TestClientsKeepTheirSidesOverRestartReloadAndALostStore(t *testing.T) {
-	w := newWorld(t, three(t, [3]traffic.Weight{}, ""))
+	w := newWorld(t, three(t, [3]traffic.Weight{}))
 	d := w.mustBoot()
 	w.steps(d, mixed()...)
 	want := w.drawn()
@@ -129,7 +130,7 @@ func stop(t *testing.T, d *Daemon) {
 }
 
 func TestAThirdCandidateMovesNobody(t *testing.T) {
-	file := three(t, [3]traffic.Weight{}, "")
+	file := three(t, [3]traffic.Weight{})
 	two := file
 	two.Candidates = file.Candidates[:2]
 	w := newWorld(t, two)
@@ -145,7 +146,7 @@ func TestAThirdCandidateMovesNobody(t *testing.T) {
 
 // A second router takes over what `splitctl show -o json` says of the first.
 func TestTwoRoutersDrawAlikeOnceOneHasTheOthersSlots(t *testing.T) {
-	first := newWorld(t, three(t, [3]traffic.Weight{}, ""))
+	first := newWorld(t, three(t, [3]traffic.Weight{}))
 	a := first.mustBoot()
 	first.steps(a, mixed()...)
 	list, err := a.Splits(t.Context(), "mx")
@@ -162,7 +163,7 @@ func TestTwoRoutersDrawAlikeOnceOneHasTheOthersSlots(t *testing.T) {
 	}
 	text := threeText(weights, slots.String())
 
-	second := newWorld(t, three(t, [3]traffic.Weight{percent(1), percent(1), percent(1)}, ""))
+	second := newWorld(t, three(t, [3]traffic.Weight{percent(1), percent(1), percent(1)}))
 	b := second.mustBoot()
 	send := func() {
 		t.Helper()
@@ -179,10 +180,13 @@ func TestTwoRoutersDrawAlikeOnceOneHasTheOthersSlots(t *testing.T) {
 	equal(t, "after the same steps", first.drawn(), second.drawn())
 	send()
 	equal(t, "after the same file again", first.drawn(), second.drawn())
+	text = strings.Replace(text, "[25/tcp]", "[25/tcp, 587/tcp]", 1)
+	send()
+	equal(t, "after the file was edited elsewhere", first.drawn(), second.drawn())
 }
 
 func TestASplitThatNeedsNoSlotsHasNone(t *testing.T) {
-	file := three(t, [3]traffic.Weight{percent(5), percent(5), percent(5)}, "")
+	file := three(t, [3]traffic.Weight{percent(5), percent(5), percent(5)})
 	without, two := file, file
 	without.Affinity = traffic.AffinityNone
 	two.Candidates = file.Candidates[:2]
@@ -194,7 +198,7 @@ func TestASplitThatNeedsNoSlotsHasNone(t *testing.T) {
 }
 
 func TestTheKernelsLayoutIsAdopted(t *testing.T) {
-	file := three(t, [3]traffic.Weight{percent(5), 0, 0}, "")
+	file := three(t, [3]traffic.Weight{percent(5), 0, 0})
 	slots := traffic.Slots{{First: 300_000, Last: 309_999, Candidate: "b"}, {First: 500_000, Last: 549_999, Candidate: "a"}}
 	kernel := netfilter.SplitState{Generation: 9, Weights: map[string]traffic.Weight{"a": percent(5), "b": percent(1), "c": 0}, Slots: slots}
 	stale := settle(file, nil, nil, noon).record
