@@ -117,6 +117,9 @@ func batchOf(flags nftables.TableFlags, exprs []expr.Any) ([]netlink.Message, er
 	}
 	for i := range sent {
 		sent[i].Header.PID, sent[i].Header.Sequence = 0, 0
+		if i > 0 { // the beginning is never answered
+			sent[i].Header.Flags |= netlink.Acknowledge
+		}
 	}
 	return sent[:len(sent)-1], nil
 }

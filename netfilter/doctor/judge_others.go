@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"fmt"
+	"math/bits"
 	"net/netip"
 	"slices"
 	"strings"
@@ -220,6 +221,9 @@ func judgeMarks(e *examination) {
 			continue
 		}
 		used |= r.Mark
+		if r.Mask != ^uint32(0) {
+			used |= r.Mask
+		}
 		if r.Mark&r.Mask&mask != 0 {
 			found = append(found, Finding{
 				Seen: seen("another program's rule routes by mark bits of splitd's (0x%08x): %s", mask, r.Text),
@@ -230,6 +234,9 @@ func judgeMarks(e *examination) {
 	for _, table := range e.Tables {
 		for _, w := range table.markWrites() {
 			used |= w.sets
+			if w.clears != ^uint32(0) {
+				used |= w.clears
+			}
 			if w.sets&mask == 0 && (w.clears&mask == 0 || !w.tracked && !marked) {
 				continue
 			}
@@ -253,20 +260,24 @@ func judgeMarks(e *examination) {
 	}
 }
 
-// freeMask are as many neighbouring bits as the mask has, of which none is
-// used; the mask itself when there are none.
+// freeMask are as many neighbouring bits as the mask has, or fewer but enough,
+// of which none is used, in the upper half if possible: people write small
+// marks. It is the mask itself when there are none.
 func freeMask(mask, used uint32) uint32 {
-	n := 0
-	for m := mask; m != 0; m &= m - 1 {
-		n++
-	}
-	for shift := 32 - n; shift >= 0; shift-- {
-		if m := (uint32(1)<<n - 1) << shift; m&used == 0 {
-			return m
+	for _, lowest := range []int{16, 0} {
+		for n := max(bits.OnesCount32(mask), maskBits); n >= maskBits; n-- {
+			for shift := 32 - n; shift >= lowest; shift-- {
+				if m := (uint32(1)<<n - 1) << shift; m&used == 0 {
+					return m
+				}
+			}
 		}
 	}
 	return mask
 }
+
+// maskBits is how many bits a mask needs at least (netfilter.Settings).
+const maskBits = 5
 
 func dotted(sysctl string) string { return strings.ReplaceAll(sysctl, "/", ".") }
 

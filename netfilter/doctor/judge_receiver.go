@@ -151,18 +151,24 @@ func (e *examination) ownAddresses() int {
 	return n
 }
 
-// judgeAlias: who talks to the address both directly and through the split may
-// meet its own connection there: the same ports, the same addresses.
+// judgeAlias: what this host itself sends from the path's address takes the way
+// to the router too, and a client that is reached both ways may meet its own
+// connection there: the same addresses, the same ports. IPv6 likes to choose a
+// new address on the device (RFC 6724, section 5).
 func judgeAlias(e *examination) {
 	for _, p := range e.Paths {
 		if p.Match != traffic.MatchAddress || e.clients(p.Address).Source != p.Address {
 			continue
 		}
-		e.add(Finding{
-			Level: LevelWarning, Seen: seen("return path %q: %s is also the address from which this host answers direct clients", p.Name, p.Address),
-			Why: "direct clients' replies go to the router too, and a client's port used both ways stalls for a second",
-			Do:  "give the path an address of its own and the router's backend the same one:", Cure: seen("ip address add ADDRESS/%d dev %s", p.Address.BitLen(), p.Device),
-		})
+		f := Finding{
+			Level: LevelWarning, Seen: seen("return path %q: %s is also the address from which this host's own connections come", p.Name, p.Address),
+			Why: "they go to the router too, and a client's port used both ways stalls for a second",
+			Do:  "give the path and the router's backend an address of their own:", Cure: seen("ip address add ADDRESS/32 dev %s", p.Device),
+		}
+		if p.Address.Is6() { // a deprecated address answers and is never chosen
+			f.Do, f.Cure = "", seen("ip address change %s dev %s preferred_lft 0", whole(p.Address), p.Device)
+		}
+		e.add(f)
 	}
 }
 

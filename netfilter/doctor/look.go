@@ -80,9 +80,8 @@ func look(q Question) (Host, error) {
 	if err != nil {
 		return h, err
 	}
-	// Addresses of nobody (RFC 5737, RFC 3849) take the default route.
-	_, h.Clients4 = ask(netip.MustParseAddr("192.0.2.0"), names)
-	_, h.Clients6 = ask(netip.MustParseAddr("2001:db8::"), names)
+	h.Clients4 = defaultWay(names, "192.0.2.0", "198.51.100.0", "203.0.113.0")
+	h.Clients6 = defaultWay(names, "2001:db8::", "3fff::")
 	h.readWays(q, names)
 	h.readSysctls("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", confAll+"rp_filter", confAll+"send_redirects", confAll+"route_localnet",
 		"net/netfilter/nf_conntrack_max", "net/netfilter/nf_conntrack_count", "net/netfilter/nf_conntrack_acct", "net/netfilter/nf_conntrack_tcp_loose")
@@ -94,6 +93,18 @@ func look(q Question) (Host, error) {
 	err = errors.Join(h.readNeighbours(names), h.readRules(), h.readTaken(q, names))
 	h.readCounters()
 	return h, err
+}
+
+// defaultWay is the way to addresses of nobody (RFC 5737, RFC 3849, RFC 9637),
+// one of which no device of this host has in its network.
+func defaultWay(names map[int]string, nobody ...string) Way {
+	for _, text := range nobody {
+		routes, err := netlink.RouteGet(netip.MustParseAddr(text).AsSlice())
+		if err == nil && len(routes) > 0 && routes[0].Type == unix.RTN_UNICAST {
+			return wayOf(routes[0], names)
+		}
+	}
+	return Way{}
 }
 
 func (h *Host) readWays(q Question, names map[int]string) {
@@ -129,8 +140,11 @@ func ask(a netip.Addr, names map[int]string) (here bool, way Way) {
 	if err != nil || len(routes) == 0 {
 		return false, Way{}
 	}
-	r := routes[0]
-	return r.Type == unix.RTN_LOCAL, Way{Device: names[r.LinkIndex], Source: addrOf(r.Src), Gateway: addrOf(r.Gw), MTU: r.MTU}
+	return routes[0].Type == unix.RTN_LOCAL, wayOf(routes[0], names)
+}
+
+func wayOf(r netlink.Route, names map[int]string) Way {
+	return Way{Device: names[r.LinkIndex], Source: addrOf(r.Src), Gateway: addrOf(r.Gw), MTU: r.MTU}
 }
 
 // readDevices returns the devices' names by index.

@@ -69,6 +69,7 @@ func (r *registers) read(register uint32, length int) ([]byte, bool) {
 }
 
 func (r *registers) unknown(register uint32, length int) {
+	length = min(length, len(r.data))
 	r.write(register, make([]byte, length), make([]bool, length))
 }
 
@@ -195,6 +196,7 @@ func (p packet) tracked(key expr.CtKey) []byte {
 
 // bytes of the packet's headers: destination, protocol and port are known.
 func (p packet) bytes(base expr.PayloadBase, from, length int) (data []byte, known []bool) {
+	length = min(length, len(registers{}.data))
 	data, known = make([]byte, length), make([]bool, length)
 	put := func(at int, value []byte) {
 		for i, b := range value {

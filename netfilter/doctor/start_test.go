@@ -69,8 +69,8 @@ func TestPreflightFindsTheFaultInTheKernel(t *testing.T) {
 	}{
 		"nothing":          {splits: []traffic.Split{both}, want: []string{trackingNote}},
 		"nothing asked":    {},
-		"no IPv4 forward":  {breakIt: set("net/ipv4/ip_forward", "0"), splits: []traffic.Split{both}, want: []string{"`sysctl -w net.ipv4.ip_forward=1`"}},
-		"no IPv6 forward":  {breakIt: set("net/ipv6/conf/all/forwarding", "0"), splits: []traffic.Split{both}, want: []string{"`sysctl -w net.ipv6.conf.all.forwarding=1`"}},
+		"no IPv4 forward":  {breakIt: setting("net/ipv4/ip_forward", "0"), splits: []traffic.Split{both}, want: []string{"`sysctl -w net.ipv4.ip_forward=1`"}},
+		"no IPv6 forward":  {breakIt: setting("net/ipv6/conf/all/forwarding", "0"), splits: []traffic.Split{both}, want: []string{"`sysctl -w net.ipv6.conf.all.forwarding=1`"}},
 		"strict, router":   {breakIt: strict, splits: []traffic.Split{both}, want: []string{"`sysctl -w net.ipv4.conf.all.rp_filter=2`", trackingNote}},
 		"strict, new host": {breakIt: strict, paths: byMark(), want: []string{"`sysctl -w net/ipv4/conf/eth0/rp_filter=2`", trackingNote}},
 		"loose, new host":  {paths: byMark(), want: []string{trackingNote}},
@@ -118,10 +118,6 @@ func snapshotText(t *testing.T, ns *nettest.NS) string {
 	return s.Text()
 }
 
-func set(name, value string) func(*testing.T, *nettest.NS) {
-	return func(_ *testing.T, ns *nettest.NS) { ns.Sysctl(name, value) }
-}
-
 func strict(_ *testing.T, ns *nettest.NS) {
 	ns.Sysctl("net/ipv4/conf/all/rp_filter", "0")
 	ns.Sysctl("net/ipv4/conf/eth0/rp_filter", "1")
@@ -166,4 +162,8 @@ func foreignForward(policy nftables.ChainPolicy, rules ...[]expr.Any) func(*test
 			newRuleset(conn, nftables.TableFamilyINet, "fw").hook("fwd", nftables.ChainTypeFilter, nftables.ChainHookForward, 0, policy, rules...)
 		})
 	}
+}
+
+func setting(name, value string) func(*testing.T, *nettest.NS) {
+	return func(_ *testing.T, ns *nettest.NS) { ns.Sysctl(name, value) }
 }
