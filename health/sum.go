@@ -54,36 +54,44 @@ func (s Status) why() string {
 	return "down: " + reason
 }
 
-// Withdraw returns the split with what is down marked for the data plane: a
-// candidate's addresses, all of them where its share goes to the primary, else
-// only those that have a living one of their family beside them. The primary
-// takes what nobody else does, so it is left as it is.
+// Withdraw returns the split with what is down marked for the data plane: the
+// addresses that have a living one of their family beside them, and where a
+// candidate's share goes to the primary also those that have none. The primary
+// keeps its share whatever happens: nobody else would take it.
 func Withdraw(s traffic.Split, down func(Key) bool) traffic.Split {
+	s.Primary.Down = beside(s, s.Primary, dead(s, s.Primary, down))
 	s.Candidates = slices.Clone(s.Candidates)
 	for i, c := range s.Candidates {
-		s.Candidates[i].Down = dead(s, c, down)
+		all := dead(s, c, down)
+		if s.WhenDown == traffic.WhenDownKeep {
+			all = beside(s, c, all)
+		}
+		s.Candidates[i].Down = all
 	}
 	return s
 }
 
+// dead are the addresses of the backend that are down.
 func dead(s traffic.Split, b traffic.Backend, down func(Key) bool) []netip.Addr {
+	if s.Health.Check == traffic.CheckNone {
+		return nil // what was found before nobody looks at any more
+	}
 	var all []netip.Addr
-	for _, a := range b.Addresses {
+	for _, a := range addresses(s, b) {
 		if down(Key{s.Name, b.Name, a.IP}) && !slices.Contains(all, a.IP) {
 			all = append(all, a.IP)
 		}
 	}
-	if s.WhenDown != traffic.WhenDownKeep {
-		return all
-	}
-	lives := func(family bool) bool {
-		return slices.ContainsFunc(b.Addresses, func(a traffic.Address) bool {
-			return a.IP.Is4() == family && !slices.Contains(all, a.IP)
-		})
-	}
+	return all
+}
+
+// beside are those of the dead that have a living address of their family
+// beside them.
+func beside(s traffic.Split, b traffic.Backend, dead []netip.Addr) []netip.Addr {
 	var left []netip.Addr
-	for _, ip := range all {
-		if lives(ip.Is4()) {
+	for _, ip := range dead {
+		lives := func(a traffic.Address) bool { return a.IP.Is4() == ip.Is4() && !slices.Contains(dead, a.IP) }
+		if slices.ContainsFunc(addresses(s, b), lives) {
 			left = append(left, ip)
 		}
 	}

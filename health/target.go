@@ -39,7 +39,7 @@ func (t Target) Endpoint() netip.AddrPort { return netip.AddrPortFrom(t.Address,
 // the families that the service has, at the port that flows get there. The
 // mode must be resolved.
 func Targets(s traffic.Split, mark uint32) []Target {
-	if s.Health.Check == traffic.CheckNone {
+	if s.Health.Check == traffic.CheckNone || s.Health.Interval <= 0 {
 		return nil
 	}
 	var targets []Target

@@ -2,7 +2,9 @@ package health_test
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -41,7 +43,7 @@ func mx() traffic.Split {
 		Candidates: []traffic.Backend{
 			{Name: "new", Addresses: addresses("10.0.0.12", "10.0.0.13:2525", "2001:db8:1::12")},
 		},
-		Health:   traffic.Health{Check: traffic.CheckTCP, Fall: 2, Rise: 3},
+		Health:   traffic.Health{Check: traffic.CheckTCP, Interval: time.Second, Fall: 2, Rise: 3},
 		WhenDown: traffic.WhenDownPrimary,
 	}
 }
@@ -90,39 +92,51 @@ func TestEveryAddressOfEveryBackendIsChecked(t *testing.T) {
 	}
 }
 
-func TestWhatIsDownIsWithdrawnPerFamilyAndNeverThePrimary(t *testing.T) {
-	const all = "10.0.0.12 10.0.0.13 2001:db8:1::12 192.0.2.25 2001:db8::25"
+func TestWhatIsDownIsWithdrawnPerFamilyAndThePrimaryNeverWhole(t *testing.T) {
+	const p, keep = traffic.WhenDownPrimary, traffic.WhenDownKeep
+	local := func(s *traffic.Split) {
+		s.Primary, s.Candidates[0].Addresses, s.Candidates[0].Local = s.Candidates[0], nil, true
+	}
+	farm := func(s *traffic.Split) {
+		s.Primary = traffic.Backend{Name: "old", Addresses: addresses("10.0.1.11", "10.0.1.12", "2001:db8:1::11")}
+	}
 	tests := []struct {
 		name     string
 		whenDown traffic.WhenDown
+		change   func(*traffic.Split)
 		down     []netip.Addr
-		want     []netip.Addr
+		want     []netip.Addr // of the candidate
+		primary  []netip.Addr
 	}{
-		{"nothing", traffic.WhenDownPrimary, nil, nil},
-		{"one of two of a family", traffic.WhenDownPrimary, ips("10.0.0.13"), ips("10.0.0.13")},
-		{"a family", traffic.WhenDownPrimary, ips("2001:db8:1::12"), ips("2001:db8:1::12")},
-		{"all", traffic.WhenDownPrimary, ips("10.0.0.12", "10.0.0.13", "2001:db8:1::12"), ips("10.0.0.12", "10.0.0.13", "2001:db8:1::12")},
-		{"the primary", traffic.WhenDownPrimary, ips("192.0.2.25", "2001:db8::25"), nil},
-		{"keep: one of two of a family is left out", traffic.WhenDownKeep, ips("10.0.0.13", "2001:db8:1::12"), ips("10.0.0.13")},
-		{"keep: all stay", traffic.WhenDownKeep, ips("10.0.0.12", "10.0.0.13", "2001:db8:1::12"), nil},
+		{"nothing", p, nil, nil, nil, nil},
+		{"one of two of a family", p, nil, ips("10.0.0.13"), ips("10.0.0.13"), nil},
+		{"a family", p, nil, ips("2001:db8:1::12"), ips("2001:db8:1::12"), nil},
+		{"all", p, nil, ips("10.0.0.12", "10.0.0.13", "2001:db8:1::12"), ips("10.0.0.12", "10.0.0.13", "2001:db8:1::12"), nil},
+		{"a local primary", p, nil, ips("192.0.2.25", "2001:db8::25"), nil, nil},
+		{"one of two of a primary", p, farm, ips("10.0.1.12"), nil, ips("10.0.1.12")},
+		{"all of a primary", p, farm, ips("10.0.1.11", "10.0.1.12", "2001:db8:1::11"), nil, nil},
+		{"a local candidate", p, local, ips("2001:db8::25"), ips("2001:db8::25"), nil},
+		{"keep: a local candidate", keep, local, ips("2001:db8::25"), nil, nil},
+		{"keep: one of two of a family is left out", keep, nil, ips("10.0.0.13", "2001:db8:1::12"), ips("10.0.0.13"), nil},
+		{"keep: all stay", keep, nil, ips("10.0.0.12", "10.0.0.13", "2001:db8:1::12"), nil, nil},
+		{"no check", p, func(s *traffic.Split) { s.Health.Check = traffic.CheckNone }, ips("10.0.0.12"), nil, nil},
 	}
 	for _, tt := range tests {
 		s := mx()
 		s.WhenDown = tt.whenDown
-		got := health.Withdraw(s, func(k health.Key) bool {
-			for _, down := range tt.down {
-				if k.Split == "mx" && k.Address == down {
-					return true
-				}
-			}
-			return false
-		})
+		if tt.change != nil {
+			tt.change(&s)
+		}
+		got := health.Withdraw(s, func(k health.Key) bool { return k.Split == "mx" && slices.Contains(tt.down, k.Address) })
 		equal := cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
 		if diff := cmp.Diff(tt.want, got.Candidates[0].Down, equal); diff != "" {
-			t.Errorf("%s (-want +got):\n%s", tt.name, diff)
+			t.Errorf("%s: candidate (-want +got):\n%s", tt.name, diff)
 		}
-		if len(got.Primary.Down) > 0 || len(s.Candidates[0].Down) > 0 {
-			t.Errorf("%s: down are %v of the primary and %v of the original; want none", tt.name, got.Primary.Down, s.Candidates[0].Down)
+		if diff := cmp.Diff(tt.primary, got.Primary.Down, equal); diff != "" {
+			t.Errorf("%s: primary (-want +got):\n%s", tt.name, diff)
+		}
+		if len(s.Candidates[0].Down) > 0 {
+			t.Errorf("%s: the original has changed", tt.name)
 		}
 	}
 }

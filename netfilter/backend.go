@@ -1,6 +1,7 @@
 package netfilter
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -50,8 +51,12 @@ func gate(s traffic.Split, b traffic.Backend) []rule {
 	return rules
 }
 
-// withdrawn says whether every address of the family is down.
+// withdrawn says whether every address of the family is down. Of a local
+// backend that is any of this host.
 func withdrawn(b traffic.Backend, six bool) bool {
+	if b.Local {
+		return slices.ContainsFunc(b.Down, func(ip netip.Addr) bool { return ip.Is6() == six })
+	}
 	ofFamily := func(a traffic.Address) bool { return a.IP.Is6() == six }
 	return slices.ContainsFunc(b.Addresses, ofFamily) &&
 		!slices.ContainsFunc(b.Addresses, func(a traffic.Address) bool { return ofFamily(a) && !slices.Contains(b.Down, a.IP) })
@@ -116,12 +121,12 @@ func staying(s traffic.Split, b traffic.Backend) (rules []rule, all bool) {
 
 // translations send what clients ask for at an address of the family to one of
 // the backend's living addresses of it: to the first in one of n draws, to the
-// second in one of n-1 of the others, and so on. A primary's addresses are all
-// used: there is nobody to take its place.
+// second in one of n-1 of the others, and so on. Where none lives all are used:
+// of a primary, whose place nobody can take; a candidate's gate is shut.
 func translations(s traffic.Split, b traffic.Backend, six bool) []rule {
 	var to []traffic.Address
 	for _, a := range b.Addresses {
-		if a.IP.Is6() == six && (b.Name == s.Primary.Name || withdrawn(b, six) || !slices.Contains(b.Down, a.IP)) {
+		if a.IP.Is6() == six && (withdrawn(b, six) || !slices.Contains(b.Down, a.IP)) {
 			to = append(to, a)
 		}
 	}

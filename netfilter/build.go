@@ -98,7 +98,7 @@ func buildTable(name string, splits []traffic.Split, settings Settings, versions
 	}
 	t.chains = append(t.chains, entrance(entranceChain, hookPrerouting, chainDispatch))
 	if local {
-		t.chains = append(t.chains, entrance(entranceLocalChain, hookOutput, chainDispatchLocal))
+		t.chains = append(t.chains, localEntrance(settings))
 	}
 	return t
 }
@@ -110,6 +110,15 @@ func entrance(name, where, to string) chain {
 		hook:  &hook{name: where, priority: prioritySplit},
 		rules: []rule{{statements: []statement{jumpTo(to)}}},
 	}
+}
+
+// localEntrance is where packets of this host come in. Its health checks pass
+// by: they are to find the backend that they are for.
+func localEntrance(settings Settings) chain {
+	c := entrance(entranceLocalChain, hookOutput, chainDispatchLocal)
+	own := packetMarked{mask: settings.classMask(), value: settings.CheckMark()}
+	c.rules = append([]rule{{statements: []statement{own, back()}}}, c.rules...)
+	return c
 }
 
 // dispatchChain looks a packet's destination up in those maps that the table

@@ -111,6 +111,12 @@ func (s marked) expressions() []expr.Any {
 	}
 }
 
+func (s packetMarked) expressions() []expr.Any {
+	matching := marked(s).expressions()
+	matching[0] = &expr.Meta{Key: expr.MetaKeyMARK, Register: register1}
+	return matching
+}
+
 // maskMark computes (mark & mask) ^ xor.
 func maskMark(mask, xor uint32) *expr.Bitwise {
 	return &expr.Bitwise{

@@ -56,6 +56,9 @@ type (
 	// marked holds for flows whose conntrack mark has the value in the bits of
 	// the mask.
 	marked struct{ mask, value uint32 }
+	// packetMarked holds for packets whose own mark has the value in the bits of
+	// the mask.
+	packetMarked struct{ mask, value uint32 }
 	// established holds for packets of flows that have been answered.
 	established struct{}
 	// member holds for packets from a network of the group.
@@ -174,6 +177,10 @@ func (s marked) text() string {
 		}
 	}
 	return "ct mark & " + hex(s.mask) + " == " + hex(s.value)
+}
+
+func (s packetMarked) text() string {
+	return "meta " + strings.TrimPrefix(marked(s).text(), "ct ")
 }
 
 // The kernel holds (mark & keep) ^ value; nft lists that as and-then-or.

@@ -125,5 +125,10 @@ func extract(spread, mask uint32) uint32 {
 	return number
 }
 
+// CheckMark is the packet mark of what this host itself sends to a backend to
+// see how it is: that of flows sent to another host, so that a rule for those
+// can be one for their checks.
+func (s Settings) CheckMark() uint32 { return s.mark(classRemote) }
+
 // keep are the bits of a mark that are not ours.
 func (s Settings) keep() uint32 { return ^s.MarkMask }

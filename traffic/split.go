@@ -147,7 +147,8 @@ type Backend struct {
 	Closed bool `json:"closed,omitempty"`
 	// Down, in a state, are the addresses that health checks have found dead.
 	// They are left out; a candidate without a living address of a family takes
-	// no new flow of that family. A primary's are never left out.
+	// no new flow of that family, a primary without one takes its share all the
+	// same. Of a local backend they are addresses of the service.
 	Down []netip.Addr `json:"-"`
 }
 
