@@ -32,6 +32,7 @@ func (d *Daemon) begins(ctx context.Context) error {
 	}
 	p := d.settleAll(definition, known, inKernel, forced)
 	p.next.modes, p.next.running, p.next.differsFrom, p.next.auto = modes, running, differsFrom, notes
+	d.foundBefore(p.next.splits(), inKernel)
 	findings, err := d.planes.preflight(p.next.splits(), p.next.paths)
 	if err != nil {
 		return err
@@ -66,6 +67,7 @@ func (d *Daemon) firstApply(ctx context.Context, p proposal, recorded bool) erro
 		return fmt.Errorf("apply configuration: %w", err)
 	}
 	d.view.Store(d.withBaselines(ctx, p.next))
+	d.retarget()
 	d.reloads.Store(&metrics.Reload{At: d.now(), OK: true})
 	d.warnOf(d.publish(p.entries).wait(ctx, raisePatience))
 	d.scribe.submit(func() error { return d.tidyMarkers(recorded) })

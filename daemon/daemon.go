@@ -20,6 +20,7 @@ import (
 	"github.com/splitd/splitd/control"
 	"github.com/splitd/splitd/control/api"
 	"github.com/splitd/splitd/control/client"
+	"github.com/splitd/splitd/health"
 	"github.com/splitd/splitd/metrics"
 	"github.com/splitd/splitd/netfilter"
 	"github.com/splitd/splitd/state"
@@ -50,6 +51,13 @@ type Options struct {
 	Host Host
 	// OpenStore opens the database below the state directory.
 	OpenStore func() (Store, error)
+	// UID is the user that this process runs as.
+	UID int
+	// Checker makes the health checks, CheckMark is their packet mark in mode
+	// kernel. Rand gives what keeps them apart: 0 <= x < 1.
+	Checker   health.Checker
+	CheckMark uint32
+	Rand      func() float64
 	Version   api.VersionInfo
 	Log       *slog.Logger
 	Now       func() time.Time
@@ -85,6 +93,10 @@ type Daemon struct {
 	strangers chan netfilter.Stranger // who may have changed the kernel's rules; holds one
 	mended    atomic.Uint64           // how often they were put back
 
+	health    *health.Runner
+	targeting sync.Mutex // one retarget at a time
+	unsettled *nameSet   // the splits of which something went down or came up
+
 	reloads atomic.Pointer[metrics.Reload]
 
 	control *control.Server
@@ -99,7 +111,11 @@ func New(o Options) *Daemon {
 		scribe: newScribe(o.OpenStore), reserved: map[string]traffic.Generation{},
 		expiry: make(chan struct{}, 1),
 		opened: make(chan Kernel, 1), strangers: make(chan netfilter.Stranger, 1),
+		unsettled: newNameSet(),
 	}
+	d.health = health.New(health.Options{
+		Checker: o.Checker, Notify: d.heed, Now: o.Now, Rand: o.Rand, Limit: checksMost, Log: o.Log,
+	})
 	d.planes = &planes{openKernel: o.OpenKernel, host: o.Host, relay: o.Relay, opened: d.opened}
 	d.view.Store(&view{records: map[string]state.Record{}})
 	return d
@@ -169,6 +185,8 @@ func (d *Daemon) serve(ctx context.Context, group *errgroup.Group, hangup <-chan
 	group.Go(func() error { return d.control.Run(ctx, control.Handler(d, d.log)) })
 	group.Go(func() error { return d.planes.relay.Run(ctx) })
 	group.Go(func() error { return d.keepKernel(ctx) })
+	group.Go(func() error { return d.health.Run(ctx) })
+	group.Go(func() error { return d.withdraw(ctx) })
 	group.Go(func() error { return d.expire(ctx) })
 	group.Go(func() error { return d.reloadOnHangup(ctx, hangup) })
 	if d.web != nil {

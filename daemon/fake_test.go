@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"path/filepath"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -14,6 +17,7 @@ import (
 	"github.com/splitd/splitd/configs"
 	"github.com/splitd/splitd/control"
 	"github.com/splitd/splitd/control/api"
+	"github.com/splitd/splitd/health"
 	"github.com/splitd/splitd/netfilter"
 	"github.com/splitd/splitd/netfilter/doctor"
 	"github.com/splitd/splitd/state"
@@ -98,10 +102,46 @@ func (k *fakeKernel) SetWeights(_ context.Context, splits ...traffic.Split) erro
 	return nil
 }
 
+func (k *fakeKernel) SetBackends(_ context.Context, splits ...traffic.Split) error {
+	k.fuse.burn()
+	if k.fail != nil {
+		return k.fail
+	}
+	for _, s := range splits {
+		have, ok := k.splits[s.Name]
+		if !ok {
+			return netfilter.ErrNotInKernel
+		}
+		have.Candidates = slices.Clone(have.Candidates)
+		for i := range have.Candidates {
+			have.Candidates[i].Down = s.Candidates[i].Down
+		}
+		k.splits[s.Name] = have
+	}
+	return nil
+}
+
+// down are the addresses that the kernel leaves out.
+func (k *fakeKernel) down(split string) []netip.Addr {
+	var down []netip.Addr
+	for _, c := range k.splits[split].Candidates {
+		down = append(down, c.Down...)
+	}
+	return down
+}
+
 func (k *fakeKernel) Read(context.Context) (map[string]netfilter.SplitState, error) {
 	states := map[string]netfilter.SplitState{}
 	for name, s := range k.splits {
-		states[name] = netfilter.SplitState{Generation: s.Generation, Weights: s.Weights(), Slots: s.Layout(), Forced: k.forced}
+		state := netfilter.SplitState{Generation: s.Generation, Weights: s.Weights(), Slots: s.Layout(), Forced: k.forced, Down: map[string]netfilter.Families{}}
+		for _, c := range s.Candidates {
+			var f netfilter.Families
+			for _, ip := range c.Down { // each is the only one of its family
+				f.IPv4, f.IPv6 = f.IPv4 || ip.Is4(), f.IPv6 || ip.Is6()
+			}
+			state.Down[c.Name] = f
+		}
+		states[name] = state
 	}
 	return states, nil
 }
@@ -109,6 +149,10 @@ func (k *fakeKernel) Read(context.Context) (map[string]netfilter.SplitState, err
 func (k *fakeKernel) Differences(_ context.Context, splits []traffic.Split, _ []traffic.ReturnPath) ([]string, error) {
 	var differences []string
 	for _, s := range splits {
+		want := fakeKernel{splits: map[string]traffic.Split{s.Name: s}}
+		if got, want := k.down(s.Name), want.down(s.Name); !slices.Equal(got, want) {
+			differences = append(differences, fmt.Sprintf("%s: wanted without %v, is without %v", s.Name, want, got))
+		}
 		if have := k.splits[s.Name]; !maps.Equal(have.Weights(), s.Weights()) || have.Generation != s.Generation {
 			differences = append(differences, fmt.Sprintf("%s: wanted %v at %d, has %v at %d", s.Name, s.Weights(), s.Generation, have.Weights(), have.Generation))
 		}
@@ -157,6 +201,19 @@ func (r *fakeRelay) Counts() map[traffic.BackendKey]traffic.Counts {
 	return map[traffic.BackendKey]traffic.Counts{}
 }
 func (r *fakeRelay) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+
+// checks find everybody alive but those who are dead. The fixed clock of a
+// world makes none: see watched.
+type checks struct{ dead *sync.Map }
+
+func (c checks) Check(_ context.Context, t health.Target) health.Result {
+	if c.dead != nil {
+		if _, dead := c.dead.Load(t.Address); dead {
+			return health.Result{Outcome: health.Failed, Reason: "connection refused"}
+		}
+	}
+	return health.Result{Outcome: health.Passed}
+}
 
 // fusedStore is the real store with the fuse around its writes, and a fault
 // that can be switched on.
@@ -260,6 +317,8 @@ func (w *world) boot() (*Daemon, error) {
 			}
 			return fusedStore{store, w}, nil
 		},
+		UID:     1000,
+		Checker: checks{}, Rand: func() float64 { return 0 },
 		Log: slog.New(slog.DiscardHandler),
 		Now: func() time.Time { return w.now },
 	})

@@ -7,7 +7,9 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 
+	"github.com/splitd/splitd/health"
 	"github.com/splitd/splitd/netfilter"
 	"github.com/splitd/splitd/traffic"
 )
@@ -17,6 +19,7 @@ import (
 type Kernel interface {
 	Apply(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) (changed bool, err error)
 	SetWeights(ctx context.Context, splits ...traffic.Split) error
+	SetBackends(ctx context.Context, splits ...traffic.Split) error
 	Read(ctx context.Context) (map[string]netfilter.SplitState, error)
 	Differences(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) ([]string, error)
 	Counts(ctx context.Context, splits []traffic.Split) (map[traffic.BackendKey]traffic.Counts, error)
@@ -46,6 +49,10 @@ type planes struct {
 
 	mu     sync.Mutex // guards kernel alone
 	kernel Kernel     // nil until something needs it
+
+	// found is what is left out of the kernel because health found it down.
+	// Stored under the change lock; what it points to does not change.
+	found atomic.Pointer[findings]
 }
 
 // inUse returns the kernel plane if it is open.
@@ -119,7 +126,7 @@ func (p *planes) preflight(splits []traffic.Split, paths []traffic.ReturnPath) (
 // that cannot be bound is the likelier failure and so comes first; should the
 // kernel refuse, the relay goes back to old.
 func (p *planes) apply(ctx context.Context, splits, old []traffic.Split, paths []traffic.ReturnPath) error {
-	inKernel, inProxy := byMode(splits)
+	inKernel, inProxy := p.byMode(splits)
 	_, oldProxy := byMode(old)
 	moving := moved(oldProxy, inKernel)
 	if err := p.relay.Apply(ctx, slices.Concat(inProxy, moving)); err != nil {
@@ -164,7 +171,7 @@ func moved(old, now []traffic.Split) []traffic.Split {
 // setWeights changes the weights of splits that are already in their planes:
 // those in the kernel all at once.
 func (p *planes) setWeights(ctx context.Context, splits []traffic.Split) error {
-	inKernel, inProxy := byMode(splits)
+	inKernel, inProxy := p.byMode(splits)
 	for _, split := range inProxy {
 		if err := p.relay.SetWeights(split); err != nil {
 			return fmt.Errorf("set weights of split %q: %w", split.Name, err)
@@ -178,6 +185,20 @@ func (p *planes) setWeights(ctx context.Context, splits []traffic.Split) error {
 		return err
 	}
 	return kernel.SetWeights(ctx, inKernel...)
+}
+
+// setBackends brings the backends of splits that are already in the kernel to
+// what health has found.
+func (p *planes) setBackends(ctx context.Context, splits []traffic.Split, found *findings) error {
+	inKernel, _ := byMode(splits)
+	for i, s := range inKernel {
+		inKernel[i] = health.Withdraw(s, found.down)
+	}
+	kernel := p.inUse()
+	if kernel == nil || len(inKernel) == 0 {
+		return nil
+	}
+	return kernel.SetBackends(ctx, inKernel...)
 }
 
 // counts reads the counters of all splits.
@@ -219,7 +240,7 @@ func (p *planes) mended() uint64 {
 // when the plane is open, else as it would be new.
 func (p *planes) describe(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath, settings netfilter.Settings) (netfilter.Description, error) {
 	if kernel := p.inUse(); kernel != nil {
-		inKernel, _ := byMode(splits)
+		inKernel, _ := p.byMode(splits)
 		return kernel.Describe(ctx, inKernel, paths)
 	}
 	return netfilter.Describe(splits, paths, settings)
@@ -232,8 +253,19 @@ func (p *planes) differences(ctx context.Context, splits []traffic.Split, paths 
 	if kernel == nil {
 		return nil, nil
 	}
-	inKernel, _ := byMode(splits)
+	inKernel, _ := p.byMode(splits)
 	return kernel.Differences(ctx, inKernel, paths)
+}
+
+// byMode tells the kernel's splits, without what health has found down, from
+// the relay's, which finds out by itself when it connects.
+func (p *planes) byMode(splits []traffic.Split) (kernel, proxy []traffic.Split) {
+	kernel, proxy = byMode(splits)
+	found := p.found.Load()
+	for i, s := range kernel {
+		kernel[i] = health.Withdraw(s, found.down)
+	}
+	return kernel, proxy
 }
 
 // byMode tells the kernel's splits from the relay's.

@@ -19,6 +19,7 @@ import (
 // request. One that is bad changes nothing.
 func (d *Daemon) Apply(ctx context.Context, who control.Actor, request api.ApplyRequest) (api.Apply, error) {
 	answer, err := d.reload(ctx, who, request)
+	d.retarget()
 	d.reloads.Store(&metrics.Reload{At: d.now(), OK: err == nil})
 	d.wakeExpiry()
 	return answer, err
@@ -27,6 +28,9 @@ func (d *Daemon) Apply(ctx context.Context, who control.Actor, request api.Apply
 func (d *Daemon) reload(ctx context.Context, who control.Actor, request api.ApplyRequest) (api.Apply, error) {
 	since := d.lowered.Load()
 	definition, differsFrom, notes, err := d.newDefinition(request)
+	if err == nil && request.Text != "" {
+		err = d.mayRun(who, definition.Splits)
+	}
 	if err != nil {
 		return api.Apply{}, err
 	}

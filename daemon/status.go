@@ -7,6 +7,7 @@ import (
 
 	"github.com/splitd/splitd/control"
 	"github.com/splitd/splitd/control/api"
+	"github.com/splitd/splitd/health"
 	"github.com/splitd/splitd/metrics"
 	"github.com/splitd/splitd/state"
 	"github.com/splitd/splitd/traffic"
@@ -20,8 +21,10 @@ type reading struct {
 	countErr error
 	drift    []string // what differs between the wanted and the real kernel state
 	driftErr error
-	host     []string // what the host check found, see sorted
-	hostErr  error    // why this host cannot carry the splits any more
+	health   map[string][]health.Status
+	found    *findings // what the kernel leaves out
+	host     []string  // what the host check found, see sorted
+	hostErr  error     // why this host cannot carry the splits any more
 }
 
 // read looks at counters and kernel. A look during which a change was made
@@ -38,10 +41,14 @@ func (d *Daemon) read(ctx context.Context) reading {
 }
 
 func (d *Daemon) look(ctx context.Context) reading {
-	r := reading{view: d.view.Load(), at: d.now()}
+	r := reading{view: d.view.Load(), at: d.now(), found: d.planes.found.Load()}
 	splits := r.view.splits()
 	r.counts, r.countErr = d.planes.counts(ctx, splits)
 	r.drift, r.driftErr = d.planes.differences(ctx, splits, r.view.paths)
+	r.health = map[string][]health.Status{}
+	for _, s := range splits {
+		r.health[s.Name] = d.health.Of(s.Name)
+	}
 	r.host, r.hostErr = d.planes.preflight(splits, r.view.paths)
 	return r
 }
@@ -155,31 +162,41 @@ func (r reading) item(name string) api.Split {
 		Service: serviceItem(split.Service), Draw: control.DrawItem(split), Generation: uint64(record.Generation), WeightPPM: int(split.CandidateWeight()),
 		ObservedPPM: r.observed(record), Origin: originItem(record), Pinned: split.Pinned,
 		Flows:  api.Flows{AsOf: r.at},
+		Health: healthItem(split),
 		Shadow: api.Shadow{State: "off"}, Definition: r.view.places[name].String(), DiffersFrom: r.view.differsFrom,
 	}
 	if split.Mode == traffic.ModeKernel {
 		item.Kernel = &api.Kernel{InSync: r.inSync(split)}
 	}
+	statuses := statusesBy(r.health[name])
+	if split.Mode == traffic.ModeKernel {
+		split = health.Withdraw(split, r.found.down)
+	}
 	for i, b := range split.Backends() {
-		item.Backends = append(item.Backends, r.backendItem(record, b, i > 0))
+		one := r.backendItem(record, b, i > 0)
+		describeHealth(&one, statuses[b.Name])
+		item.Backends = append(item.Backends, one)
+		if one.State == string(health.Down) {
+			item.Warnings = append(item.Warnings, downWarning(split, one))
+		}
 	}
 	item.Flows.Total = sumOf(item.Backends, func(b api.Backend) *uint64 { return b.FlowsTotal })
 	item.Flows.Active = sumOf(item.Backends, func(b api.Backend) *uint64 { return b.FlowsActive })
 	return item
 }
 
-// unchecked is the state of a backend that nothing checks: not known to be up.
-const unchecked = "unchecked"
-
 func (r reading) backendItem(record state.Record, b traffic.Backend, candidate bool) api.Backend {
 	counts, known := r.counts[traffic.BackendKey{Split: record.Name, Backend: b.Name}]
 	item := api.Backend{
-		Name: b.Name, Role: string(traffic.RolePrimary), Addresses: b.AddressTexts(), WeightPPM: int(b.Weight), State: unchecked,
+		Name: b.Name, Role: string(traffic.RolePrimary), Addresses: b.AddressTexts(), WeightPPM: int(b.Weight),
 		FlowsActive: counts.Active, BytesIn: counts.BytesIn, BytesOut: counts.BytesOut,
 		ConnectFailed: counts.ConnectFailed,
 	}
 	if known {
 		item.FlowsTotal = &counts.Flows
+	}
+	for _, ip := range b.Down {
+		item.Withdrawn = append(item.Withdrawn, ip.String())
 	}
 	if candidate {
 		item.Role = string(traffic.RoleCandidate)
@@ -235,7 +252,7 @@ func sumOf(backends []api.Backend, count func(api.Backend) *uint64) *uint64 {
 // Sample is one look at everything for the metrics.
 func (d *Daemon) Sample(ctx context.Context) metrics.Sample {
 	r := d.read(ctx)
-	sample := metrics.Sample{LastReload: d.lastReload(), StartedAt: d.options.Version.StartedAt, StoreOK: d.scribe.trouble() == nil, KernelMended: d.mended.Load() + d.planes.mended()}
+	sample := metrics.Sample{LastReload: d.lastReload(), StartedAt: d.options.Version.StartedAt, StoreOK: d.scribe.trouble() == nil, KernelMended: d.mended.Load() + d.planes.mended(), ChecksLate: d.health.Late()}
 	for _, failed := range []error{r.countErr, r.driftErr} {
 		if failed != nil {
 			sample.Failures++
@@ -249,7 +266,7 @@ func (d *Daemon) Sample(ctx context.Context) metrics.Sample {
 			}
 		}
 		sample.Splits = append(sample.Splits, metrics.Split{
-			State: split, Mode: split.Mode, Counts: counts,
+			State: split, Mode: split.Mode, Counts: counts, Health: healthSamples(r.health[split.Name]),
 			ObservedPPM: r.observed(r.view.records[split.Name]), InSync: r.inSync(split),
 		})
 	}

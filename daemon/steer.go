@@ -27,6 +27,7 @@ func (d *Daemon) steer(ctx context.Context, w word, name string,
 	choose func(record state.Record, now time.Time) (traffic.Overrides, error),
 ) (api.Change, error) {
 	var answer api.Change
+	var down []string
 	warnings, err := d.carry(ctx, w.since, func(v *view) (change, error) {
 		record, err := v.expect(name, w.expect)
 		if err != nil {
@@ -39,12 +40,15 @@ func (d *Daemon) steer(ctx context.Context, w word, name string,
 		}
 		var c change
 		c, answer = d.overriding(ctx, v, w, record, overrides, now)
+		if c.next != nil {
+			down = d.warnOfDown(c.next.split(record.Name), inForce(record).Weights())
+		}
 		return c, nil
 	})
 	if err != nil {
 		return api.Change{}, err
 	}
-	answer.Warnings = warnings
+	answer.Warnings = append(down, warnings...)
 	return answer, nil
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/splitd/splitd/configs"
 	"github.com/splitd/splitd/control/api"
+	"github.com/splitd/splitd/health"
 	"github.com/splitd/splitd/internal/build"
 	"github.com/splitd/splitd/netfilter"
 	"github.com/splitd/splitd/splitter"
@@ -49,6 +50,10 @@ func Serve(ctx context.Context, p Process) error {
 		Host:       thisHost{netfilter.Settings(cfg.Netfilter)},
 		Relay:      splitter.New(splitter.Options{Log: log, Draw: draw}),
 		OpenStore:  func() (Store, error) { return openStore(cfg) },
+		UID:        os.Getuid(),
+		Checker:    health.Checks{Rand: func() uint16 { return uint16(rand.Uint32()) }},
+		CheckMark:  netfilter.Settings(cfg.Netfilter).CheckMark(),
+		Rand:       rand.Float64,
 		Version:    thisProcess(build.Read()),
 		Log:        log,
 		Now:        time.Now,

@@ -26,6 +26,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 // Collect sends the metrics of the sample.
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	c.send(ch, c.names.store, one(c.sample.StoreOK))
+	c.send(ch, c.names.checksLate, float64(c.sample.ChecksLate))
 	c.send(ch, c.names.mended, float64(c.sample.KernelMended))
 	c.send(ch, c.names.start, seconds(c.sample.StartedAt))
 	if reload := c.sample.LastReload; !reload.At.IsZero() {
@@ -66,6 +67,10 @@ func (c *collector) split(ch chan<- prometheus.Metric, split Split) {
 		c.send(ch, c.names.weight, ratio(int(backend.Weight)), labels...)
 		if ppm, ok := observed[backend.Name]; ok {
 			c.send(ch, c.names.observed, ratio(ppm), labels...)
+		}
+		if health, ok := split.Health[backend.Name]; ok {
+			c.send(ch, c.names.up, one(health.Up), labels...)
+			c.send(ch, c.names.addressesDown, float64(health.AddressesDown), labels...)
 		}
 		if counts, ok := split.Counts[backend.Name]; ok {
 			c.counts(ch, counts, labels)

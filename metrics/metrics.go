@@ -36,6 +36,8 @@ type Sample struct {
 	// KernelMended is how often the kernel's rules, changed by another program,
 	// were put back.
 	KernelMended uint64
+	// ChecksLate is how many health checks began late.
+	ChecksLate uint64
 	// Failures is how many readings (of a data plane's counters, say) failed
 	// for this sample; what they would have told is nil in it.
 	Failures int
@@ -49,6 +51,8 @@ type Split struct {
 	Mode traffic.Mode
 	// Counts are by backend; one that is missing is unknown.
 	Counts map[string]traffic.Counts
+	// Health is by backend; one that is missing is unknown or not checked.
+	Health map[string]Health
 	// ObservedPPM is the candidates' share of the new flows since the
 	// generation began; nil when there was none, or nobody knows.
 	ObservedPPM *int
@@ -57,6 +61,12 @@ type Split struct {
 	Observed map[string]int
 	// InSync says whether the kernel does what it should; nil in proxy mode.
 	InSync *bool
+}
+
+// Health is what the health checks say of one backend.
+type Health struct {
+	Up            bool
+	AddressesDown int
 }
 
 // Reload is the last load of the configuration, accepted or not. The zero time

@@ -34,7 +34,7 @@ func sample() metrics.Sample {
 	return metrics.Sample{
 		StartedAt:  time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC),
 		LastReload: metrics.Reload{At: time.Date(2026, 11, 20, 12, 0, 1, 500_000_000, time.UTC), OK: true},
-		StoreOK:    true, KernelMended: 2,
+		StoreOK:    true, KernelMended: 2, ChecksLate: 3,
 		Splits: []metrics.Split{
 			{
 				State: split("mx", 15, 50_000), Mode: traffic.ModeKernel, ObservedPPM: new(49_876), InSync: new(true),
@@ -42,6 +42,7 @@ func sample() metrics.Sample {
 					"old":  {Flows: 391_764, Active: new(uint64(110)), BytesIn: new(uint64(1 << 33)), BytesOut: new(uint64(1 << 32))},
 					"new1": {Flows: 20_566, Active: new(uint64(0)), BytesIn: new(uint64(0)), BytesOut: new(uint64(7))},
 				},
+				Health: map[string]metrics.Health{"old": {Up: true}, "new1": {AddressesDown: 2}},
 			},
 			{
 				State: split("web", 3, 1, 333_333), Mode: traffic.ModeProxy, ObservedPPM: new(500_000),

@@ -23,6 +23,7 @@ type name struct {
 // the two together.
 type names struct {
 	flows, flowsActive, bytes, connectFailures       name
+	up, addressesDown, checksLate                    name
 	weight, observed, observedCandidates, generation name
 	split, inSync, mended                            name
 	store, reload, reloadTime, start                 name
@@ -46,6 +47,12 @@ func newNames() names {
 			"Bytes that went from clients to the backend (direction in) and back (direction out).", append(backend, labelDirection)...),
 		connectFailures: counter("splitd_connect_failures_total",
 			"Attempts to reach the backend that failed.", backend...),
+		up: gauge("splitd_backend_up",
+			"Whether the backend passes its health checks at one address at least (1) or at none (0).", backend...),
+		addressesDown: gauge("splitd_backend_addresses_down",
+			"Addresses of the backend that are down.", backend...),
+		checksLate: counter("splitd_health_checks_late_total",
+			"Health checks that began late because too many others were under way, or this host was too busy."),
 		weight: gauge("splitd_weight_ratio",
 			"Share of new flows that is set for the backend, 0 to 1; the primary has what the candidates leave.", backend...),
 		observed: gauge("splitd_observed_ratio",
@@ -75,6 +82,7 @@ func newNames() names {
 func (n names) all() []name {
 	return []name{
 		n.flows, n.flowsActive, n.bytes, n.connectFailures,
+		n.up, n.addressesDown, n.checksLate,
 		n.weight, n.observed, n.observedCandidates, n.generation,
 		n.split, n.inSync, n.mended,
 		n.store, n.reload, n.reloadTime, n.start,

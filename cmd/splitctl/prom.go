@@ -41,6 +41,8 @@ func promFamilies() []family {
 			share := ratio(b.WeightPPM)
 			return &share
 		})},
+		{"splitd_backend_up", "gauge", "Whether the backend passes its health checks at one address at least (1) or at none (0).", eachBackend(up)},
+		{"splitd_backend_addresses_down", "gauge", "Addresses of the backend that are down.", eachBackend(addressesDown)},
 		{"splitd_flows_total", "counter", "New flows sent to the backend.", eachBackend(func(b api.Backend) *float64 { return float(b.FlowsTotal) })},
 		{"splitd_flows_active", "gauge", "Flows of the backend that are open now.", eachBackend(func(b api.Backend) *float64 { return float(b.FlowsActive) })},
 		{"splitd_bytes_total", "counter", "Bytes that went from clients to the backend (direction in) and back (direction out).", bytesOf},
@@ -77,6 +79,30 @@ func inSync(s api.Split) []sample {
 		value = 1
 	}
 	return []sample{{labels("split", s.Name), value}}
+}
+
+// up is nil where nothing is known.
+func up(b api.Backend) *float64 {
+	switch b.State {
+	case "up":
+		return new(1.0)
+	case "down":
+		return new(0.0)
+	}
+	return nil
+}
+
+func addressesDown(b api.Backend) *float64 {
+	if up(b) == nil {
+		return nil
+	}
+	n := 0.0
+	for _, c := range b.Checks {
+		if c.State == "down" {
+			n++
+		}
+	}
+	return &n
 }
 
 // eachBackend makes a sample of each backend for which value is known.

@@ -140,6 +140,12 @@ func odd(s *api.Split) {
 	s.DiffersFrom = "/etc/splitd/conf.d/mx.yaml:3"
 	s.Warnings = []string{"the candidate \"new\" is down\x1b[31m"}
 	b := &s.Backends[1]
+	since := time.Date(2026, 11, 20, 13, 59, 0, 0, time.UTC)
+	s.Health = &api.Health{Check: "tcp", IntervalSeconds: 2, TimeoutSeconds: 0.5, Fall: 2, Rise: 3, WhenDown: "primary"}
+	b.Checks = []api.Check{
+		{Address: "10.0.0.12", State: "down", Since: since, Reason: "connect to 10.0.0.12:25: connection\nrefused"},
+		{Address: "2001:db8:1::12", State: "checking", Since: since, Trouble: "no file descriptor"},
+	}
 	b.State, b.BytesIn, b.BytesOut, b.ConnectFailed = "down", &in, &out, &failed
 }
 

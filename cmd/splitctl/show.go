@@ -65,6 +65,7 @@ func (a *app) writeSplit(w io.Writer, s api.Split) error {
 		{"origin", a.originLine(s.Origin)},
 		{"pinned", yesNo(s.Pinned)},
 		{"flows", fmt.Sprintf("%s in all, %s active, as of %s", numberOrNone(s.Flows.Total), numberOrNone(s.Flows.Active), a.local(s.Flows.AsOf))},
+		{"health", healthText(s.Health)},
 		{"shadow", fmt.Sprintf("%s, sample %s", s.Shadow.State, percent(s.Shadow.SamplePPM))},
 		{"in sync", syncCell(s.Kernel).text},
 		{"defined in", s.Definition},
@@ -88,7 +89,34 @@ func (a *app) writeSplit(w io.Writer, s api.Split) error {
 	if err := a.writeOrigins(w, s); err != nil {
 		return err
 	}
-	return a.writeGroups(w, s)
+	if err := a.writeGroups(w, s); err != nil {
+		return err
+	}
+	return a.writeChecks(w, s)
+}
+
+// healthText says how the backends are checked.
+func healthText(h *api.Health) string {
+	if h == nil {
+		return "not checked"
+	}
+	return fmt.Sprintf("%s every %gs, at most %gs; down after %d, up after %d; a dead candidate's share: %s",
+		h.Check, h.IntervalSeconds, h.TimeoutSeconds, h.Fall, h.Rise, h.WhenDown)
+}
+
+// writeChecks writes what the health checks say of each address.
+func (a *app) writeChecks(w io.Writer, s api.Split) error {
+	t := a.table(nil, "BACKEND", "CHECKED AT", "STATE", "SINCE", "REASON")
+	for _, b := range s.Backends {
+		for _, c := range b.Checks {
+			reason := c.Reason
+			if c.Trouble != "" {
+				reason = strings.TrimPrefix(reason+"; cannot be checked: "+c.Trouble, "; ")
+			}
+			t.row(b.Name, c.Address, stateCell(c.State), a.local(c.Since), reason)
+		}
+	}
+	return a.writeBelow(w, t)
 }
 
 // writeGroups tells how many networks of clients the weights do not concern.

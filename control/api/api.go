@@ -74,7 +74,8 @@ type Split struct {
 	Origin         Origin    `json:"origin"`
 	Pinned         bool      `json:"pinned"`
 	Flows          Flows     `json:"flows"`
-	Backends       []Backend `json:"backends"` // the primary first
+	Health         *Health   `json:"health,omitempty"` // null: nothing checks its backends
+	Backends       []Backend `json:"backends"`         // the primary first
 	Shadow         Shadow    `json:"shadow"`
 	Ramp           *struct{} `json:"ramp"`
 	Kernel         *Kernel   `json:"kernel"` // null in proxy mode
@@ -145,7 +146,10 @@ type Backend struct {
 	Role          string   `json:"role"` // primary | candidate
 	Addresses     []string `json:"addresses"`
 	WeightPPM     int      `json:"weight_ppm"`
-	State         string   `json:"state"` // "up" until a health check says otherwise
+	State         string   `json:"state"`                  // up | down | checking: nothing is known yet | unchecked
+	StateReason   string   `json:"state_reason,omitempty"` // what is down or could not be checked, and why
+	Checks        []Check  `json:"checks,omitempty"`       // by address; a local backend's is the one that is checked
+	Withdrawn     []string `json:"withdrawn,omitempty"`    // addresses that get no new flows, because they are down
 	FlowsTotal    *uint64  `json:"flows_total"`
 	FlowsActive   *uint64  `json:"flows_active"`
 	BytesIn       *uint64  `json:"bytes_in"`
@@ -159,6 +163,26 @@ type Backend struct {
 type Clients struct {
 	Always int `json:"always"`
 	Never  int `json:"never"`
+}
+
+// Check is what the health checks say of one address of a backend.
+type Check struct {
+	Address string     `json:"address"`
+	State   string     `json:"state"`             // up | down | checking
+	Since   time.Time  `json:"since"`             // of the state
+	Reason  string     `json:"reason,omitempty"`  // of the newest failure
+	Trouble string     `json:"trouble,omitempty"` // why the newest check could not be made
+	Checked *time.Time `json:"checked"`           // when the newest check ended; null before the first
+}
+
+// Health says how the backends of a split are checked.
+type Health struct {
+	Check           string  `json:"check"`
+	IntervalSeconds float64 `json:"interval_seconds"`
+	TimeoutSeconds  float64 `json:"timeout_seconds"`
+	Fall            int     `json:"fall"`
+	Rise            int     `json:"rise"`
+	WhenDown        string  `json:"when_down"` // primary | keep
 }
 
 // Shadow is the state of shadowing.

@@ -255,7 +255,8 @@ func (n *network) flowClaim(v verdict) claim {
 	answered := 0
 	for _, f := range flows {
 		backend := f.Backend.Addr().String()
-		if f.Service.Port() == 25 && f.Replied && f.Assured && (backend == newV4 || backend == newV6) {
+		translated := f.Service.Addr() != f.Backend.Addr() // health checks are not
+		if translated && f.Service.Port() == 25 && f.Replied && f.Assured && (backend == newV4 || backend == newV6) {
 			answered++
 		}
 	}

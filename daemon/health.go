@@ -1,0 +1,226 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/splitd/splitd/control"
+	"github.com/splitd/splitd/control/api"
+	"github.com/splitd/splitd/health"
+	"github.com/splitd/splitd/netfilter"
+	"github.com/splitd/splitd/traffic"
+)
+
+// checksMost is how many health checks run at one time: each has a socket.
+const checksMost = 4096
+
+// How soon a withdrawal that failed is tried again, doubled each time up to the
+// most.
+const (
+	withdrawRetry     = time.Second
+	withdrawRetryMost = 30 * time.Second
+)
+
+// heed is told by the health checks that a target went down or came up.
+func (d *Daemon) heed(e health.Event) {
+	log := d.log.With("split", e.Split, "backend", e.Backend, "address", e.Address, "from", e.From, "reason", e.Reason)
+	switch {
+	case e.To == health.Down:
+		log.Warn("backend is down")
+	case e.From == health.Checking:
+		log.Debug("backend is up")
+	default:
+		log.Info("backend is up")
+	}
+	d.unsettled.add(e.Split)
+}
+
+// nameSet is a set of splits that wait for something.
+type nameSet struct {
+	mu   sync.Mutex
+	set  map[string]bool
+	wake chan struct{} // holds one
+}
+
+func newNameSet() *nameSet { return &nameSet{set: map[string]bool{}, wake: make(chan struct{}, 1)} }
+
+func (n *nameSet) add(all ...string) {
+	n.mu.Lock()
+	for _, name := range all {
+		n.set[name] = true
+	}
+	n.mu.Unlock()
+	select {
+	case n.wake <- struct{}{}:
+	default:
+	}
+}
+
+// take returns them and forgets them.
+func (n *nameSet) take() map[string]bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	taken := n.set
+	n.set = map[string]bool{}
+	return taken
+}
+
+// retarget has checked what the view of now has. A target that the kernel leaves
+// out already must rise before it is used.
+func (d *Daemon) retarget() {
+	d.targeting.Lock()
+	defer d.targeting.Unlock()
+	var targets []health.Target
+	for _, s := range d.view.Load().splits() {
+		var mark uint32
+		if s.Mode == traffic.ModeKernel {
+			mark = d.options.CheckMark
+		}
+		targets = append(targets, health.Targets(s, mark)...)
+	}
+	found := d.planes.found.Load()
+	d.health.Set(targets, func(key health.Key) health.State {
+		if found.down(key) {
+			return health.Down
+		}
+		return health.Checking
+	})
+	d.unsettled.add(found.splits()...) // some of it may be checked no more
+}
+
+// withdraw leaves out of the planes what is down and takes in what is up again,
+// until ctx ends.
+func (d *Daemon) withdraw(ctx context.Context) error {
+	var retry <-chan time.Time
+	delay := withdrawRetry
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-d.unsettled.wake:
+		case <-retry:
+		}
+		waiting := d.unsettled.take()
+		err := d.withdrawOnce(context.WithoutCancel(ctx), waiting)
+		if err == nil {
+			retry, delay = nil, withdrawRetry
+			continue
+		}
+		d.log.Error("withdraw backends that are down; tried again", "error", err)
+		d.unsettled.keep(waiting)
+		retry, delay = time.After(delay), min(2*delay, withdrawRetryMost)
+	}
+}
+
+// keep puts back what could not be done, without waking anybody.
+func (n *nameSet) keep(taken map[string]bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	maps.Copy(n.set, taken)
+}
+
+// withdrawOnce brings the planes to what health says of these splits now. It
+// makes no generation and no history, because nothing that is wanted changes.
+func (d *Daemon) withdrawOnce(ctx context.Context, names map[string]bool) error {
+	return d.exclusively(func() error {
+		v, found := d.view.Load(), d.planes.found.Load()
+		next := found.copy()
+		var changed []traffic.Split
+		for name := range names {
+			down := map[health.Key]bool{}
+			for _, status := range d.health.Of(name) {
+				if status.State == health.Down {
+					down[status.Key] = true
+				}
+			}
+			if maps.Equal(down, found.of(name)) {
+				continue
+			}
+			next.set(name, down)
+			if _, there := v.records[name]; there {
+				changed = append(changed, v.split(name))
+			}
+		}
+		return d.settleBackends(ctx, v, next, changed)
+	})
+}
+
+// settleBackends puts findings into force. A kernel that has lost the splits is
+// given them whole. Called under the change lock.
+func (d *Daemon) settleBackends(ctx context.Context, v *view, found *findings, changed []traffic.Split) error {
+	d.steps.Add(1)
+	defer d.steps.Add(1)
+	before := d.planes.found.Load()
+	err := d.planes.setBackends(ctx, changed, found)
+	if errors.Is(err, netfilter.ErrNotInKernel) {
+		d.log.Warn("kernel has lost the splits; all is applied again", "error", err)
+		d.planes.found.Store(found)
+		err = d.planes.apply(ctx, v.splits(), v.splits(), v.paths)
+	}
+	if err != nil {
+		d.planes.found.Store(before)
+		return err
+	}
+	d.planes.found.Store(found)
+	for _, s := range changed {
+		d.tellWithdrawn(health.Withdraw(s, before.down), health.Withdraw(s, found.down))
+	}
+	return nil
+}
+
+// tellWithdrawn logs what the kernel leaves out of a split now.
+func (d *Daemon) tellWithdrawn(before, after traffic.Split) {
+	for i, c := range after.Candidates {
+		if after.Mode != traffic.ModeKernel || slices.Equal(c.Down, before.Candidates[i].Down) {
+			continue
+		}
+		log := d.log.With("split", after.Name, "candidate", c.Name)
+		if len(c.Down) == 0 {
+			log.Info("candidate is taken in again")
+			continue
+		}
+		log.Warn("candidate is withdrawn at the addresses that are down", "addresses", c.Down)
+	}
+}
+
+// foundBefore takes over what the kernel leaves out since an earlier run, so
+// that the first apply does not take it in again.
+func (d *Daemon) foundBefore(splits []traffic.Split, kernel map[string]netfilter.SplitState) {
+	found := &findings{}
+	for _, s := range splits {
+		withdrawn := kernel[s.Name].Down
+		down := map[health.Key]bool{}
+		for _, t := range health.Targets(s, 0) {
+			families := withdrawn[t.Backend]
+			if t.Address.Is4() && families.IPv4 || t.Address.Is6() && families.IPv6 {
+				down[t.Key] = true
+			}
+		}
+		found.set(s.Name, down)
+	}
+	d.planes.found.Store(found)
+}
+
+// mayRun refuses commands for checks that somebody sends who may not start
+// processes as this daemon's user: who may only change weights would else become
+// that user. What runs already may be sent again.
+func (d *Daemon) mayRun(who control.Actor, splits []traffic.Split) error {
+	if who.UID <= 0 || who.UID == d.options.UID {
+		return nil
+	}
+	v := d.view.Load()
+	for _, s := range splits {
+		known := func(name string) bool {
+			return slices.Equal(v.records[name].Definition.Health.Command, s.Health.Command)
+		}
+		if len(s.Health.Command) > 0 && !slices.ContainsFunc(v.names(), known) {
+			return refuse(api.CodeForbidden, "apply: split %q: health.command: only files, root and the daemon's own user may name a command: put it into %s and run `splitctl apply`",
+				s.Name, d.options.Sources)
+		}
+	}
+	return nil
+}
