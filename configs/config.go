@@ -37,6 +37,7 @@ type Netfilter struct {
 	MarkMask     uint32 // one run of at least 6 bits
 	RouteTable   int    // tables RouteTable to RouteTable+15
 	RulePriority int    // priorities RulePriority to RulePriority+19
+	Owner        string // "auto" or "never": whether our tables are ours alone
 }
 
 // Options say where a configuration comes from.

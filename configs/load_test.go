@@ -62,7 +62,7 @@ func TestAnEmptyFileGivesTheDesignsDefaults(t *testing.T) {
 				HTTP:       configs.HTTP{Listen: "127.0.0.1:9480"},
 				Log:        configs.Log{Level: slog.LevelInfo, Format: "text"},
 				StateDir:   "/var/lib/splitd",
-				Netfilter:  configs.Netfilter{MarkMask: 0xfff00000, RouteTable: 5300, RulePriority: 5200},
+				Netfilter:  configs.Netfilter{MarkMask: 0xfff00000, RouteTable: 5300, RulePriority: 5200, Owner: "auto"},
 				Definition: configs.Definition{Places: map[string]configs.Place{}},
 			}
 			if diff := cmp.Diff(want, got); diff != "" {
@@ -87,6 +87,7 @@ func TestFlagsWinOverEnvironmentOverFileOverDefault(t *testing.T) {
 			return map[uint32]string{0xff000000: "0xff000000", 65280: "65280"}[c.Netfilter.MarkMask]
 		}},
 		{"netfilter.route_table", "", "4294967280", "", "1", func(c configs.Config) string { return fmt.Sprint(c.Netfilter.RouteTable) }},
+		{"netfilter.owner", "", "auto", "", "never", func(c configs.Config) string { return c.Netfilter.Owner }},
 		{"netfilter.rule_priority", "", "1", "", "32746", func(c configs.Config) string { return fmt.Sprint(c.Netfilter.RulePriority) }},
 	}
 	for _, test := range tests {

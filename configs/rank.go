@@ -107,7 +107,7 @@ func (k ranked) config(d Definition) Config {
 		HTTP:       HTTP{Listen: k.scalars.GetString(keyHTTP)},
 		Log:        Log{Level: level, Format: k.scalars.GetString(keyFormat)},
 		StateDir:   k.scalars.GetString(keyState),
-		Netfilter:  Netfilter{MarkMask: mask, RouteTable: table, RulePriority: priority},
+		Netfilter:  Netfilter{MarkMask: mask, RouteTable: table, RulePriority: priority, Owner: k.scalars.GetString(keyOwner)},
 		Definition: d,
 	}
 }

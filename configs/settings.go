@@ -38,6 +38,7 @@ const (
 	keyMark     = "netfilter.mark_mask"
 	keyTable    = "netfilter.route_table"
 	keyPriority = "netfilter.rule_priority"
+	keyOwner    = "netfilter.owner"
 )
 
 func scalars() []scalar {
@@ -51,6 +52,7 @@ func scalars() []scalar {
 		{keyMark, "", "0xfff00000", true, discard(parseMarkMask)},
 		{keyTable, "", "5300", true, discard(parseRouteTable)},
 		{keyPriority, "", "5200", true, discard(parsePriority)},
+		{keyOwner, "", "auto", false, checkOwner},
 	}
 }
 
@@ -168,6 +170,13 @@ func parseLevel(text string) (slog.Level, error) {
 		}
 	}
 	return 0, fmt.Errorf("%q is not a level: use debug, info, warn or error", text)
+}
+
+func checkOwner(text string) error {
+	if text != "auto" && text != "never" {
+		return fmt.Errorf("%q is not known: use auto or never", text)
+	}
+	return nil
 }
 
 func checkFormat(text string) error {

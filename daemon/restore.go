@@ -37,7 +37,7 @@ func Restore(ctx context.Context, cfg configs.Config, log *slog.Logger, now func
 	if err != nil {
 		log.Error("read marker of a forced off", "error", err)
 	}
-	settings := netfilter.Settings{MarkMask: snapshot.MarkMask, RouteTable: snapshot.RouteTable, RulePriority: snapshot.RulePriority}
+	settings := netfilter.Settings{MarkMask: snapshot.MarkMask, RouteTable: snapshot.RouteTable, RulePriority: snapshot.RulePriority, Owner: cfg.Netfilter.Owner}
 	kernel, err := netfilter.Open(netfilter.Options{
 		Settings: settings, StateDir: cfg.StateDir, Log: log, Now: now,
 	})
@@ -154,7 +154,7 @@ func Cleanup(ctx context.Context, cfg configs.Config, now bool) (Cleaned, error)
 	snapshot, unread := state.ReadSnapshot(path)
 	settings := netfilter.Settings(cfg.Netfilter)
 	if unread == nil { // the configuration may be another by now
-		settings = netfilter.Settings{MarkMask: snapshot.MarkMask, RouteTable: snapshot.RouteTable, RulePriority: snapshot.RulePriority}
+		settings = netfilter.Settings{MarkMask: snapshot.MarkMask, RouteTable: snapshot.RouteTable, RulePriority: snapshot.RulePriority, Owner: cfg.Netfilter.Owner}
 	}
 	result, err := netfilter.Cleanup(ctx, settings, now)
 	cleaned := Cleaned{CleanupResult: result}

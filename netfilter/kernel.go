@@ -82,10 +82,30 @@ func Open(o Options) (*Kernel, error) {
 		k.link.close()
 		return nil, fmt.Errorf("open kernel plane: %w", err)
 	}
+	if err := k.decideOwner(); err != nil {
+		_ = k.Close()
+		return nil, err
+	}
 	if k.turn.squatter != "" {
 		o.Log.Warn("a program that may not program the kernel holds the name by which splitd keeps a second one away: end it", "name", turnName, "holder", k.turn.squatter)
 	}
 	return k, nil
+}
+
+// decideOwner says whether tables are to be owned.
+func (k *Kernel) decideOwner() error {
+	if k.options.Settings.Owner != OwnerAuto {
+		return nil
+	}
+	can, err := k.link.canOwn()
+	if err != nil {
+		return err
+	}
+	k.link.owner.wanted = can
+	if !can {
+		k.options.Log.Info("this kernel knows no owned tables that persist (Linux 6.9): other programs can flush ours, and they are put back then")
+	}
+	return nil
 }
 
 func openError(err error) error {
@@ -125,6 +145,9 @@ func (k *Kernel) Apply(ctx context.Context, splits []traffic.Split, paths []traf
 }
 
 func (k *Kernel) applySplits(ctx context.Context, splits []traffic.Split) (bool, error) {
+	if err := k.link.own(); err != nil {
+		return false, err
+	}
 	k.retire()
 	have, err := k.link.observe(everything)
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -89,12 +90,17 @@ func newSplitLab(t *testing.T) *splitLab {
 // open makes a new Kernel, as a daemon that was started again does.
 func (lab *splitLab) open() *Kernel {
 	lab.t.Helper()
+	return lab.openWith(labSettings)
+}
+
+func (lab *splitLab) openWith(settings Settings) *Kernel {
+	lab.t.Helper()
 	if lab.kernel != nil {
 		_ = lab.kernel.Close()
 	}
 	var k *Kernel
 	lab.router.Do(func() (err error) {
-		k, err = Open(Options{Settings: labSettings, StateDir: "/var/lib/splitd", Log: slog.New(slog.DiscardHandler), Now: lab.clock.Now})
+		k, err = Open(Options{Settings: settings, StateDir: "/var/lib/splitd", Log: slog.New(slog.DiscardHandler), Now: lab.clock.Now})
 		return err
 	})
 	lab.t.Cleanup(func() { _ = k.Close() })
@@ -117,6 +123,34 @@ func (lab *splitLab) serve(ns *nettest.NS, letter byte, address string) {
 	ns.Do(func() (err error) { l, err = config.Listen(lab.t.Context(), "tcp", address); return err })
 	lab.t.Cleanup(func() { _ = l.Close() })
 	go acceptLoop(l, letter)
+}
+
+// serveUDP answers every datagram with the letter, from each of the addresses:
+// a server on a wildcard would answer from another than was asked.
+func (lab *splitLab) serveUDP(ns *nettest.NS, letter byte, addresses ...string) {
+	lab.t.Helper()
+	for _, address := range addresses {
+		var c net.PacketConn
+		ns.Do(func() (err error) { c, err = net.ListenPacket("udp", address); return err })
+		lab.t.Cleanup(func() { _ = c.Close() })
+		go func() {
+			buffer := make([]byte, 1)
+			for {
+				_, from, err := c.ReadFrom(buffer)
+				if err != nil {
+					return
+				}
+				_, _ = c.WriteTo([]byte{letter}, from)
+			}
+		}()
+	}
+}
+
+// serveDNS does so at port 53 everywhere.
+func (lab *splitLab) serveDNS() {
+	lab.serveUDP(lab.router, fromLocal, "192.0.2.25:53", "[2001:db8::25]:53")
+	lab.serveUDP(lab.old, fromOld, "10.0.1.11:53", "[2001:db8:1::11]:53")
+	lab.serveUDP(lab.new, fromNew, "10.0.2.12:53", "[2001:db8:2::12]:53")
 }
 
 func acceptLoop(l net.Listener, letter byte) {
@@ -294,7 +328,7 @@ func (a *answers) run(n int, endless bool, stop <-chan struct{}, targets []strin
 		}
 		var open []unix.PollFd
 		for ; len(open) < atOnce && (endless || i < n); i++ {
-			fd, err := begin(netip.MustParseAddrPort(targets[i%len(targets)]), byte(100+i/2%4))
+			fd, err := begin(targets[i%len(targets)], byte(100+i/2%4))
 			if err != nil {
 				a.failed = append(a.failed, err)
 				continue
@@ -331,9 +365,18 @@ func (a *answers) collect(open []unix.PollFd) {
 }
 
 // begin connects without waiting, with system calls: the goroutine owns its
-// thread anyway. Clients have the addresses 192.0.2.100 to .103 and
-// 2001:db8::100 to ::103.
-func begin(to netip.AddrPort, host byte) (fd int, err error) {
+// thread anyway. A target that begins with "udp:" is sent a byte. Clients have
+// the addresses 192.0.2.100 to .103 and 2001:db8::100 to ::103.
+func begin(target string, host byte) (fd int, err error) {
+	address, udp := strings.CutPrefix(target, "udp:")
+	kind := unix.SOCK_STREAM
+	if udp {
+		kind = unix.SOCK_DGRAM
+	}
+	return connect(netip.MustParseAddrPort(address), kind, host)
+}
+
+func connect(to netip.AddrPort, kind int, host byte) (fd int, err error) {
 	family := unix.AF_INET6
 	source := netip.MustParseAddr(fmt.Sprintf("2001:db8::%d", host))
 	var from, target unix.Sockaddr = &unix.SockaddrInet6{Addr: source.As16()}, &unix.SockaddrInet6{Addr: to.Addr().As16(), Port: int(to.Port())}
@@ -341,7 +384,7 @@ func begin(to netip.AddrPort, host byte) (fd int, err error) {
 		family = unix.AF_INET
 		from, target = &unix.SockaddrInet4{Addr: [4]byte{192, 0, 2, host}}, &unix.SockaddrInet4{Addr: to.Addr().As4(), Port: int(to.Port())}
 	}
-	fd, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	fd, err = unix.Socket(family, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return 0, fmt.Errorf("socket: %w", err)
 	}
@@ -350,7 +393,13 @@ func begin(to netip.AddrPort, host byte) (fd int, err error) {
 		unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1),
 		unix.Bind(fd, from))
 	if err == nil {
-		if err = unix.Connect(fd, target); errors.Is(err, unix.EINPROGRESS) {
+		err = unix.Connect(fd, target)
+	}
+	switch {
+	case kind == unix.SOCK_STREAM && errors.Is(err, unix.EINPROGRESS):
+		return fd, nil
+	case kind == unix.SOCK_DGRAM && err == nil:
+		if _, err = unix.Write(fd, []byte("?")); err == nil {
 			return fd, nil
 		}
 	}
@@ -387,4 +436,6 @@ func echoes(c net.Conn) error {
 const (
 	service25v4 = "192.0.2.25:25"
 	service25v6 = "[2001:db8::25]:25"
+	service53v4 = "udp:192.0.2.25:53"
+	service53v6 = "udp:[2001:db8::25]:53"
 )

@@ -23,6 +23,7 @@ type link struct {
 	socket *netlink.Conn // of conn
 	// room is how many bytes a transaction may have.
 	room int
+	owner owner
 	// port is the address of the socket (netlink(7)) while it is open, else 0.
 	port atomic.Uint32
 }
@@ -72,7 +73,7 @@ func (l *link) close() {
 	if l.conn != nil {
 		l.port.Store(0)
 		_ = l.conn.CloseLasting()
-		l.conn = nil
+		l.conn, l.owner.holds = nil, false
 	}
 }
 
@@ -81,7 +82,10 @@ func (l *link) commit(all []step) error {
 	if err := l.open(); err != nil {
 		return err
 	}
-	w := writer{conn: l.conn}
+	if err := l.own(); err != nil {
+		return err
+	}
+	w := writer{conn: l.conn, owner: l.owner}
 	var err error
 	for _, o := range all {
 		if err = w.write(o); err != nil {
@@ -93,6 +97,9 @@ func (l *link) commit(all []step) error {
 	}
 	if err != nil {
 		l.close() // drops what was collected, and answers still to come
+	}
+	if errors.Is(err, unix.EPERM) && HasNetAdmin() {
+		err = fmt.Errorf("%w: a table of splitd cannot be changed: %w", err, errOwned)
 	}
 	return err
 }

@@ -79,6 +79,7 @@ type (
 type writer struct {
 	conn *nftables.Conn
 	name string // of the table that the step is about
+	owner
 }
 
 func (w *writer) write(s step) error {
@@ -88,6 +89,13 @@ func (w *writer) write(s step) error {
 
 func (w *writer) table() *nftables.Table {
 	return &nftables.Table{Name: w.name, Family: nftables.TableFamilyINet}
+}
+
+// newTable is the table with the flags that it is made with.
+func (w *writer) newTable() *nftables.Table {
+	t := w.table()
+	t.Flags = w.flags(w.name)
+	return t
 }
 
 func (w *writer) chain(name string) *nftables.Chain {
@@ -107,7 +115,7 @@ func (w *writer) set(m serviceMap) *nftables.Set {
 	}
 }
 
-func (o addTable) write(w *writer) error    { w.conn.AddTable(w.table()); return nil }
+func (o addTable) write(w *writer) error    { w.conn.AddTable(w.newTable()); return nil }
 func (o removeTable) write(w *writer) error { w.conn.DelTable(w.table()); return nil }
 func (o addCounter) write(w *writer) error  { w.conn.AddObj(w.counter(o.name)); return nil }
 

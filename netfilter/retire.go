@@ -17,6 +17,7 @@ func (k *Kernel) retireLoop(ctx context.Context) error {
 			return nil
 		case <-ticker.C:
 			k.mu.Lock()
+			k.keepOwned()
 			k.retire()
 			k.mu.Unlock()
 		}

@@ -118,27 +118,35 @@ func (lab *splitLab) counts(s traffic.Split) map[string]traffic.Counts {
 	return byName
 }
 
-// A weight that is changed all the time under load: no connection fails, and
-// none escapes to the service on the router itself, which neither the old nor
-// the new weights allow.
-func TestAWeightChangedTwoThousandTimesLosesNoConnection(t *testing.T) {
+// both is a split of TCP and UDP.
+func both(s traffic.Split) traffic.Split {
+	s.Service.Ports = []traffic.Port{{Number: 25, Transport: traffic.TCP}, {Number: 53, Transport: traffic.UDP}}
+	return s
+}
+
+// A weight that is changed all the time under load: no connection fails, no
+// question by UDP goes without an answer, and none escapes to the service on
+// the router itself, which neither the old nor the new weights allow.
+func TestAWeightChangedTwentyThousandTimesLosesNoFlow(t *testing.T) {
 	lab := newSplitLab(t)
 	lab.router.Sysctl("net/netfilter/nf_conntrack_tcp_timeout_close", "1")
+	lab.router.Sysctl("net/netfilter/nf_conntrack_udp_timeout", "1")
 	lab.serveAll()
-	lab.apply(remoteSplit(1, 300_000))
+	lab.serveDNS()
+	lab.apply(both(remoteSplit(1, 300_000)))
 	early, letter := lab.dial(service25v4)
 	stop, done := make(chan struct{}), make(chan answers)
-	go func() { done <- lab.load(0, stop, service25v4, service25v6) }()
+	go func() { done <- lab.load(0, stop, service25v4, service25v6, service53v4, service53v6) }()
 	weights := []traffic.Weight{0, 300_000, 1, traffic.Whole, 999_999}
-	const changes = 2000
+	const changes = 20_000
 	for i := range changes {
-		lab.setWeights(remoteSplit(traffic.Generation(i+2), weights[i%len(weights)]))
+		lab.setWeights(both(remoteSplit(traffic.Generation(i+2), weights[i%len(weights)])))
 		lab.clock.advance(retireAfter / 100)
 	}
 	close(stop)
 	got := <-done
 	if len(got.failed) > 0 {
-		t.Errorf("%d connections failed, the first: %v", len(got.failed), got.failed[0])
+		t.Errorf("%d flows failed, the first: %v", len(got.failed), got.failed[0])
 	}
 	if got.by[fromLocal] > 0 || got.by[fromOld] == 0 || got.by[fromNew] == 0 {
 		t.Errorf("answers: %d old, %d new, %d escaped", got.by[fromOld], got.by[fromNew], got.by[fromLocal])
@@ -149,7 +157,7 @@ func TestAWeightChangedTwoThousandTimesLosesNoConnection(t *testing.T) {
 	if n := len(lab.versions()); n > 102 {
 		t.Errorf("%d versions stand in the kernel after %d changes", n, changes)
 	}
-	t.Logf("connections: %d", got.by[fromOld]+got.by[fromNew])
+	t.Logf("flows: %d", got.by[fromOld]+got.by[fromNew])
 }
 
 // versions lists the versions of the split mx that the kernel holds.

@@ -50,7 +50,14 @@ type Settings struct {
 	RouteTable int
 	// RulePriority is the first of 20 priorities of ip rules.
 	RulePriority int
+	// Owner is OwnerAuto, or anything else for tables that every program may
+	// change.
+	Owner string
 }
+
+// OwnerAuto keeps the tables of the splits for the process that programs them,
+// where the kernel can (Linux 6.9).
+const OwnerAuto = "auto"
 
 // A markClass says what a flow's mark tells about it. Classes, not numbers of
 // backends: 12 bits must serve any number of splits. The backend is told by

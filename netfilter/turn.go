@@ -90,6 +90,16 @@ func askHolder(address *net.UnixAddr) (holder *unix.Ucred, err error) {
 	return holder, errors.Join(err, credErr)
 }
 
+// Holder is the process that programs the network namespace of the calling
+// thread, also one that hangs; false when there is none that may.
+func Holder() (pid int, found bool) {
+	holder, err := askHolder(&net.UnixAddr{Net: "unix", Name: turnName})
+	if err != nil || holder.Pid == 0 || rival(holder, os.Geteuid()) == nil {
+		return 0, false
+	}
+	return int(holder.Pid), true
+}
+
 // answer takes those who ask off the queue until the turn ends.
 func (t *turn) answer() {
 	for {

@@ -26,6 +26,9 @@ type rescue struct {
 	// mark leaves word for the daemon's next start that a split, or all when
 	// it is "", was forced off.
 	mark func(dir, split string, request api.Request) error
+	// holder finds the process that programs this host's kernel, also one that
+	// has no control socket yet.
+	holder func() (pid int, found bool)
 	// kill ends the splitd of that pid and waits until it is gone.
 	kill func(ctx context.Context, pid int) error
 	// forceOff takes a split, or all when it is "", to its primary in the
@@ -53,6 +56,8 @@ func (o *offCommand) forceOff(ctx context.Context, split string, alive bool) err
 	var daemon peer
 	if alive {
 		daemon.pid, daemon.err = o.peerPID(ctx)
+	} else {
+		daemon.pid, alive = o.rescue.holder()
 	}
 	marked := make(chan error, 1)
 	go func() { marked <- o.rescue.mark(o.findStateDir(daemon.pid), split, o.request(o.reason)) }()

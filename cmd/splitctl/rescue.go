@@ -23,6 +23,7 @@ func osRescue() rescue {
 		permitted: permitted,
 		stateDir:  netfilter.ReadStateDir,
 		mark:      mark,
+		holder:    netfilter.Holder,
 		kill:      func(ctx context.Context, pid int) error { return process.Kill(ctx, pid, daemonProgram) },
 		forceOff:  forceOff,
 	}

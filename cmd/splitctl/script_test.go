@@ -254,8 +254,9 @@ func fileRescue(kernel string) rescue {
 			t, err := load()
 			return t.StateDir, err
 		},
-		mark: mark,
-		kill: func(ctx context.Context, pid int) error { return process.Kill(ctx, pid, daemonProgram) },
+		mark:   mark,
+		holder: func() (int, bool) { return 0, false },
+		kill:   func(ctx context.Context, pid int) error { return process.Kill(ctx, pid, daemonProgram) },
 		forceOff: func(_ context.Context, split string) (all []forced, err error) {
 			t, err := load()
 			if err != nil {

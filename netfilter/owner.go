@@ -1,0 +1,112 @@
+package netfilter
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
+)
+
+// An owned table can be changed through the socket alone that made it: `nft
+// flush ruleset`, a restart of nftables.service and every firewall leave it
+// alone (NFT_TABLE_F_OWNER, Linux 5.12). It persists when that socket closes,
+// as anybody's table, until the next owner takes it over
+// (NFT_TABLE_F_PERSIST, Linux 6.9). Without the second the first is of no use
+// to us: the rules must outlive the daemon.
+const ownedFlags = nftables.TableFlagOwner | nftables.TableFlagPersist
+
+// tableProbe is the name of a table that is made and removed in one
+// transaction, which nobody sees.
+const tableProbe = TableSplits + "_probe"
+
+// owner is what a link knows of its tables.
+type owner struct {
+	wanted bool // tables of the splits are to be owned
+	// holds says that the tables there are have been taken over by the socket
+	// that is open now.
+	holds bool
+}
+
+// canOwn asks the kernel whether it knows owned tables that persist.
+func (l *link) canOwn() (bool, error) {
+	if err := l.open(); err != nil {
+		return false, err
+	}
+	probe := &nftables.Table{Name: tableProbe, Family: nftables.TableFamilyINet, Flags: ownedFlags}
+	l.conn.AddTable(probe)
+	l.conn.DelTable(probe)
+	err := l.conn.Flush()
+	if err == nil {
+		return true, nil
+	}
+	l.close()
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) {
+		return false, nil
+	}
+	return false, fmt.Errorf("ask nf_tables for owned tables: %w", err)
+}
+
+// errOwned says that a table of ours has another owner.
+var errOwned = errors.New("another process owns it: end that one first (`splitctl off --force` finds it)")
+
+// own takes over the tables that an owner before us has left, if tables are to
+// be owned. A table that never had an owner cannot be taken over; it stays as
+// it is.
+func (l *link) own() error {
+	if !l.owner.wanted || l.owner.holds && l.conn != nil {
+		return nil
+	}
+	tables, err := l.splitTables()
+	if err != nil {
+		return err
+	}
+	for _, t := range tables {
+		if t.Flags&ownedFlags != nftables.TableFlagPersist {
+			continue
+		}
+		l.conn.AddTable(&nftables.Table{Name: t.Name, Family: t.Family, Flags: ownedFlags | t.Flags})
+		if err := l.conn.Flush(); err != nil {
+			l.close()
+			return fmt.Errorf("take over table %q: %w", t.Name, err)
+		}
+	}
+	l.owner.holds = true
+	return nil
+}
+
+// flags are those of a table of that name when it is made.
+func (o owner) flags(table string) nftables.TableFlags {
+	if _, split := tableNumber(table); o.wanted && split {
+		return ownedFlags
+	}
+	return 0
+}
+
+// keepOwned takes the tables over again should the socket have been closed
+// after a failure: until then they are anybody's. k.mu is held.
+func (k *Kernel) keepOwned() {
+	if err := k.link.own(); err != nil {
+		k.options.Log.Warn("tables are not owned; tried again in a second", "error", err)
+	}
+}
+
+// Owned says whether every table of the splits is ours alone to change, so that
+// no flush and no reload of a firewall can take it away.
+func (k *Kernel) Owned() (bool, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !k.link.owner.wanted {
+		return false, nil
+	}
+	tables, err := k.link.splitTables()
+	if err != nil {
+		return false, err
+	}
+	for _, t := range tables {
+		if t.Flags&ownedFlags != ownedFlags {
+			return false, nil
+		}
+	}
+	return len(tables) > 0, nil
+}

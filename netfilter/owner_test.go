@@ -1,0 +1,166 @@
+package netfilter
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
+
+	"github.com/splitd/splitd/traffic"
+)
+
+// openOwner opens a Kernel that owns its tables, in place of the lab's.
+func (lab *splitLab) openOwner() {
+	lab.t.Helper()
+	settings := labSettings
+	settings.Owner = OwnerAuto
+	lab.kernel = lab.openWith(settings)
+	if !lab.kernel.link.owner.wanted {
+		lab.t.Fatal("this kernel knows no owned tables: these tests are for Linux 6.9 and later")
+	}
+}
+
+func (lab *splitLab) owned() (owned bool) {
+	lab.t.Helper()
+	lab.router.Do(func() (err error) { owned, err = lab.kernel.Owned(); return err })
+	return owned
+}
+
+// flushAsOthers is `nft flush ruleset`: all tables that the kernel lets go.
+func (lab *splitLab) flushAsOthers() {
+	lab.t.Helper()
+	lab.router.Do(func() error {
+		conn, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		conn.FlushRuleset()
+		return conn.Flush()
+	})
+}
+
+// Owned tables make a foreign flush, and a reload of any firewall, no event:
+// no new flow falls through and no open one ends.
+func TestAForeignFlushUnderLoadCostsNoFlowWhereTablesAreOwned(t *testing.T) {
+	t.Parallel()
+	lab := newSplitLab(t)
+	lab.serveAll()
+	lab.serveDNS()
+	lab.openOwner()
+	lab.apply(both(remoteSplit(1, 500_000)))
+	early, letter := lab.dial(service25v4)
+	stop, done := make(chan struct{}), make(chan answers)
+	go func() { done <- lab.load(0, stop, service25v4, service25v6, service53v4, service53v6) }()
+	const flushes = 200
+	for i := range flushes {
+		lab.flushAsOthers()
+		if i%10 == 0 {
+			lab.setWeights(both(remoteSplit(traffic.Generation(i+2), 500_000)))
+		}
+	}
+	close(stop)
+	got := <-done
+	if len(got.failed) > 0 || got.by[fromLocal] > 0 || got.by[fromOld] == 0 || got.by[fromNew] == 0 {
+		t.Errorf("answers: %v", got)
+	}
+	if err := echoes(early); err != nil {
+		t.Errorf("the connection to %c from before the flushes: %v", letter, err)
+	}
+}
+
+func TestNobodyElseChangesAnOwnedTable(t *testing.T) {
+	lab := newSplitLab(t)
+	lab.openOwner()
+	lab.apply(remoteSplit(1, 500_000))
+	if !lab.owned() {
+		t.Error("Owned says that the tables are not")
+	}
+	lab.router.Do(func() error {
+		for name, change := range map[string]func(*nftables.Conn, *nftables.Table){
+			"delete": func(c *nftables.Conn, table *nftables.Table) { c.DelTable(table) },
+			"flush":  func(c *nftables.Conn, table *nftables.Table) { c.FlushTable(table) },
+		} {
+			conn, err := nftables.New()
+			if err != nil {
+				return err
+			}
+			change(conn, &nftables.Table{Name: TableSplits, Family: nftables.TableFamilyINet})
+			if err := conn.Flush(); !errors.Is(err, unix.EPERM) {
+				t.Errorf("%s by another program: %v, want %v", name, err, unix.EPERM)
+			}
+		}
+		return nil
+	})
+}
+
+func TestTheSuccessorOwnsTheTablesWithoutATransactionOfRules(t *testing.T) {
+	lab := newSplitLab(t)
+	lab.serveAll()
+	lab.openOwner()
+	lab.apply(remoteSplit(1, traffic.Whole))
+	c, _ := lab.dial(service25v4)
+	lab.openOwner() // the old process has died
+	if lab.apply(remoteSplit(1, traffic.Whole)) {
+		t.Error("the successor has changed the rules")
+	}
+	if !lab.owned() {
+		t.Error("the successor does not own the tables")
+	}
+	if err := echoes(c); err != nil {
+		t.Errorf("an open flow after the succession: %v", err)
+	}
+}
+
+func TestASocketThatBreaksIsNoEndOfOwnership(t *testing.T) {
+	lab := newSplitLab(t)
+	lab.openOwner()
+	lab.apply(remoteSplit(1, 500_000))
+	lab.kernel.mu.Lock()
+	lab.kernel.link.close()
+	lab.kernel.mu.Unlock()
+	if lab.owned() {
+		t.Fatal("a closed socket owns tables")
+	}
+	lab.router.Do(func() error {
+		lab.kernel.mu.Lock()
+		defer lab.kernel.mu.Unlock()
+		lab.kernel.keepOwned()
+		return nil
+	})
+	if !lab.owned() {
+		t.Error("the tables have not been taken over again")
+	}
+}
+
+func TestATableThatWasNeverOwnedStaysInForceUnowned(t *testing.T) {
+	lab := newSplitLab(t)
+	lab.apply(remoteSplit(1, 500_000))
+	lab.openOwner()
+	if lab.apply(remoteSplit(1, 500_000)) {
+		t.Error("the rules were changed")
+	}
+	if lab.owned() {
+		t.Error("Owned says that the tables are")
+	}
+	lab.setWeights(remoteSplit(2, 400_000))
+}
+
+func TestForceOffAndCleanupWorkWhenTheOwnerIsGone(t *testing.T) {
+	lab := newSplitLab(t)
+	lab.openOwner()
+	lab.apply(remoteSplit(1, 500_000))
+	lab.router.Do(func() error {
+		if _, err := ForceOff(t.Context(), labSettings, ""); !errors.Is(err, errOwned) {
+			t.Errorf("beside a living owner: %v, want %v", err, errOwned)
+		}
+		if err := lab.kernel.Close(); err != nil {
+			return err
+		}
+		if _, err := ForceOff(t.Context(), labSettings, ""); err != nil {
+			t.Errorf("after its end: %v", err)
+		}
+		_, err := Cleanup(t.Context(), labSettings, true)
+		return err
+	})
+}
