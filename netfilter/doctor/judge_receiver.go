@@ -7,23 +7,40 @@ import (
 	"github.com/splitd/splitd/traffic"
 )
 
-// judgeStrictRouter warns once for each device.
+// judgeStrictRouter warns once for each device towards backends. A reply is
+// dropped where it comes in, by a device that is strict and is not the one that
+// leads to its sender.
 func judgeStrictRouter(e *examination) {
 	told := map[string]bool{}
 	for _, w := range e.ways {
 		device := e.Ways[w.to.IP].Device
-		if !w.to.IP.Is4() || told[device] || !e.strict(device) {
+		others := e.strictBeside(device)
+		if !w.to.IP.Is4() || device == "" || told[device] || len(others) == 0 {
 			continue
 		}
 		told[device] = true
 		e.add(Finding{
 			Level: LevelWarning,
-			Seen:  seen("split %q: rp_filter is strict and replies of %s are dropped unless they come in by %s%s", w.split.Name, w.to.IP, device, e.reversePathDrops()),
-			Why:   "a reply that comes in by another device than the route to its sender is dropped in silence",
-			If:    "if they do not,", Cure: "sysctl -w net.ipv4.conf.all.rp_filter=2",
+			Seen: seen("split %q: rp_filter is strict on %s%s and replies of %s are dropped there: they have to come in by %s%s",
+				w.split.Name, others[0], more(len(others)), w.to.IP, device, e.reversePathDrops()),
+			Why: "a reply that comes in by another device than the route to its sender is dropped in silence",
+			If:  "if they do not,", Cure: "sysctl -w net.ipv4.conf.all.rp_filter=2",
 		})
 	}
 }
+
+// strictBeside are the other devices that drop what comes from elsewhere.
+func (e *examination) strictBeside(device string) []string {
+	var strict []string
+	for _, name := range sortedKeys(e.Devices) {
+		if d := e.Devices[name]; name != device && d.Up && slices.ContainsFunc(d.Networks, isFour) && e.strict(name) {
+			strict = append(strict, name)
+		}
+	}
+	return strict
+}
+
+func isFour(p netip.Prefix) bool { return p.Addr().Is4() && !p.Addr().IsLoopback() }
 
 // judgeStrictNewHost: strict reverse path filtering hurts only paths that match
 // by mark: the filter's own lookup follows the rule of the reply's source

@@ -19,7 +19,7 @@ func goodHost() Host {
 		Tracking: Tracking{On: true}, Clients4: Way{Device: "wan0"}, Clients6: Way{Device: "wan0"},
 		Here:    map[netip.Addr]bool{addr("192.0.2.25"): true, addr("2001:db8::25"): true, addr("10.0.0.200"): true},
 		Ways:    map[netip.Addr]Way{addr("10.0.0.12"): {Device: "eth1"}, addr("fd00::12"): {Device: "eth1"}},
-		Devices: map[string]Device{"eth0": {}, "eth1": {}},
+		Devices: map[string]Device{"eth0": {Up: true, Networks: []netip.Prefix{netip.MustParsePrefix("192.0.2.25/24")}}, "eth1": {Up: true}},
 	}
 }
 
@@ -52,9 +52,10 @@ func TestWhatIsWrongWithTheHostIsNamedWithItsCure(t *testing.T) {
 			change: func(f *Host) { delete(f.Ways, addr("10.0.0.12")) }, splits: []traffic.Split{both},
 			warnings: []string{"split \"mx\": this host has no route to 10.0.0.12 of backend \"new\": see `ip route get 10.0.0.12`"},
 		},
-		"strict towards a backend": {
-			change: func(f *Host) { f.Sysctls["net/ipv4/conf/eth1/rp_filter"] = 1 }, splits: []traffic.Split{both},
-			warnings: []string{"split \"mx\": rp_filter is strict and replies of 10.0.0.12 are dropped unless they come in by eth1: if they do not, run `sysctl -w net.ipv4.conf.all.rp_filter=2`"},
+		"strict towards a backend": {change: func(f *Host) { f.Sysctls["net/ipv4/conf/eth1/rp_filter"] = 1 }, splits: []traffic.Split{both}},
+		"strict beside the way to a backend": {
+			change: func(f *Host) { f.Sysctls["net/ipv4/conf/eth0/rp_filter"] = 1 }, splits: []traffic.Split{both},
+			warnings: []string{"split \"mx\": rp_filter is strict on eth0 and replies of 10.0.0.12 are dropped there: they have to come in by eth1: if they do not, run `sysctl -w net.ipv4.conf.all.rp_filter=2`"},
 		},
 		"strict where marked flows come in": {
 			change: func(f *Host) { f.Sysctls["net/ipv4/conf/eth0/rp_filter"] = 1 }, paths: byMark(),

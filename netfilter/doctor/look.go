@@ -80,8 +80,8 @@ func look(q Question) (Host, error) {
 	if err != nil {
 		return h, err
 	}
-	h.Clients4 = defaultWay(names, "192.0.2.0", "198.51.100.0", "203.0.113.0")
-	h.Clients6 = defaultWay(names, "2001:db8::", "3fff::")
+	h.Clients4 = h.defaultWay(names, "192.0.2.0", "198.51.100.0", "203.0.113.0")
+	h.Clients6 = h.defaultWay(names, "2001:db8::", "3fff::")
 	h.readWays(q, names)
 	h.readSysctls("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", confAll+"rp_filter", confAll+"send_redirects", confAll+"route_localnet",
 		"net/netfilter/nf_conntrack_max", "net/netfilter/nf_conntrack_count", "net/netfilter/nf_conntrack_acct", "net/netfilter/nf_conntrack_tcp_loose")
@@ -96,10 +96,14 @@ func look(q Question) (Host, error) {
 }
 
 // defaultWay is the way to addresses of nobody (RFC 5737, RFC 3849, RFC 9637),
-// one of which no device of this host has in its network.
-func defaultWay(names map[int]string, nobody ...string) Way {
+// of which the first is asked that no device of this host has in its network.
+func (h *Host) defaultWay(names map[int]string, nobody ...string) Way {
 	for _, text := range nobody {
-		routes, err := netlink.RouteGet(netip.MustParseAddr(text).AsSlice())
+		a := netip.MustParseAddr(text)
+		if h.serviceWay(a).Device != "" {
+			continue
+		}
+		routes, err := netlink.RouteGet(a.AsSlice())
 		if err == nil && len(routes) > 0 && routes[0].Type == unix.RTN_UNICAST {
 			return wayOf(routes[0], names)
 		}

@@ -86,7 +86,7 @@ func faults() []fault {
 				join(toPort(26), drop()),
 				join(toPort(25), []expr.Any{&expr.Limit{Type: expr.LimitTypePkts, Rate: 10, Unit: expr.LimitTimeSecond, Over: true}}, drop()))
 		}), level: LevelNote, seen: "skips 2 rules that drop or limit in chain in of table inet fw (policy accept): ip saddr 203.0.113.0/24 drop; dport 25 limit rate over 10/second drop"},
-		{row: "rp-filter-router", question: mx, breakIt: set(onRouter, "net/ipv4/conf/eth1/rp_filter", "1"), level: LevelWarning, seen: "unless they come in by eth1", cure: "sysctl -w net.ipv4.conf.all.rp_filter=2"},
+		{row: "rp-filter-router", question: mx, breakIt: set(onRouter, "net/ipv4/conf/eth0/rp_filter", "1"), level: LevelWarning, seen: "rp_filter is strict on eth0 and replies of 10.0.0.12 are dropped there: they have to come in by eth1", cure: "sysctl -w net.ipv4.conf.all.rp_filter=2"},
 		{row: "path-mtu", question: mx, breakIt: func(l *lab) {
 			onDevice(l.t, l.router, "eth1", func(link netlink.Link) error { return netlink.LinkSetMTU(link, 1400) })
 		}, level: LevelWarning, seen: "by eth1 may have 1400 bytes, those of clients 1500"},

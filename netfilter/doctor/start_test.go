@@ -71,7 +71,6 @@ func TestPreflightFindsTheFaultInTheKernel(t *testing.T) {
 		"nothing asked":    {},
 		"no IPv4 forward":  {breakIt: setting("net/ipv4/ip_forward", "0"), splits: []traffic.Split{both}, want: []string{"`sysctl -w net.ipv4.ip_forward=1`"}},
 		"no IPv6 forward":  {breakIt: setting("net/ipv6/conf/all/forwarding", "0"), splits: []traffic.Split{both}, want: []string{"`sysctl -w net.ipv6.conf.all.forwarding=1`"}},
-		"strict, router":   {breakIt: strict, splits: []traffic.Split{both}, want: []string{"`sysctl -w net.ipv4.conf.all.rp_filter=2`", trackingNote}},
 		"strict, new host": {breakIt: strict, paths: byMark(), want: []string{"`sysctl -w net/ipv4/conf/eth0/rp_filter=2`", trackingNote}},
 		"loose, new host":  {paths: byMark(), want: []string{trackingNote}},
 		"no such address":  {paths: byAddress()[:1], want: []string{"`ip address add 10.0.0.200/32 dev eth0`"}},

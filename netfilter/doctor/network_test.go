@@ -1,0 +1,244 @@
+package doctor
+
+import (
+	"log/slog"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/splitd/splitd/internal/nettest"
+	"github.com/splitd/splitd/netfilter"
+	"github.com/splitd/splitd/traffic"
+)
+
+// newOneLink is clients (192.0.2.100), the router (.25) and the new host (.12,
+// alias .200) on one link.
+func newOneLink(t *testing.T) *lab {
+	t.Helper()
+	l := &lab{t: t, world: nettest.New(t, "world"), router: nettest.New(t, "router"), new: nettest.New(t, "new")}
+	wire := nettest.New(t, "switch")
+	nettest.Link(t, wire, "p0", nil, l.world, "eth0", []string{"192.0.2.100/24"})
+	nettest.Link(t, wire, "p1", nil, l.router, "eth0", []string{"192.0.2.25/24"})
+	nettest.Link(t, wire, "p2", nil, l.new, "eth0", []string{"192.0.2.12/24", "192.0.2.200/32"})
+	wire.Do(func() error {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = "br0"
+		bridge := &netlink.Bridge{LinkAttrs: attrs}
+		if err := netlink.LinkAdd(bridge); err != nil {
+			return err
+		}
+		for _, port := range []string{"p0", "p1", "p2"} {
+			link, err := netlink.LinkByName(port)
+			if err != nil {
+				return err
+			}
+			if err := netlink.LinkSetMaster(link, bridge); err != nil {
+				return err
+			}
+		}
+		return netlink.LinkSetUp(bridge)
+	})
+	l.router.Sysctl("net/ipv4/ip_forward", "1")
+	l.new.Sysctl("net/ipv4/conf/all/rp_filter", "0")
+	l.new.Sysctl("net/ipv4/conf/eth0/rp_filter", "0")
+	l.router.Do(func() (err error) {
+		l.kernel, err = netfilter.Open(netfilter.Options{Settings: settings, Log: slog.New(slog.DiscardHandler)})
+		return err
+	})
+	t.Cleanup(func() { _ = l.kernel.Close() })
+	return l
+}
+
+// applyPaths makes return paths on the new host.
+func (l *lab) applyPaths(paths ...traffic.ReturnPath) {
+	l.t.Helper()
+	l.new.Do(func() error {
+		k, err := netfilter.Open(netfilter.Options{Settings: settings, Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			return err
+		}
+		defer func() { _ = k.Close() }()
+		_, err = k.Apply(l.t.Context(), nil, paths)
+		return err
+	})
+}
+
+// eventually asks until that letter answers: a bridge forwards after a moment.
+func (l *lab) eventually(letter byte, address, when string) {
+	l.t.Helper()
+	var got map[byte]int
+	for deadline := time.Now().Add(long); time.Now().Before(deadline); {
+		if got = l.ask(1, 2*time.Second, address); got[letter] == 1 {
+			return
+		}
+	}
+	l.t.Errorf("%s: answers %v, want %q", when, got, letter)
+}
+
+func TestClientsAndBackendOnOneLink(t *testing.T) {
+	t.Parallel()
+	l := newOneLink(t)
+	l.serveAll()
+	l.eventually(fromLocal, service4, "without splits")
+	split := mxSplit("192.0.2.12")
+	split.Candidates[0].Weight, split.Return = traffic.Whole, traffic.ReturnGateway
+	l.apply(split)
+	l.only(0, 3, brief, service4, "replies that go around the router")
+	if got, want := l.cureOf("hairpin", split), "return: policy` or `return: masquerade"; got != want {
+		t.Errorf("the cure is %q, want %q", got, want)
+	}
+	split.Return, split.Generation = traffic.ReturnMasquerade, 2
+	l.apply(split)
+	l.only(fromNew, 5, long, service4, "masqueraded")
+	if got := l.cureOf("hairpin", split); got != "" {
+		t.Errorf("masqueraded there is still %q", got)
+	}
+	// The new host's table overrides what is on the link.
+	split.Return, split.Generation = traffic.ReturnPolicy, 3
+	split.Candidates[0].Addresses = []traffic.Address{{IP: addr("192.0.2.200")}}
+	l.router.Sysctl("net/ipv4/conf/all/send_redirects", "0")
+	l.router.Sysctl("net/ipv4/conf/eth0/send_redirects", "0")
+	l.router.Do(func() error { // an alias needs a route
+		link, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		return netlink.RouteReplace(&netlink.Route{Dst: network("192.0.2.200/32"), LinkIndex: link.Attrs().Index, Scope: netlink.SCOPE_LINK})
+	})
+	l.applyPaths(traffic.ReturnPath{Name: "back", Via: addr("192.0.2.25"), Device: "eth0", Match: traffic.MatchAddress, Address: addr("192.0.2.200")})
+	l.apply(split)
+	l.only(fromNew, 5, long, service4, "by policy")
+	if got := l.cureOf("hairpin", split); got != "" {
+		t.Errorf("by policy, without redirects, there is still %q", got)
+	}
+}
+
+// TestStrictFiltersDropWithEvidence has replies and new flows come in by
+// another device than the route to their sender, on both hosts.
+func TestStrictFiltersDropWithEvidence(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	l.serveAll()
+	// A second link, which the new host prefers.
+	nettest.Link(t, l.router, "eth2", []string{"10.1.0.1/24"}, l.new, "eth1", []string{"10.1.0.12/24"})
+	for _, conf := range []string{"eth1", "all"} {
+		l.new.Sysctl("net/ipv4/conf/"+conf+"/rp_filter", "0")
+	}
+	l.router.Sysctl("net/ipv4/conf/eth2/rp_filter", "0")
+	l.new.Do(func() error {
+		return netlink.RouteReplace(&netlink.Route{Dst: network("0.0.0.0/0"), Gw: addr("10.1.0.1").AsSlice()})
+	})
+	split := fourOnly(all())
+	l.apply(split)
+	l.only(fromNew, 3, long, service4, "with loose filters")
+
+	t.Run("router", func(t *testing.T) {
+		l.router.Sysctl("net/ipv4/conf/eth2/rp_filter", "1")
+		l.only(0, 2, brief, service4, "replies by a strict device")
+		found := of(examine(t, l.router, about([]traffic.Split{split}, nil), nil), "rp-filter-router")
+		if len(found) != 1 || !strings.Contains(found[0].Seen, "rp_filter is strict on eth2") || !strings.Contains(found[0].Seen, "packets were dropped so far") {
+			t.Errorf("found %+v", found)
+		}
+		l.router.Sysctl("net/ipv4/conf/all/rp_filter", "2") // the cure
+		l.only(fromNew, 3, long, service4, "after the cure")
+		if got := l.cureOf("rp-filter-router", split); got != "" {
+			t.Errorf("after the cure there is still %q", got)
+		}
+	})
+	t.Run("new host", func(t *testing.T) {
+		paths := byMark(traffic.Port{Number: 25, Transport: traffic.TCP})
+		l.applyPaths(paths...)
+		l.new.Sysctl("net/ipv4/conf/eth0/rp_filter", "1")
+		l.only(0, 2, brief, service4, "flows that come in by a strict device")
+		found := of(examine(t, l.new, about(nil, paths), nil), "rp-filter-new-host")
+		if len(found) != 1 || !strings.Contains(found[0].Seen, "packets were dropped so far") {
+			t.Fatalf("found %+v", found)
+		}
+		l.new.Sysctl(strings.TrimSuffix(strings.TrimPrefix(found[0].Cure, "sysctl -w "), "=2"), "2")
+		l.only(fromNew, 3, long, service4, "after the cure")
+	})
+}
+
+// advertise sends a router advertisement (RFC 4861, section 4.2) to all nodes
+// on eth0, with a default route for half an hour.
+func advertise(t *testing.T, ns *nettest.NS) {
+	t.Helper()
+	ns.Do(func() error {
+		link, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMPV6)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = unix.Close(fd) }()
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_HOPS, 255); err != nil {
+			return err
+		}
+		const advertisement = 134
+		message := []byte{advertisement, 0, 0, 0, 64, 0, 1800 >> 8, 1800 & 0xff, 0, 0, 0, 0, 0, 0, 0, 0}
+		return unix.Sendto(fd, message, 0, &unix.SockaddrInet6{Addr: netip.MustParseAddr("ff02::1").As16(), ZoneId: uint32(link.Attrs().Index)})
+	})
+}
+
+func TestAHostThatForwardsLosesItsAdvertisedRoute(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	l.router.Do(func() error {
+		return netlink.RouteDel(&netlink.Route{Dst: network("::/0"), Gw: addr("2001:db8::1").AsSlice()})
+	})
+	l.router.Sysctl("net/ipv6/conf/all/forwarding", "0")
+	l.router.Sysctl("net/ipv6/conf/eth0/accept_ra", "1")
+	hasRoute := func() bool {
+		var way Way
+		l.router.Do(func() error {
+			h, err := look(about(nil, nil))
+			way = h.Clients6
+			return err
+		})
+		return way.Device == "eth0"
+	}
+	until := func(want bool) {
+		t.Helper()
+		for deadline := time.Now().Add(long); hasRoute() != want; {
+			if time.Now().After(deadline) {
+				t.Fatalf("a default route: %v, want %v", !want, want)
+			}
+			advertise(t, l.world)
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+	until(true)
+	q := about([]traffic.Split{half()}, nil)
+	off := of(examine(t, l.router, q, nil), "forwarding-off")
+	const both = "sysctl -w net/ipv6/conf/eth0/accept_ra=2 && sysctl -w net.ipv6.conf.all.forwarding=1"
+	if len(off) != 1 || off[0].Cure != both {
+		t.Errorf("with forwarding off: %+v, want the cure %q", off, both)
+	}
+
+	l.router.Sysctl("net/ipv6/conf/all/forwarding", "1") // half of the cure
+	if hasRoute() {
+		t.Fatal("the kernel kept the advertised route")
+	}
+	var got []string
+	for _, f := range of(examine(t, l.router, q, nil), "router-advertisements") {
+		got = append(got, string(f.Level)+": "+f.sentence())
+	}
+	want := []string{"warning: this host has no IPv6 default route and ignores router advertisements on eth0 (and 1 more), because it forwards and accept_ra is 1: " +
+		"if its default route comes from router advertisements, run `sysctl -w net/ipv6/conf/eth0/accept_ra=2`"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("findings (-want +got):\n%s", diff)
+	}
+
+	l.router.Sysctl("net/ipv6/conf/eth0/accept_ra", "2") // the other half
+	until(true)
+	if f := of(examine(t, l.router, q, nil), "router-advertisements"); f[0].Level != LevelOK {
+		t.Errorf("after the cure: %+v", f)
+	}
+}
