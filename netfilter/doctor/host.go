@@ -70,7 +70,7 @@ type Device struct {
 	AdvertisedRoute bool
 }
 
-// Rule is an `ip rule` that looks at the packet mark.
+// Rule is an `ip rule` that looks at the packet mark or stands where ours do.
 type Rule struct {
 	Priority   int
 	Mark, Mask uint32
@@ -78,6 +78,17 @@ type Rule struct {
 	Ours       bool
 	Text       string // as `ip rule` lists it
 }
+
+func (r Rule) looksAtMark() bool { return r.Mark != 0 || r.Mask != ^uint32(0) }
+
+// in says whether the rule has a priority or a route table that is to be ours.
+func (r Rule) in(s netfilter.Settings) bool {
+	return r.Priority >= s.RulePriority && r.Priority < s.RulePriority+rulePriorities ||
+		r.Table >= s.RouteTable && r.Table < s.RouteTable+netfilter.ReturnsMax
+}
+
+// rulePriorities is how many are ours (netfilter.Settings).
+const rulePriorities = 20
 
 // TakenRoute is a route of another program in a table of ours.
 type TakenRoute struct {
@@ -137,7 +148,7 @@ type Files struct {
 
 // A Feature is something of nf_tables that a kernel may lack.
 type Feature struct {
-	Name string // as modprobe knows it
+	Name string // as modprobe knows it, or in words
 	For  string // what of ours needs it
 	// Needed says that the question needs it.
 	Needed bool

@@ -122,9 +122,17 @@ func judgeFeatures(e *examination) {
 		}
 		e.add(Finding{
 			Level: level, Seen: seen("this kernel (%s) has no %s: %s", e.Release, f.Name, f.Err),
-			Why: f.For + " needs it", Cure: "modprobe " + f.Name,
+			Why: f.For + " needs it", Cure: f.cure(),
 		})
 	}
+}
+
+// cure loads a module; what is no module needs a newer kernel.
+func (f Feature) cure() string {
+	if strings.Contains(f.Name, " ") {
+		return ""
+	}
+	return "modprobe " + f.Name
 }
 
 func judgeLegacy(e *examination) {

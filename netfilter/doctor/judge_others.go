@@ -174,6 +174,7 @@ func judgeTaken(e *examination) {
 	if len(e.Paths) == 0 {
 		return
 	}
+	e.judgeTakenRules()
 	first := e.Settings.RouteTable
 	for _, r := range e.Taken {
 		if r.Table < first || r.Table >= first+netfilter.ReturnsMax {
@@ -190,6 +191,33 @@ func judgeTaken(e *examination) {
 		}
 		e.add(f)
 	}
+}
+
+// judgeTakenRules warns of other programs' rules at our priorities or into our
+// tables.
+func (e *examination) judgeTakenRules() {
+	for _, r := range e.Rules {
+		if r.Ours || !r.in(e.Settings) {
+			continue
+		}
+		e.add(Finding{
+			Level: LevelWarning, Seen: seen("another program's rule has a priority or a table that is splitd's: %s", r.Text),
+			Why: "packets that it takes miss a return path, or get one that they should not",
+			Do:  "set", Cure: seen("netfilter: {route_table: %d, rule_priority: %d}", e.freeTables(), e.freePriorities()),
+		})
+	}
+}
+
+// freePriorities is the first of as many rule priorities as we need that no
+// foreign rule has.
+func (e *examination) freePriorities() int {
+	first := e.Settings.RulePriority
+	for slices.ContainsFunc(e.Rules, func(r Rule) bool {
+		return !r.Ours && r.Priority >= first && r.Priority < first+rulePriorities
+	}) {
+		first += rulePriorities
+	}
+	return first
 }
 
 // freeTables is the first of as many route tables as we need that no foreign
@@ -217,7 +245,7 @@ func judgeMarks(e *examination) {
 	var used uint32
 	var found []Finding
 	for _, r := range e.Rules {
-		if r.Ours {
+		if r.Ours || !r.looksAtMark() {
 			continue
 		}
 		used |= r.Mark

@@ -27,6 +27,9 @@ type Examiner struct {
 	// Patience bounds how long backends may take to be connected; 0 means 4 s:
 	// the kernel asks three times, a second apart, who has an address.
 	Patience time.Duration
+	// NftVersion is the version of the host's nft program, "" without one; nil
+	// asks it.
+	NftVersion func(context.Context) string
 }
 
 // Examine looks at all there is, tries to connect to the backends, and judges.
@@ -41,7 +44,10 @@ func (x Examiner) Examine(ctx context.Context, q Question) ([]Finding, error) {
 		root = os.DirFS("/")
 	}
 	host.Files = readFiles(root)
-	host.Files.NftVersion = nftVersion(ctx)
+	if x.NftVersion == nil {
+		x.NftVersion = nftVersion
+	}
+	host.Files.NftVersion = x.NftVersion(ctx)
 	host.readRest()
 	if err := host.readRuleset(true); err != nil {
 		host.Unread = append(host.Unread, unread("other programs' rules", err))
@@ -90,7 +96,11 @@ func look(q Question) (Host, error) {
 	}
 	h.Tracking.Count, h.Tracking.Max = h.sysctl("net/netfilter/nf_conntrack_count"), h.sysctl("net/netfilter/nf_conntrack_max")
 	h.Tracking.On = h.Tracking.Count > 0
-	err = errors.Join(h.readNeighbours(names), h.readRules(), h.readTaken(q, names))
+	err = errors.Join(h.readNeighbours(names), h.readRules(q))
+	// A router may have a million routes: they are listed only where they matter.
+	if len(q.Paths) > 0 || h.sysctl("net/ipv6/conf/all/forwarding") == 0 {
+		err = errors.Join(err, h.readTaken(q, names))
+	}
 	h.readCounters()
 	return h, err
 }
@@ -213,31 +223,44 @@ func (h *Host) readNeighbours(names map[int]string) error {
 	return nil
 }
 
-func (h *Host) readRules() error {
+func (h *Host) readRules(q Question) error {
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
 		rules, err := dump(func() ([]netlink.Rule, error) { return netlink.RuleList(family) })
 		if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
 			return fmt.Errorf("list ip rules: %w", err)
 		}
 		for _, r := range rules {
-			mask := ^uint32(0)
-			if r.Mask != nil {
-				mask = *r.Mask
+			rule := ruleOf(r, family)
+			if rule.looksAtMark() || rule.in(q.Settings) {
+				h.Rules = append(h.Rules, rule)
 			}
-			if r.Mark == 0 && mask == ^uint32(0) {
-				continue // looks at no mark
-			}
-			six := ""
-			if family == unix.AF_INET6 {
-				six = "-6 "
-			}
-			h.Rules = append(h.Rules, Rule{
-				Priority: r.Priority, Mark: r.Mark, Mask: mask, Table: r.Table, Ours: r.Protocol == netfilter.Protocol,
-				Text: seen("ip %srule pref %d fwmark 0x%x/0x%x lookup %d", six, r.Priority, r.Mark, mask, r.Table),
-			})
 		}
 	}
 	return nil
+}
+
+// ruleOf is the rule with a text like that of ip-rule(8).
+func ruleOf(r netlink.Rule, family int) Rule {
+	rule := Rule{Priority: r.Priority, Mark: r.Mark, Mask: ^uint32(0), Table: r.Table, Ours: r.Protocol == netfilter.Protocol}
+	if r.Mask != nil {
+		rule.Mask = *r.Mask
+	}
+	words := []string{"ip"}
+	if family == unix.AF_INET6 {
+		words = append(words, "-6")
+	}
+	words = append(words, seen("rule pref %d", r.Priority))
+	if r.Src != nil {
+		words = append(words, "from "+r.Src.String())
+	}
+	if r.Dst != nil {
+		words = append(words, "to "+r.Dst.String())
+	}
+	if rule.looksAtMark() {
+		words = append(words, seen("fwmark 0x%x/0x%x", rule.Mark, rule.Mask))
+	}
+	rule.Text = strings.Join(append(words, seen("lookup %d", r.Table)), " ")
+	return rule
 }
 
 // readTaken reads other programs' routes beyond the main table, with paths to

@@ -127,6 +127,13 @@ func faults() []fault {
 		{row: "shared-alias", newHost: true, question: paths(shared), level: LevelWarning, seen: "10.0.0.12 is also the address from which this host's own connections come"},
 		{row: "route-table-taken", newHost: true, question: paths(alias), breakIt: takeTable("0.0.0.0/0"), level: LevelError, seen: `return path "four": another program has the default route in table 5300: default via 10.0.0.1 dev eth0`, cure: "netfilter: {route_table: 5316}"},
 		{row: "route-table-taken", newHost: true, question: paths(alias), breakIt: takeTable("198.51.100.0/24"), level: LevelWarning, seen: "another program has a route in table 5300, which is splitd's: 198.51.100.0/24 via 10.0.0.1 dev eth0"},
+		{row: "route-table-taken", newHost: true, question: paths(alias), breakIt: func(l *lab) {
+			l.new.Do(func() error {
+				r := netlink.NewRule()
+				r.Priority, r.Table, r.Src = 5201, 99, network("10.0.0.200/32")
+				return netlink.RuleAdd(r)
+			})
+		}, level: LevelWarning, seen: "is splitd's: ip rule pref 5201 from 10.0.0.200/32 lookup 99", cure: "netfilter: {route_table: 5300, rule_priority: 5220}"},
 		{row: "networkd-rules", newHost: true, question: paths(alias), files: fstest.MapFS{"run/systemd/netif/state": file("")}, level: LevelWarning, seen: "ManageForeignRoutingPolicyRules=no and ManageForeignRoutes=no is missing"},
 	}
 }

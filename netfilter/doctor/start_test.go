@@ -84,7 +84,26 @@ func TestPreflightFindsTheFaultInTheKernel(t *testing.T) {
 		"taken before":      {breakIt: foreignNAT(-110, 25), splits: []traffic.Split{both}, want: []string{"rule takes 192.0.2.25 . tcp . 25 before splitd sees it"}},
 		"another port":      {breakIt: foreignNAT(-110, 26), splits: []traffic.Split{both}},
 		"drop":              {breakIt: foreignForward(nftables.ChainPolicyDrop), splits: []traffic.Split{mxSplit("10.0.0.12")}, want: []string{"`nft insert rule inet fw fwd ct status dnat accept`", trackingNote}},
-		"drop with cure":    {breakIt: foreignForward(nftables.ChainPolicyDrop, join(isTranslated(), accept())), splits: []traffic.Split{both}, want: []string{trackingNote}},
+		"marks of another": {breakIt: func(t *testing.T, ns *nettest.NS) {
+			t.Helper()
+			changeRuleset(t, ns, func(c *nftables.Conn) {
+				newRuleset(c, nftables.TableFamilyINet, "qos").hook("pre", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, -150, anyPolicy, setFlowMark(0xfff00000, 0x00300000))
+			})
+		}, splits: []traffic.Split{both}, want: []string{"of which 0xfff00000 are splitd's: table inet qos, chain pre", trackingNote}},
+		"marks of another's rule": {breakIt: func(_ *testing.T, ns *nettest.NS) {
+			ns.Do(func() error {
+				r := netlink.NewRule()
+				r.Priority, r.Table, r.Mark, r.Mask = 900, 99, 0x00300000, new(uint32(0xfff00000))
+				return netlink.RuleAdd(r)
+			})
+		}, splits: []traffic.Split{both}, want: []string{"routes by mark bits of splitd's (0xfff00000): ip rule pref 900 fwmark 0x300000/0xfff00000 lookup 99", trackingNote}},
+		"a route table of another": {breakIt: func(t *testing.T, ns *nettest.NS) {
+			t.Helper()
+			onDevice(t, ns, "eth0", func(link netlink.Link) error {
+				return netlink.RouteAdd(&netlink.Route{Table: 5300, Dst: network("0.0.0.0/0"), Gw: net.ParseIP("10.0.0.12"), LinkIndex: link.Attrs().Index})
+			})
+		}, paths: byAddress()[:1], want: []string{`return path "four": another program has the default route in table 5300: default via 10.0.0.12 dev eth0: set ` + "`netfilter: {route_table: 5316}`"}},
+		"drop with cure": {breakIt: foreignForward(nftables.ChainPolicyDrop, join(isTranslated(), accept())), splits: []traffic.Split{both}, want: []string{trackingNote}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
