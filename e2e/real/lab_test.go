@@ -62,6 +62,15 @@ type daemon struct {
 	config, socket string
 }
 
+// checkers are the addresses that the router's health checks of a host's servers
+// come from.
+func checkers(host string) []string {
+	if host == "old" {
+		return []string{serviceV4, serviceV6} // the router's own servers
+	}
+	return []string{"10.0.0.1", "fd00:25::1"}
+}
+
 // Both daemons are told everything that they decide with.
 const oldConfig = `
 control: {socket: %[1]s/splitd.sock, group: mail}

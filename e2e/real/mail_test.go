@@ -110,6 +110,14 @@ func (m *mailLoad) checkConnections(mxs []*postfix) {
 	connections := make(map[string]int)
 	for _, mx := range mxs {
 		total, byClient := mx.connected()
+		for _, checker := range checkers(mx.name) {
+			who := "unknown[" + checker + "]"
+			if byClient[who] == 0 {
+				t.Errorf("Postfix %s was not checked from %s", mx.name, checker)
+			}
+			total -= byClient[who]
+			delete(byClient, who)
+		}
 		connections[mx.name] = total
 		if got := slices.Sorted(maps.Keys(byClient)); !slices.Equal(got, real) {
 			t.Errorf("Postfix %s had connections from %q, want from all of %q and nobody else", mx.name, got, real)

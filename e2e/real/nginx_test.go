@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -90,6 +91,7 @@ type served struct {
 	connections int
 	clients     map[string]int // requests by address
 	failed      []string
+	checks      int // requests of health checks, which are no part of the others
 }
 
 func (n *nginx) served() served {
@@ -104,6 +106,10 @@ func (n *nginx) served() served {
 		fields := strings.Fields(line)
 		if len(fields) != 3 {
 			n.t.Fatalf("access log of nginx %s: unexpected line %q", n.name, line)
+		}
+		if slices.Contains(checkers(n.name), fields[0]) {
+			s.checks++
+			continue
 		}
 		s.requests++
 		s.clients[fields[0]]++

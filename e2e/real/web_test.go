@@ -69,6 +69,9 @@ func TestKeptConnectionsStayAndNewOnesFollowTheWeight(t *testing.T) {
 		s := web.served()
 		connections[web.name] = s.connections
 		requests += s.requests
+		if s.checks == 0 {
+			t.Errorf("nginx %s was not checked", web.name)
+		}
 		if len(s.failed) > 0 || len(s.clients) != 2*len(l.clients) {
 			t.Errorf("nginx %s: %d requests failed (%q), and it saw the clients %v, want none and %d", web.name, len(s.failed), s.failed, s.clients, 2*len(l.clients))
 		}
