@@ -34,26 +34,27 @@ splits:
     health: {interval: 200ms, timeout: 200ms}
 `
 
-// candidate is the server of the new host, which can be killed.
+// candidate is a server of the new host, which can be killed.
 type candidate struct {
-	l  *lab
-	mu sync.Mutex
-	at map[string]net.Listener // by network
+	l             *lab
+	address, name string
+	mu            sync.Mutex
+	at            map[string]net.Listener // by network
 }
 
 func (l *lab) candidate() *candidate {
-	c := &candidate{l: l, at: map[string]net.Listener{}}
+	c := &candidate{l: l, address: ":2525", name: "new", at: map[string]net.Listener{}}
 	c.live("tcp4")
 	c.live("tcp6")
 	l.t.Cleanup(func() { c.die("tcp4"); c.die("tcp6") })
 	return c
 }
 
-// live lets it answer with "new" over tcp4 or tcp6.
+// live lets it answer with its name over tcp4 or tcp6.
 func (c *candidate) live(network string) {
 	c.l.t.Helper()
 	var listener net.Listener
-	c.l.host.Do(func() (err error) { listener, err = net.Listen(network, ":2525"); return err })
+	c.l.host.Do(func() (err error) { listener, err = net.Listen(network, c.address); return err })
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.at[network] = listener
@@ -63,7 +64,7 @@ func (c *candidate) live(network string) {
 			if err != nil {
 				return
 			}
-			go echo(conn, "new")
+			go echo(conn, c.name)
 		}
 	}()
 }
@@ -258,6 +259,64 @@ func TestAHostThatFallsSilentIsWithdrawnPerFamily(t *testing.T) {
 	back()
 	l.withdrawn()
 	l.bothAgain(load, false)
+}
+
+func TestOfSeveralAddressesADeadOneIsLeftOut(t *testing.T) {
+	l := newLab(t)
+	if err := l.host.AddAddresses("eth0", "10.2.0.3/24"); err != nil {
+		t.Fatal(err)
+	}
+	l.configure(strings.NewReplacer(`["10.2.0.2:2525",`, `["10.2.0.2:2525", "10.2.0.3:2525",`, "50%%", "100%%").Replace(healthConfig))
+	var servers []*candidate
+	for _, s := range [][2]string{{"10.2.0.2:2525", "first"}, {"10.2.0.3:2525", "second"}} {
+		c := &candidate{l: l, address: s[0], name: s[1], at: map[string]net.Listener{}}
+		c.live("tcp4")
+		t.Cleanup(func() { c.die("tcp4") })
+		servers = append(servers, c)
+	}
+	l.start()
+	l.withdrawn("fd02::2") // where nobody listens
+	answers := func(want string) {
+		t.Helper()
+		for range 30 {
+			if got := l.who(service4 + ":25"); got != want {
+				t.Fatalf("a connection was answered by %q, want %q", got, want)
+			}
+		}
+	}
+	servers[1].die("tcp4")
+	l.withdrawn("10.2.0.3", "fd02::2")
+	answers("first")
+	servers[0].die("tcp4")
+	l.withdrawn("10.2.0.2", "10.2.0.3", "fd02::2")
+	answers("old")
+	servers[1].live("tcp4")
+	l.withdrawn("10.2.0.2", "fd02::2")
+	answers("second")
+}
+
+func TestInProxyModeHealthIsShownAndTheRelayFallsBackByItself(t *testing.T) {
+	l := newLab(t)
+	l.configure(strings.NewReplacer(`[192.0.2.25, "2001:db8::25"], ports: [25/tcp]`, "[10.1.0.1], ports: [2525/tcp]",
+		"return: gateway", "mode: proxy", "addresses: [local]", `addresses: ["192.0.2.25:25"]`, "50%%", "100%%").Replace(healthConfig))
+	c := l.candidate()
+	l.start()
+	state := func(want string) {
+		t.Helper()
+		l.eventually("the candidate is "+want, func() bool { return l.status().Backends[1].State == want })
+	}
+	state("up")
+	if got := l.who("10.1.0.1:2525"); got != "new" {
+		t.Errorf("a connection was answered by %q, want new", got)
+	}
+	c.die("tcp4")
+	state("down")
+	if got := l.who("10.1.0.1:2525"); got != "old" {
+		t.Errorf("a connection was answered by %q, want old", got)
+	}
+	if r := l.ok("status"); !strings.Contains(r.stderr, "fall back to the primary") {
+		t.Errorf("status warns %q, want what becomes of the flows", r.stderr)
+	}
 }
 
 func TestWhenDownKeepLeavesTheShareWhereItIs(t *testing.T) {

@@ -4,7 +4,9 @@ import (
 	"net"
 	"net/netip"
 	"testing"
+	"time"
 
+	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 
 	"github.com/splitd/splitd/health"
@@ -42,4 +44,28 @@ func TestACheckGoesTheWayOfPacketsWithItsMark(t *testing.T) {
 	expect(t, "without", check(here, target), health.Failed, "network is unreachable")
 	target.Mark = mark
 	expect(t, "with the mark", check(here, target), health.Passed, "")
+}
+
+// What this host does not let out says nothing about the backend.
+func TestACheckThatThisHostRefusesIsUnknown(t *testing.T) {
+	here := nettest.New(t, "here")
+	c, err := nftables.New(nftables.WithNetNSFd(here.FD()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	table := c.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "firewall"})
+	c.AddChain(&nftables.Chain{
+		Table: table, Name: "out", Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookOutput,
+		Priority: nftables.ChainPriorityFilter, Policy: new(nftables.ChainPolicyDrop),
+	})
+	if err := c.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	udp := at(netip.MustParseAddrPort("127.0.0.1:53"), traffic.Health{Check: traffic.CheckDNS})
+	udp.Transport = traffic.UDP
+	expect(t, "dns", check(here, udp), health.Unknown, "operation not permitted")
+	target := at(netip.MustParseAddrPort("127.0.0.1:25"), traffic.Health{Check: traffic.CheckTCP, Timeout: 300 * time.Millisecond})
+	if got := check(here, target); got.Outcome == health.Passed {
+		t.Errorf("a connection that is dropped passes")
+	}
 }

@@ -2,7 +2,6 @@ package health
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"reflect"
 	"sync"
@@ -173,36 +172,39 @@ func (r *Runner) rouse() {
 // it is until the next one is. Where the most are under way, the end of one
 // rouses.
 func (r *Runner) launch(ctx context.Context) (wait time.Duration, some bool) {
+	wait, some, late := r.start(ctx)
+	if late > 0 {
+		r.log.Warn("health checks are late: too many are under way, or this host is too busy; raise health.interval",
+			"at_one_time", r.options.Limit, "late", late)
+	}
+	return wait, some
+}
+
+// start is launch under the lock; late is how many checks have begun late so
+// far, when it is time to say so.
+func (r *Runner) start(ctx context.Context) (wait time.Duration, some bool, late uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for len(r.queue) > 0 && r.running < r.options.Limit {
 		p, now := r.queue[0], r.options.Now()
 		if wait := p.due.Sub(now); wait > 0 {
-			return wait, true
+			return wait, true, late
 		}
-		r.noteLate(p, now)
+		if now.Sub(p.due) >= p.target.Health.Interval/2 {
+			r.late++
+			if now.Sub(r.lateLog) >= lateEvery {
+				r.lateLog, late = now, r.late
+			}
+		}
 		r.queue.drop(p)
 		r.running++
 		r.checks.Go(func() { r.check(ctx, p, now) })
 	}
-	return 0, false
+	return 0, false, late
 }
 
 // lateEvery is how often the log says that checks are late.
 const lateEvery = time.Minute
-
-func (r *Runner) noteLate(p *probe, now time.Time) {
-	if now.Sub(p.due) < p.target.Health.Interval/2 {
-		return
-	}
-	r.late++
-	if now.Sub(r.lateLog) < lateEvery {
-		return
-	}
-	r.lateLog = now
-	r.log.Warn("health checks are late: too many are under way, or this host is too busy; raise health.interval",
-		"at_one_time", r.options.Limit, "targets", len(r.probes), "late", r.late)
-}
 
 // check makes one check, takes its result, and puts the target back into the
 // queue: an interval after this check began, less up to a tenth, so that checks
@@ -212,8 +214,8 @@ func (r *Runner) check(ctx context.Context, p *probe, began time.Time) {
 	timed, cancel := context.WithTimeout(ctx, p.target.Health.Timeout)
 	result := r.options.Checker.Check(timed, p.target)
 	cancel()
-	if event, changed := r.take(ctx, p, result); changed {
-		r.options.Notify(event)
+	if before, after, taken := r.take(ctx, p, result); taken {
+		r.tell(p.target, before, after)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -230,20 +232,24 @@ func jittered(interval time.Duration, random float64) time.Duration {
 }
 
 // take enters a result, unless nobody asks for it any more.
-func (r *Runner) take(ctx context.Context, p *probe, result Result) (Event, bool) {
+func (r *Runner) take(ctx context.Context, p *probe, result Result) (before, after Standing, taken bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if ctx.Err() != nil || r.probes[p.target.Key] != p {
-		return Event{}, false
+		return before, after, false
 	}
-	before := p.standing
+	before = p.standing
 	p.standing = Next(before, result, p.target.rules(), r.options.Now())
-	if p.standing.Trouble != "" && before.Trouble == "" {
-		r.log.Warn("health check cannot be made; its backend keeps its state", "split", p.target.Split,
-			"backend", p.target.Backend, "address", p.target.Address, "error", errors.New(p.standing.Trouble))
+	return before, p.standing, true
+}
+
+// tell tells of what a result has changed.
+func (r *Runner) tell(t Target, before, after Standing) {
+	if after.Trouble != "" && before.Trouble == "" {
+		r.log.Warn("health check cannot be made; its backend keeps its state", "split", t.Split,
+			"backend", t.Backend, "address", t.Address, "error", after.Trouble)
 	}
-	if before.State == p.standing.State {
-		return Event{}, false
+	if before.State != after.State {
+		r.options.Notify(Event{t.Key, before.State, after.State, t.rules().reason(before, after), after.Since})
 	}
-	return Event{p.target.Key, before.State, p.standing.State, p.target.rules().reason(before, p.standing), p.standing.Since}, true
 }

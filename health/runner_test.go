@@ -324,3 +324,28 @@ func TestACheckThatCannotBeMadeChangesNothingAndIsToldOnce(t *testing.T) {
 		}
 	})
 }
+
+func TestReloadsDoNotDelayWhatIsFoundOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, 10)
+		s.runner.Set([]health.Target{target("10.0.0.12")}, fresh)
+		s.run()
+		s.took()
+		s.backends.kill("10.0.0.12", true)
+		stop := make(chan struct{})
+		defer close(stop)
+		go func() {
+			for {
+				select {
+				case <-stop:
+					return
+				case <-time.After(100 * time.Millisecond):
+					s.runner.Set([]health.Target{target("10.0.0.12")}, fresh)
+				}
+			}
+		}()
+		if e, took := s.took(); e.To != health.Down || took > 5*time.Second {
+			t.Errorf("after %v it is %s, want down after at most 5 s", took, e.To)
+		}
+	})
+}
