@@ -167,7 +167,9 @@ func (d *Daemon) settleBackends(ctx context.Context, v *view, found *findings, c
 	}
 	d.planes.found.Store(found)
 	for _, s := range changed {
-		d.tellWithdrawn(health.Withdraw(s, before.down), health.Withdraw(s, found.down))
+		was, is := health.Withdraw(s, before.down), health.Withdraw(s, found.down)
+		d.tellWithdrawn(was, is)
+		d.freeDead(was, is)
 	}
 	return nil
 }

@@ -151,7 +151,7 @@ func (s Split) settled(side Side, client netip.Addr, name string) Side {
 // second by one of n-1 of another draw, and so on.
 func (s Split) address(b Backend, client netip.Addr) netip.Addr {
 	usable := b.Living(client)
-	if b.Name == s.Primary.Name || len(usable) == 0 {
+	if len(usable) == 0 { // a primary: there is nobody to take its place
 		usable = usable[:0]
 		for _, a := range b.Addresses {
 			if a.IP.Is4() == client.Is4() {
