@@ -82,7 +82,7 @@ func TestEvidenceTellsHowFlowsEnd(t *testing.T) {
 	lab.follow(s)
 	lab.eventually("a look was taken", func() bool { return lab.kernel.lookup.Load() != nil })
 	lab.eventually("news are heard", func() bool { // the first connections may come before
-		_, _ = lab.refused("192.0.2.25:26")
+		_, _ = lab.dialRefused("192.0.2.25:26")
 		return lab.evidence(s, "new").Refused > 0
 	})
 	base := lab.evidence(s, "new")
@@ -107,8 +107,8 @@ func TestEvidenceTellsHowFlowsEnd(t *testing.T) {
 	}
 }
 
-// refused connects where nobody listens.
-func (lab *splitLab) refused(address string) (c net.Conn, err error) {
+// dialRefused connects where nobody listens.
+func (lab *splitLab) dialRefused(address string) (c net.Conn, err error) {
 	lab.client.Do(func() error {
 		c, err = net.DialTimeout("tcp", address, 10*time.Second)
 		if !errors.Is(err, unix.ECONNREFUSED) {
@@ -148,7 +148,7 @@ func TestAnAttemptWithoutAReplyIsHalfOpenAndThenUnanswered(t *testing.T) {
 // attempt begins to connect and does not wait.
 func (lab *splitLab) attempt(address string) (fd int) {
 	lab.t.Helper()
-	lab.client.Do(func() (err error) { fd, err = begin(netip.MustParseAddrPort(address), 100); return err })
+	lab.client.Do(func() (err error) { fd, err = begin(address, 100); return err })
 	return fd
 }
 

@@ -12,7 +12,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
-	"github.com/splitd/splitd/internal/nettest"
 	"github.com/splitd/splitd/traffic"
 )
 
@@ -145,24 +144,6 @@ func TestAnAttemptThatIsFreedGoesElsewhereByItsNextSyn(t *testing.T) {
 		t.Errorf("the candidate has %d open flows, want the established one", n)
 	}
 	_ = established.Close()
-}
-
-// serveUDP answers every packet with the letter.
-func (lab *splitLab) serveUDP(ns *nettest.NS, letter byte, address string) {
-	lab.t.Helper()
-	var c net.PacketConn
-	ns.Do(func() (err error) { c, err = net.ListenPacket("udp", address); return err })
-	lab.t.Cleanup(func() { _ = c.Close() })
-	go func() {
-		buffer := make([]byte, 100)
-		for {
-			_, from, err := c.ReadFrom(buffer)
-			if err != nil {
-				return
-			}
-			_, _ = c.WriteTo([]byte{letter}, from)
-		}
-	}()
 }
 
 func TestAUDPClientIsDrawnAnewWhenItsFlowIsEnded(t *testing.T) {
