@@ -66,6 +66,10 @@ func (k *fakeKernel) Preflight([]traffic.Split, []traffic.ReturnPath) ([]string,
 	return []string{"note: fake", "beware"}, k.refuse
 }
 
+func (k *fakeKernel) Glance(splits []traffic.Split, paths []traffic.ReturnPath) ([]string, error) {
+	return k.Preflight(splits, paths)
+}
+
 func (k *fakeKernel) Examine(context.Context, []traffic.Split, []traffic.ReturnPath) ([]doctor.Finding, error) {
 	return k.found, nil
 }

@@ -12,9 +12,11 @@ import (
 // Host is this host, asked what stands in the way of splits in the kernel and
 // of return paths. It changes nothing. Its methods may be called concurrently.
 type Host interface {
-	// Preflight is a quick look before a change: what would break the splits is
-	// the error, all else worth saying are the warnings (see sorted).
+	// Preflight is the look before a start or a new definition: what would break
+	// the splits is the error, all else worth saying are the warnings (see sorted).
 	Preflight(splits []traffic.Split, paths []traffic.ReturnPath) (warnings []string, err error)
+	// Glance is the same for each raise and each status, and quicker.
+	Glance(splits []traffic.Split, paths []traffic.ReturnPath) (warnings []string, err error)
 	// Examine looks at everything and may take some seconds.
 	Examine(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) ([]doctor.Finding, error)
 }
@@ -26,6 +28,10 @@ var _ Host = thisHost{}
 
 func (h thisHost) Preflight(splits []traffic.Split, paths []traffic.ReturnPath) ([]string, error) {
 	return doctor.Preflight(doctor.Question{Splits: splits, Paths: paths, Settings: h.settings})
+}
+
+func (h thisHost) Glance(splits []traffic.Split, paths []traffic.ReturnPath) ([]string, error) {
+	return doctor.Glance(doctor.Question{Splits: splits, Paths: paths, Settings: h.settings})
 }
 
 func (h thisHost) Examine(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) ([]doctor.Finding, error) {

@@ -115,8 +115,18 @@ func (p *planes) resolve(definitions []traffic.Split) ([]traffic.Split, []string
 	return resolved, notes
 }
 
-// preflight asks the host whether these splits can work on it.
+// preflight asks the host whether these splits can work on it, before a start
+// or a new definition.
 func (p *planes) preflight(splits []traffic.Split, paths []traffic.ReturnPath) ([]string, error) {
+	return p.askHost(p.host.Preflight, splits, paths)
+}
+
+// glance is preflight for what is defined already.
+func (p *planes) glance(splits []traffic.Split, paths []traffic.ReturnPath) ([]string, error) {
+	return p.askHost(p.host.Glance, splits, paths)
+}
+
+func (p *planes) askHost(ask func([]traffic.Split, []traffic.ReturnPath) ([]string, error), splits []traffic.Split, paths []traffic.ReturnPath) ([]string, error) {
 	inKernel, _ := byMode(splits)
 	if len(inKernel) == 0 && len(paths) == 0 {
 		return nil, nil
@@ -124,7 +134,7 @@ func (p *planes) preflight(splits []traffic.Split, paths []traffic.ReturnPath) (
 	if _, err := p.needKernel(); err != nil {
 		return nil, err
 	}
-	return p.host.Preflight(inKernel, paths)
+	return ask(inKernel, paths)
 }
 
 // apply brings both planes to exactly these splits and return paths. A split

@@ -53,7 +53,7 @@ func (d *Daemon) look(ctx context.Context) reading {
 	for _, s := range splits {
 		r.health[s.Name] = d.health.Of(s.Name)
 	}
-	r.host, r.hostErr = d.planes.preflight(splits, r.view.paths)
+	r.host, r.hostErr = d.planes.glance(splits, r.view.paths)
 	return r
 }
 

@@ -3,6 +3,7 @@ package doctor
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -157,7 +158,7 @@ func TestAPersistFlagOfOurTableIsSeen(t *testing.T) {
 		c.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "splitd", Flags: nftables.TableFlagOwner | nftables.TableFlagPersist})
 	})
 	var h Host
-	ns.Do(func() error { return h.readRuleset(true) })
+	ns.Do(func() error { return h.readRuleset(entire) })
 	if !h.Own.Kept {
 		t.Error("Kept = false of a table with the flag")
 	}
@@ -216,6 +217,33 @@ func TestWhatMayNotBeReadIsSaid(t *testing.T) {
 	if off := of(found, "forwarding-off"); len(off) == 0 || off[0].Level != LevelError {
 		t.Errorf("what can be seen is not judged: %+v", off)
 	}
+}
+
+func TestAFileThatMayNotBeReadIsNamed(t *testing.T) {
+	got := one(t, "unread", Host{Files: readFiles(locked{fstest.MapFS{
+		"etc/nftables.conf": file(savedRuleset), "etc/nftables": &fstest.MapFile{Mode: fs.ModeDir},
+	}})}, Question{})
+	want := []string{
+		"warning: /etc/nftables.conf cannot be read: permission denied: as root, `splitctl doctor`",
+		"warning: /etc/nftables cannot be read: permission denied: as root, `splitctl doctor`",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("findings (-want +got):\n%s", diff)
+	}
+}
+
+// locked may be listed at the top and read nowhere.
+type locked struct{ fstest.MapFS }
+
+func (l locked) ReadFile(name string) ([]byte, error) {
+	return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrPermission}
+}
+
+func (l locked) ReadDir(name string) ([]fs.DirEntry, error) {
+	if name == "etc/nftables" {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrPermission}
+	}
+	return l.MapFS.ReadDir(name)
 }
 
 func TestAFeatureIsTriedWithoutATrace(t *testing.T) {

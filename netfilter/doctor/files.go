@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"errors"
 	"io/fs"
 	"path"
 	"slices"
@@ -14,13 +15,20 @@ var rulesets = []string{"etc/nftables.conf", "etc/sysconfig/nftables.conf", "etc
 const maxFile = 64 << 20
 
 // readFiles reads the files of the host, whose root is given. What is not there
-// or may not be read is left out.
+// is left out.
 func readFiles(root fs.FS) Files {
 	files := Files{Saved: map[string]string{}, Units: map[string]bool{}}
 	for _, pattern := range rulesets {
+		if _, err := fs.ReadDir(root, path.Dir(pattern)); errors.Is(err, fs.ErrPermission) {
+			files.Unread = append(files.Unread, "/"+path.Dir(pattern))
+		}
 		for _, name := range glob(root, pattern) {
-			if text, ok := readFile(root, name); ok {
+			text, err := readFile(root, name)
+			switch {
+			case err == nil:
 				files.Saved["/"+name] = text
+			case errors.Is(err, fs.ErrPermission):
+				files.Unread = append(files.Unread, "/"+name)
 			}
 		}
 	}
@@ -52,7 +60,7 @@ func readNetworkd(root fs.FS) (keepsRules, keepsRoutes bool) {
 		names = append(names, chosen[base])
 	}
 	for _, name := range names {
-		text, _ := readFile(root, name)
+		text, _ := readFile(root, name) // they are for everyone to read
 		rules, routes := parseNetworkd(text)
 		if rules != nil {
 			keepsRules = *rules
@@ -70,11 +78,15 @@ func glob(root fs.FS, pattern string) []string {
 	return names
 }
 
-func readFile(root fs.FS, name string) (string, bool) {
+// readFile reads a regular file of a size that a ruleset can have.
+func readFile(root fs.FS, name string) (string, error) {
 	info, err := fs.Stat(root, name)
-	if err != nil || !info.Mode().IsRegular() || info.Size() > maxFile {
-		return "", false
+	if err != nil {
+		return "", err
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxFile {
+		return "", fs.ErrInvalid
 	}
 	text, err := fs.ReadFile(root, name)
-	return string(text), err == nil
+	return string(text), err
 }

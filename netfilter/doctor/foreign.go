@@ -12,13 +12,22 @@ import (
 	"github.com/splitd/splitd/netfilter"
 )
 
-// chainsAtStart bounds how many chains a look before a change reads for marks:
-// each costs some 20 microseconds.
-const chainsAtStart = 256
+// reach is how many chains of other programs are read.
+type reach int
+
+const (
+	inTheWay   reach = iota // those that a split's packets pass
+	allButHuge              // all of tables that have no more than chainsMax
+	entire                  // all there are
+)
+
+// chainsMax bounds the chains of a table that are read before a start: each
+// costs some 100 microseconds.
+const chainsMax = 256
 
 // readRuleset reads other programs' tables as far as they matter to us, and
 // what our own do to the host. A nat chain turns connection tracking on.
-func (h *Host) readRuleset(entire bool) error {
+func (h *Host) readRuleset(reach reach) error {
 	conn, err := nftables.New(nftables.AsLasting())
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
@@ -28,7 +37,7 @@ func (h *Host) readRuleset(entire bool) error {
 	if err != nil {
 		return fmt.Errorf("list chains: %w", err)
 	}
-	r := foreignReader{conn: conn, chains: chains, entire: entire, index: map[tableKey]int{}}
+	r := foreignReader{conn: conn, chains: chains, reach: reach, index: map[tableKey]int{}}
 	for _, c := range chains {
 		h.Tracking.On = h.Tracking.On || c.Type == nftables.ChainTypeNAT
 		if strings.HasPrefix(c.Table.Name, netfilter.TableSplits) {
@@ -41,7 +50,7 @@ func (h *Host) readRuleset(entire bool) error {
 		return err
 	}
 	h.Tables = r.tables
-	if !entire {
+	if reach != entire {
 		return nil
 	}
 	tables, err := conn.ListTables()
@@ -62,7 +71,7 @@ type tableKey struct{ family, name string }
 type foreignReader struct {
 	conn   *nftables.Conn
 	chains []*nftables.Chain
-	entire bool
+	reach  reach
 	index  map[tableKey]int
 	tables []Table
 	raw    []*nftables.Table
@@ -90,7 +99,7 @@ func (r *foreignReader) note(c *nftables.Chain) {
 func (r *foreignReader) read() error {
 	for i := range r.tables {
 		t := &r.tables[i]
-		if err := t.read(r.conn, r.raw[i], r.chains, r.entire); err != nil {
+		if err := t.read(r.conn, r.raw[i], r.chains, r.reach); err != nil {
 			return fmt.Errorf("read table %s %s: %w", t.family, t.name, err)
 		}
 	}
@@ -132,7 +141,7 @@ func familyName(f nftables.TableFamily) string {
 
 // read fetches the table's base chains and what they lead to, and all other
 // chains for what they do to marks.
-func (t *Table) read(conn *nftables.Conn, table *nftables.Table, chains []*nftables.Chain, entire bool) error {
+func (t *Table) read(conn *nftables.Conn, table *nftables.Table, chains []*nftables.Chain, reach reach) error {
 	var todo, rest []string
 	for _, c := range t.chains {
 		todo = append(todo, c.name)
@@ -153,7 +162,7 @@ func (t *Table) read(conn *nftables.Conn, table *nftables.Table, chains []*nftab
 		}
 		todo = append(todo[1:], more...)
 	}
-	if !entire && len(rest) > chainsAtStart {
+	if reach == inTheWay || reach == allButHuge && len(rest) > chainsMax {
 		return nil
 	}
 	for _, name := range rest {

@@ -142,6 +142,8 @@ type Files struct {
 	// Networkd says that systemd-networkd runs, and KeepsRules and KeepsRoutes
 	// what its configuration says of other programs' (networkd.conf(5)).
 	Networkd, KeepsRules, KeepsRoutes bool
+	// Unread are those that may not be read.
+	Unread []string
 	// NftVersion is of the nft program, "" without one.
 	NftVersion string
 }

@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/splitd/splitd/netfilter"
@@ -106,7 +107,11 @@ func judgeNetworkd(e *examination) {
 }
 
 func judgeUnread(e *examination) {
-	for _, what := range e.Unread {
+	lines := slices.Clone(e.Host.Unread)
+	for _, name := range e.Files.Unread {
+		lines = append(lines, name+" cannot be read: permission denied")
+	}
+	for _, what := range lines {
 		e.add(Finding{
 			Level: LevelWarning, Seen: what, Why: "what stands there is not judged",
 			Do: "as root,", Cure: "splitctl doctor",
