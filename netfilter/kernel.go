@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ti-mo/conntrack"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
@@ -34,11 +35,8 @@ type Kernel struct {
 	turn    *turn
 
 	readers    *pool[*link]
-	conntracks *pool[*conntrackSocket]
-	dial       func() (*conntrackSocket, error) // to conntrack
-	lookup     atomic.Pointer[lookup]
-	tracker    *tracker
-	lookAgain  chan struct{} // makes Follow look at once
+	conntracks *pool[*conntrack.Conn]
+	listFlows  func() ([]conntrack.Flow, error)
 	versions   versions
 	newsBuffer int           // bytes that Watch may be behind
 	mended     atomic.Uint64 // how often Run has put return paths back
@@ -73,9 +71,8 @@ func Open(o Options) (*Kernel, error) {
 	k := &Kernel{
 		options: o, leftovers: map[leftover]time.Time{},
 		readers: newLinks(), conntracks: newConntracks(), newsBuffer: readBuffer,
-		dial: openConntrackSocket, tracker: newTracker(), lookAgain: make(chan struct{}, 1),
 	}
-	k.commit = k.link.commit
+	k.commit, k.listFlows = k.link.commit, k.listConntrack
 	if _, err := k.link.hasTable(TableSplits); err != nil {
 		k.link.close()
 		return nil, openError(err)

@@ -11,7 +11,13 @@ import (
 	"github.com/splitd/splitd/internal/nettest"
 )
 
-var update = flag.Bool("update", false, "rewrite the golden files in testdata")
+var (
+	update = flag.Bool("update", false, "rewrite the golden files in testdata")
+	effort = flag.Float64("effort", 1, "part of the load that the load tests make: less for an emulated machine")
+)
+
+// load is how much of n the tests do with their effort.
+func load(n int) int { return int(float64(n) * *effort) }
 
 func TestMain(m *testing.M) {
 	if deed := os.Getenv(strangerEnv); deed != "" {

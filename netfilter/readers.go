@@ -3,6 +3,8 @@ package netfilter
 import (
 	"errors"
 	"sync"
+
+	"github.com/ti-mo/conntrack"
 )
 
 // readersIdle is how many sockets of a kind are kept open between questions.
@@ -54,8 +56,8 @@ func (p *pool[T]) end() {
 
 func newLinks() *pool[*link] { return &pool[*link]{close: (*link).close} }
 
-func newConntracks() *pool[*conntrackSocket] {
-	return &pool[*conntrackSocket]{close: (*conntrackSocket).close}
+func newConntracks() *pool[*conntrack.Conn] {
+	return &pool[*conntrack.Conn]{close: func(c *conntrack.Conn) { _ = c.Close() }}
 }
 
 // withLink lends a link for reading.
@@ -87,19 +89,20 @@ func (k *Kernel) observe(of scope) (have sight, err error) {
 	return have, err
 }
 
-// withConntrack lends a socket of conntrack.
-func (k *Kernel) withConntrack(ask func(s *conntrackSocket) error) error {
-	s, ok := k.conntracks.take()
+// listConntrack lists the flows of both families.
+func (k *Kernel) listConntrack() ([]conntrack.Flow, error) {
+	conn, ok := k.conntracks.take()
 	if !ok {
 		var err error
-		if s, err = k.dial(); err != nil {
-			return err
+		if conn, err = openConntrack(); err != nil {
+			return nil, err
 		}
 	}
-	if err := ask(s); err != nil {
-		s.close() // answers may still come
-		return err
+	flows, err := conn.Dump(nil)
+	if err != nil {
+		_ = conn.Close()
+		return nil, err
 	}
-	k.conntracks.give(s)
-	return nil
+	k.conntracks.give(conn)
+	return flows, nil
 }

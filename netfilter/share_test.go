@@ -138,7 +138,7 @@ func TestAWeightChangedTwentyThousandTimesLosesNoFlow(t *testing.T) {
 	stop, done := make(chan struct{}), make(chan answers)
 	go func() { done <- lab.load(0, stop, service25v4, service25v6, service53v4, service53v6) }()
 	weights := []traffic.Weight{0, 300_000, 1, traffic.Whole, 999_999}
-	const changes = 20_000
+	changes := load(20_000)
 	for i := range changes {
 		lab.setWeights(both(remoteSplit(traffic.Generation(i+2), weights[i%len(weights)])))
 		lab.clock.advance(retireAfter / 100)
