@@ -11,7 +11,7 @@ GOLINT  := go tool -modfile=golangci-lint.mod golangci-lint
 export SPLITD_BIN := $(CURDIR)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-race e2e-real lint fmt install clean
+.PHONY: help build demo test test-race e2e-real e2e-kernel lint fmt install clean
 
 help: ## show what can be made
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -30,9 +30,11 @@ test-race: build ## the same with the race detector; needs a C compiler
 	CGO_ENABLED=1 go test -race -count=1 ./...
 
 e2e-real: build ## Postfix and nginx behind a split; as root, installs Debian packages
-	@test "$$(id -u)" = 0 || { echo "e2e-real needs root: sudo make e2e-real"; exit 1; }
 	e2e/real/packages.sh
 	CGO_ENABLED=0 go test -count=1 -tags e2ereal ./e2e/real/...
+
+e2e-kernel: build ## the kernel tests on Debian's kernels in qemu; as root, some minutes
+	e2e/kernel/run.sh $(SUITES)
 
 lint: ## linters, vet, go fix and go mod tidy; changes nothing
 	$(GOLINT) run

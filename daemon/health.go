@@ -167,9 +167,7 @@ func (d *Daemon) settleBackends(ctx context.Context, v *view, found *findings, c
 	}
 	d.planes.found.Store(found)
 	for _, s := range changed {
-		was, is := health.Withdraw(s, before.down), health.Withdraw(s, found.down)
-		d.tellWithdrawn(was, is)
-		d.freeDead(was, is)
+		d.tellWithdrawn(health.Withdraw(s, before.down), health.Withdraw(s, found.down))
 	}
 	return nil
 }

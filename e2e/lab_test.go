@@ -141,7 +141,7 @@ func (l *lab) start(args ...string) {
 	died := make(chan error, 1)
 	daemon := l.daemon
 	go func() { died <- daemon.Wait() }()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(30 * time.Second)
 	for {
 		if _, err := os.Stat(l.socket); err == nil {
 			if c, err := net.Dial("unix", l.socket); err == nil {
@@ -154,7 +154,7 @@ func (l *lab) start(args ...string) {
 			l.daemon = nil
 			l.t.Fatalf("splitd ended at its start: %v\n%s", err, l.log)
 		case <-deadline:
-			l.t.Fatalf("splitd does not answer after 10 s\n%s", l.log)
+			l.t.Fatalf("splitd does not answer after 30 s\n%s", l.log)
 		case <-time.After(2 * time.Millisecond):
 		}
 	}
@@ -268,12 +268,13 @@ func (l *lab) servedBy(want string) {
 	}
 }
 
-// eventually waits for a condition, for at most ten seconds.
+// eventually waits for a condition, for at most half a minute: emulated
+// machines are slow.
 func (l *lab) eventually(what string, condition func() bool) {
 	l.t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !condition(); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); !condition(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			l.t.Fatalf("after 10 s it is still not so that %s", what)
+			l.t.Fatalf("after 30 s it is still not so that %s", what)
 		}
 	}
 }

@@ -57,6 +57,7 @@ func rooms() []room {
 		{path: "internal/programs", may: []string{"internal/netns", "internal/nettest"}, why: inner},
 		{path: "e2e", may: outsiders(), why: outside},
 		{path: "e2e/real", may: outsiders(), why: outside},
+		{path: "e2e/kernel/init", why: "it is the first process of a kernel under test, and there is nothing else yet"},
 	}
 }
 
@@ -78,15 +79,14 @@ type owner struct {
 }
 
 func owners() []owner {
-	kernel := []string{"netfilter", "netfilter/doctor", "splitter", "health", "daemon", "control", "control/client", "internal/netns", "internal/process"}
-	const system = "the kernel is spoken to in few rooms: the data planes, marks of checks, peer credentials, internal/netns"
+	kernel := []string{"netfilter", "netfilter/doctor", "splitter", "health", "daemon", "control", "control/client", "internal/netns", "internal/process", "e2e/kernel/init"}
+	const system = "the kernel is spoken to in few rooms: the data planes, marks of checks, peer credentials, internal/netns, the init of a kernel under test"
 	return []owner{
 		{"github.com/prometheus", []string{"metrics"}, false, "only metrics imports prometheus: the other rooms count in plain numbers"},
 		{"golang.org/x/sys", kernel, true, system},
 		{"github.com/vishvananda", kernel, true, system},
 		{"github.com/google/nftables", []string{"netfilter", "netfilter/doctor", "internal/netns"}, true, system},
 		{"github.com/ti-mo", []string{"netfilter", "internal/netns"}, true, system},
-		{"golang.org/x/net/bpf", []string{"netfilter"}, false, "filters of sockets of netlink are written in its bpf"},
 		{"github.com/mdlayher/netlink", []string{"netfilter", "netfilter/doctor"}, true, system},
 		{"go.etcd.io/bbolt", []string{"state", "e2e"}, false, "the database is state's secret"},
 		{"github.com/spf13/viper", []string{"configs"}, false, "viper knows the daemon's scalars, in configs alone"},
