@@ -47,8 +47,9 @@ type fakeKernel struct {
 	failAfter error
 	countErr  error // why counters cannot be read
 	flows     map[string]uint64
-	forced    bool   // `off --force` has turned all splits off
-	mended    uint64 // return paths, by the kernel plane itself
+	forced    bool          // `off --force` has turned all splits off
+	mended    uint64        // return paths, by the kernel plane itself
+	slow      time.Duration // what SetBackends takes
 }
 
 func (k *fakeKernel) weight(split string) traffic.Weight {
@@ -108,6 +109,7 @@ func (k *fakeKernel) SetWeights(_ context.Context, splits ...traffic.Split) erro
 
 func (k *fakeKernel) SetBackends(_ context.Context, splits ...traffic.Split) error {
 	k.fuse.burn()
+	time.Sleep(k.slow)
 	if k.fail != nil {
 		return k.fail
 	}

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -69,6 +70,15 @@ func (n *nameSet) take() map[string]bool {
 	return taken
 }
 
+// keep puts back what could not be done, without waking anybody.
+func (n *nameSet) keep(names []string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, name := range names {
+		n.set[name] = true
+	}
+}
+
 // retarget has checked what the view of now has. A target that the kernel leaves
 // out already must rise before it is used.
 func (d *Daemon) retarget() {
@@ -104,71 +114,75 @@ func (d *Daemon) withdraw(ctx context.Context) error {
 		case <-d.unsettled.wake:
 		case <-retry:
 		}
-		waiting := d.unsettled.take()
-		err := d.withdrawOnce(context.WithoutCancel(ctx), waiting)
+		failed, err := d.settleHealth(context.WithoutCancel(ctx), d.unsettled.take())
 		if err == nil {
 			retry, delay = nil, withdrawRetry
 			continue
 		}
-		d.log.Error("withdraw backends that are down; tried again", "error", err)
-		d.unsettled.keep(waiting)
+		d.log.Error("withdraw backends that are down; tried again", "splits", len(failed), "error", err)
+		d.unsettled.keep(failed)
 		retry, delay = time.After(delay), min(2*delay, withdrawRetryMost)
 	}
 }
 
-// keep puts back what could not be done, without waking anybody.
-func (n *nameSet) keep(taken map[string]bool) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	maps.Copy(n.set, taken)
-}
+// settleSlice is how long settling health may hold the change lock at a time:
+// when a host with thousands of backends dies, `off` must not wait for all.
+const settleSlice = 20 * time.Millisecond
 
-// withdrawOnce brings the planes to what health says of these splits now. It
+// settleHealth brings the planes to what health says of these splits now. It
 // makes no generation and no history, because nothing that is wanted changes.
-func (d *Daemon) withdrawOnce(ctx context.Context, names map[string]bool) error {
-	return d.exclusively(func() error {
-		v, found := d.view.Load(), d.planes.found.Load()
-		next := found.copy()
-		var changed []traffic.Split
-		for name := range names {
-			down := map[health.Key]bool{}
-			for _, status := range d.health.Of(name) {
-				if status.State == health.Down {
-					down[status.Key] = true
+// It returns the splits that failed and the first error.
+func (d *Daemon) settleHealth(ctx context.Context, names map[string]bool) (failed []string, err error) {
+	waiting := slices.Sorted(maps.Keys(names))
+	for len(waiting) > 0 {
+		_ = d.exclusively(func() error {
+			d.steps.Add(1)
+			defer d.steps.Add(1)
+			next := d.planes.found.Load().copy()
+			for began := time.Now(); len(waiting) > 0 && time.Since(began) < settleSlice; waiting = waiting[1:] {
+				if one := d.settleOne(ctx, next, waiting[0]); one != nil {
+					failed, err = append(failed, waiting[0]), cmp.Or(err, one)
 				}
 			}
-			if maps.Equal(down, found.of(name)) {
-				continue
-			}
-			next.set(name, down)
-			if _, there := v.records[name]; there {
-				changed = append(changed, v.split(name))
-			}
-		}
-		return d.settleBackends(ctx, v, next, changed)
-	})
+			d.planes.found.Store(next)
+			return nil
+		})
+	}
+	return failed, err
 }
 
-// settleBackends puts findings into force. A kernel that has lost the splits is
-// given them whole. Called under the change lock.
-func (d *Daemon) settleBackends(ctx context.Context, v *view, found *findings, changed []traffic.Split) error {
-	d.steps.Add(1)
-	defer d.steps.Add(1)
-	before := d.planes.found.Load()
-	err := d.planes.setBackends(ctx, changed, found)
+// settleOne brings one split to what health says of it, and enters that into
+// next. A kernel that has lost the split is given all of them whole. Called
+// under the change lock.
+func (d *Daemon) settleOne(ctx context.Context, next *findings, name string) error {
+	before, down := next.of(name), map[health.Key]bool{}
+	for _, status := range d.health.Of(name) {
+		if status.State == health.Down {
+			down[status.Key] = true
+		}
+	}
+	if maps.Equal(down, before) {
+		return nil
+	}
+	v := d.view.Load()
+	_, there := v.records[name]
+	next.set(name, down)
+	if !there {
+		return nil
+	}
+	split := v.split(name)
+	earlier := health.Withdraw(split, func(key health.Key) bool { return before[key] })
+	err := d.planes.setBackends(ctx, split, next)
 	if errors.Is(err, netfilter.ErrNotInKernel) {
 		d.log.Warn("kernel has lost the splits; all is applied again", "error", err)
-		d.planes.found.Store(found)
+		d.planes.found.Store(next.copy())
 		err = d.planes.apply(ctx, v.splits(), v.splits(), v.paths)
 	}
 	if err != nil {
-		d.planes.found.Store(before)
+		next.set(name, before)
 		return err
 	}
-	d.planes.found.Store(found)
-	for _, s := range changed {
-		d.tellWithdrawn(health.Withdraw(s, before.down), health.Withdraw(s, found.down))
-	}
+	d.tellWithdrawn(earlier, health.Withdraw(split, next.down))
 	return nil
 }
 

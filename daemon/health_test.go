@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -223,6 +224,64 @@ func TestAKernelThatHasLostTheSplitGetsItWholeWithoutWhatIsDown(t *testing.T) {
 	dead.Store(new4, true)
 	w.leaves(d, new4)
 	w.agrees(d)
+}
+
+// When a host with many backends dies, what is asked for meanwhile must not wait
+// until all of them are withdrawn.
+func TestOtherChangesDoNotWaitForManyWithdrawals(t *testing.T) {
+	var splits []traffic.Split
+	all := map[string]bool{}
+	for i := range 200 {
+		s := watchedMX(percent(30))
+		s.Name = fmt.Sprintf("s%d", i)
+		splits, all[s.Name] = append(splits, s), true
+	}
+	w := newWorld(t, splits...)
+	d := w.mustBoot()
+	dead := &sync.Map{}
+	dead.Store(new4, true)
+	d.health = health.New(health.Options{
+		Checker: checks{dead}, Notify: func(health.Event) {}, Now: time.Now, Rand: func() float64 { return 0 }, Limit: 10, Log: d.log,
+	})
+	d.retarget()
+	ctx, stop := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { _ = d.health.Run(ctx) })
+	for name := range all {
+		for !d.health.IsDown(health.Key{Split: name, Backend: "new", Address: new4}) {
+			time.Sleep(time.Millisecond)
+		}
+	}
+	w.kernel.slow = 5 * time.Millisecond
+	withdrawn := func() (n int) {
+		_ = d.exclusively(func() error {
+			for name := range all {
+				n += len(w.kernel.down(name))
+			}
+			return nil
+		})
+		return n
+	}
+	running.Go(func() {
+		if failed, err := d.settleHealth(ctx, all); err != nil || len(failed) > 0 {
+			t.Errorf("settling failed for %q: %v", failed, err)
+		}
+	})
+	n := withdrawn()
+	for n == 0 { // until it has begun
+		n = withdrawn()
+	}
+	if n == 200 {
+		t.Error("all of 200 were withdrawn before another change got its turn")
+	}
+	for withdrawn() < 200 {
+		time.Sleep(time.Millisecond)
+	}
+	stop()
+	running.Wait()
+	if lines, err := d.drift(t.Context()); err != nil || len(lines) > 0 {
+		t.Errorf("afterwards the kernel differs: %q, %v", lines, err)
+	}
 }
 
 func TestRaisingACandidateThatIsDownIsAcceptedWithAWarning(t *testing.T) {

@@ -197,18 +197,14 @@ func (p *planes) setWeights(ctx context.Context, splits []traffic.Split) error {
 	return kernel.SetWeights(ctx, inKernel...)
 }
 
-// setBackends brings the backends of splits that are already in the kernel to
+// setBackends brings the backends of a split that is already in the kernel to
 // what health has found.
-func (p *planes) setBackends(ctx context.Context, splits []traffic.Split, found *findings) error {
-	inKernel, _ := byMode(splits)
-	for i, s := range inKernel {
-		inKernel[i] = health.Withdraw(s, found.down)
-	}
+func (p *planes) setBackends(ctx context.Context, split traffic.Split, found *findings) error {
 	kernel := p.inUse()
-	if kernel == nil || len(inKernel) == 0 {
+	if kernel == nil || split.Mode == traffic.ModeProxy {
 		return nil
 	}
-	return kernel.SetBackends(ctx, inKernel...)
+	return kernel.SetBackends(ctx, health.Withdraw(split, found.down))
 }
 
 // counts reads the counters of all splits.
