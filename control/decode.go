@@ -70,6 +70,29 @@ func decodeSet(body []byte) (api.SetRequest, error) {
 	return request, nil
 }
 
+// maxRate is a drain that is no drain any more: `--kill` is meant.
+const maxRate = 100_000
+
+// decodeDrain decodes and judges a DrainRequest.
+func decodeDrain(body []byte) (api.DrainRequest, error) {
+	var request api.DrainRequest
+	if err := strict(body, &request); err != nil {
+		return api.DrainRequest{}, err
+	}
+	rate := request.RatePerSecond
+	switch {
+	case request.Backend == "":
+		return api.DrainRequest{}, invalid("a drain needs a backend")
+	case math.IsNaN(rate) || rate < 0 || rate > maxRate:
+		return api.DrainRequest{}, invalid(fmt.Sprintf("rate_per_second %v must lie between 0 (none) and %d", rate, maxRate))
+	case rate > 0 && request.Kill:
+		return api.DrainRequest{}, invalid("kill ends all flows at once and rate_per_second some at a time: ask for one of them")
+	}
+	request.Request = cleaned(request.Request)
+	request.Backend = printable(request.Backend, maxReason)
+	return request, nil
+}
+
 func decodeApply(body []byte) (api.ApplyRequest, error) {
 	var request api.ApplyRequest
 	if err := strict(body, &request); err != nil {
@@ -100,12 +123,27 @@ func checkSet(request api.SetRequest) error {
 			return err
 		}
 	}
+	if err := checkKill(request); err != nil {
+		return err
+	}
 	ttl := request.TTLSeconds
 	switch {
 	case math.IsNaN(ttl) || ttl < 0 || ttl > maxTTL.Seconds():
 		return invalid(fmt.Sprintf("ttl_seconds %v must lie between 0 (for ever) and %.0f", ttl, maxTTL.Seconds()))
 	case ttl > 0 && request.Default:
 		return invalid("ttl_seconds goes with a weight: default drops the weight that it would end")
+	}
+	return nil
+}
+
+// checkKill wants a candidate at 0 whose flows can be ended.
+func checkKill(request api.SetRequest) error {
+	zero := request.WeightPPM != nil && *request.WeightPPM == 0
+	for _, ppm := range request.Weights {
+		zero = zero || ppm == 0
+	}
+	if request.Kill && !zero {
+		return invalid("kill ends the flows of candidates that are set to 0: none is")
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"net/http"
+	"strings"
 
 	"github.com/splitd/splitd/control/api"
 )
@@ -30,8 +31,17 @@ func DecodeApply(body []byte) (api.ApplyRequest, error) { return decodeApply(bod
 // ChangeRoutes lists method and path of every changing route.
 func ChangeRoutes() [][2]string { return pathsOf(new(handlers).changes()) }
 
-// ReadRoutes lists method and path of every reading route.
-func ReadRoutes() [][2]string { return pathsOf(new(handlers).reads()) }
+// ReadRoutes lists method and path of every reading route, with the question
+// of those that need one.
+func ReadRoutes() [][2]string {
+	routes := pathsOf(new(handlers).reads())
+	for i := range routes {
+		if strings.HasSuffix(routes[i][1], "/where") {
+			routes[i][1] += "?client=192.0.2.7"
+		}
+	}
+	return routes
+}
 
 func pathsOf(routes []route) [][2]string {
 	var paths [][2]string

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
@@ -115,6 +116,30 @@ func (h *handlers) version(ctx context.Context, r *http.Request) (any, error) {
 	info, err := h.op.Version(ctx)
 	info.Envelope = api.Of(api.KindVersion)
 	return info, err
+}
+
+func (h *handlers) where(ctx context.Context, r *http.Request) (any, error) {
+	values, err := query(r, "client")
+	if err != nil {
+		return nil, err
+	}
+	client, err := netip.ParseAddr(values.Get("client"))
+	if err != nil || client.Zone() != "" {
+		return nil, invalid("client " + strconv.Quote(values.Get("client")) + " is not an IP address")
+	}
+	list, err := h.op.Where(ctx, r.PathValue("split"), client.Unmap())
+	list.Envelope = api.Of(api.KindWhere)
+	list.Items = notNil(list.Items)
+	return list, err
+}
+
+func (h *handlers) drain(ctx context.Context, who caller, r *http.Request) (any, error) {
+	request, err := decodeBody(r, maxBody, decodeDrain)
+	if err != nil {
+		return nil, err
+	}
+	change, err := h.op.Drain(ctx, h.actor(who, request.Request), r.PathValue("split"), request)
+	return finished(change), err
 }
 
 func (h *handlers) set(ctx context.Context, who caller, r *http.Request) (any, error) {

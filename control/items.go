@@ -33,3 +33,43 @@ func ClientsItem(c traffic.Clients) *api.Clients {
 	}
 	return &api.Clients{Always: len(c.Always), Never: len(c.Never)}
 }
+
+// WhereItem is a client's side, as the API shows it, without its open flows.
+func WhereItem(s traffic.Split, side traffic.Side) api.Where {
+	item := api.Where{
+		Split: s.Name, Mode: string(s.Mode), Network: side.Client.String(), Why: string(side.Why),
+		Backend: side.Backend, Meant: side.Meant, But: string(side.But),
+	}
+	if side.Address.IsValid() {
+		item.Address = side.Address.String()
+	}
+	if side.Why == traffic.WhyAffinity {
+		item.NumberPPM = new(int(side.Number))
+	}
+	for _, o := range side.Odds {
+		item.Odds = append(item.Odds, api.Odds{Backend: o.Backend, WeightPPM: int(o.Weight)})
+	}
+	return item
+}
+
+// EvidenceItem is evidence as the API shows it.
+func EvidenceItem(e traffic.Evidence) api.Evidence {
+	item := api.Evidence{
+		Backend: e.Backend, Generation: uint64(e.Generation), Since: e.Since.UTC(), Until: e.Until.UTC(),
+		Flows: e.Flows, Active: e.Active, HalfOpen: e.HalfOpen, Ended: e.Ended,
+		Unanswered: e.Unanswered, Refused: e.Refused, Resets: e.Resets,
+		BytesIn: e.BytesIn, BytesOut: e.BytesOut, Lost: e.Lost,
+	}
+	if known := e.Lifetimes.Total(); known > 0 {
+		item.Lifetime = &api.Lifetimes{Known: known, P50: quantile(e, 0.5), P95: quantile(e, 0.95), P99: quantile(e, 0.99)}
+	}
+	return item
+}
+
+func quantile(e traffic.Evidence, q float64) *float64 {
+	bound, known := e.Lifetimes.Quantile(q)
+	if !known {
+		return nil
+	}
+	return new(bound.Seconds())
+}

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"net/netip"
 
 	"github.com/splitd/splitd/control/api"
 )
@@ -30,6 +31,9 @@ type Operator interface {
 	// Doctor looks at the host, which may take some seconds.
 	Doctor(ctx context.Context) (api.Doctor, error)
 	Version(ctx context.Context) (api.VersionInfo, error)
+	// Where tells the side of a client, in the named split or in all when name
+	// is "".
+	Where(ctx context.Context, name string, client netip.Addr) (api.WhereList, error)
 
 	// The context of a changing method ends when its caller no longer waits:
 	// then a raise that is not in force yet is refused. Lowering goes on.
@@ -40,5 +44,6 @@ type Operator interface {
 	Undo(ctx context.Context, who Actor, name string, request api.Request) (api.Change, error)
 	Off(ctx context.Context, who Actor, name string, request api.Request) (api.Change, error)
 	OffAll(ctx context.Context, who Actor, request api.Request) (api.ChangeList, error)
+	Drain(ctx context.Context, who Actor, name string, request api.DrainRequest) (api.Change, error)
 	Apply(ctx context.Context, who Actor, request api.ApplyRequest) (api.Apply, error)
 }

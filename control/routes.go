@@ -13,6 +13,8 @@ func (h *handlers) reads() []route {
 		{http.MethodGet, "/v1/plan", reading(h.plan)},
 		{http.MethodGet, "/v1/doctor", reading(h.doctor)},
 		{http.MethodGet, "/v1/version", reading(h.version)},
+		{http.MethodGet, "/v1/splits/{split}/where", reading(h.where)}, // ?client=ADDRESS
+		{http.MethodGet, "/v1/where", reading(h.where)},
 	}
 }
 
@@ -24,6 +26,8 @@ func (h *handlers) changes() []route {
 		{http.MethodPost, "/v1/splits/{split}/weight", h.changing(h.set)},
 		{http.MethodPost, "/v1/splits/{split}/undo", h.changing(h.undo)},
 		{http.MethodPost, "/v1/splits/{split}/off", h.changing(h.off)},
+		{http.MethodPost, "/v1/splits/{split}/drain", h.changing(h.drain)},
+		{http.MethodPost, "/v1/drain", h.changing(h.drain)},
 		{http.MethodPost, "/v1/weight", h.changing(h.set)},
 		{http.MethodPost, "/v1/undo", h.changing(h.undo)},
 		{http.MethodPost, "/v1/off", h.changing(h.off)}, // ?all=true: every split

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/splitd/splitd/netfilter"
 	"github.com/splitd/splitd/state"
@@ -85,7 +86,11 @@ func (d *Daemon) enact(ctx context.Context, c *change) error {
 	if c.reach != reachNone {
 		d.begun(ctx, c)
 	}
+	old := d.view.Load()
 	d.view.Store(c.next)
+	if c.reach != reachNone {
+		d.shut(old.of(c.records), c.next.of(c.records))
+	}
 	return nil
 }
 
@@ -96,11 +101,8 @@ func (d *Daemon) enter(ctx context.Context, c change) error {
 		return nil
 	}
 	if c.reach == reachWeights {
-		splits := make([]traffic.Split, 0, len(c.records))
-		for _, r := range c.records {
-			splits = append(splits, c.next.split(r.Name))
-		}
-		err := d.planes.setWeights(ctx, splits)
+		splits := c.next.of(c.records)
+		err := d.planes.setWeights(ctx, splits, gated(d.view.Load().of(c.records), splits))
 		if err == nil || !errors.Is(err, netfilter.ErrNotInKernel) {
 			return err
 		}
@@ -110,6 +112,18 @@ func (d *Daemon) enter(ctx context.Context, c change) error {
 		return fmt.Errorf("apply configuration: %w", err)
 	}
 	return nil
+}
+
+// gated are the splits in which a candidate was closed or opened.
+func gated(old, now []traffic.Split) []traffic.Split {
+	var gates []traffic.Split
+	for _, s := range now {
+		i := slices.IndexFunc(old, func(o traffic.Split) bool { return o.Name == s.Name })
+		if i < 0 || !sameClosed(old[i], s) {
+			gates = append(gates, s)
+		}
+	}
+	return gates
 }
 
 // begun notes the flow counters of every record of a change.

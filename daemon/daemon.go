@@ -54,7 +54,7 @@ type Options struct {
 	// UID is the user that this process runs as.
 	UID int
 	// Checker makes the health checks, CheckMark is their packet mark in mode
-	// kernel. Rand gives what keeps them apart: 0 <= x < 1.
+	// kernel. Rand gives what keeps things apart that would go in step: 0 <= x < 1.
 	Checker   health.Checker
 	CheckMark uint32
 	Rand      func() float64
@@ -97,6 +97,8 @@ type Daemon struct {
 	targeting sync.Mutex // one retarget at a time
 	unsettled *nameSet   // the splits of which something went down or came up
 
+	tend *tender // of open flows
+
 	reloads atomic.Pointer[metrics.Reload]
 
 	control *control.Server
@@ -111,7 +113,7 @@ func New(o Options) *Daemon {
 		scribe: newScribe(o.OpenStore), reserved: map[string]traffic.Generation{},
 		expiry: make(chan struct{}, 1),
 		opened: make(chan Kernel, 1), strangers: make(chan netfilter.Stranger, 1),
-		unsettled: newNameSet(),
+		unsettled: newNameSet(), tend: newTender(),
 	}
 	d.health = health.New(health.Options{
 		Checker: o.Checker, Notify: d.heed, Now: o.Now, Rand: o.Rand, Limit: checksMost, Log: o.Log,
@@ -205,8 +207,17 @@ func (d *Daemon) keepKernel(ctx context.Context) error {
 		group.Go(func() error { return kernel.Run(ctx) })
 		group.Go(func() error { return kernel.Watch(ctx, d.suspect) })
 		group.Go(func() error { return d.mend(ctx) })
+		group.Go(func() error { return kernel.Follow(ctx, d.kernelSplits) })
+		group.Go(func() error { return kernel.Listen(ctx) })
+		group.Go(func() error { return d.tendFlows(ctx) })
 		return group.Wait()
 	}
+}
+
+// kernelSplits are the splits that the kernel carries now.
+func (d *Daemon) kernelSplits() []traffic.Split {
+	inKernel, _ := byMode(d.view.Load().splits())
+	return inKernel
 }
 
 // webConnections bounds the readers over TCP: anybody on this host may ask.

@@ -50,6 +50,8 @@ type fakeKernel struct {
 	forced    bool          // `off --force` has turned all splits off
 	mended    uint64        // return paths, by the kernel plane itself
 	slow      time.Duration // what SetBackends takes
+	open      []netfilter.OpenFlow
+	freed     []traffic.BackendKey
 }
 
 func (k *fakeKernel) weight(split string) traffic.Weight {
@@ -120,7 +122,7 @@ func (k *fakeKernel) SetBackends(_ context.Context, splits ...traffic.Split) err
 		}
 		have.Candidates = slices.Clone(have.Candidates)
 		for i := range have.Candidates {
-			have.Candidates[i].Down = s.Candidates[i].Down
+			have.Candidates[i].Down, have.Candidates[i].Closed = s.Candidates[i].Down, s.Candidates[i].Closed
 		}
 		k.splits[s.Name] = have
 	}
@@ -146,6 +148,9 @@ func (k *fakeKernel) Read(context.Context) (map[string]netfilter.SplitState, err
 				f.IPv4, f.IPv6 = f.IPv4 || ip.Is4(), f.IPv6 || ip.Is6()
 			}
 			state.Down[c.Name] = f
+			if c.Closed {
+				state.Closed = append(state.Closed, c.Name)
+			}
 		}
 		states[name] = state
 	}
@@ -185,7 +190,43 @@ func (k *fakeKernel) Counts(_ context.Context, splits []traffic.Split) (map[traf
 func (k *fakeKernel) Flows(context.Context, traffic.Split) (map[string]uint64, error) {
 	return maps.Clone(k.flows), nil
 }
-func (k *fakeKernel) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+
+func (k *fakeKernel) Evidence(context.Context, []traffic.Split) ([]traffic.Evidence, error) {
+	return nil, k.countErr
+}
+
+func (k *fakeKernel) OpenFlows(_ context.Context, which netfilter.Which) ([]netfilter.OpenFlow, error) {
+	var open []netfilter.OpenFlow
+	for _, f := range k.open {
+		if (which.Backend == "" || f.Backend == which.Backend) && (!which.Clients.IsValid() || which.Clients.Contains(f.Client.Addr())) {
+			open = append(open, f)
+		}
+	}
+	return open, k.countErr
+}
+
+func (k *fakeKernel) End(_ context.Context, flows []netfilter.OpenFlow) (ended int, err error) {
+	for _, f := range flows {
+		if i := slices.IndexFunc(k.open, func(o netfilter.OpenFlow) bool { return o.Client == f.Client }); i >= 0 {
+			k.open = slices.Delete(k.open, i, i+1)
+			ended++
+		}
+	}
+	return ended, k.fail
+}
+
+func (k *fakeKernel) Free(_ context.Context, _ []traffic.Split, from map[traffic.BackendKey][]netip.Addr) (int, error) {
+	k.freed = append(k.freed, slices.Collect(maps.Keys(from))...)
+	return len(from), nil
+}
+
+func (k *fakeKernel) Follow(ctx context.Context, _ func() []traffic.Split) error {
+	<-ctx.Done()
+	return nil
+}
+
+func (k *fakeKernel) Listen(ctx context.Context) error { <-ctx.Done(); return nil }
+func (k *fakeKernel) Run(ctx context.Context) error    { <-ctx.Done(); return nil }
 func (k *fakeKernel) Watch(ctx context.Context, _ func(netfilter.Stranger)) error {
 	<-ctx.Done()
 	return nil

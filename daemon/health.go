@@ -182,7 +182,9 @@ func (d *Daemon) settleOne(ctx context.Context, next *findings, name string) err
 		next.set(name, before)
 		return err
 	}
-	d.tellWithdrawn(earlier, health.Withdraw(split, next.down))
+	is := health.Withdraw(split, next.down)
+	d.tellWithdrawn(earlier, is)
+	d.freeDead(earlier, is)
 	return nil
 }
 

@@ -88,14 +88,15 @@ func adopt(definition traffic.Split, record *state.Record, kernel netfilter.Spli
 		known = sameDefinition(definition, record.Definition)
 	}
 	next.Generation = kernel.Generation
-	for name, weight := range inForce(next).Weights() {
-		want, inKernel := kernel.Weights[name]
-		if !inKernel || want == weight {
+	for _, c := range inForce(next).Candidates {
+		want, inKernel := kernel.Weights[c.Name]
+		closed := kernel.Forced || slices.Contains(kernel.Closed, c.Name)
+		if !inKernel || want == c.Weight && closed == c.Closed {
 			continue
 		}
-		next.Overrides[name] = traffic.Override{
+		next.Overrides[c.Name] = traffic.Override{
 			Weight: want, Actor: "splitd", Reason: reasonAdopted, Since: now,
-			Off: kernel.Forced || definition.Pinned,
+			Off: kernel.Forced || definition.Pinned, Closed: closed,
 		}
 	}
 	if !known {
@@ -140,22 +141,25 @@ func holdDown(record state.Record, before map[string]traffic.Weight, now time.Ti
 func switchOff(definition traffic.Split, actor, reason string, now time.Time) traffic.Overrides {
 	overrides := traffic.Overrides{}
 	for _, c := range definition.Candidates {
-		overrides[c.Name] = traffic.Override{Actor: actor, Reason: reason, Since: now, Off: true}
+		overrides[c.Name] = traffic.Override{Actor: actor, Reason: reason, Since: now, Off: true, Closed: true}
 	}
 	return overrides
 }
 
 // offOverrides is switchOff for the candidates that have something, or would
-// get it: from the file, once another candidate leaves room, or when an
-// override ends. The others keep what holds them.
+// get it: from the file, once another candidate leaves room, when an override
+// ends, or by a group. The others keep what holds them, but for a drain that
+// ends flows: `off` stops that too.
 func offOverrides(record state.Record, actor, reason string, now time.Time) traffic.Overrides {
 	overrides := cloneOverrides(record.Overrides)
 	weights := inForce(record).Weights()
 	for name, off := range switchOff(record.Definition, actor, reason, now) {
 		c, _ := record.Definition.Candidate(name)
 		held, holds := overrides[name]
-		lasts := holds && held.Until.IsZero() && held.Weight == 0 && (held.Off || !record.Definition.Pinned)
-		if weights[name] > 0 || !lasts && (c.Weight > 0 || holds) {
+		groups := len(c.Clients.Always) > 0
+		lasts := holds && held.Until.IsZero() && held.Weight == 0 && held.Holds(record.Definition) &&
+			(held.Closed || !groups) && held.Rate == 0
+		if weights[name] > 0 || !lasts && (c.Weight > 0 || holds || groups) {
 			overrides[name] = off
 		}
 	}
@@ -217,7 +221,7 @@ func cloneOverrides(overrides traffic.Overrides) traffic.Overrides {
 func newest(record state.Record) (traffic.Override, bool) {
 	var found []traffic.Override
 	for _, c := range record.Definition.Candidates {
-		if o, ok := record.Overrides[c.Name]; ok && (o.Off || !record.Definition.Pinned) {
+		if o, ok := record.Overrides[c.Name]; ok && o.Holds(record.Definition) {
 			found = append(found, o)
 		}
 	}

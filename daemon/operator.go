@@ -28,6 +28,9 @@ func (d *Daemon) Set(ctx context.Context, who control.Actor, name string, reques
 			return nil, err
 		}
 		weights, err := requested(record, request)
+		if err == nil && request.Kill {
+			err = d.canEnd(record, "set --kill")
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -36,6 +39,9 @@ func (d *Daemon) Set(ctx context.Context, who control.Actor, name string, reques
 		}), nil
 	})
 	d.wakeExpiry()
+	if err == nil && request.Kill {
+		d.kill(ctx, &change, setToZero(d.view.Load().records[change.Split].Definition, request)...)
+	}
 	return change, err
 }
 
@@ -159,13 +165,21 @@ func overlay(record state.Record, weights map[string]traffic.Weight, word traffi
 	overrides := cloneOverrides(record.Overrides)
 	current := inForce(record).Weights()
 	for name, weight := range weights {
-		if current[name] == weight && word.Until.IsZero() && overrides[name].Until.IsZero() {
+		if current[name] == weight && word.Until.IsZero() && overrides[name].Until.IsZero() && !reopened(record, name) {
 			continue
 		}
 		word.Weight = weight
 		overrides[name] = word
 	}
 	return keepOthers(record, overrides, weights, word)
+}
+
+// reopened says whether giving a candidate the weight that it has changes
+// something: it ends a drain, and opens a candidate that has a group.
+func reopened(record state.Record, name string) bool {
+	held := record.Overrides[name]
+	c, _ := record.Definition.Candidate(name)
+	return held.Drain || held.Closed && len(c.Clients.Always) > 0
 }
 
 // keepOthers holds the candidates that were not named at what they have: the

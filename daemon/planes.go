@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -25,6 +26,12 @@ type Kernel interface {
 	Counts(ctx context.Context, splits []traffic.Split) (map[traffic.BackendKey]traffic.Counts, error)
 	Describe(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) (netfilter.Description, error)
 	Flows(ctx context.Context, split traffic.Split) (map[string]uint64, error)
+	Evidence(ctx context.Context, splits []traffic.Split) ([]traffic.Evidence, error)
+	OpenFlows(ctx context.Context, which netfilter.Which) ([]netfilter.OpenFlow, error)
+	End(ctx context.Context, flows []netfilter.OpenFlow) (int, error)
+	Free(ctx context.Context, splits []traffic.Split, from map[traffic.BackendKey][]netip.Addr) (int, error)
+	Follow(ctx context.Context, current func() []traffic.Split) error
+	Listen(ctx context.Context) error
 	Run(ctx context.Context) error
 	Watch(ctx context.Context, changed func(netfilter.Stranger)) error
 	Mended() uint64
@@ -179,8 +186,9 @@ func moved(old, now []traffic.Split) []traffic.Split {
 }
 
 // setWeights changes the weights of splits that are already in their planes:
-// those in the kernel all at once.
-func (p *planes) setWeights(ctx context.Context, splits []traffic.Split) error {
+// those in the kernel all at once. Gates are those of them in which a candidate
+// was closed or opened.
+func (p *planes) setWeights(ctx context.Context, splits, gates []traffic.Split) error {
 	inKernel, inProxy := p.byMode(splits)
 	for _, split := range inProxy {
 		if err := p.relay.SetWeights(split); err != nil {
@@ -194,7 +202,13 @@ func (p *planes) setWeights(ctx context.Context, splits []traffic.Split) error {
 	if err != nil {
 		return err
 	}
-	return kernel.SetWeights(ctx, inKernel...)
+	if err := kernel.SetWeights(ctx, inKernel...); err != nil {
+		return err
+	}
+	if inKernel, _ = p.byMode(gates); len(inKernel) == 0 {
+		return nil
+	}
+	return kernel.SetBackends(ctx, inKernel...)
 }
 
 // setBackends brings the backends of a split that is already in the kernel to
@@ -284,4 +298,23 @@ func byMode(splits []traffic.Split) (kernel, proxy []traffic.Split) {
 		}
 	}
 	return kernel, proxy
+}
+
+// evidence gathers what is known of the kernel's flows, by split. Where that
+// fails, counts says why.
+func (p *planes) evidence(ctx context.Context, splits []traffic.Split) map[string][]traffic.Evidence {
+	inKernel, _ := byMode(splits)
+	kernel := p.inUse()
+	if kernel == nil || len(inKernel) == 0 {
+		return nil
+	}
+	all, err := kernel.Evidence(ctx, inKernel)
+	if err != nil {
+		return nil
+	}
+	bySplit := map[string][]traffic.Evidence{}
+	for _, e := range all {
+		bySplit[e.Split] = append(bySplit[e.Split], e)
+	}
+	return bySplit
 }

@@ -111,7 +111,7 @@ func shared(weights map[string]traffic.Weight, split traffic.Split) map[string]t
 func zeroed(candidates []traffic.Backend) []traffic.Backend {
 	zero := append([]traffic.Backend(nil), candidates...)
 	for i := range zero {
-		zero[i].Weight = 0
+		zero[i].Weight, zero[i].Closed = 0, true
 	}
 	return zero
 }

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/splitd/splitd/control"
@@ -19,7 +20,9 @@ type reading struct {
 	at       time.Time
 	counts   map[traffic.BackendKey]traffic.Counts
 	countErr error
-	drift    []string // what differs between the wanted and the real kernel state
+	ended    func(traffic.BackendKey) uint64 // by drains
+	evidence map[string][]traffic.Evidence   // by split
+	drift    []string                        // what differs between the wanted and the real kernel state
 	driftErr error
 	health   map[string][]health.Status
 	found    *findings // what the kernel leaves out
@@ -41,9 +44,10 @@ func (d *Daemon) read(ctx context.Context) reading {
 }
 
 func (d *Daemon) look(ctx context.Context) reading {
-	r := reading{view: d.view.Load(), at: d.now(), found: d.planes.found.Load()}
+	r := reading{view: d.view.Load(), at: d.now(), found: d.planes.found.Load(), ended: d.tend.endedSoFar}
 	splits := r.view.splits()
 	r.counts, r.countErr = d.planes.counts(ctx, splits)
+	r.evidence = d.planes.evidence(ctx, splits)
 	r.drift, r.driftErr = d.planes.differences(ctx, splits, r.view.paths)
 	r.health = map[string][]health.Status{}
 	for _, s := range splits {
@@ -180,17 +184,27 @@ func (r reading) item(name string) api.Split {
 			item.Warnings = append(item.Warnings, downWarning(split, one))
 		}
 	}
+	for _, e := range r.evidence[name] {
+		item.Evidence = append(item.Evidence, control.EvidenceItem(e))
+	}
+	if split.Mode != traffic.ModeProxy && r.countErr == nil && slices.ContainsFunc(item.Backends, func(b api.Backend) bool { return b.FlowsActive != nil && b.BytesIn == nil }) {
+		item.Flows.Note = noteBytes
+	}
 	item.Flows.Total = sumOf(item.Backends, func(b api.Backend) *uint64 { return b.FlowsTotal })
 	item.Flows.Active = sumOf(item.Backends, func(b api.Backend) *uint64 { return b.FlowsActive })
 	return item
 }
+
+// noteBytes says why a kernel's flows have no bytes.
+const noteBytes = "bytes are not counted: `sysctl -w net.netfilter.nf_conntrack_acct=1` counts them for flows that begin afterwards"
 
 func (r reading) backendItem(record state.Record, b traffic.Backend, candidate bool) api.Backend {
 	counts, known := r.counts[traffic.BackendKey{Split: record.Name, Backend: b.Name}]
 	item := api.Backend{
 		Name: b.Name, Role: string(traffic.RolePrimary), Addresses: b.AddressTexts(), WeightPPM: int(b.Weight),
 		FlowsActive: counts.Active, BytesIn: counts.BytesIn, BytesOut: counts.BytesOut,
-		ConnectFailed: counts.ConnectFailed,
+		ConnectFailed: counts.ConnectFailed, HalfOpen: counts.HalfOpen,
+		Unanswered: counts.Unanswered, Refused: counts.Refused, Resets: counts.Resets, Closed: b.Closed,
 	}
 	if known {
 		item.FlowsTotal = &counts.Flows
@@ -202,6 +216,9 @@ func (r reading) backendItem(record state.Record, b traffic.Backend, candidate b
 		item.Role = string(traffic.RoleCandidate)
 		item.Origin = new(overrideItem(record, record.Overrides[b.Name]))
 		item.Clients = control.ClientsItem(b.Clients)
+	}
+	if o := record.Overrides[b.Name]; candidate && o.Drain {
+		item.Drain = &api.Drain{Since: o.Since, RatePerSecond: o.Rate, Ended: r.ended(traffic.BackendKey{Split: record.Name, Backend: b.Name})}
 	}
 	return item
 }
@@ -215,7 +232,7 @@ func originItem(record state.Record) api.Origin {
 // overrideItem says which layer decided one weight: the override's operator,
 // or the file when there is none in force.
 func overrideItem(record state.Record, o traffic.Override) api.Origin {
-	if o.Since.IsZero() || record.Definition.Pinned && !o.Off {
+	if o.Since.IsZero() || !o.Holds(record.Definition) {
 		return api.Origin{Layer: string(traffic.LayerFile), Since: &record.UpdatedAt}
 	}
 	origin := api.Origin{Layer: string(traffic.LayerOperator), Actor: o.Actor, Reason: o.Reason, Since: &o.Since}

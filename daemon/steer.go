@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/splitd/splitd/control"
@@ -57,13 +58,13 @@ func (d *Daemon) overriding(ctx context.Context, v *view, w word, record state.R
 	next := record
 	next.Overrides, next.UpdatedAt = overrides, now
 	next = relaid(next, layout(record))
-	before, after := inForce(record).Weights(), inForce(next).Weights()
+	before, after := inForce(record), inForce(next)
 	answer := api.Change{
 		Envelope: api.Of(api.KindChange), Split: record.Name, Generation: uint64(record.Generation),
 		PreviousPPM: int(inForce(record).CandidateWeight()), WeightPPM: int(inForce(next).CandidateWeight()),
 	}
-	c := change{reach: reachNone, raises: raises(before, after)}
-	if !equalWeights(before, after) {
+	c := change{reach: reachNone, raises: raises(before.Weights(), after.Weights()) || opens(before, after)}
+	if !equalWeights(before.Weights(), after.Weights()) || !sameClosed(before, after) {
 		c.reach = reachWeights
 		next.Generation = max(record.Generation, d.reserved[record.Name])
 		next = d.begin(ctx, advance(next, now), v)
@@ -77,6 +78,22 @@ func (d *Daemon) overriding(ctx context.Context, v *view, w word, record state.R
 	return c, answer
 }
 
+// opens says whether a candidate that was closed takes flows of its groups
+// again. What it takes by its weight is for raises to say.
+func opens(before, after traffic.Split) bool {
+	for _, c := range after.Candidates {
+		was, _ := before.Candidate(c.Name)
+		if was.Closed && !c.Closed && len(c.Clients.Always) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func sameClosed(a, b traffic.Split) bool {
+	return slices.EqualFunc(a.Candidates, b.Candidates, func(x, y traffic.Backend) bool { return x.Closed == y.Closed })
+}
+
 // holdsDifferently says whether two sets of overrides differ in what they will
 // do later: which candidates they hold, for how long, and against what.
 func holdsDifferently(a, b traffic.Overrides) bool {
@@ -85,7 +102,7 @@ func holdsDifferently(a, b traffic.Overrides) bool {
 	}
 	for name, x := range a {
 		y, ok := b[name]
-		if !ok || x.Weight != y.Weight || !x.Until.Equal(y.Until) || x.Off != y.Off {
+		if !ok || x.Weight != y.Weight || !x.Until.Equal(y.Until) || x.Off != y.Off || x.Closed != y.Closed || x.Drain != y.Drain || x.Rate != y.Rate {
 			return true
 		}
 	}

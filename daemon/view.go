@@ -45,6 +45,17 @@ func (v *view) splits() []traffic.Split {
 	return splits
 }
 
+// of lists the states of those of the records whose split there is.
+func (v *view) of(records []state.Record) []traffic.Split {
+	splits := make([]traffic.Split, 0, len(records))
+	for _, r := range records {
+		if _, stands := v.records[r.Name]; stands {
+			splits = append(splits, v.split(r.Name))
+		}
+	}
+	return splits
+}
+
 // summary is one line of all splits and their candidates' share.
 func (v *view) summary() string {
 	parts := make([]string, 0, len(v.records))

@@ -4,19 +4,17 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"net/netip"
-
-	"github.com/ti-mo/conntrack"
-	"golang.org/x/sys/unix"
 
 	"github.com/splitd/splitd/traffic"
 )
 
 // Counts returns what the kernel has counted for the backends of the splits:
-// new flows by the named counters, which weight changes keep, and open flows
-// by conntrack. Bytes and failed connections are not known here. A backend
-// without a counter in the kernel is left out. When only conntrack cannot be
-// listed, the counts come together with the error and Active is nil.
+// new flows by the named counters, which weight changes keep, and by conntrack
+// open flows and, since the Kernel was opened, bytes and how flows ended. A
+// backend without a counter in the kernel is left out. When only conntrack
+// cannot be listed, the counts come together with the error and what it would
+// tell is nil. Bytes are nil where the kernel does not count them
+// (nf_conntrack_acct). The splits must be all there are.
 func (k *Kernel) Counts(ctx context.Context, splits []traffic.Split) (map[traffic.BackendKey]traffic.Counts, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -33,16 +31,44 @@ func (k *Kernel) Counts(ctx context.Context, splits []traffic.Split) (map[traffi
 			}
 		}
 	}
-	flows, err := k.listFlows()
-	if err != nil {
-		return counts, fmt.Errorf("count open flows: list conntrack entries: %w", err)
+	if err := k.takeLook(splits); err != nil {
+		return counts, fmt.Errorf("count open flows: %w", err)
 	}
-	active := activeFlows(flows, splits)
+	k.tracker.mu.Lock()
+	defer k.tracker.mu.Unlock()
+	known := k.tracker.backends()
 	for key, c := range counts {
-		c.Active = new(active[key])
-		counts[key] = c
+		counts[key] = known[key].counts(c.Flows, k.tracker.bytes)
 	}
 	return counts, nil
+}
+
+// counts are what an account says, with the flows that the rules have counted.
+func (c account) counts(flows uint64, bytes bool) traffic.Counts {
+	counts := traffic.Counts{
+		Flows: flows, Active: new(c.active), HalfOpen: new(c.halfOpen),
+		Unanswered: new(c.unanswered), Refused: new(c.refused), Resets: new(c.resets),
+		ConnectFailed: new(c.unanswered + c.refused),
+	}
+	if bytes {
+		counts.BytesIn, counts.BytesOut = new(c.in), new(c.out)
+	}
+	return counts
+}
+
+// Evidence returns what is known of the flows of the splits by backend and by
+// the generation that gave them to it, sorted. It begins when the Kernel is
+// opened, and is whole only while Follow runs. The splits must be all there are.
+func (k *Kernel) Evidence(ctx context.Context, splits []traffic.Split) ([]traffic.Evidence, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if err := k.takeLook(splits); err != nil {
+		return nil, fmt.Errorf("gather evidence: %w", err)
+	}
+	k.tracker.mu.Lock()
+	defer k.tracker.mu.Unlock()
+	return k.tracker.evidence(), nil
 }
 
 // Flows returns how many new flows each backend of the split has been given,
@@ -83,62 +109,4 @@ func (k *Kernel) readCounters() (map[string]uint64, error) {
 		return nil
 	})
 	return counters, err
-}
-
-// activeFlows counts the flows that are open, by the backend that has them.
-func activeFlows(flows []conntrack.Flow, splits []traffic.Split) map[traffic.BackendKey]uint64 {
-	byService := map[service]traffic.Split{}
-	for _, s := range splits {
-		for _, e := range elements(s) {
-			byService[e.service] = s
-		}
-	}
-	active := map[traffic.BackendKey]uint64{}
-	for _, f := range flows {
-		asked, ok := serviceOf(f)
-		if !ok || !live(f) {
-			continue
-		}
-		s, ok := byService[asked]
-		if !ok {
-			continue
-		}
-		if b, ok := servedBy(s, asked, f.TupleReply.IP.SourceAddress.Unmap(), f.TupleReply.Proto.SourcePort); ok {
-			active[traffic.BackendKey{Split: s.Name, Backend: b}]++
-		}
-	}
-	return active
-}
-
-// serviceOf is what the client of the flow asked for.
-func serviceOf(f conntrack.Flow) (service, bool) {
-	port := traffic.Port{Number: f.TupleOrig.Proto.DestinationPort}
-	switch f.TupleOrig.Proto.Protocol {
-	case unix.IPPROTO_TCP:
-		port.Transport = traffic.TCP
-	case unix.IPPROTO_UDP:
-		port.Transport = traffic.UDP
-	default:
-		return service{}, false
-	}
-	return service{ip: f.TupleOrig.IP.DestinationAddress.Unmap(), port: port}, true
-}
-
-// servedBy finds the backend that answers: the one whose address the replies
-// come from, or, where nothing was translated, the one that stays here.
-func servedBy(s traffic.Split, asked service, from netip.Addr, fromPort uint16) (string, bool) {
-	untouched := from == asked.ip && fromPort == asked.port.Number
-	for _, b := range s.Backends() {
-		if s.StaysHere(b, asked.ip, asked.port.Number) {
-			if untouched {
-				return b.Name, true
-			}
-			continue
-		}
-		a, ok := b.Address(asked.ip)
-		if ok && a.IP == from && (a.Port == fromPort || a.Port == 0 && fromPort == asked.port.Number) {
-			return b.Name, true
-		}
-	}
-	return "", false
 }

@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/ti-mo/conntrack"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
@@ -35,8 +34,11 @@ type Kernel struct {
 	turn    *turn
 
 	readers    *pool[*link]
-	conntracks *pool[*conntrack.Conn]
-	listFlows  func() ([]conntrack.Flow, error)
+	conntracks *pool[*conntrackSocket]
+	dial       func() (*conntrackSocket, error) // to conntrack
+	lookup     atomic.Pointer[lookup]
+	tracker    *tracker
+	lookAgain  chan struct{} // makes Follow look at once
 	versions   versions
 	newsBuffer int           // bytes that Watch may be behind
 	mended     atomic.Uint64 // how often Run has put return paths back
@@ -71,8 +73,9 @@ func Open(o Options) (*Kernel, error) {
 	k := &Kernel{
 		options: o, leftovers: map[leftover]time.Time{},
 		readers: newLinks(), conntracks: newConntracks(), newsBuffer: readBuffer,
+		dial: openConntrackSocket, tracker: newTracker(), lookAgain: make(chan struct{}, 1),
 	}
-	k.commit, k.listFlows = k.link.commit, k.listConntrack
+	k.commit = k.link.commit
 	if _, err := k.link.hasTable(TableSplits); err != nil {
 		k.link.close()
 		return nil, openError(err)

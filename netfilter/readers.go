@@ -3,8 +3,6 @@ package netfilter
 import (
 	"errors"
 	"sync"
-
-	"github.com/ti-mo/conntrack"
 )
 
 // readersIdle is how many sockets of a kind are kept open between questions.
@@ -56,8 +54,8 @@ func (p *pool[T]) end() {
 
 func newLinks() *pool[*link] { return &pool[*link]{close: (*link).close} }
 
-func newConntracks() *pool[*conntrack.Conn] {
-	return &pool[*conntrack.Conn]{close: func(c *conntrack.Conn) { _ = c.Close() }}
+func newConntracks() *pool[*conntrackSocket] {
+	return &pool[*conntrackSocket]{close: (*conntrackSocket).close}
 }
 
 // withLink lends a link for reading.
@@ -89,20 +87,19 @@ func (k *Kernel) observe(of scope) (have sight, err error) {
 	return have, err
 }
 
-// listConntrack lists the flows of both families.
-func (k *Kernel) listConntrack() ([]conntrack.Flow, error) {
-	conn, ok := k.conntracks.take()
+// withConntrack lends a socket of conntrack.
+func (k *Kernel) withConntrack(ask func(s *conntrackSocket) error) error {
+	s, ok := k.conntracks.take()
 	if !ok {
 		var err error
-		if conn, err = openConntrack(); err != nil {
-			return nil, err
+		if s, err = k.dial(); err != nil {
+			return err
 		}
 	}
-	flows, err := conn.Dump(nil)
-	if err != nil {
-		_ = conn.Close()
-		return nil, err
+	if err := ask(s); err != nil {
+		s.close() // answers may still come
+		return err
 	}
-	k.conntracks.give(conn)
-	return flows, nil
+	k.conntracks.give(s)
+	return nil
 }

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/ti-mo/conntrack"
 
 	"github.com/splitd/splitd/traffic"
 )
@@ -120,7 +119,7 @@ func TestCountersAreToldWhenConntrackCannotBeListed(t *testing.T) {
 	lab.apply(s)
 	lab.load(7, nil, service25v4)
 	refused := errors.New("no such module")
-	lab.kernel.listFlows = func() ([]conntrack.Flow, error) { return nil, refused }
+	lab.kernel.dial = func() (*conntrackSocket, error) { return nil, refused }
 	lab.router.Do(func() error {
 		counts, err := lab.kernel.Counts(t.Context(), []traffic.Split{s, severalSplits(1, 5)[0]})
 		if !errors.Is(err, refused) {

@@ -32,6 +32,7 @@ const (
 	ActionSet     Action = "set"     // an operator set weights
 	ActionDefault Action = "default" // an operator dropped the overrides
 	ActionOff     Action = "off"     // every candidate to 0
+	ActionDrain   Action = "drain"   // a candidate gets no new flow
 	ActionUndo    Action = "undo"    // an earlier change was taken back
 	ActionApply   Action = "apply"   // the definition changed
 	ActionAdopt   Action = "adopt"   // the kernel's weights were taken over

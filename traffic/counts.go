@@ -17,6 +17,13 @@ type Counts struct {
 	Active *uint64
 	// BytesIn went from clients to the backend, BytesOut back.
 	BytesIn, BytesOut *uint64
-	// ConnectFailed is the number of attempts to reach the backend that failed.
+	// ConnectFailed is the number of attempts to reach the backend that failed:
+	// in the kernel plane Unanswered and Refused together.
 	ConnectFailed *uint64
+	// HalfOpen are the flows of Active that have had no answer yet.
+	HalfOpen *uint64
+	// Unanswered are the attempts that ended without any answer, Refused those
+	// that a reset alone answered, Resets the flows that ended by a reset, of
+	// whichever side, after they had been answered.
+	Unanswered, Refused, Resets *uint64
 }

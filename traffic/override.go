@@ -13,7 +13,18 @@ type Override struct {
 	// Off marks an override made by `off`: it holds even for a pinned split,
 	// because the way back always works.
 	Off bool `json:"off,omitempty"`
+	// Closed says that the candidate takes no flow at all, not even of its
+	// groups: `off` and `drain` say so.
+	Closed bool `json:"closed,omitempty"`
+	// Drain marks one made by `drain`: it holds even for a pinned split, as Off
+	// does. Rate, if it is not 0, is how many open flows a second are ended
+	// meanwhile.
+	Drain bool    `json:"drain,omitempty"`
+	Rate  float64 `json:"rate,omitempty"`
 }
+
+// Holds says whether the override is in force over that definition.
+func (o Override) Holds(definition Split) bool { return o.Off || o.Drain || !definition.Pinned }
 
 // Overrides are the overrides of one split by candidate.
 type Overrides map[string]Override
@@ -46,21 +57,23 @@ const (
 
 // Effective returns the definition with the weights that are in force under
 // the overrides: an operator's weight above the file's, unless the definition
-// is pinned; `off` above both. Should the sum exceed the whole (a file raised
-// another candidate meanwhile) the file's weights are lowered, in order,
-// until it fits: an operator's word is kept and nothing is over-committed.
+// is pinned; `off` and `drain` above both. Should the sum exceed the whole (a
+// file raised another candidate meanwhile) the file's weights are lowered, in
+// order, until it fits: an operator's word is kept and nothing is
+// over-committed.
 func Effective(definition Split, overrides Overrides) Split {
 	effective := definition
 	effective.Candidates = append([]Backend(nil), definition.Candidates...)
 	var taken Weight
 	for i, c := range effective.Candidates {
-		if o, ok := overrides[c.Name]; ok && (o.Off || !definition.Pinned) {
+		if o, ok := overrides[c.Name]; ok && o.Holds(definition) {
 			effective.Candidates[i].Weight = o.Weight
+			effective.Candidates[i].Closed = c.Closed || o.Closed
 			taken += o.Weight
 		}
 	}
 	for i, c := range effective.Candidates {
-		if o, ok := overrides[c.Name]; ok && (o.Off || !definition.Pinned) {
+		if o, ok := overrides[c.Name]; ok && o.Holds(definition) {
 			continue
 		}
 		effective.Candidates[i].Weight = min(c.Weight, max(Whole-taken, 0))

@@ -27,6 +27,7 @@ const (
 	KindPlan       = "Plan"
 	KindDoctor     = "Doctor"
 	KindApply      = "Apply"
+	KindWhere      = "WhereList"
 	KindVersion    = "Version"
 	KindVersions   = "Versions"
 	KindError      = "Error"
@@ -80,9 +81,11 @@ type Split struct {
 	Ramp           *struct{} `json:"ramp"`
 	Kernel         *Kernel   `json:"kernel"` // null in proxy mode
 	Draw
-	Definition  string   `json:"definition,omitempty"`   // where it stands: "FILE:LINE"
-	DiffersFrom string   `json:"differs_from,omitempty"` // set after `apply -f`: the file that says otherwise
-	Warnings    []string `json:"warnings,omitempty"`
+	// Evidence is of each backend by generation, the youngest first.
+	Evidence    []Evidence `json:"evidence,omitempty"`
+	Definition  string     `json:"definition,omitempty"`   // where it stands: "FILE:LINE"
+	DiffersFrom string     `json:"differs_from,omitempty"` // set after `apply -f`: the file that says otherwise
+	Warnings    []string   `json:"warnings,omitempty"`
 }
 
 // Draw is whom a split draws and how, in the words of a configuration.
@@ -138,6 +141,7 @@ type Flows struct {
 	Total  *uint64   `json:"total"` // null: a backend's count is unknown
 	Active *uint64   `json:"active"`
 	AsOf   time.Time `json:"as_of"`
+	Note   string    `json:"note,omitempty"` // why something is not counted, and the cure
 }
 
 // Backend is the state of one backend.
@@ -155,8 +159,18 @@ type Backend struct {
 	BytesIn       *uint64  `json:"bytes_in"`
 	BytesOut      *uint64  `json:"bytes_out"`
 	ConnectFailed *uint64  `json:"connect_failed"`
-	Origin        *Origin  `json:"origin,omitempty"`  // candidates: the layer that decided this weight
-	Clients       *Clients `json:"clients,omitempty"` // candidates with groups
+	// HalfOpen are of FlowsActive: no answer yet. Unanswered and Refused are
+	// attempts that failed: without any answer, or with nothing but a reset;
+	// Resets are flows that a reset of whichever side ended. Kernel mode alone.
+	HalfOpen   *uint64 `json:"half_open,omitempty"`
+	Unanswered *uint64 `json:"unanswered,omitempty"`
+	Refused    *uint64 `json:"refused,omitempty"`
+	Resets     *uint64 `json:"resets,omitempty"`
+	// Closed: it takes no new flow, not even of its groups.
+	Closed  bool     `json:"closed,omitempty"`
+	Drain   *Drain   `json:"drain,omitempty"`   // while it is drained
+	Origin  *Origin  `json:"origin,omitempty"`  // candidates: the layer that decided this weight
+	Clients *Clients `json:"clients,omitempty"` // candidates with groups
 }
 
 // Clients counts the networks in the groups of a candidate.
@@ -185,6 +199,42 @@ type Health struct {
 	WhenDown        string  `json:"when_down"` // primary | keep
 }
 
+// Drain is how far a drain is. It is done when the backend's flows_active is 0.
+type Drain struct {
+	Since         time.Time `json:"since"`
+	RatePerSecond float64   `json:"rate_per_second,omitempty"` // open flows that are ended; 0: none
+	Ended         uint64    `json:"ended,omitempty"`           // so far, by this daemon
+}
+
+// Evidence is what is known of the flows that one generation gave to one
+// backend.
+type Evidence struct {
+	Backend    string     `json:"backend"`
+	Generation uint64     `json:"generation"` // 0: not known
+	Since      time.Time  `json:"since"`
+	Until      time.Time  `json:"until"`
+	Flows      uint64     `json:"flows"`
+	Active     uint64     `json:"active"`
+	HalfOpen   uint64     `json:"half_open"`
+	Ended      uint64     `json:"ended"`
+	Unanswered uint64     `json:"unanswered"`
+	Refused    uint64     `json:"refused"`
+	Resets     uint64     `json:"resets"`
+	BytesIn    *uint64    `json:"bytes_in"`
+	BytesOut   *uint64    `json:"bytes_out"`
+	Lifetime   *Lifetimes `json:"lifetime"` // null: none is known
+	Lost       uint64     `json:"lost,omitempty"`
+}
+
+// Lifetimes are of ended flows: bounds that so many of a hundred do not exceed,
+// null where it is longer than what is told apart.
+type Lifetimes struct {
+	Known uint64   `json:"known"` // of how many
+	P50   *float64 `json:"p50_seconds"`
+	P95   *float64 `json:"p95_seconds"`
+	P99   *float64 `json:"p99_seconds"`
+}
+
 // Shadow is the state of shadowing.
 type Shadow struct {
 	SamplePPM int    `json:"sample_ppm"`
@@ -210,6 +260,7 @@ type Change struct {
 	WeightPPM     int        `json:"weight_ppm"`
 	ConfirmBefore *time.Time `json:"confirm_before"`
 	Removed       bool       `json:"removed,omitempty"` // the definition no longer has the split
+	Ended         *int       `json:"ended,omitempty"`   // open flows that were ended with --kill
 	Warnings      []string   `json:"warnings,omitempty"`
 }
 
@@ -243,6 +294,67 @@ type SetRequest struct {
 	Default bool `json:"default,omitempty"`
 	// TTL in seconds ends the override by itself; 0 means never.
 	TTLSeconds float64 `json:"ttl_seconds,omitempty"`
+	// Kill ends the open flows of the candidates that are set to 0.
+	Kill bool `json:"kill,omitempty"`
+}
+
+// DrainRequest is POST /v1/splits/{split}/drain: the candidate gets no new
+// flow, not even of its groups, until its weight is set.
+type DrainRequest struct {
+	Request
+	Backend string `json:"backend"`
+	// Kill ends its open flows now, RatePerSecond so many a second; one of both.
+	Kill          bool    `json:"kill,omitempty"`
+	RatePerSecond float64 `json:"rate_per_second,omitempty"`
+}
+
+// WhereList is GET /v1/where?client=ADDRESS, and of one split
+// /v1/splits/{split}/where.
+type WhereList struct {
+	Envelope
+	Client string  `json:"client"`
+	Items  []Where `json:"items"`
+	// Warnings say why the open flows are not known.
+	Warnings []string `json:"warnings,omitempty"`
+}
+
+// Where is where the new flows of a client go in one split.
+type Where struct {
+	Split   string `json:"split"`
+	Mode    string `json:"mode"`
+	Network string `json:"network"` // whose side it is: the client's network under affinity
+	// Why: family (not served) | backend | always | affinity | draw
+	Why     string `json:"why"`
+	Backend string `json:"backend,omitempty"` // empty: each flow draws anew, see odds
+	Address string `json:"address,omitempty"` // of the backend, where the client keeps it
+	// NumberPPM is what the network has drawn; with affinity alone.
+	NumberPPM *int `json:"number_ppm,omitempty"`
+	// Meant is the candidate that the flows were meant for, which But keeps them
+	// from: closed | down | never
+	Meant string `json:"meant,omitempty"`
+	But   string `json:"but,omitempty"`
+	Odds  []Odds `json:"odds,omitempty"`
+	// Flows are those of the client that are open now; null: not known.
+	Flows []ClientFlow `json:"flows"`
+}
+
+// Odds are a backend's chance of each new flow.
+type Odds struct {
+	Backend   string `json:"backend"`
+	WeightPPM int    `json:"weight_ppm"`
+}
+
+// ClientFlow is one open flow of a client.
+type ClientFlow struct {
+	Backend    string  `json:"backend"`
+	Generation uint64  `json:"generation"` // 0: not known
+	Transport  string  `json:"transport"`
+	Client     string  `json:"client"`
+	Service    string  `json:"service"`
+	Server     string  `json:"server"`
+	HalfOpen   bool    `json:"half_open,omitempty"`
+	BytesIn    *uint64 `json:"bytes_in"`
+	BytesOut   *uint64 `json:"bytes_out"`
 }
 
 // ApplyRequest is POST /v1/apply. Without Text the daemon reads its files again.
@@ -274,7 +386,7 @@ type Entry struct {
 	Time        time.Time      `json:"time"`
 	Split       string         `json:"split"`
 	Generation  uint64         `json:"generation"`
-	Action      string         `json:"action"` // set | default | off | undo | apply | adopt | expire | remove | revert
+	Action      string         `json:"action"` // set | default | off | drain | undo | apply | adopt | expire | remove | revert
 	PreviousPPM int            `json:"previous_ppm"`
 	WeightPPM   int            `json:"weight_ppm"`
 	Weights     map[string]int `json:"weights"` // by candidate, afterwards

@@ -13,7 +13,7 @@ import (
 // TestEveryKeyIsSnakeCase walks all that goes over the wire: programs rely on
 // the spelling, and apiVersion and kind alone are spelt as others spell them.
 func TestEveryKeyIsSnakeCase(t *testing.T) {
-	snake := regexp.MustCompile(`^[a-z]+[0-9]?(_[a-z]+)*$`)
+	snake := regexp.MustCompile(`^[a-z]+[0-9]*(_[a-z]+)*$`)
 	seen := map[reflect.Type]bool{}
 	keys := 0
 	var walk func(reflect.Type)
@@ -45,7 +45,7 @@ func TestEveryKeyIsSnakeCase(t *testing.T) {
 	for _, r := range []reflect.Type{
 		reflect.TypeFor[api.SplitList](), reflect.TypeFor[api.ChangeList](), reflect.TypeFor[api.Apply](),
 		reflect.TypeFor[api.History](), reflect.TypeFor[api.Plan](), reflect.TypeFor[api.Doctor](), reflect.TypeFor[api.Versions](), reflect.TypeFor[api.Error](),
-		reflect.TypeFor[api.SetRequest](), reflect.TypeFor[api.ApplyRequest](),
+		reflect.TypeFor[api.SetRequest](), reflect.TypeFor[api.DrainRequest](), reflect.TypeFor[api.WhereList](), reflect.TypeFor[api.ApplyRequest](),
 	} {
 		walk(r)
 	}

@@ -18,6 +18,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"syscall"
@@ -94,6 +95,17 @@ func (c *Client) Off(ctx context.Context, name string, request api.Request) (api
 // OffAll takes every candidate of every split to 0.
 func (c *Client) OffAll(ctx context.Context, request api.Request) (api.ChangeList, error) {
 	return call[api.ChangeList](ctx, c, http.MethodPost, "/v1/off?all=true", request)
+}
+
+// Drain closes a candidate to new flows.
+func (c *Client) Drain(ctx context.Context, name string, request api.DrainRequest) (api.Change, error) {
+	return call[api.Change](ctx, c, http.MethodPost, of(name, "/drain", "/drain"), request)
+}
+
+// Where reads the side of a client in the named split, or in all when name is
+// "".
+func (c *Client) Where(ctx context.Context, name string, client netip.Addr) (api.WhereList, error) {
+	return call[api.WhereList](ctx, c, http.MethodGet, of(name, "/where", "/where")+"?client="+url.QueryEscape(client.String()), nil)
 }
 
 // Apply makes the daemon read its files again, or run the text in the request.

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -37,6 +38,8 @@ type Operator struct {
 	// ApplyText judges the text of an apply; nil takes every text as one that
 	// changes nothing.
 	ApplyText func(name, text string) (api.Apply, error)
+	// ClientFlows may complete an answer to Where: what conntrack would know.
+	ClientFlows func(*api.WhereList)
 	// Broken, when set, is what every changing method fails with.
 	Broken error
 
@@ -147,6 +150,43 @@ func (o *Operator) Undo(_ context.Context, who control.Actor, name string, reque
 	})
 }
 
+// Drain implements control.Operator.
+func (o *Operator) Drain(_ context.Context, who control.Actor, name string, request api.DrainRequest) (api.Change, error) {
+	return o.changed(name, request.Request, func(s *split) (api.Change, error) {
+		if _, ok := s.definition.Candidate(request.Backend); !ok {
+			return api.Change{}, refuse(api.CodeInvalid, "drain %q: it has no candidate %q", s.definition.Name, request.Backend)
+		}
+		override := traffic.Override{
+			Actor: who.User, Reason: request.Reason, Since: o.Now().UTC(), Closed: true, Drain: true, Rate: request.RatePerSecond,
+		}
+		change := o.move(s, who, "drain", request.Reason, with(s.overrides, map[string]traffic.Weight{request.Backend: 0}, override), 0)
+		if request.Kill {
+			change.Ended = new(3)
+		}
+		return change, nil
+	})
+}
+
+// Where implements control.Operator.
+func (o *Operator) Where(_ context.Context, name string, client netip.Addr) (api.WhereList, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	list := api.WhereList{Client: client.String(), Items: []api.Where{}}
+	for _, s := range o.splits {
+		if name == "" || name == s.definition.Name {
+			state := traffic.Effective(s.definition, s.overrides)
+			list.Items = append(list.Items, control.WhereItem(state, state.Where(client)))
+		}
+	}
+	if name != "" && len(list.Items) == 0 {
+		return api.WhereList{}, o.unknown(name)
+	}
+	if o.ClientFlows != nil {
+		o.ClientFlows(&list)
+	}
+	return list, nil
+}
+
 // Off implements control.Operator.
 func (o *Operator) Off(_ context.Context, who control.Actor, name string, request api.Request) (api.Change, error) {
 	return o.changed(name, request, func(s *split) (api.Change, error) { return o.off(s, who, request), nil })
@@ -182,7 +222,7 @@ func (o *Operator) off(s *split, who control.Actor, request api.Request) api.Cha
 	for _, c := range s.definition.Candidates {
 		weights[c.Name] = 0
 	}
-	override := traffic.Override{Actor: who.User, Reason: request.Reason, Since: o.Now().UTC(), Off: true}
+	override := traffic.Override{Actor: who.User, Reason: request.Reason, Since: o.Now().UTC(), Off: true, Closed: true}
 	return o.move(s, who, "off", request.Reason, with(s.overrides, weights, override), 0)
 }
 
@@ -215,7 +255,7 @@ func (o *Operator) move(s *split, who control.Actor, action, reason string, over
 	for _, c := range after.Candidates {
 		weights[c.Name] = int(c.Weight)
 		old, _ := before.Candidate(c.Name)
-		change.Changed = change.Changed || old.Weight != c.Weight
+		change.Changed = change.Changed || old.Weight != c.Weight || old.Closed != c.Closed && overrides[c.Name].Drain
 	}
 	if !change.Changed {
 		return change

@@ -35,8 +35,11 @@ func (o *Operator) show(s *split) api.Split {
 		}
 		if i == 0 {
 			backend.Role = string(traffic.RolePrimary)
-		} else if override, ok := s.overrides[b.Name]; ok && (override.Off || !s.definition.Pinned) {
+		} else if override, ok := s.overrides[b.Name]; ok && override.Holds(s.definition) {
 			origin := originOf(override)
+			if override.Drain {
+				backend.Closed, backend.Drain = true, &api.Drain{Since: override.Since, RatePerSecond: override.Rate}
+			}
 			backend.Origin, shown.Origin = &origin, origin
 		}
 		backend.Clients = control.ClientsItem(b.Clients)

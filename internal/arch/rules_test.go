@@ -87,6 +87,7 @@ func owners() []owner {
 		{"github.com/vishvananda", kernel, true, system},
 		{"github.com/google/nftables", []string{"netfilter", "netfilter/doctor", "internal/netns"}, true, system},
 		{"github.com/ti-mo", []string{"netfilter", "internal/netns"}, true, system},
+		{"golang.org/x/net/bpf", []string{"netfilter"}, false, "filters of sockets of netlink are written in its bpf"},
 		{"github.com/mdlayher/netlink", []string{"netfilter", "netfilter/doctor"}, true, system},
 		{"go.etcd.io/bbolt", []string{"state", "e2e"}, false, "the database is state's secret"},
 		{"github.com/spf13/viper", []string{"configs"}, false, "viper knows the daemon's scalars, in configs alone"},

@@ -1,0 +1,84 @@
+package daemon
+
+import (
+	"context"
+	"net/netip"
+
+	"github.com/splitd/splitd/control"
+	"github.com/splitd/splitd/control/api"
+	"github.com/splitd/splitd/health"
+	"github.com/splitd/splitd/netfilter"
+	"github.com/splitd/splitd/traffic"
+)
+
+// clientFlowsMost bounds how many open flows of a client are listed.
+const clientFlowsMost = 1000
+
+// Where tells the side of a client: where its new flows go, and which flows of
+// it are open where.
+func (d *Daemon) Where(ctx context.Context, name string, client netip.Addr) (api.WhereList, error) {
+	v := d.view.Load()
+	names := v.names()
+	if name != "" {
+		record, err := v.find(name)
+		if err != nil {
+			return api.WhereList{}, err
+		}
+		names = []string{record.Name}
+	}
+	list := api.WhereList{Envelope: api.Of(api.KindWhere), Client: client.String(), Items: []api.Where{}}
+	splits := make([]traffic.Split, 0, len(names))
+	for _, n := range names {
+		s := v.split(n)
+		if s.Mode != traffic.ModeProxy {
+			s = health.Withdraw(s, d.planes.found.Load().down)
+		}
+		splits = append(splits, s)
+	}
+	inKernel, _ := byMode(splits)
+	flows, known := map[string][]api.ClientFlow{}, d.planes.inUse() != nil
+	if known && len(inKernel) > 0 {
+		open, err := d.planes.inUse().OpenFlows(ctx, netfilter.Which{
+			Splits: inKernel, Clients: netip.PrefixFrom(client, client.BitLen()), Most: clientFlowsMost,
+		})
+		if err != nil {
+			known = false
+			list.Warnings = append(list.Warnings, "the client's open flows are not known: "+err.Error())
+		}
+		for _, f := range open {
+			flows[f.Split] = append(flows[f.Split], flowItem(f))
+		}
+	}
+	for _, s := range splits {
+		item := control.WhereItem(s, drawnBy(s).Where(client))
+		if known && s.Mode != traffic.ModeProxy {
+			item.Flows = append([]api.ClientFlow{}, flows[s.Name]...)
+		}
+		list.Items = append(list.Items, item)
+	}
+	return list, nil
+}
+
+// drawnBy is the split as its plane draws: the relay knows neither groups nor
+// affinity.
+func drawnBy(s traffic.Split) traffic.Split {
+	if s.Mode != traffic.ModeProxy {
+		return s
+	}
+	s.Affinity = traffic.AffinityNone
+	candidates := make([]traffic.Backend, 0, len(s.Candidates))
+	for _, c := range s.Candidates {
+		c.Clients = traffic.Clients{}
+		candidates = append(candidates, c)
+	}
+	s.Candidates = candidates
+	return s
+}
+
+func flowItem(f netfilter.OpenFlow) api.ClientFlow {
+	return api.ClientFlow{
+		Backend: f.Backend, Generation: uint64(f.Generation), Transport: string(f.Transport),
+		Client: f.Client.String(), Service: f.Service.String(), Server: f.Server.String(),
+		HalfOpen: f.HalfOpen, BytesIn: f.BytesIn, BytesOut: f.BytesOut,
+	}
+}

@@ -1,0 +1,77 @@
+package traffic
+
+import (
+	"encoding/binary"
+	"math/bits"
+)
+
+// jhash is the kernel's hash of a key (include/linux/jhash.h, after Bob
+// Jenkins' lookup3), which nft's jhash uses. Words are read in the machine's
+// byte order, as the kernel does.
+func jhash(key []byte, seed uint32) uint32 {
+	const initial = 0xdeadbeef
+	a := initial + uint32(len(key)) + seed
+	b, c := a, a
+	for ; len(key) > 12; key = key[12:] {
+		a += binary.NativeEndian.Uint32(key)
+		b += binary.NativeEndian.Uint32(key[4:])
+		c += binary.NativeEndian.Uint32(key[8:])
+		a, b, c = jhashMix(a, b, c)
+	}
+	if len(key) == 0 {
+		return c
+	}
+	// What is left is read byte by byte, lowest first, whatever the machine.
+	var rest [12]byte
+	copy(rest[:], key)
+	a += binary.LittleEndian.Uint32(rest[0:])
+	b += binary.LittleEndian.Uint32(rest[4:])
+	c += binary.LittleEndian.Uint32(rest[8:])
+	return jhashFinal(a, b, c)
+}
+
+func jhashMix(a, b, c uint32) (uint32, uint32, uint32) {
+	a -= c
+	a ^= bits.RotateLeft32(c, 4)
+	c += b
+	b -= a
+	b ^= bits.RotateLeft32(a, 6)
+	a += c
+	c -= b
+	c ^= bits.RotateLeft32(b, 8)
+	b += a
+	a -= c
+	a ^= bits.RotateLeft32(c, 16)
+	c += b
+	b -= a
+	b ^= bits.RotateLeft32(a, 19)
+	a += c
+	c -= b
+	c ^= bits.RotateLeft32(b, 4)
+	b += a
+	return a, b, c
+}
+
+func jhashFinal(a, b, c uint32) uint32 {
+	c ^= b
+	c -= bits.RotateLeft32(b, 14)
+	a ^= c
+	a -= bits.RotateLeft32(c, 11)
+	b ^= a
+	b -= bits.RotateLeft32(a, 25)
+	c ^= b
+	c -= bits.RotateLeft32(b, 16)
+	a ^= c
+	a -= bits.RotateLeft32(c, 4)
+	b ^= a
+	b -= bits.RotateLeft32(a, 14)
+	c ^= b
+	c -= bits.RotateLeft32(b, 24)
+	return c
+}
+
+// draw is the number below modulus that nft's `jhash ... mod` makes of a key
+// (reciprocal_scale, include/linux/math.h).
+func draw(key []byte, seed, modulus uint32) uint32 {
+	return uint32(uint64(jhash(key, seed)) * uint64(modulus) >> 32)
+}

@@ -1,0 +1,200 @@
+package traffic
+
+import (
+	"net/netip"
+	"slices"
+)
+
+// Why says what decides where a client's new flows go.
+type Why string
+
+// What may decide, in the order in which it is asked.
+const (
+	WhyFamily   Why = "family"   // the service has no address of the client's family
+	WhyBackend  Why = "backend"  // the client is a backend itself: never split
+	WhyAlways   Why = "always"   // it is in the group that always goes there
+	WhyAffinity Why = "affinity" // its network has drawn a number
+	WhyDraw     Why = "draw"     // each flow draws anew
+)
+
+// But says why a flow that was meant for a candidate goes to the primary.
+type But string
+
+// What keeps flows from a candidate.
+const (
+	ButClosed But = "closed" // it is drained or switched off
+	ButDown   But = "down"   // health checks have found its addresses dead
+	ButNever  But = "never"  // the client is in the group that never goes there
+)
+
+// Side is where the new flows of one client go.
+type Side struct {
+	// Client is the network that decides: with affinity the client's network,
+	// else the client alone.
+	Client netip.Prefix
+	Why    Why
+	// Backend is who gets them; "" where each flow draws anew and more than one
+	// may win, or where there is no service for the client.
+	Backend string
+	// Address is the backend's that the client keeps; invalid where each flow
+	// draws, or the flow stays where it is.
+	Address netip.Addr
+	// Number is what the client's network has drawn, of Whole; with WhyAffinity
+	// alone.
+	Number Weight
+	// Meant is the candidate that the flows were meant for, where But keeps
+	// them from it.
+	Meant string
+	But   But
+	// Odds are what each backend gets where each flow draws anew: those that
+	// get nothing are left out.
+	Odds []Odds
+}
+
+// Odds are a backend's chance.
+type Odds struct {
+	Backend string
+	Weight  Weight
+}
+
+// Where says where the new flows of a client go in kernel mode, under the
+// weights, groups and health of the state. It asks what the rules ask, in
+// their order.
+func (s Split) Where(client netip.Addr) Side {
+	client = client.Unmap()
+	side := Side{Client: netip.PrefixFrom(client, client.BitLen()), Why: WhyDraw}
+	ofFamily := func(ip netip.Addr) bool { return ip.Is4() == client.Is4() }
+	switch {
+	case !slices.ContainsFunc(s.Service.Addresses, ofFamily):
+		side.Why = WhyFamily
+		return side
+	case s.hasAddress(client):
+		side.Why = WhyBackend
+		return s.settled(side, client, s.Primary.Name)
+	}
+	for _, c := range s.Candidates {
+		if !c.Closed && contains(c.Clients.Always, client) {
+			side.Why = WhyAlways
+			return s.settled(side, client, c.Name)
+		}
+	}
+	if s.Affinity != AffinitySource {
+		return s.odds(side, client)
+	}
+	side.Why, side.Client = WhyAffinity, s.network(client)
+	side.Number = Weight(draw(networkKey(side.Client), s.Seed(), uint32(Whole)))
+	name := s.Layout().Of(side.Number)
+	if name == "" {
+		name = s.Primary.Name
+	}
+	return s.settled(side, client, name)
+}
+
+func (s Split) hasAddress(ip netip.Addr) bool {
+	return slices.ContainsFunc(s.Backends(), func(b Backend) bool {
+		return slices.ContainsFunc(b.Addresses, func(a Address) bool { return a.IP == ip })
+	})
+}
+
+func contains(networks []netip.Prefix, ip netip.Addr) bool {
+	return slices.ContainsFunc(networks, func(n netip.Prefix) bool { return n.Contains(ip) })
+}
+
+// network is the client's under affinity.
+func (s Split) network(client netip.Addr) netip.Prefix {
+	bits := s.AffinityPrefix.IPv4
+	if client.Is6() {
+		bits = s.AffinityPrefix.IPv6
+	}
+	network, err := client.Prefix(bits)
+	if err != nil || bits == 0 {
+		return netip.PrefixFrom(client, client.BitLen())
+	}
+	return network
+}
+
+// networkKey are the leading bytes of the address that are hashed.
+func networkKey(network netip.Prefix) []byte {
+	return network.Addr().AsSlice()[:(network.Bits()+7)/8]
+}
+
+// kept says what keeps a client's flows from a candidate, if anything.
+func kept(b Backend, client netip.Addr) But {
+	ofFamily := func(a Address) bool { return a.IP.Is4() == client.Is4() }
+	switch {
+	case b.Closed:
+		return ButClosed
+	case slices.ContainsFunc(b.Addresses, ofFamily) && len(b.Living(client)) == 0:
+		return ButDown
+	case contains(b.Clients.Never, client):
+		return ButNever
+	}
+	return ""
+}
+
+// settled says that all flows of the client are meant for that backend.
+func (s Split) settled(side Side, client netip.Addr, name string) Side {
+	side.Backend = name
+	b := s.Primary
+	if c, candidate := s.Candidate(name); candidate {
+		b = c
+		if but := kept(c, client); but != "" {
+			side.Meant, side.But, side.Backend, b = name, but, s.Primary.Name, s.Primary
+		}
+	}
+	side.Address = s.address(b, client)
+	return side
+}
+
+// address is the one that a client keeps: the backend's only one, or with
+// affinity the one that its network draws: the first by one of n numbers, the
+// second by one of n-1 of another draw, and so on.
+func (s Split) address(b Backend, client netip.Addr) netip.Addr {
+	usable := b.Living(client)
+	if len(usable) == 0 { // a primary: there is nobody to take its place
+		usable = usable[:0]
+		for _, a := range b.Addresses {
+			if a.IP.Is4() == client.Is4() {
+				usable = append(usable, a)
+			}
+		}
+	}
+	if len(usable) > 1 && s.Affinity != AffinitySource {
+		return netip.Addr{}
+	}
+	key := networkKey(s.network(client))
+	for i, a := range usable {
+		if left := len(usable) - i; left == 1 || draw(key, s.Seed()+uint32(i)+1, uint32(left)) == 0 {
+			return a.IP
+		}
+	}
+	return netip.Addr{}
+}
+
+// odds are what a client without affinity may expect.
+func (s Split) odds(side Side, client netip.Addr) Side {
+	primary := s.PrimaryWeight()
+	var odds []Odds
+	for _, c := range s.Candidates {
+		switch {
+		case c.Weight == 0:
+		case kept(c, client) != "":
+			primary += c.Weight
+			side.Meant, side.But = c.Name, kept(c, client)
+		default:
+			odds = append(odds, Odds{c.Name, c.Weight})
+		}
+	}
+	if primary > 0 {
+		odds = append([]Odds{{s.Primary.Name, primary}}, odds...)
+	}
+	side.Odds = odds
+	if len(odds) == 1 {
+		b, ok := s.Candidate(odds[0].Backend)
+		if !ok {
+			b = s.Primary
+		}
+		side.Backend, side.Address = b.Name, s.address(b, client)
+	}
+	return side
+}
