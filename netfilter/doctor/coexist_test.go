@@ -61,8 +61,8 @@ func TestDockersRulesAndOurs(t *testing.T) {
 		filter.hook("FORWARD", nftables.ChainTypeFilter, nftables.ChainHookForward, 0, nftables.ChainPolicyDrop, jump("DOCKER-USER"), jump("DOCKER-FORWARD"))
 		nat := newRuleset(c, nftables.TableFamilyIPv4, "nat")
 		nat.chain("DOCKER",
-			join(toPort(25), translateTo("10.0.0.99", 25)), // -p 25:25
-			join(toPort(8080), translateTo("10.0.0.99", 25)))
+			join(toPort(25), translateToOther(25)), // -p 25:25
+			join(toPort(8080), translateToOther(25)))
 		nat.hook("PREROUTING", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, -100, anyPolicy, jump("DOCKER"))
 	})
 	split := fourOnly(all())
@@ -143,20 +143,21 @@ func TestFirewalldsRulesAndOurs(t *testing.T) {
 			l.serveAll()
 			changeRuleset(t, l.router, func(c *nftables.Conn) {
 				f := newRuleset(c, nftables.TableFamilyINet, "firewalld")
-				f.chain("nat_PRE_public", join(toPort(25), translateTo("10.0.0.99", 0)))
+				f.chain("nat_PRE_public", join(toPort(25), translateToOther(0)))
 				f.chain("filter_FWD_public")
 				f.hook("nat_PREROUTING", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, -90, anyPolicy, jump("nat_PRE_public"))
 				f.hook("filter_FORWARD", nftables.ChainTypeFilter, nftables.ChainHookForward, 10, anyPolicy,
 					join(inState(establishedRelated), accept()), test.lets, join(cameIn("lo"), accept()),
 					jump("filter_FWD_public"), join(inState(expr.CtStateBitINVALID), drop()), reject())
 			})
-			split := fourOnly(all())
+			split := all()
 			l.apply(split)
 			patience := long
 			if test.want == 0 {
 				patience = brief
 			}
 			l.only(test.want, 3, patience, service4, "beside firewalld")
+			l.only(test.want, 3, patience, service6, "beside firewalld, IPv6")
 			cure := l.cureOf("forward-drop", split)
 			if passes := test.want != 0; passes != (cure == "") {
 				t.Errorf("the cure is %q", cure)
@@ -177,7 +178,7 @@ func TestOthersMarksStayBesideOurs(t *testing.T) {
 	const wanMask, wan = 0x3f00, 0x100
 	const vpnMask, vpn = 0xff0000, 0x80000
 	keep := func(mask uint32, mode byte) []expr.Any {
-		return []expr.Any{&expr.Target{Name: "CONNMARK", Rev: 1, Info: connmark(0, mask, mask, mode)}}
+		return []expr.Any{&expr.Target{Name: "CONNMARK", Rev: 1, Info: connmark(mask, mode)}}
 	}
 	isZero := func(mask uint32) []expr.Any {
 		return []expr.Any{&expr.Meta{Key: expr.MetaKeyMARK, Register: 1}, masked(mask, 0), equal(0, 0, 0, 0)}

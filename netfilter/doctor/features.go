@@ -42,8 +42,10 @@ func features() []feature {
 			&expr.Immediate{Register: 1, Data: []byte{127, 0, 0, 1}}, &expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: 1},
 		}},
 		{"nft_masq", "return: masquerade", any(func(s traffic.Split) bool { return s.Return == traffic.ReturnMasquerade }), 0, []expr.Any{&expr.Masq{}}},
-		{"persist flag of tables (Linux 6.9)", "keeping our tables when another program flushes the ruleset", func(Question) bool { return false },
-			nftables.TableFlagOwner | nftables.TableFlagPersist, nil},
+		{
+			"persist flag of tables (Linux 6.9)", "keeping our tables when another program flushes the ruleset", func(Question) bool { return false },
+			nftables.TableFlagOwner | nftables.TableFlagPersist, nil,
+		},
 	}
 }
 

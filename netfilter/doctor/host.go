@@ -169,7 +169,7 @@ func (h Host) strict(device string) bool {
 const confAll = "net/ipv4/conf/all/"
 
 func conf4(device, setting string) string { return "net/ipv4/conf/" + device + "/" + setting }
-func conf6(device, setting string) string { return "net/ipv6/conf/" + device + "/" + setting }
+func acceptRA(device string) string       { return "net/ipv6/conf/" + device + "/accept_ra" }
 
 // clients is the way to clients of the address's family.
 func (h Host) clients(a netip.Addr) Way {

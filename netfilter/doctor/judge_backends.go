@@ -36,8 +36,8 @@ func judgeForwarding(e *examination) {
 // router advertisements made the default route: it would go with it.
 func (e *examination) keepAdvertisements() string {
 	for _, name := range sortedKeys(e.Devices) {
-		if e.Devices[name].AdvertisedRoute && e.sysctl(conf6(name, "accept_ra")) == 1 {
-			return "sysctl -w " + conf6(name, "accept_ra") + "=2 && "
+		if e.Devices[name].AdvertisedRoute && e.sysctl(acceptRA(name)) == 1 {
+			return "sysctl -w " + acceptRA(name) + "=2 && "
 		}
 	}
 	return ""
@@ -56,7 +56,7 @@ func judgeAdvertisements(e *examination) {
 	var ignoring []string
 	for _, name := range sortedKeys(e.Devices) {
 		d := e.Devices[name]
-		if d.Up && e.sysctl(conf6(name, "accept_ra")) == 1 && slices.ContainsFunc(d.Networks, isSix) {
+		if d.Up && e.sysctl(acceptRA(name)) == 1 && slices.ContainsFunc(d.Networks, isSix) {
 			ignoring = append(ignoring, name)
 		}
 	}
@@ -67,7 +67,7 @@ func judgeAdvertisements(e *examination) {
 		Level: LevelWarning,
 		Seen:  seen("this host has no IPv6 default route and ignores router advertisements on %s%s, because it forwards and accept_ra is 1", ignoring[0], more(len(ignoring))),
 		Why:   "IPv6 clients get no replies once the route that an advertisement made is gone",
-		If:    "if its default route comes from router advertisements,", Cure: "sysctl -w " + conf6(ignoring[0], "accept_ra") + "=2",
+		If:    "if its default route comes from router advertisements,", Cure: "sysctl -w " + acceptRA(ignoring[0]) + "=2",
 	})
 }
 

@@ -107,7 +107,7 @@ func judgeNetworkd(e *examination) {
 }
 
 func judgeUnread(e *examination) {
-	lines := slices.Clone(e.Host.Unread)
+	lines := slices.Clone(e.Unread)
 	for _, name := range e.Files.Unread {
 		lines = append(lines, name+" cannot be read: permission denied")
 	}

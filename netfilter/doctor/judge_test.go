@@ -206,7 +206,7 @@ func TestForeignRulesAreReadAsTheKernelReadsThem(t *testing.T) {
 		"a network of addresses":       {[][]expr.Any{{loadNetwork(destinationAt4, 4), &expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: []byte{255, 255, 255, 0}, Xor: []byte{0, 0, 0, 0}}, equal(192, 0, 2, 0), dnat}}, yes},
 		"another network of addresses": {[][]expr.Any{{loadNetwork(destinationAt4, 4), &expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: []byte{255, 255, 0, 0}, Xor: []byte{0, 0, 0, 0}}, equal(192, 1, 0, 0), dnat}}, no},
 		"ports in a range":             {[][]expr.Any{{port, &expr.Range{Op: expr.CmpOpEq, Register: 1, FromData: []byte{0, 20}, ToData: []byte{0, 30}}, dnat}}, yes},
-		"a mark":                       {[][]expr.Any{[]expr.Any{&expr.Ct{Key: expr.CtKeyMARK, Register: 1}, masked(0xff, 0), equal(1, 0, 0, 0), dnat}}, maybe},
+		"a mark":                       {[][]expr.Any{{&expr.Ct{Key: expr.CtKeyMARK, Register: 1}, masked(0xff, 0), equal(1, 0, 0, 0), dnat}}, maybe},
 		"now and then":                 {[][]expr.Any{{&expr.Limit{}, dnat}}, maybe},
 	} {
 		t.Run(name, func(t *testing.T) {

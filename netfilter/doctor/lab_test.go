@@ -79,7 +79,7 @@ func half() traffic.Split {
 	return s
 }
 
-// whole sends all flows there.
+// all sends all flows there.
 func all() traffic.Split {
 	s := half()
 	s.Candidates[0].Weight = traffic.Whole
@@ -127,13 +127,8 @@ const (
 // connections that fail within the patience.
 func (l *lab) ask(n int, patience time.Duration, address string) map[byte]int {
 	l.t.Helper()
-	return l.askFrom(l.world, n, patience, address)
-}
-
-func (l *lab) askFrom(ns *nettest.NS, n int, patience time.Duration, address string) map[byte]int {
-	l.t.Helper()
 	answers := map[byte]int{}
-	ns.Do(func() error {
+	l.world.Do(func() error {
 		for range n {
 			letter, err := askOnce(address, patience)
 			if err != nil {

@@ -99,7 +99,7 @@ func look(q Question) (Host, error) {
 	h.readSysctls("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", confAll+"rp_filter", confAll+"send_redirects", confAll+"route_localnet",
 		"net/netfilter/nf_conntrack_max", "net/netfilter/nf_conntrack_count", "net/netfilter/nf_conntrack_acct", "net/netfilter/nf_conntrack_tcp_loose")
 	for device := range h.Devices {
-		h.readSysctls(conf4(device, "rp_filter"), conf4(device, "send_redirects"), conf4(device, "route_localnet"), conf6(device, "accept_ra"))
+		h.readSysctls(conf4(device, "rp_filter"), conf4(device, "send_redirects"), conf4(device, "route_localnet"), acceptRA(device))
 	}
 	h.Tracking.Count, h.Tracking.Max = h.sysctl("net/netfilter/nf_conntrack_count"), h.sysctl("net/netfilter/nf_conntrack_max")
 	h.Tracking.On = h.Tracking.Count > 0

@@ -68,23 +68,21 @@ func (l *lab) applyPaths(paths ...traffic.ReturnPath) {
 	})
 }
 
-// eventually asks until that letter answers: a bridge forwards after a moment.
-func (l *lab) eventually(letter byte, address, when string) {
+// untilServed waits: a bridge forwards after a moment.
+func (l *lab) untilServed() {
 	l.t.Helper()
-	var got map[byte]int
-	for deadline := time.Now().Add(long); time.Now().Before(deadline); {
-		if got = l.ask(1, 2*time.Second, address); got[letter] == 1 {
-			return
+	for deadline := time.Now().Add(long); l.ask(1, 2*time.Second, service4)[fromLocal] != 1; {
+		if time.Now().After(deadline) {
+			l.t.Fatal("without splits nobody answers")
 		}
 	}
-	l.t.Errorf("%s: answers %v, want %q", when, got, letter)
 }
 
 func TestClientsAndBackendOnOneLink(t *testing.T) {
 	t.Parallel()
 	l := newOneLink(t)
 	l.serveAll()
-	l.eventually(fromLocal, service4, "without splits")
+	l.untilServed()
 	split := mxSplit("192.0.2.12")
 	split.Candidates[0].Weight, split.Return = traffic.Whole, traffic.ReturnGateway
 	l.apply(split)
@@ -240,5 +238,26 @@ func TestAHostThatForwardsLosesItsAdvertisedRoute(t *testing.T) {
 	until(true)
 	if f := of(examine(t, l.router, q, nil), "router-advertisements"); f[0].Level != LevelOK {
 		t.Errorf("after the cure: %+v", f)
+	}
+}
+
+// TestOurOwnClampIsForTCPAlone: once a split is applied its TCP segments are
+// made to fit, and nothing does that for datagrams.
+func TestOurOwnClampIsForTCPAlone(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	l.serveAll()
+	onDevice(t, l.router, "eth1", func(link netlink.Link) error { return netlink.LinkSetMTU(link, 1400) })
+	l.apply(half())
+	level := func(s traffic.Split) Level {
+		return of(examine(t, l.router, about([]traffic.Split{s}, nil), nil), "path-mtu")[0].Level
+	}
+	if got := level(half()); got != LevelOK {
+		t.Errorf("TCP, clamped: %s", got)
+	}
+	dns := half()
+	dns.Service.Ports = []traffic.Port{{Number: 53, Transport: traffic.UDP}}
+	if got := level(dns); got != LevelNote {
+		t.Errorf("UDP: %s, want a note", got)
 	}
 }

@@ -168,7 +168,7 @@ func foreignNAT(priority int, port uint16) func(*testing.T, *nettest.NS) {
 		t.Helper()
 		changeRuleset(t, ns, func(conn *nftables.Conn) {
 			newRuleset(conn, nftables.TableFamilyINet, "theirs").hook("pre", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, priority, nftables.ChainPolicyAccept,
-				join(toAddress("192.0.2.25"), toPort(port), translateTo("10.0.0.99", 0)))
+				join(toAddress("192.0.2.25"), toPort(port), translateToOther(0)))
 		})
 	}
 }

@@ -88,13 +88,11 @@ func reject() []expr.Any {
 	return []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED}}
 }
 
-// dnat to TO, and to a port unless it is 0.
-func translateTo(to string, port uint16) []expr.Any {
+// dnat to 10.0.0.99, another service of the new host, and to a port unless it
+// is 0.
+func translateToOther(port uint16) []expr.Any {
 	nat := &expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: 1}
-	all := []expr.Any{&expr.Immediate{Register: 1, Data: addr(to).AsSlice()}}
-	if addr(to).Is6() {
-		nat.Family = unix.NFPROTO_IPV6
-	}
+	all := []expr.Any{&expr.Immediate{Register: 1, Data: []byte{10, 0, 0, 99}}}
 	if port != 0 {
 		all = append(all, &expr.Immediate{Register: 2, Data: binary.BigEndian.AppendUint16(nil, port)})
 		nat.RegProtoMin, nat.Specified = 2, true
