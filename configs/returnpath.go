@@ -64,10 +64,6 @@ func (d *pathDraft) readMatch(t *table) {
 		if hasPorts {
 			ports.refuse("only match: mark has ports: every reply from the address goes back")
 		}
-		if _, given := t.given["via"]; !given {
-			_, _ = t.need("via", "the router's address; only match: mark on a tunnel can do without")
-			d.whole = false
-		}
 		if !hasAddress {
 			_, _ = t.need("address", "the source address of the replies")
 			d.whole = false

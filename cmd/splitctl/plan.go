@@ -20,20 +20,32 @@ import (
 func (a *app) plan() *cobra.Command {
 	var files []string
 	var exitCode bool
+	var receiver receiver
 	cmd := &cobra.Command{
 		Use:   "plan",
 		Short: "Show the exact nft text, ip rules and routes, and what differs from the kernel",
 		Long: "Show what splitd puts into the kernel, as the text that an operator would type. The daemon says what it\n" +
 			"runs and what differs from the kernel. With --config, or without a daemon, the plan is made from the files\n" +
-			"here, without root and without the nft program; then nobody compares.",
+			"here, without root and without the nft program; then nobody compares.\n\n" +
+			"With --receiver it prints what the new host needs so that replies come back through this router, as plain\n" +
+			"configuration for a host that is to run no splitd: of the splits in the files here, or of return_paths.\n\n" +
+			"  splitctl plan --receiver -o networkd --via 10.0.0.1 --device eth0\n" +
+			"  splitctl plan --receiver -o nft --config new-host.yaml",
 		Args: cobra.NoArgs,
 	}
-	output := formatFlag(cmd)
+	output := formatFlag(cmd, receiverForms()...)
+	receiver.flags(cmd)
 	cmd.Flags().StringArrayVar(&files, "config", nil, "plan this file instead of asking the daemon (repeatable)")
 	cmd.Flags().BoolVar(&exitCode, "exit-code", false, "exit with 0 if nothing differs from the kernel, 1 if something does, more on an error")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if exitCode && len(files) > 0 {
 			return usagef("--exit-code compares with the kernel through the daemon: it does not go with --config")
+		}
+		if err := receiver.check(cmd, output); err != nil {
+			return err
+		}
+		if receiver.wanted {
+			return receiver.print(a, files, output)
 		}
 		plan, missing, err := a.makePlan(cmd.Context(), files)
 		if err != nil {
