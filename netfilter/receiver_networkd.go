@@ -19,7 +19,9 @@ func (r Returns) networkd(paths []traffic.ReturnPath) string {
 		"# host, networkd removes theirs unless /etc/systemd/networkd.conf says\n" +
 		"#   [Network]\n" +
 		"#   ManageForeignRoutingPolicyRules=no\n" +
-		"#   ManageForeignRoutes=no\n")
+		"#   ManageForeignRoutes=no\n" +
+		"# networkd takes rules and the blackhole away with the carrier, unless the\n" +
+		"# .network file says IgnoreCarrierLoss=yes in [Network].\n")
 	if len(r.marks) > 0 {
 		b.WriteString("# Flows are marked by nftables: load the table that `splitctl plan --receiver\n" +
 			"# -o nft` prints as well, and run its commands that fill a set.\n")
@@ -27,6 +29,10 @@ func (r Returns) networkd(paths []traffic.ReturnPath) string {
 	for _, device := range r.devices() {
 		fmt.Fprintf(&b, "\n# %s: put this into the folder FILE.network.d beside the FILE.network that\n"+
 			"# `networkctl status %s` names, as splitd.conf, and run `networkctl reload`.\n", device, device)
+		// networkd drops the one of two that is written first, with its network.
+		if len(addressesOf(paths, device)) > 0 {
+			b.WriteString("# Leave out an [Address] that the device has in FILE.network already.\n")
+		}
 		for _, address := range addressesOf(paths, device) {
 			fmt.Fprintf(&b, "[Address]\nAddress=%s\n\n", address)
 		}

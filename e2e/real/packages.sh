@@ -4,7 +4,7 @@
 # package: where another mail server is installed it stops and says so.
 set -euo pipefail
 
-packages=(postfix swaks nginx-light curl conntrack conntrackd keepalived nftables iproute2 systemd)
+packages=(postfix swaks nginx-light curl conntrack conntrackd keepalived nftables iproute2 iputils-ping systemd ifupdown)
 
 missing=()
 for package in "${packages[@]}"; do
@@ -29,8 +29,9 @@ echo 'postfix postfix/main_mailer_type select No configuration' | debconf-set-se
 apt-get install -qq -y --no-install-recommends --no-remove "${missing[@]}" </dev/null >/dev/null
 
 # Not at the next boot either, when it was us who brought them.
-for unit in postfix nginx keepalived conntrackd; do
-    if [[ " ${missing[*]} " == *" $unit"* ]] && command -v systemctl >/dev/null; then
+for pair in postfix:postfix nginx-light:nginx keepalived:keepalived conntrackd:conntrackd ifupdown:networking; do
+    package=${pair%:*} unit=${pair#*:}
+    if [[ " ${missing[*]} " == *" $package "* ]] && command -v systemctl >/dev/null; then
         systemctl --quiet disable "$unit" 2>/dev/null || true
     fi
 done
