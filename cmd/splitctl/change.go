@@ -37,6 +37,14 @@ func writeChanges(w io.Writer, changes []api.Change) error {
 }
 
 func changeLine(change api.Change) string {
+	line := changeText(change)
+	if change.Ended != nil {
+		line += fmt.Sprintf(", %d open flows ended", *change.Ended)
+	}
+	return line
+}
+
+func changeText(change api.Change) string {
 	switch {
 	case change.Removed:
 		return fmt.Sprintf("%s: removed (was %s), generation %d", change.Split, percent(change.PreviousPPM), change.Generation)

@@ -7,12 +7,9 @@ import "github.com/spf13/cobra"
 func later() []*cobra.Command {
 	var commands []*cobra.Command
 	for _, c := range []struct{ use, short string }{
-		{"where CLIENT", "Tell which backend a client network would go to"},
 		{"shadow [SPLIT] W", "Play a share of the primary's flows to the candidate too"},
 		{"report [SPLIT]", "Tell how the candidate's answers differ"},
 		{"top", "Watch all splits"},
-		{"wait [SPLIT] --for=...", "Wait until something holds"},
-		{"drain [SPLIT] BACKEND", "Send a backend no new flows and wait for the old ones"},
 		{"ramp [SPLIT]", "Raise the weight step by step, on evidence"},
 		{"pause [SPLIT]", "Hold a ramp"},
 		{"resume [SPLIT]", "Go on with a ramp"},

@@ -26,6 +26,14 @@ func sceneOf(args []string) (*controltest.Operator, error) {
 	case "drawn":
 		drawn(splits)
 		operator = controltest.New(clock, splits...)
+	case "followed":
+		operator.Decorate = followed
+		operator.ClientFlows = func(list *api.WhereList) {
+			list.Items[0].Flows = []api.ClientFlow{{
+				Backend: "new", Generation: 3, Transport: "tcp", Client: "203.0.113.7:40000", Service: "192.0.2.25:25", Server: "10.0.0.12:25",
+				HalfOpen: true, BytesIn: new(uint64(60)), BytesOut: new(uint64(0)),
+			}}
+		}
 	case "odd":
 		operator.Decorate = odd
 	case "noisy":
@@ -114,6 +122,25 @@ func drawn(splits []traffic.Split) {
 		s.Candidates[1].Clients.Never = []netip.Prefix{netip.MustParsePrefix("203.0.113.7/32")}
 		s.Candidates[1].Addresses = append(s.Candidates[1].Addresses, traffic.Address{IP: netip.MustParseAddr("10.0.1.13")})
 	}
+}
+
+// followed gives a split what conntrack tells: a candidate that is closed has
+// no open flow any more.
+func followed(s *api.Split) {
+	for i := range s.Backends {
+		b := &s.Backends[i]
+		b.FlowsActive = new(uint64(5))
+		if b.Closed {
+			b.FlowsActive = new(uint64(0))
+			b.Drain.Ended = 5
+		}
+		b.Unanswered, b.Refused, b.Resets, b.HalfOpen = new(uint64(1)), new(uint64(2)), new(uint64(3)), new(uint64(4))
+	}
+	s.Flows.Note = "bytes are not counted"
+	s.Evidence = []api.Evidence{{
+		Backend: "new", Generation: 3, Flows: 20, Active: 5, HalfOpen: 4, Ended: 15, Unanswered: 1, Refused: 2, Resets: 3,
+		Lifetime: &api.Lifetimes{Known: 15, P50: new(15.0), P95: new(1800.0)},
+	}, {Backend: "old", Flows: 7, Lifetime: &api.Lifetimes{Known: 1}}}
 }
 
 // noisy gives every split the same differences and a warning of several lines.

@@ -18,6 +18,7 @@ func (a *app) set() *cobra.Command {
 	var reason, confirm string
 	var ttl time.Duration
 	var expect uint64
+	var kill bool
 	cmd := &cobra.Command{
 		Use:   "set [SPLIT] W | [SPLIT] CANDIDATE=W... | [SPLIT] default",
 		Short: "Set weights: 5%, 1/3, new=5% other=1%, or the file's",
@@ -36,6 +37,7 @@ func (a *app) set() *cobra.Command {
 	output := formatFlag(cmd)
 	cmd.Flags().StringVar(&reason, "reason", "", "why, for the history")
 	cmd.Flags().DurationVar(&ttl, "ttl", 0, "end the override by itself after this time, as in 2h30m")
+	cmd.Flags().BoolVar(&kill, "kill", false, "end the open flows of the candidates that are set to 0%")
 	cmd.Flags().StringVar(&confirm, "confirm", "", "roll back unless confirmed in time (not available in this version)")
 	cmd.Flags().Uint64Var(&expect, "expect-generation", 0, "refuse, with exit code 7, at any other generation")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -52,7 +54,7 @@ func (a *app) set() *cobra.Command {
 			}
 			request.TTLSeconds = ttl.Seconds()
 		}
-		request.Request = a.request(reason)
+		request.Request, request.Kill = a.request(reason), kill
 		if cmd.Flags().Changed("expect-generation") {
 			request.ExpectGeneration = &expect
 		}

@@ -92,7 +92,10 @@ func (a *app) writeSplit(w io.Writer, s api.Split) error {
 	if err := a.writeGroups(w, s); err != nil {
 		return err
 	}
-	return a.writeChecks(w, s)
+	if err := a.writeChecks(w, s); err != nil {
+		return err
+	}
+	return a.writeEvidence(w, s)
 }
 
 // healthText says how the backends are checked.

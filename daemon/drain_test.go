@@ -1,0 +1,225 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/splitd/splitd/control"
+	"github.com/splitd/splitd/control/api"
+	"github.com/splitd/splitd/netfilter"
+	"github.com/splitd/splitd/traffic"
+)
+
+// grouped is a split with a group that always goes to the candidate.
+func grouped(weight traffic.Weight) traffic.Split {
+	s := mx(weight)
+	s.Candidates[0].Clients.Always = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}
+	return s
+}
+
+// crowded gives the candidate so many open flows.
+func (w *world) crowded(n int) {
+	for i := range n {
+		w.kernel.open = append(w.kernel.open, netfilter.OpenFlow{
+			BackendKey: traffic.BackendKey{Split: "mx", Backend: "new"},
+			Client:     netip.AddrPortFrom(netip.MustParseAddr("203.0.113.7"), uint16(1000+i)),
+		})
+	}
+}
+
+func (w *world) drain(d *Daemon, request api.DrainRequest) (api.Change, error) {
+	request.Backend = "new"
+	return d.Drain(w.t.Context(), control.Actor{User: "ann"}, "mx", request)
+}
+
+func (w *world) closed() bool { return w.kernel.splits["mx"].Candidates[0].Closed }
+
+func TestADrainClosesTheCandidateToItsGroupsUntilItIsUndone(t *testing.T) {
+	for name, reopen := range map[string]func(w *world, d *Daemon) error{
+		"undo": func(w *world, d *Daemon) error {
+			_, err := d.Undo(w.t.Context(), control.Actor{}, "mx", api.Request{})
+			return err
+		},
+		"set":       func(w *world, d *Daemon) error { _, err := w.set(d, 10_000); return err },
+		"set to 0%": func(w *world, d *Daemon) error { _, err := w.set(d, 0); return err },
+		"set default": func(w *world, d *Daemon) error {
+			_, err := d.Set(w.t.Context(), control.Actor{}, "mx", api.SetRequest{Default: true})
+			return err
+		},
+	} {
+		w := newWorld(t, grouped(50_000))
+		d := w.mustBoot()
+		change, err := w.drain(d, api.DrainRequest{})
+		if err != nil || !change.Changed || change.WeightPPM != 0 || !w.closed() {
+			t.Fatalf("%s: drain: %+v, %v, closed %v", name, change, err, w.closed())
+		}
+		if again, err := w.drain(d, api.DrainRequest{}); err != nil || again.Changed {
+			t.Errorf("%s: a second drain: %+v, %v", name, again, err)
+		}
+		if err := reopen(w, d); err != nil || w.closed() {
+			t.Errorf("%s: %v, closed %v", name, err, w.closed())
+		}
+		history, err := d.History(t.Context(), "mx", 0)
+		if err != nil || history.Items[1].Action != "drain" || history.Items[0].Generation != history.Items[1].Generation+1 {
+			t.Errorf("%s: history %+v, %v", name, history.Items, err)
+		}
+	}
+}
+
+func TestOffClosesTheGroupsTooAndSetToZeroDoesNot(t *testing.T) {
+	w := newWorld(t, grouped(50_000))
+	d := w.mustBoot()
+	if _, err := w.set(d, 0); err != nil || w.closed() {
+		t.Errorf("set 0%%: %v, closed %v", err, w.closed())
+	}
+	if _, err := d.Off(t.Context(), control.Actor{}, "mx", api.Request{}); err != nil || !w.closed() {
+		t.Errorf("off: %v, closed %v", err, w.closed())
+	}
+	if change, err := d.Off(t.Context(), control.Actor{}, "mx", api.Request{}); err != nil || change.Changed {
+		t.Errorf("off again: %+v, %v", change, err)
+	}
+	if _, err := w.set(d, 0); err != nil || w.closed() {
+		t.Errorf("set 0%% after off: %v, closed %v", err, w.closed())
+	}
+}
+
+func TestADrainIsInForceWithTheDiskFullAndAfterACrash(t *testing.T) {
+	w := newWorld(t, grouped(50_000))
+	d := w.mustBoot()
+	w.diskFull = true
+	change, err := w.drain(d, api.DrainRequest{})
+	if err != nil || !w.closed() || len(change.Warnings) == 0 {
+		t.Fatalf("drain: %+v, %v, closed %v", change, err, w.closed())
+	}
+	_ = d.stop()
+	w.diskFull = false
+	w.mustBoot()
+	if !w.closed() {
+		t.Error("a restart opens what was drained")
+	}
+}
+
+func TestWhatCannotBeDrainedIsRefused(t *testing.T) {
+	w := newWorld(t, grouped(50_000))
+	d := w.mustBoot()
+	for backend, want := range map[string]string{
+		"old":  `drain "mx": "old" is its primary, which takes what the candidates leave: raise a candidate instead`,
+		"none": `drain "mx": it has no candidate "none": its candidates are "new"`,
+	} {
+		_, err := d.Drain(t.Context(), control.Actor{}, "mx", api.DrainRequest{Backend: backend})
+		if fmt.Sprint(err) != want {
+			t.Errorf("%s: %v, want %s", backend, err, want)
+		}
+	}
+}
+
+func TestProxyModeDrainsButEndsNoFlow(t *testing.T) {
+	s := mx(50_000)
+	s.Mode = traffic.ModeProxy
+	w := newWorld(t, s)
+	d := w.mustBoot()
+	for _, request := range []api.DrainRequest{{Kill: true}, {RatePerSecond: 20}} {
+		_, err := w.drain(d, request)
+		if refusal, ok := errors.AsType[*api.Error](err); !ok || refusal.Code != api.CodeUnavailable {
+			t.Errorf("%+v: %v, want it to be unavailable", request, err)
+		}
+	}
+	if change, err := w.drain(d, api.DrainRequest{}); err != nil || change.WeightPPM != 0 {
+		t.Errorf("drain: %+v, %v", change, err)
+	}
+}
+
+func TestKillEndsTheOpenFlows(t *testing.T) {
+	w := newWorld(t, mx(50_000))
+	d := w.mustBoot()
+	w.crowded(5)
+	change, err := w.drain(d, api.DrainRequest{Kill: true})
+	if err != nil || change.Ended == nil || *change.Ended != 5 || len(w.kernel.open) != 0 {
+		t.Errorf("drain --kill: %+v, %v, %d open", change, err, len(w.kernel.open))
+	}
+	w.crowded(3)
+	change, err = d.Set(t.Context(), control.Actor{}, "mx", api.SetRequest{WeightPPM: new(0), Kill: true})
+	if err != nil || change.Ended == nil || *change.Ended != 3 || len(w.kernel.open) != 0 {
+		t.Errorf("set 0%% --kill: %+v, %v, %d open", change, err, len(w.kernel.open))
+	}
+}
+
+func TestAttemptsToWhoTakesNoFlowsAreFreedAtOnce(t *testing.T) {
+	w := newWorld(t, mx(50_000))
+	d := w.mustBoot()
+	if _, err := w.set(d, 40_000); err != nil {
+		t.Fatal(err)
+	}
+	d.freeAttempts(t.Context(), w.kernel)
+	if len(w.kernel.freed) != 0 {
+		t.Errorf("a lower weight frees %v", w.kernel.freed)
+	}
+	if _, err := w.set(d, 0); err != nil {
+		t.Fatal(err)
+	}
+	d.freeAttempts(t.Context(), w.kernel)
+	if diff := cmp.Diff([]traffic.BackendKey{{Split: "mx", Backend: "new"}}, w.kernel.freed); diff != "" {
+		t.Errorf("freed after set 0%% (-want +got):\n%s", diff)
+	}
+}
+
+// The pace survives a restart, and ends with the drain.
+func TestAPacedDrainGoesOnAfterARestartUntilItIsUndone(t *testing.T) {
+	w := newWorld(t, mx(50_000))
+	d := w.mustBoot()
+	w.crowded(100)
+	if _, err := w.drain(d, api.DrainRequest{RatePerSecond: 20}); err != nil {
+		t.Fatal(err)
+	}
+	run := func(d *Daemon, seconds int) {
+		d.options.Rand = func() float64 { return 0.5 }
+		for end := w.now.Add(time.Duration(seconds) * time.Second); w.now.Before(end); {
+			rest, busy := d.paceAll(context.Background(), w.kernel)
+			if !busy {
+				return
+			}
+			w.now = w.now.Add(max(rest, time.Millisecond))
+		}
+	}
+	run(d, 2)
+	if left := len(w.kernel.open); left < 55 || left > 65 {
+		t.Errorf("%d flows are left of 100 after 2 s at 20 a second, want 60 or so", left)
+	}
+	status, err := d.Splits(t.Context(), "mx")
+	if drain := status.Items[0].Backends[1].Drain; err != nil || drain == nil || drain.RatePerSecond != 20 || drain.Ended < 35 {
+		t.Errorf("status tells %+v, %v", drain, err)
+	}
+	_ = d.stop()
+	d = w.mustBoot()
+	run(d, 2)
+	left := len(w.kernel.open)
+	if left > 25 {
+		t.Errorf("%d flows are left after 4 s with a restart between, want 20 or so", left)
+	}
+	if _, err := w.set(d, 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, busy := d.paceAll(context.Background(), w.kernel); busy || len(w.kernel.open) != left {
+		t.Errorf("after a set the pace goes on: %v, %d of %d left", busy, len(w.kernel.open), left)
+	}
+}
+
+func TestAPaceHasItsRateInTheMeanAndNoBeat(t *testing.T) {
+	for _, rate := range []float64{0.5, 20, 1000} {
+		flows, took, draws := 0, time.Duration(0), 0
+		for ; draws < 1000; draws++ {
+			n, rest := pace(rate, func() float64 { return float64(draws%100) / 100 })
+			flows += n
+			took += rest
+		}
+		if got := float64(flows) / took.Seconds(); got < 0.95*rate || got > 1.06*rate {
+			t.Errorf("%v flows a second are wanted, %v are ended", rate, got)
+		}
+	}
+}
