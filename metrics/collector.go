@@ -85,6 +85,10 @@ func (c *collector) counts(ch chan<- prometheus.Metric, counts traffic.Counts, l
 	c.known(ch, c.names.bytes, counts.BytesIn, append(slices.Clone(labels), "in")...)
 	c.known(ch, c.names.bytes, counts.BytesOut, append(slices.Clone(labels), "out")...)
 	c.known(ch, c.names.connectFailures, counts.ConnectFailed, labels...)
+	c.known(ch, c.names.halfOpen, counts.HalfOpen, labels...)
+	c.known(ch, c.names.unanswered, counts.Unanswered, labels...)
+	c.known(ch, c.names.refused, counts.Refused, labels...)
+	c.known(ch, c.names.resets, counts.Resets, labels...)
 }
 
 func (c *collector) known(ch chan<- prometheus.Metric, n name, value *uint64, labels ...string) {

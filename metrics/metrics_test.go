@@ -40,7 +40,7 @@ func sample() metrics.Sample {
 				State: split("mx", 15, 50_000), Mode: traffic.ModeKernel, ObservedPPM: new(49_876), InSync: new(true),
 				Counts: map[string]traffic.Counts{
 					"old":  {Flows: 391_764, Active: new(uint64(110)), BytesIn: new(uint64(1 << 33)), BytesOut: new(uint64(1 << 32))},
-					"new1": {Flows: 20_566, Active: new(uint64(0)), BytesIn: new(uint64(0)), BytesOut: new(uint64(7))},
+					"new1": {Flows: 20_566, Active: new(uint64(0)), BytesIn: new(uint64(0)), BytesOut: new(uint64(7)), HalfOpen: new(uint64(0)), Unanswered: new(uint64(3)), Refused: new(uint64(2)), Resets: new(uint64(1))},
 				},
 				Health: map[string]metrics.Health{"old": {Up: true}, "new1": {AddressesDown: 2}},
 			},

@@ -23,6 +23,7 @@ type name struct {
 // the two together.
 type names struct {
 	flows, flowsActive, bytes, connectFailures       name
+	halfOpen, unanswered, refused, resets            name
 	up, addressesDown, checksLate                    name
 	weight, observed, observedCandidates, generation name
 	split, inSync, mended                            name
@@ -53,6 +54,14 @@ func newNames() names {
 			"Addresses of the backend that are down.", backend...),
 		checksLate: counter("splitd_health_checks_late_total",
 			"Health checks that began late because too many others were under way, or this host was too busy."),
+		halfOpen: gauge("splitd_flows_half_open",
+			"Open flows of the backend that have had no answer yet; kernel mode only.", backend...),
+		unanswered: counter("splitd_flows_unanswered_total",
+			"Flows that ended without any answer of the backend; kernel mode only.", backend...),
+		refused: counter("splitd_flows_refused_total",
+			"Flows that nothing but a reset of the backend answered; kernel mode only.", backend...),
+		resets: counter("splitd_flows_reset_total",
+			"Flows that were answered and then ended by a reset, of whichever side; kernel mode only.", backend...),
 		weight: gauge("splitd_weight_ratio",
 			"Share of new flows that is set for the backend, 0 to 1; the primary has what the candidates leave.", backend...),
 		observed: gauge("splitd_observed_ratio",
@@ -82,6 +91,7 @@ func newNames() names {
 func (n names) all() []name {
 	return []name{
 		n.flows, n.flowsActive, n.bytes, n.connectFailures,
+		n.halfOpen, n.unanswered, n.refused, n.resets,
 		n.up, n.addressesDown, n.checksLate,
 		n.weight, n.observed, n.observedCandidates, n.generation,
 		n.split, n.inSync, n.mended,

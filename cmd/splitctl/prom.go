@@ -47,6 +47,10 @@ func promFamilies() []family {
 		{"splitd_flows_active", "gauge", "Flows of the backend that are open now.", eachBackend(func(b api.Backend) *float64 { return float(b.FlowsActive) })},
 		{"splitd_bytes_total", "counter", "Bytes that went from clients to the backend (direction in) and back (direction out).", bytesOf},
 		{"splitd_connect_failures_total", "counter", "Attempts to reach the backend that failed.", eachBackend(func(b api.Backend) *float64 { return float(b.ConnectFailed) })},
+		{"splitd_flows_half_open", "gauge", "Open flows of the backend that have had no answer yet; kernel mode only.", eachBackend(func(b api.Backend) *float64 { return float(b.HalfOpen) })},
+		{"splitd_flows_unanswered_total", "counter", "Flows that ended without any answer of the backend; kernel mode only.", eachBackend(func(b api.Backend) *float64 { return float(b.Unanswered) })},
+		{"splitd_flows_refused_total", "counter", "Flows that nothing but a reset of the backend answered; kernel mode only.", eachBackend(func(b api.Backend) *float64 { return float(b.Refused) })},
+		{"splitd_flows_reset_total", "counter", "Flows that were answered and then ended by a reset, of whichever side; kernel mode only.", eachBackend(func(b api.Backend) *float64 { return float(b.Resets) })},
 	}
 }
 
