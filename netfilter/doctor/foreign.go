@@ -117,6 +117,9 @@ func parseChain(c *nftables.Chain) (baseChain, bool) {
 	case *nftables.ChainHookPrerouting:
 		base.hook = hookPrerouting
 		return base, base.kind == kindNAT && base.priority <= netfilter.PrioritySplit
+	case *nftables.ChainHookOutput:
+		base.hook = hookOutput
+		return base, base.kind == kindNAT && base.priority <= netfilter.PrioritySplit
 	case *nftables.ChainHookForward:
 		base.hook = hookForward
 		return base, base.kind == kindFilter

@@ -17,16 +17,19 @@ func judgeForeignTranslation(e *examination) {
 		for _, a := range s.Service.Addresses {
 			for _, port := range s.Service.Ports {
 				for _, table := range e.Tables {
-					e.judgeTranslation(table, s.Name, packet{to: a, port: port, in: e.clients(a).Device})
+					e.judgeTranslation(table, hookPrerouting, s.Name, packet{to: a, port: port, in: e.clients(a).Device})
+					if s.LocalClients {
+						e.judgeTranslation(table, hookOutput, s.Name, packet{to: a, port: port})
+					}
 				}
 			}
 		}
 	}
 }
 
-func (e *examination) judgeTranslation(table Table, split string, p packet) {
+func (e *examination) judgeTranslation(table Table, hook, split string, p packet) {
 	for _, c := range table.chains {
-		if c.kind != kindNAT || c.hook != hookPrerouting || c.priority > netfilter.PrioritySplit {
+		if c.kind != kindNAT || c.hook != hook || c.priority > netfilter.PrioritySplit {
 			continue
 		}
 		walk := table.walk(c, p)

@@ -15,6 +15,7 @@ import (
 const (
 	hookPrerouting = "prerouting"
 	hookInput      = "input"
+	hookOutput     = "output"
 	hookForward    = "forward"
 	kindNAT        = "nat"
 	kindFilter     = "filter"
