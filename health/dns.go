@@ -83,13 +83,8 @@ func newQuestion(text string, id uint16) (question, error) {
 // for the root that everybody can be asked, a refusal is an answer: a server
 // of some zones knows no other.
 func (q question) serves(code dnsmessage.RCode) bool {
-	switch code {
-	case dnsmessage.RCodeSuccess, dnsmessage.RCodeNameError:
-		return true
-	case dnsmessage.RCodeRefused:
-		return !q.given
-	}
-	return false
+	exists := code == dnsmessage.RCodeSuccess || code == dnsmessage.RCodeNameError
+	return exists || code == dnsmessage.RCodeRefused && !q.given
 }
 
 // udpMax is over what a UDP answer without EDNS may have (RFC 1035 section

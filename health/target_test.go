@@ -146,6 +146,8 @@ func TestABackendIsDownWhenAllOfItsAddressesAre(t *testing.T) {
 		return health.Status{Key: health.Key{Address: ip(address)}, Standing: s}
 	}
 	up, refused := health.Standing{State: health.Up}, health.Standing{State: health.Down, Reason: "refused"}
+	stuck := refused
+	stuck.Trouble = "no memory"
 	tests := []struct {
 		name     string
 		statuses []health.Status
@@ -160,10 +162,7 @@ func TestABackendIsDownWhenAllOfItsAddressesAre(t *testing.T) {
 		{"nothing known of one", []health.Status{status("10.0.0.12", refused), status("::1", health.Standing{State: health.Checking})}, health.Checking, "10.0.0.12 down: refused"},
 		{"a first failure", []health.Status{status("10.0.0.12", health.Standing{State: health.Up, Reason: "refused"})}, health.Up, "refused"},
 		{"rising", []health.Status{status("10.0.0.12", health.Standing{State: health.Down})}, health.Down, "down, checks pass again"},
-		{
-			"cannot be checked", []health.Status{status("10.0.0.12", health.Standing{State: health.Down, Reason: "refused", Trouble: "no memory"})},
-			health.Down, "down: refused; cannot be checked: no memory",
-		},
+		{"cannot be checked", []health.Status{status("10.0.0.12", stuck)}, health.Down, "down: refused; cannot be checked: no memory"},
 	}
 	for _, tt := range tests {
 		state, reason := health.Sum(tt.statuses)
