@@ -261,6 +261,24 @@ func TestAHostThatFallsSilentIsWithdrawnPerFamily(t *testing.T) {
 	l.bothAgain(load, false)
 }
 
+// A client whose SYN went to a host that fell silent sends it again, and gets an
+// answer from the primary as soon as the candidate is withdrawn.
+func TestAnAttemptToReachADeadCandidateIsAnsweredByThePrimary(t *testing.T) {
+	l := newLab(t)
+	l.configure(strings.Replace(healthConfig, "50%%", "100%%", 1))
+	l.candidate()
+	l.start()
+	l.servedBy("new")
+	blackHole(t, l.host, nftables.TableFamilyIPv4)
+	var c net.Conn
+	l.client.Do(func() (err error) { c, err = net.DialTimeout("tcp", service4+":25", 20*time.Second); return err })
+	t.Cleanup(func() { _ = c.Close() })
+	_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if name, err := bufio.NewReader(c).ReadString('\n'); name != "old\n" {
+		t.Errorf("the attempt was answered by %q, %v; want old", name, err)
+	}
+}
+
 func TestOfSeveralAddressesADeadOneIsLeftOut(t *testing.T) {
 	l := newLab(t)
 	if err := l.host.AddAddresses("eth0", "10.2.0.3/24"); err != nil {
