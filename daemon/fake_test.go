@@ -38,6 +38,7 @@ func (f *fuse) burn() {
 
 // fakeKernel keeps splits as the kernel would: it outlives the daemon.
 type fakeKernel struct {
+	mu     sync.Mutex // guards splits against readers, who come at any time
 	fuse   *fuse
 	splits map[string]traffic.Split
 	fail   error // what the next changes answer
@@ -55,6 +56,8 @@ type fakeKernel struct {
 }
 
 func (k *fakeKernel) weight(split string) traffic.Weight {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	return k.splits[split].CandidateWeight()
 }
 
@@ -76,6 +79,8 @@ func (k *fakeKernel) Examine(context.Context, []traffic.Split, []traffic.ReturnP
 }
 
 func (k *fakeKernel) Apply(_ context.Context, splits []traffic.Split, _ []traffic.ReturnPath) (bool, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	k.fuse.burn()
 	if k.fail != nil {
 		return false, k.fail
@@ -93,6 +98,8 @@ func (k *fakeKernel) Apply(_ context.Context, splits []traffic.Split, _ []traffi
 }
 
 func (k *fakeKernel) SetWeights(_ context.Context, splits ...traffic.Split) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	k.fuse.burn()
 	if k.fail != nil {
 		return k.fail
@@ -110,6 +117,8 @@ func (k *fakeKernel) SetWeights(_ context.Context, splits ...traffic.Split) erro
 }
 
 func (k *fakeKernel) SetBackends(_ context.Context, splits ...traffic.Split) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	k.fuse.burn()
 	time.Sleep(k.slow)
 	if k.fail != nil {
@@ -131,14 +140,22 @@ func (k *fakeKernel) SetBackends(_ context.Context, splits ...traffic.Split) err
 
 // down are the addresses that the kernel leaves out.
 func (k *fakeKernel) down(split string) []netip.Addr {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return leftOut(k.splits[split])
+}
+
+func leftOut(s traffic.Split) []netip.Addr {
 	var down []netip.Addr
-	for _, c := range k.splits[split].Candidates {
+	for _, c := range s.Candidates {
 		down = append(down, c.Down...)
 	}
 	return down
 }
 
 func (k *fakeKernel) Read(context.Context) (map[string]netfilter.SplitState, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	states := map[string]netfilter.SplitState{}
 	for name, s := range k.splits {
 		state := netfilter.SplitState{Generation: s.Generation, Weights: s.Weights(), Slots: s.Layout(), Forced: k.forced, Down: map[string]netfilter.Families{}}
@@ -158,10 +175,11 @@ func (k *fakeKernel) Read(context.Context) (map[string]netfilter.SplitState, err
 }
 
 func (k *fakeKernel) Differences(_ context.Context, splits []traffic.Split, _ []traffic.ReturnPath) ([]string, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	var differences []string
 	for _, s := range splits {
-		want := fakeKernel{splits: map[string]traffic.Split{s.Name: s}}
-		if got, want := k.down(s.Name), want.down(s.Name); !slices.Equal(got, want) {
+		if got, want := leftOut(k.splits[s.Name]), leftOut(s); !slices.Equal(got, want) {
 			differences = append(differences, fmt.Sprintf("%s: wanted without %v, is without %v", s.Name, want, got))
 		}
 		if have := k.splits[s.Name]; !maps.Equal(have.Weights(), s.Weights()) || have.Generation != s.Generation {

@@ -112,9 +112,12 @@ func TestThePrimaryIsWatchedAndNeverWithdrawn(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	w.leaves(d, new4)
-	if got := w.kernel.splits["mx"].Primary.Down; len(got) != 0 {
-		t.Errorf("of the primary the kernel leaves out %v, want nothing", got)
-	}
+	_ = d.exclusively(func() error {
+		if got := w.kernel.splits["mx"].Primary.Down; len(got) != 0 {
+			t.Errorf("of the primary the kernel leaves out %v, want nothing", got)
+		}
+		return nil
+	})
 	if warnings := d.warnings1(t, "mx"); len(warnings) != 1 || !strings.Contains(warnings[0], `primary "old" is`) || !strings.Contains(warnings[0], "keeps its share") {
 		t.Errorf("warnings = %q, want one of the primary", warnings)
 	}

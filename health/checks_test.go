@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -278,17 +279,17 @@ func TestADNSCheckPassesWithAnAnswerToItsQuery(t *testing.T) {
 
 func TestALostPacketDoesNotFailADNSCheck(t *testing.T) {
 	ns := place(t)
-	seen := 0
+	var seen atomic.Int64
 	target := at(serveUDP(t, ns, func(query []byte) []byte {
-		if seen++; seen == 1 {
+		if seen.Add(1) == 1 {
 			return []byte("no DNS")
 		}
 		return reply(t, query, code(dnsmessage.RCodeSuccess))
 	}), traffic.Health{Check: traffic.CheckDNS, Timeout: 600 * time.Millisecond})
 	target.Transport = traffic.UDP
 	expect(t, "answered the second time", check(ns, target), health.Passed, "")
-	if seen != 2 {
-		t.Errorf("the server was asked %d times, want twice", seen)
+	if n := seen.Load(); n != 2 {
+		t.Errorf("the server was asked %d times, want twice", n)
 	}
 }
 
