@@ -3,6 +3,7 @@ package e2e
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -51,8 +52,12 @@ func containsAll(text string, parts []string) bool {
 	return true
 }
 
+// openConfig leaves the tables open to all, as kernels before 6.9 do.
+const openConfig = "netfilter: {owner: never}" + kernelConfig
+
 func TestAFlushedRulesetIsMendedWithinTwoSeconds(t *testing.T) {
 	l := newLab(t)
+	l.configure(openConfig)
 	l.start()
 	l.ok("set", "mx", "100%")
 	for range 3 {
@@ -77,6 +82,7 @@ func TestAFlushedRulesetIsMendedWithinTwoSeconds(t *testing.T) {
 
 func TestWhatIsObservedBeginsAgainWhenTheKernelIsMended(t *testing.T) {
 	l := newLab(t)
+	l.configure(openConfig)
 	l.start()
 	l.ok("set", "mx", "100%")
 	for range 30 {
@@ -97,6 +103,7 @@ func TestWhatIsObservedBeginsAgainWhenTheKernelIsMended(t *testing.T) {
 
 func TestADeletedRuleIsMendedAndOtherTablesAreLeftAlone(t *testing.T) {
 	l := newLab(t)
+	l.configure(openConfig)
 	l.start()
 	l.ok("set", "mx", "100%")
 	furnish(t, l.router)
@@ -128,6 +135,34 @@ func TestADeletedRuleIsMendedAndOtherTablesAreLeftAlone(t *testing.T) {
 		if strings.Contains(d, "somebody") {
 			t.Errorf("another program's table changed: %s", d)
 		}
+	}
+}
+
+// Where the kernel lets tables be owned, a flush of the ruleset by another
+// program is no event for splits.
+func TestAFlushedRulesetIsNoEventWhereTablesAreOwned(t *testing.T) {
+	l := newLab(t)
+	l.start()
+	l.ok("set", "mx", "100%")
+	c, answers, _ := l.dial(service4 + ":25")
+	defer func() { _ = c.Close() }()
+	for range 20 {
+		l.reboot() // nft flush ruleset
+		if who := l.who(service4 + ":25"); who != "new" {
+			t.Fatalf("after a flush %q serves, want new", who)
+		}
+	}
+	if _, err := fmt.Fprintln(c, "still there?"); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := answers.ReadString('\n'); err != nil || line != "still there?\n" {
+		t.Errorf("the connection from before the flushes answers %q, %v", line, err)
+	}
+	if s := l.status(); !s.Kernel.Synced() {
+		t.Error("status says that the kernel is not in sync")
+	}
+	if strings.Contains(l.log.String(), "mended") {
+		t.Error("something was mended")
 	}
 }
 

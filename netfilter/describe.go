@@ -25,6 +25,9 @@ func Describe(splits []traffic.Split, paths []traffic.ReturnPath, settings Setti
 		return Description{}, err
 	}
 	inKernel := kernelSplits(splits)
+	for i := range inKernel {
+		inKernel[i].Generation = max(inKernel[i].Generation, 1) // what a daemon begins with
+	}
 	description := Description{Nft: returns.Text(), Rules: returns.Rules(), Routes: returns.Routes()}
 	if len(inKernel) > 0 {
 		description.Nft = Build(inKernel, settings).Text() + description.Nft

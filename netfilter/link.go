@@ -22,7 +22,7 @@ type link struct {
 	conn   *nftables.Conn
 	socket *netlink.Conn // of conn
 	// room is how many bytes a transaction may have.
-	room int
+	room  int
 	owner owner
 	// port is the address of the socket (netlink(7)) while it is open, else 0.
 	port atomic.Uint32

@@ -5,7 +5,4 @@ package main
 import "time"
 
 // What the race detector may cost: here there is none.
-const (
-	slowdown      = 1
-	raceAllowance = time.Duration(0)
-)
+const raceAllowance = time.Duration(0)

@@ -5,7 +5,4 @@ package main
 import "time"
 
 // What the race detector may cost.
-const (
-	slowdown      = 20
-	raceAllowance = time.Second
-)
+const raceAllowance = time.Second

@@ -40,7 +40,7 @@ func (l *lab) planned(d *daemon) api.Plan {
 }
 
 // ours is what nft lists of splitd's tables in the namespace, without the
-// numbers of counters.
+// numbers of counters and without who owns them, which nft 1.0.6 half knows.
 func ours(ns *nettest.NS) string {
 	var text strings.Builder
 	for line := range strings.Lines(ns.Run("nft", "list", "tables")) {
@@ -49,7 +49,12 @@ func ours(ns *nettest.NS) string {
 			text.WriteString(ns.Run("nft", "-s", "list", "table", words[1], words[2]))
 		}
 	}
-	return text.String()
+	return withoutOwner(text.String())
+}
+
+func withoutOwner(text string) string {
+	text = regexp.MustCompile(`(?m)^(table inet splitd\S* \{) # progname .*$`).ReplaceAllString(text, "$1")
+	return regexp.MustCompile(`(?m)^\tflags .*\n`).ReplaceAllString(text, "")
 }
 
 // withoutStateDir leaves out the comment in which a daemon notes where it keeps
@@ -96,7 +101,7 @@ func TestThePlanIsTheTextThatNftListsAndLoads(t *testing.T) {
 	}
 	for _, tt := range []struct{ name, text, want string }{
 		{"of the daemon", l.ok("plan"), plan.Nft},
-		{"from the file", r.stdout, strings.ReplaceAll(withoutStateDir(plan.Nft), `comment "gen=1"`, `comment "gen=0"`)},
+		{"from the file", r.stdout, withoutStateDir(plan.Nft)},
 	} {
 		elsewhere := nettest.New(t, "elsewhere")
 		elsewhere.Run("nft", "-f", write(t, filepath.Join(l.dir, "plan.nft"), tt.text))
@@ -174,11 +179,13 @@ func routing(ns *nettest.NS) string {
 
 // TestARulesetSavedByNftLoadsAgain saves and loads the whole ruleset as
 // Debian's nftables.service does, elsewhere and then in place under an open
-// connection and the daemon.
+// connection and the daemon. nft 1.0.6 cannot load what it lists of an owned
+// table, so the tables are left open to all.
 func TestARulesetSavedByNftLoadsAgain(t *testing.T) {
 	l := newLab(t)
 	webs := []*nginx{startNginx(t, l.old, l.dir), startNginx(t, l.new, l.dir)}
-	l.start()
+	l.returning = l.startDaemon(l.new, newConfig, nil)
+	l.splitting = l.startDaemon(l.old, "netfilter: {owner: never}"+oldConfig, nil)
 	l.ok("set", "web", "100%")
 	c := l.clients[0]
 	for _, way := range c.services() {
