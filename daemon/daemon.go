@@ -90,6 +90,7 @@ type Daemon struct {
 	expiry   chan struct{} // wakes expire
 	opened   chan Kernel   // the kernel plane, when it opens
 
+	include   chan struct{}           // wakes keepInclude; holds one
 	strangers chan netfilter.Stranger // who may have changed the kernel's rules; holds one
 	mended    atomic.Uint64           // how often they were put back
 
@@ -111,8 +112,9 @@ func New(o Options) *Daemon {
 	d := &Daemon{
 		options: o, log: o.Log, now: o.Now,
 		scribe: newScribe(o.OpenStore), reserved: map[string]traffic.Generation{},
-		expiry: make(chan struct{}, 1),
-		opened: make(chan Kernel, 1), strangers: make(chan netfilter.Stranger, 1),
+		expiry:  make(chan struct{}, 1),
+		include: make(chan struct{}, 1),
+		opened:  make(chan Kernel, 1), strangers: make(chan netfilter.Stranger, 1),
 		unsettled: newNameSet(), tend: newTender(),
 	}
 	d.health = health.New(health.Options{
@@ -206,6 +208,7 @@ func (d *Daemon) keepKernel(ctx context.Context) error {
 		group, ctx := errgroup.WithContext(ctx)
 		group.Go(func() error { return kernel.Run(ctx) })
 		group.Go(func() error { return kernel.Watch(ctx, d.suspect) })
+		group.Go(func() error { return d.keepInclude(ctx, kernel) })
 		group.Go(func() error { return d.mend(ctx) })
 		group.Go(func() error { return kernel.Follow(ctx, d.kernelSplits) })
 		group.Go(func() error { return kernel.Listen(ctx) })

@@ -145,6 +145,7 @@ func (d *Daemon) settleHealth(ctx context.Context, names map[string]bool) (faile
 				}
 			}
 			d.planes.found.Store(next)
+			d.wakeInclude()
 			return nil
 		})
 	}

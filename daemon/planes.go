@@ -35,6 +35,8 @@ type Kernel interface {
 	Run(ctx context.Context) error
 	Watch(ctx context.Context, changed func(netfilter.Stranger)) error
 	Mended() uint64
+	Owned() (bool, error)
+	Include(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) (string, error)
 	Close() error
 }
 

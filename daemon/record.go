@@ -83,6 +83,7 @@ func (d *Daemon) announce(entries []state.Entry) {
 			"user", e.User, "uid", e.UID, "pid", e.PID, "sudo_user", e.SudoUser, "command", e.Command, "reason", e.Reason)
 	}
 	d.tellSystemd()
+	d.wakeInclude()
 }
 
 // tell writes the snapshot for `splitd restore` and the journal; on the

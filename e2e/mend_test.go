@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -163,6 +164,41 @@ func TestAFlushedRulesetIsNoEventWhereTablesAreOwned(t *testing.T) {
 	}
 	if strings.Contains(l.log.String(), "mended") {
 		t.Error("something was mended")
+	}
+}
+
+// included is what nftables.conf includes of ours.
+func (l *lab) included() string {
+	l.t.Helper()
+	text, err := os.ReadFile(filepath.Join(l.dir, "include.nft"))
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return string(text)
+}
+
+func TestTheFileForNftablesConfIsEmptyWhileTheTablesAreOwned(t *testing.T) {
+	l := newLab(t)
+	l.start()
+	l.ok("set", "mx", "25%")
+	if text := l.included(); text != "" {
+		t.Errorf("the file says:\n%s", text)
+	}
+	l.stop()
+	if text := l.included(); !strings.Contains(text, "0-249999 : goto split/mx/candidate/new") {
+		t.Errorf("without a daemon the file says:\n%s", text)
+	}
+}
+
+func TestTheFileForNftablesConfFollowsTheWeightsWhereTablesAreOpen(t *testing.T) {
+	l := newLab(t)
+	l.configure(openConfig)
+	l.start()
+	for weight, draw := range map[string]string{"25%": "0-249999", "5%": "0-49999"} {
+		l.ok("set", "mx", weight)
+		l.eventually("the file has the weight", func() bool {
+			return strings.Contains(l.included(), draw+" : goto split/mx/candidate/new")
+		})
 	}
 }
 
