@@ -1,6 +1,10 @@
 package configs
 
-import "log/slog"
+import (
+	"log/slog"
+
+	"github.com/splitd/splitd/traffic"
+)
 
 // Config is a whole configuration: the daemon's scalars and the definition. It
 // is a value that nobody changes once it is loaded.
@@ -10,6 +14,7 @@ type Config struct {
 	Log       Log
 	StateDir  string
 	Netfilter Netfilter
+	FlowLog   FlowLog
 	Definition
 }
 
@@ -38,6 +43,12 @@ type Netfilter struct {
 	RouteTable   int    // tables RouteTable to RouteTable+15
 	RulePriority int    // priorities RulePriority to RulePriority+19
 	Owner        string // "auto" or "never": whether our tables are ours alone
+}
+
+// FlowLog is the log of flows.
+type FlowLog struct {
+	To     string         // "" turns it off; "journal", or an absolute path
+	Sample traffic.Weight // of all flows
 }
 
 // Options say where a configuration comes from.

@@ -63,6 +63,7 @@ func TestAnEmptyFileGivesTheDesignsDefaults(t *testing.T) {
 				Log:        configs.Log{Level: slog.LevelInfo, Format: "text"},
 				StateDir:   "/var/lib/splitd",
 				Netfilter:  configs.Netfilter{MarkMask: 0xfff00000, RouteTable: 5300, RulePriority: 5200, Owner: "auto"},
+				FlowLog:    configs.FlowLog{Sample: traffic.Whole},
 				Definition: configs.Definition{Places: map[string]configs.Place{}},
 			}
 			if diff := cmp.Diff(want, got); diff != "" {
@@ -87,6 +88,8 @@ func TestFlagsWinOverEnvironmentOverFileOverDefault(t *testing.T) {
 			return map[uint32]string{0xff000000: "0xff000000", 65280: "65280"}[c.Netfilter.MarkMask]
 		}},
 		{"netfilter.route_table", "", "4294967280", "", "1", func(c configs.Config) string { return fmt.Sprint(c.Netfilter.RouteTable) }},
+		{"flow_log.to", "", "/var/log/splitd/flows.jsonl", "", "journal", func(c configs.Config) string { return c.FlowLog.To }},
+		{"flow_log.sample", "", "50%", "", "1%", func(c configs.Config) string { return c.FlowLog.Sample.String() }},
 		{"netfilter.owner", "", "auto", "", "never", func(c configs.Config) string { return c.Netfilter.Owner }},
 		{"netfilter.rule_priority", "", "1", "", "32746", func(c configs.Config) string { return fmt.Sprint(c.Netfilter.RulePriority) }},
 	}

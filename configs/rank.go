@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	"github.com/spf13/viper"
+
+	"github.com/splitd/splitd/traffic"
 )
 
 // ranked are the scalars by the rank of their sources: flags, then the
@@ -98,6 +100,7 @@ func (k ranked) config(d Definition) Config {
 	mask, _ := parseMarkMask(k.scalars.GetString(keyMark))
 	table, _ := parseRouteTable(k.scalars.GetString(keyTable))
 	priority, _ := parsePriority(k.scalars.GetString(keyPriority))
+	sample, _ := traffic.ParseWeight(k.scalars.GetString(keyFlowsSample))
 	return Config{
 		Control: Control{
 			Socket:        k.scalars.GetString(keySocket),
@@ -108,6 +111,7 @@ func (k ranked) config(d Definition) Config {
 		Log:        Log{Level: level, Format: k.scalars.GetString(keyFormat)},
 		StateDir:   k.scalars.GetString(keyState),
 		Netfilter:  Netfilter{MarkMask: mask, RouteTable: table, RulePriority: priority, Owner: k.scalars.GetString(keyOwner)},
+		FlowLog:    FlowLog{To: k.scalars.GetString(keyFlowsTo), Sample: sample},
 		Definition: d,
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/splitd/splitd/traffic"
 )
 
 // setting is a scalar of the daemon as a file gives it.
@@ -38,6 +40,9 @@ const (
 	keyMark     = "netfilter.mark_mask"
 	keyTable    = "netfilter.route_table"
 	keyPriority = "netfilter.rule_priority"
+
+	keyFlowsTo     = "flow_log.to"
+	keyFlowsSample = "flow_log.sample"
 	keyOwner    = "netfilter.owner"
 )
 
@@ -53,6 +58,8 @@ func scalars() []scalar {
 		{keyTable, "", "5300", true, discard(parseRouteTable)},
 		{keyPriority, "", "5200", true, discard(parsePriority)},
 		{keyOwner, "", "auto", false, checkOwner},
+		{keyFlowsTo, "", "", false, checkFlowsTo},
+		{keyFlowsSample, "", "100%", false, discard(traffic.ParseWeight)},
 	}
 }
 
@@ -124,6 +131,19 @@ func checkSocket(path string) error {
 		return fmt.Errorf("path of the socket has %d bytes, over %d", len(path), socketMax)
 	}
 	return checkAbsolute(path)
+}
+
+// toJournal sends the flow log to the journal.
+const toJournal = "journal"
+
+func checkFlowsTo(to string) error {
+	if to == "" || to == toJournal {
+		return nil
+	}
+	if err := checkAbsolute(to); err != nil {
+		return fmt.Errorf("%w: write one, \"journal\", or \"\" for no flow log", err)
+	}
+	return nil
 }
 
 func checkAbsolute(path string) error {

@@ -20,6 +20,7 @@ import (
 	"github.com/splitd/splitd/control"
 	"github.com/splitd/splitd/control/api"
 	"github.com/splitd/splitd/control/client"
+	"github.com/splitd/splitd/flowlog"
 	"github.com/splitd/splitd/health"
 	"github.com/splitd/splitd/metrics"
 	"github.com/splitd/splitd/netfilter"
@@ -61,6 +62,8 @@ type Options struct {
 	Version   api.VersionInfo
 	Log       *slog.Logger
 	Now       func() time.Time
+	// FlowLog gets the flows that the kernel carries; nil is none.
+	FlowLog *flowlog.Log
 	// Notify tells systemd (sd_notify(3)); nil tells nobody.
 	Notify func(state string)
 }
@@ -213,6 +216,10 @@ func (d *Daemon) keepKernel(ctx context.Context) error {
 		group.Go(func() error { return kernel.Follow(ctx, d.kernelSplits) })
 		group.Go(func() error { return kernel.Listen(ctx) })
 		group.Go(func() error { return d.tendFlows(ctx) })
+		if l := d.options.FlowLog; l != nil {
+			group.Go(func() error { return l.Run(ctx) })
+			group.Go(func() error { return d.logFlows(ctx, kernel, l) })
+		}
 		return group.Wait()
 	}
 }

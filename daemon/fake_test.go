@@ -243,6 +243,11 @@ func (k *fakeKernel) Follow(ctx context.Context, _ func() []traffic.Split) error
 	return nil
 }
 
+func (k *fakeKernel) FlowNews(ctx context.Context, _ func() []traffic.Split, _ func(netfilter.FlowNews), _ func()) error {
+	<-ctx.Done()
+	return nil
+}
+
 func (k *fakeKernel) Listen(ctx context.Context) error { <-ctx.Done(); return nil }
 func (k *fakeKernel) Run(ctx context.Context) error    { <-ctx.Done(); return nil }
 func (k *fakeKernel) Watch(ctx context.Context, _ func(netfilter.Stranger)) error {

@@ -32,6 +32,7 @@ type Kernel interface {
 	Free(ctx context.Context, splits []traffic.Split, from map[traffic.BackendKey][]netip.Addr) (int, error)
 	Follow(ctx context.Context, current func() []traffic.Split) error
 	Listen(ctx context.Context) error
+	FlowNews(ctx context.Context, current func() []traffic.Split, told func(netfilter.FlowNews), missed func()) error
 	Run(ctx context.Context) error
 	Watch(ctx context.Context, changed func(netfilter.Stranger)) error
 	Mended() uint64

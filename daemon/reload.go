@@ -109,6 +109,7 @@ func (d *Daemon) needRestart(cfg configs.Config) []string {
 		{"log", cfg.Log == was.Log},
 		{"state_dir", cfg.StateDir == was.StateDir},
 		{"netfilter", cfg.Netfilter == was.Netfilter},
+		{"flow_log", cfg.FlowLog == was.FlowLog},
 	} {
 		if !s.same {
 			changed = append(changed, s.key)
@@ -128,6 +129,9 @@ func (d *Daemon) reloadOnHangup(ctx context.Context, hangup <-chan os.Signal) er
 		case <-ctx.Done():
 			return nil
 		case <-hangup:
+			if d.options.FlowLog != nil {
+				d.options.FlowLog.Reopen()
+			}
 			answer, err := d.Apply(ctx, itself, api.ApplyRequest{Request: api.Request{Reason: "SIGHUP"}})
 			if err != nil {
 				d.log.Error("reload; the running configuration stays", "error", err)

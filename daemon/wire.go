@@ -44,6 +44,10 @@ func Serve(ctx context.Context, p Process) error {
 		return fmt.Errorf("load configuration:\n%w", err)
 	}
 	log := Logger(p.Stderr, cfg.Log)
+	flows, err := openFlowLog(cfg.FlowLog, log)
+	if err != nil {
+		return err
+	}
 	d := New(Options{
 		Config: cfg, Reload: p.Load, Sources: p.Sources,
 		OpenKernel: func() (Kernel, error) { return openKernel(cfg, log) },
@@ -57,6 +61,7 @@ func Serve(ctx context.Context, p Process) error {
 		Version:    thisProcess(build.Read()),
 		Log:        log,
 		Now:        time.Now,
+		FlowLog:    flows,
 		Notify:     func(state string) { _, _ = sd.SdNotify(false, state) }, // without systemd there is nobody to tell
 	})
 	return d.Run(ctx, hangup)

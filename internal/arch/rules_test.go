@@ -33,6 +33,7 @@ func rooms() []room {
 		{path: "configs", may: []string{"traffic"}, why: values},
 		{path: "state", may: []string{"traffic"}, why: values},
 		{path: "splitter", may: []string{"traffic"}, why: plane},
+		{path: "flowlog", may: []string{"traffic"}, why: values},
 		{path: "netfilter", may: []string{"traffic"}, why: plane},
 		{path: "health", may: []string{"traffic"}, why: "health says how backends are; daemon tells the data planes"},
 		{path: "netfilter/doctor", may: []string{"netfilter", "traffic"}, why: "the doctor looks at a host for the kernel plane's sake: it knows that plane's names and nothing behind the daemon"},
@@ -42,7 +43,7 @@ func rooms() []room {
 		{path: "control/client", may: []string{"control/api"}, tests: []string{"control", "control/controltest"}, why: client},
 		{path: "control/controltest", may: []string{"control", "control/api", "traffic"}, why: operator},
 		{path: "daemon", may: []string{
-			"configs", "control", "control/api", "control/client", "health", "internal/build", "metrics", "netfilter", "netfilter/doctor", "splitter", "state", "traffic",
+			"configs", "control", "control/api", "control/client", "flowlog", "health", "internal/build", "metrics", "netfilter", "netfilter/doctor", "splitter", "state", "traffic",
 		}, why: wiring},
 		{path: "cmd/splitd", may: []string{"configs", "daemon", "internal/..."}, why: command},
 		{path: "cmd/splitctl", may: []string{

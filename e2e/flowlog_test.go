@@ -1,0 +1,44 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestTheFlowLogTellsWhoServedWhomAndFollowsARotation(t *testing.T) {
+	l := newLab(t)
+	path := filepath.Join(l.dir, "flows.jsonl")
+	l.configure(strings.Replace(kernelConfig, "state_dir:", "flow_log: {to: "+path+"}\nstate_dir:", 1))
+	l.router.Sysctl("net/netfilter/nf_conntrack_tcp_timeout_close", "1")
+	l.start()
+	l.ok("set", "mx", "50%")
+	lines := func() map[string]int {
+		text, _ := os.ReadFile(path)
+		found := map[string]int{}
+		for line := range bytes.Lines(text) {
+			var r struct{ Event, Backend, Split, End string }
+			if err := json.Unmarshal(line, &r); err != nil || r.Split != "mx" {
+				t.Errorf("line %q: %v", line, err)
+			}
+			found[r.Event+" "+r.Backend+" "+r.End]++
+		}
+		return found
+	}
+	both := func(what string) {
+		t.Helper()
+		l.eventually(what, func() bool {
+			l.who(service4 + ":25") // ends by a reset
+			f := lines()
+			return f["new old "] > 0 && f["new new "] > 0 && f["end old reset"] > 0 && f["end new reset"] > 0
+		})
+	}
+	both("both backends are in the flow log, with beginnings and ends")
+	if err := os.Rename(path, path+".1"); err != nil {
+		t.Fatal(err)
+	}
+	both("both are in a new file after a rotation")
+}
