@@ -58,9 +58,13 @@ func Build(splits []traffic.Split, settings Settings) Ruleset {
 func build(splits []traffic.Split, settings Settings, versions map[string]int, standing map[string]string) Ruleset {
 	var r Ruleset
 	for _, p := range placed(splits, standing) {
-		r.tables = append(r.tables, buildTable(p.table, p.splits, settings, versions))
+		t := buildTable(p.table, p.splits, settings, versions)
+		if p.table == TableSplits {
+			t.chains = append(t.chains, exits(splits, settings)...)
+		}
+		t.chains = append(t.chains, t.entrances(p.splits, settings)...)
+		r.tables = append(r.tables, t)
 	}
-	r.tables[0].chains = append(r.tables[0].chains, exits(splits, settings)...)
 	return r
 }
 
@@ -79,7 +83,6 @@ func exits(splits []traffic.Split, settings Settings) []chain {
 
 func buildTable(name string, splits []traffic.Split, settings Settings, versions map[string]int) table {
 	t := table{name: name, chains: []chain{aboutChain("")}}
-	local := false
 	for _, s := range splits {
 		for _, b := range s.Backends() {
 			t.counters = append(t.counters, counterName(s.Name, b.Name))
@@ -90,17 +93,24 @@ func buildTable(name string, splits []traffic.Split, settings Settings, versions
 		t.groups = append(t.groups, groups(s)...)
 		t.elements = append(t.elements, elements(s)...)
 		t.chains = append(t.chains, splitChains(s, settings, max(versions[s.Name], 1))...)
-		local = local || s.LocalClients
 	}
 	t.chains = append(t.chains, t.dispatchChain(chainDispatch, false))
-	if local {
+	if slices.ContainsFunc(splits, startsHere) {
 		t.chains = append(t.chains, t.dispatchChain(chainDispatchLocal, true))
 	}
-	t.chains = append(t.chains, entrance(entranceChain, hookPrerouting, chainDispatch))
-	if local {
-		t.chains = append(t.chains, localEntrance(settings))
-	}
 	return t
+}
+
+// startsHere says whether flows that start on this host are split.
+func startsHere(s traffic.Split) bool { return s.LocalClients }
+
+// entrances are where packets come in: the last chains to be made.
+func (t table) entrances(splits []traffic.Split, settings Settings) []chain {
+	all := []chain{entrance(entranceChain, hookPrerouting, chainDispatch)}
+	if slices.ContainsFunc(splits, startsHere) {
+		all = append(all, localEntrance(settings))
+	}
+	return all
 }
 
 // entrance is where packets come in.

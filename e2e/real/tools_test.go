@@ -55,7 +55,7 @@ func ours(ns *nettest.NS) string {
 
 func withoutOwner(text string) string {
 	text = regexp.MustCompile(`(?m)^(table inet splitd\S* \{) # progname .*$`).ReplaceAllString(text, "$1")
-	return regexp.MustCompile(`(?m)^\tflags .*\n`).ReplaceAllString(text, "")
+	return regexp.MustCompile(`(?m)^\tflags .*\n\n`).ReplaceAllString(text, "")
 }
 
 // withoutStateDir leaves out the comment in which a daemon notes where it keeps
