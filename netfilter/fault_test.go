@@ -52,7 +52,7 @@ func faultyChanges() []faultyChange {
 	})
 	renamed := one(func(s *traffic.Split) { s.Name, s.Primary = "another", s.Candidates[0]; s.Candidates[0].Name = "x" })
 	crowd := func(generation traffic.Generation) []traffic.Split {
-		return append(manySplits(3, 50_000), off(generation)...)
+		return append(manySplits(3, 40_000), off(generation)...)
 	}
 	return []faultyChange{
 		{name: "a weight by SetWeights", before: off, want: plain, from: fromOld, to: fromNew, weights: true, least: 2},
