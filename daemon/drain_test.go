@@ -17,8 +17,8 @@ import (
 )
 
 // grouped is a split with a group that always goes to the candidate.
-func grouped(weight traffic.Weight) traffic.Split {
-	s := mx(weight)
+func grouped() traffic.Split {
+	s := mx(50_000)
 	s.Candidates[0].Clients.Always = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}
 	return s
 }
@@ -53,7 +53,7 @@ func TestADrainClosesTheCandidateToItsGroupsUntilItIsUndone(t *testing.T) {
 			return err
 		},
 	} {
-		w := newWorld(t, grouped(50_000))
+		w := newWorld(t, grouped())
 		d := w.mustBoot()
 		change, err := w.drain(d, api.DrainRequest{})
 		if err != nil || !change.Changed || change.WeightPPM != 0 || !w.closed() {
@@ -73,7 +73,7 @@ func TestADrainClosesTheCandidateToItsGroupsUntilItIsUndone(t *testing.T) {
 }
 
 func TestOffClosesTheGroupsTooAndSetToZeroDoesNot(t *testing.T) {
-	w := newWorld(t, grouped(50_000))
+	w := newWorld(t, grouped())
 	d := w.mustBoot()
 	if _, err := w.set(d, 0); err != nil || w.closed() {
 		t.Errorf("set 0%%: %v, closed %v", err, w.closed())
@@ -90,7 +90,7 @@ func TestOffClosesTheGroupsTooAndSetToZeroDoesNot(t *testing.T) {
 }
 
 func TestADrainIsInForceWithTheDiskFullAndAfterACrash(t *testing.T) {
-	w := newWorld(t, grouped(50_000))
+	w := newWorld(t, grouped())
 	d := w.mustBoot()
 	w.diskFull = true
 	change, err := w.drain(d, api.DrainRequest{})
@@ -106,7 +106,7 @@ func TestADrainIsInForceWithTheDiskFullAndAfterACrash(t *testing.T) {
 }
 
 func TestWhatCannotBeDrainedIsRefused(t *testing.T) {
-	w := newWorld(t, grouped(50_000))
+	w := newWorld(t, grouped())
 	d := w.mustBoot()
 	for backend, want := range map[string]string{
 		"old":  `drain "mx": "old" is its primary, which takes what the candidates leave: raise a candidate instead`,

@@ -112,9 +112,6 @@ func TestASampleIsAShareOfTheClientsFlows(t *testing.T) {
 		taken := 0
 		for i := range 100_000 {
 			client := netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)}), uint16(1024+i%40_000))
-			if flowlog.Sampled(client, share) != flowlog.Sampled(client, share) {
-				t.Fatal("the lines of one flow are not sampled alike")
-			}
 			if flowlog.Sampled(client, share) {
 				taken++
 			}

@@ -15,7 +15,6 @@ import (
 // 217 MB of garbage of 100,000. One user at a time.
 type conntrackSocket struct {
 	fd       int
-	port     uint32
 	sequence uint32
 	buffer   []byte
 }
@@ -29,7 +28,7 @@ const conntrackPatience = 5 * time.Second
 
 // Messages of ctnetlink (linux/netfilter/nfnetlink_conntrack.h).
 const (
-	ctNew    = unix.NFNL_SUBSYS_CTNETLINK<<8 | 0
+	ctNew    = unix.NFNL_SUBSYS_CTNETLINK << 8
 	ctGet    = unix.NFNL_SUBSYS_CTNETLINK<<8 | 1
 	ctDelete = unix.NFNL_SUBSYS_CTNETLINK<<8 | 2
 )

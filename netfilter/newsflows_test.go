@@ -23,7 +23,7 @@ func TestFlowNewsTellOfTheBeginningAndTheEndOfEachFlow(t *testing.T) {
 			return lab.kernel.FlowNews(ctx, func() []traffic.Split { return []traffic.Split{s} }, func(n FlowNews) { told <- n }, func() {})
 		})
 	}()
-	next := func(what string, client string, ends bool) FlowNews {
+	next := func(what, client string, ends bool) FlowNews {
 		t.Helper()
 		for {
 			select {
