@@ -141,7 +141,7 @@ func checkDefinition(t *testing.T, d configs.Definition) {
 			}
 		}
 	}
-	if len(d.Places) != len(d.Splits) || len(d.ReturnPaths) > 16 {
+	if len(d.Places) != len(d.Splits) || len(d.ReturnPaths) > 15 {
 		t.Errorf("%d places for %d splits, %d return paths", len(d.Places), len(d.Splits), len(d.ReturnPaths))
 	}
 	for _, p := range d.ReturnPaths {

@@ -11,8 +11,8 @@ import (
 )
 
 // returnPathsMax is how many return paths a host can have: that many marks,
-// tables and rule priorities are splitd's.
-const returnPathsMax = 16
+// tables and rule priorities are for them.
+const returnPathsMax = 15
 
 // pathDraft is a return path under reading.
 type pathDraft struct {

@@ -206,7 +206,7 @@ func checkFormat(text string) error {
 	return nil
 }
 
-// markBits is how many marks are needed: 3 classes, and 16 return paths from
+// markBits is how many marks are needed: 5 classes, and 15 return paths from
 // 16 on, with one bit to spare.
 const markBits = 6
 
@@ -229,12 +229,15 @@ func parseMarkMask(text string) (uint32, error) {
 	return mask, nil
 }
 
-// parseRouteTable reads the first of the route tables, one for each return
-// path. Tables 253 to 255 are the kernel's own (RT_TABLE_DEFAULT, _MAIN and
+// routeTables is how many route tables are splitd's: one for each return path,
+// and one for relays.
+const routeTables = returnPathsMax + 1
+
+// parseRouteTable reads the first of the route tables. Tables 253 to 255 are the kernel's own (RT_TABLE_DEFAULT, _MAIN and
 // _LOCAL in linux/rtnetlink.h), 0 means none.
 func parseRouteTable(text string) (int, error) {
 	first, err := strconv.ParseInt(text, 10, strconv.IntSize)
-	last := first + returnPathsMax - 1
+	last := first + routeTables - 1
 	switch {
 	case err != nil:
 		return 0, fmt.Errorf("%q is not the number of a route table", text)

@@ -8,18 +8,22 @@ import (
 	"github.com/splitd/splitd/traffic"
 )
 
-// backendChains are the chains of the backends of a split, the primary first.
+// backendChains are the chains of the backends of a split, the primary first,
+// and that of the primary's flows that a relay gets.
 // They own no sets, so the rules of each can be replaced in one step.
 func backendChains(s traffic.Split, settings Settings) []chain {
 	chains := []chain{{
 		name:  backendChain(s.Name, traffic.RolePrimary, s.Primary.Name),
-		rules: backendRules(s, s.Primary, settings),
+		rules: backendRules(s, s.Primary, sentClass(s), settings),
 	}}
 	for _, b := range s.Candidates {
 		chains = append(chains, chain{
 			name:  backendChain(s.Name, traffic.RoleCandidate, b.Name),
-			rules: append(gate(s, b), backendRules(s, b, settings)...),
+			rules: append(gate(s, b), backendRules(s, b, sentClass(s), settings)...),
 		})
+	}
+	if hasRelay(s) {
+		chains = append(chains, chain{name: sampledChain(s.Name), rules: backendRules(s, s.Primary, sampledClass(s), settings)})
 	}
 	return chains
 }
@@ -62,28 +66,37 @@ func withdrawn(b traffic.Backend, six bool) bool {
 		!slices.ContainsFunc(b.Addresses, func(a traffic.Address) bool { return ofFamily(a) && !slices.Contains(b.Down, a.IP) })
 }
 
+// sentClass is the class of the flows that are sent elsewhere.
+func sentClass(s traffic.Split) markClass {
+	if s.Return == traffic.ReturnMasquerade {
+		return classMasquerade
+	}
+	return classRemote
+}
+
 // backendRules count a flow that was drawn for the backend and send it there,
-// or accept it where it is to stay.
-func backendRules(s traffic.Split, b traffic.Backend, settings Settings) []rule {
+// or accept it where it is to stay. What is sent elsewhere gets the class, and
+// what a relay gets in any case.
+func backendRules(s traffic.Split, b traffic.Backend, class markClass, settings Settings) []rule {
 	var rules []rule
 	add := func(statements ...statement) { rules = append(rules, rule{statements: statements}) }
 	if s.UDPTimeout > 0 {
 		add(setTimeout{name: timeout{split: s.Name, answered: s.UDPTimeout}.name()})
 	}
 	counted := count{name: counterName(s.Name, b.Name)}
+	mark := markFlow{keep: ^settings.classMask(), value: settings.mark(class)}
 	stays, all := staying(s, b)
-	if all {
+	switch sampled := class == sampledClass(s); {
+	case all && sampled:
+		add(counted, mark, accept())
+		return rules
+	case all:
 		add(counted, accept())
 		return rules
-	}
-	class := classRemote
-	if s.Return == traffic.ReturnMasquerade {
-		class = classMasquerade
-	}
-	mark := markFlow{keep: ^settings.classMask(), value: settings.mark(class)}
-	if len(stays) == 0 {
+	case sampled || len(stays) == 0:
 		add(counted, mark)
-	} else {
+		rules = append(rules, stays...)
+	default:
 		add(counted)
 		rules = append(rules, stays...)
 		add(mark)

@@ -73,10 +73,10 @@ func build(splits []traffic.Split, settings Settings, versions map[string]int, s
 func exits(splits []traffic.Split, settings Settings) []chain {
 	var chains []chain
 	if slices.ContainsFunc(splits, func(s traffic.Split) bool { return s.Return == traffic.ReturnMasquerade }) {
-		chains = append(chains, masqueradeChain(settings))
+		chains = append(chains, masqueradeChain(splits, settings))
 	}
 	if len(splits) > 0 {
-		chains = append(chains, clampChains(settings)...)
+		chains = append(chains, clampChains(settings, slices.ContainsFunc(splits, hasRelay))...)
 	}
 	return chains
 }
@@ -97,6 +97,9 @@ func buildTable(name string, splits []traffic.Split, settings Settings, versions
 	t.chains = append(t.chains, t.dispatchChain(chainDispatch, false))
 	if slices.ContainsFunc(splits, startsHere) {
 		t.chains = append(t.chains, t.dispatchChain(chainDispatchLocal, true))
+	}
+	if slices.ContainsFunc(splits, hasRelay) {
+		t.chains = append(t.chains, t.divertChains(settings)...)
 	}
 	return t
 }
@@ -123,11 +126,15 @@ func entrance(name, where, to string) chain {
 }
 
 // localEntrance is where packets of this host come in. Its health checks pass
-// by: they are to find the backend that they are for.
+// by: they are to find the backend that they are for. So do the flows of a
+// relay, which have been drawn already.
 func localEntrance(settings Settings) chain {
-	c := entrance(entranceLocalChain, hookOutput, chainDispatchLocal)
-	own := packetMarked{mask: settings.classMask(), value: settings.CheckMark()}
-	c.rules = append([]rule{{statements: []statement{own, back()}}}, c.rules...)
+	c := chain{name: entranceLocalChain, hook: &hook{name: hookOutput, priority: prioritySplit}}
+	for _, mark := range []uint32{settings.CheckMark(), settings.LegMark()} {
+		own := packetMarked{mask: settings.classMask(), value: mark}
+		c.rules = append(c.rules, rule{statements: []statement{own, back()}})
+	}
+	c.rules = append(c.rules, rule{statements: []statement{jumpTo(chainDispatchLocal)}})
 	return c
 }
 
@@ -136,26 +143,30 @@ func localEntrance(settings Settings) chain {
 func (t table) dispatchChain(name string, local bool) chain {
 	c := chain{name: name, rules: []rule{{statements: []statement{notSyn{}, back()}}}}
 	for _, m := range t.maps() {
-		if m.local == local {
+		if m.local == local && !m.relay {
 			c.rules = append(c.rules, rule{statements: []statement{dispatch{services: m}}})
 		}
 	}
 	return c
 }
 
-func masqueradeChain(settings Settings) chain {
-	return chain{
-		name: exitChain,
-		hook: &hook{name: hookPostrouting, priority: priorityMasquerade},
-		rules: []rule{{statements: []statement{
-			marked{mask: settings.classMask(), value: settings.mark(classMasquerade)}, masquerade{},
-		}}},
+func masqueradeChain(splits []traffic.Split, settings Settings) chain {
+	classes := []markClass{classMasquerade}
+	if slices.ContainsFunc(splits, hasRelay) {
+		classes = append(classes, classSampledOut)
 	}
+	c := chain{name: exitChain, hook: &hook{name: hookPostrouting, priority: priorityMasquerade}}
+	for _, class := range classes {
+		c.rules = append(c.rules, rule{statements: []statement{
+			marked{mask: settings.classMask(), value: settings.mark(class)}, masquerade{},
+		}})
+	}
+	return c
 }
 
 // splitChains are the chains of one split, each after those that it leads to.
 func splitChains(s traffic.Split, settings Settings, version int) []chain {
-	chains := backendChains(s, settings)
+	chains := append(backendChains(s, settings), relayChains(s, settings)...)
 	target := backendChain(s.Name, traffic.RolePrimary, s.Primary.Name)
 	if draws(s) {
 		v := versionRules(s, settings, version)
@@ -165,9 +176,9 @@ func splitChains(s traffic.Split, settings Settings, version int) []chain {
 	return append(chains, chain{name: trampolineChain(s.Name), rules: []rule{trampolineRule(target, s.Generation, false)}})
 }
 
-// draws says whether any new flow can go to a candidate.
+// draws says whether any new flow can go to a candidate or to a relay.
 func draws(s traffic.Split) bool {
-	return slices.ContainsFunc(s.Candidates, func(c traffic.Backend) bool {
+	return samples(s) || slices.ContainsFunc(s.Candidates, func(c traffic.Backend) bool {
 		return c.Weight > 0 || !c.Closed && len(c.Clients.Always) > 0
 	})
 }
@@ -197,7 +208,11 @@ func versionRules(s traffic.Split, settings Settings, version int) chain {
 			add(member{group: g.name}, goTo(backendChain(s.Name, traffic.RoleCandidate, candidate.Name)))
 		}
 	}
-	for _, by := range lots(s) {
+	if samples(s) {
+		c.rules = append(c.rules, sampleRules(s)...)
+		return c
+	}
+	for _, by := range lots(s, s.Seed()) {
 		add(draw{by: by, shares: drawShares(s)})
 	}
 	return c
@@ -225,14 +240,14 @@ func drawShares(s traffic.Split) []share {
 
 // lots are what the draws of a split are made by: one for all packets without
 // affinity, one for each family of the service with it.
-func lots(s traffic.Split) []lot {
+func lots(s traffic.Split, seed uint32) []lot {
 	if s.Affinity != traffic.AffinitySource {
 		return []lot{{}}
 	}
 	var all []lot
 	for _, six := range []bool{false, true} {
 		if serves(s, six) {
-			all = append(all, clientLot(s, six, s.Seed()))
+			all = append(all, clientLot(s, six, seed))
 		}
 	}
 	return all

@@ -74,7 +74,19 @@ func goldenSplits() map[string][]traffic.Split {
 		traffic.Backend{Name: "shut", Weight: 5, Closed: true, Addresses: addresses("10.0.2.20", "2001:db8:2::20")},
 		traffic.Backend{Name: "half", Weight: 5, Addresses: addresses("10.0.2.21", "2001:db8:2::21"), Down: []netip.Addr{netip.MustParseAddr("2001:db8:2::21")}})
 
+	sampled := localSplit(18, 50_000)
+	sampled.Sample, sampled.SamplePort = 300_000, 15000
+
+	kept := dns // sampled before, and its relay still has flows
+	kept.Name, kept.SamplePort = "dns", 15001
+	kept.Return = traffic.ReturnMasquerade
+	kept.Primary = traffic.Backend{Name: "old", Addresses: addresses("10.0.1.11", "[2001:db8:1::11]:5353")}
+	steady := affinity
+	steady.Sample, steady.SamplePort = traffic.Whole, 15002
+	steady.Primary = traffic.Backend{Name: "old", Addresses: addresses("192.0.2.25", "2001:db8:1::11")}
+
 	return map[string][]traffic.Split{
+		"sampled": {sampled}, "sampled-groups": {sampledSplit(grouped, traffic.Whole)}, "sampled-farm": {kept, steady},
 		"affinity": {affinity}, "slots": {slots}, "groups": {grouped}, "dns": {dns}, "farm": {farm},
 		"minimal": {minimal}, "remote": {remote}, "masquerade": {masquerade}, "several": {several},
 		"dual": {localSplit(15, 50_000)}, "ports": {ports}, "itself": {itself},

@@ -28,9 +28,13 @@ const priorityClamp = -150
 // clampChains lower the maximum segment size of the flows that this host sends
 // elsewhere, in both directions. Postrouting sees forwarded packets as well as
 // those of local clients.
-func clampChains(settings Settings) []chain {
+func clampChains(settings Settings, relays bool) []chain {
+	classes := []markClass{classRemote, classMasquerade}
+	if relays {
+		classes = append(classes, classSampled, classSampledOut)
+	}
 	opening := chain{name: chainClampOpening}
-	for _, class := range []markClass{classRemote, classMasquerade} {
+	for _, class := range classes {
 		opening.rules = append(opening.rules, rule{statements: []statement{
 			marked{mask: settings.classMask(), value: settings.mark(class)}, clampSegments{},
 		}})

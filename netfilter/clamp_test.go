@@ -192,7 +192,7 @@ func TestLongExchangesPassAPathMTUBlackHoleBecauseSegmentsAreClamped(t *testing.
 			}
 		}
 	}
-	lab.load(clampChains(labSettings)...)
+	lab.load(clampChains(labSettings, false)...)
 	for _, address := range services {
 		for _, size := range [][2]uint32{{small, small}, {large, small}, {small, large}} {
 			if err := exchange(lab.client, address, size[0], size[1], mustCome); err != nil {

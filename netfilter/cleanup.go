@@ -61,6 +61,12 @@ func Cleanup(ctx context.Context, settings Settings, now bool) (CleanupResult, e
 	return result, nil
 }
 
+// sentClasses are the classes of flows that were sent to another host, or may
+// have been: those for a relay went on to the primary where none listened.
+func sentClasses() []markClass {
+	return []markClass{classRemote, classMasquerade, classSampled, classSampledOut}
+}
+
 // cleanupSplits returns the number of flows that live, or that did when now is
 // set.
 func (l *link) cleanupSplits(settings Settings, now bool) (int, error) {
@@ -89,7 +95,7 @@ func (l *link) cleanupSplits(settings Settings, now bool) (int, error) {
 			return 0, fmt.Errorf("remove table %q: %w", TableSplits, err)
 		}
 	}
-	live, err := countMarked(settings, classRemote, classMasquerade)
+	live, err := countMarked(settings, sentClasses()...)
 	if err != nil || live > 0 {
 		return live, err
 	}
@@ -100,7 +106,7 @@ func (l *link) cleanupSplits(settings Settings, now bool) (int, error) {
 }
 
 func (l *link) endSplits(settings Settings, removal []step, kept bool) (int, error) {
-	live, err := countMarked(settings, classRemote, classMasquerade)
+	live, err := countMarked(settings, sentClasses()...)
 	if err != nil {
 		return 0, err
 	}
@@ -110,5 +116,5 @@ func (l *link) endSplits(settings Settings, removal []step, kept bool) (int, err
 	if err := l.commit(removal); err != nil {
 		return 0, fmt.Errorf("remove our tables: %w", err)
 	}
-	return live, deleteMarked(settings, classRemote, classMasquerade)
+	return live, deleteMarked(settings, sentClasses()...)
 }

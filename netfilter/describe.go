@@ -20,7 +20,7 @@ type Description struct {
 // passed over) and return paths, without root, daemon or kernel: as it is when
 // it is all that was ever put into the kernel.
 func Describe(splits []traffic.Split, paths []traffic.ReturnPath, settings Settings) (Description, error) {
-	returns, err := BuildReturns(paths, settings)
+	returns, err := buildRouting(kernelSplits(splits), paths, settings)
 	if err != nil {
 		return Description{}, err
 	}
@@ -43,7 +43,7 @@ func (k *Kernel) Describe(ctx context.Context, splits []traffic.Split, paths []t
 	if err := ctx.Err(); err != nil {
 		return Description{}, err
 	}
-	returns, err := BuildReturns(paths, k.options.Settings)
+	returns, err := buildRouting(kernelSplits(splits), paths, k.options.Settings)
 	if err != nil {
 		return Description{}, err
 	}

@@ -12,7 +12,7 @@ import (
 // Differences compares what is wanted with what the kernel has and returns a
 // readable line for each difference, none if they agree. It changes nothing.
 func (k *Kernel) Differences(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) ([]string, error) {
-	returns, err := BuildReturns(paths, k.options.Settings)
+	returns, err := buildRouting(splits, paths, k.options.Settings)
 	if err != nil {
 		return nil, err
 	}
@@ -143,6 +143,9 @@ func splitDifferences(have observed, s traffic.Split) []string {
 			forced = " (forced off)"
 		}
 		lines = append(lines, fmt.Sprintf("split %q: generation is %d%s, %d is wanted", s.Name, state.Generation, forced, s.Generation))
+	}
+	if wanted := sampleOf(s); state.Sample != wanted {
+		lines = append(lines, fmt.Sprintf("split %q: sample is %s, %s is wanted", s.Name, state.Sample, wanted))
 	}
 	for _, c := range s.Candidates {
 		if weight, ok := state.Weights[c.Name]; ok && weight != c.Weight {

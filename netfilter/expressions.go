@@ -174,6 +174,30 @@ func (s dispatch) expressions() []expr.Any {
 		&expr.Lookup{SourceRegister: register1, DestRegister: unix.NFT_REG_VERDICT, IsDestRegSet: true, SetName: s.services.name()})
 }
 
+func (s dispatchOriginal) expressions() []expr.Any {
+	address, protocol, port := expr.CtKeyDSTIP, uint32(register4Protocol), uint32(register4Port)
+	if s.services.six {
+		address, protocol, port = expr.CtKeyDSTIP6, register6Protocol, register6Port
+	}
+	return append(ofTransport(s.transport),
+		&expr.Ct{Key: address, Register: register1}, // of direction 0, the original one
+		loadMeta(expr.MetaKeyL4PROTO, protocol),
+		&expr.Ct{Key: expr.CtKeyPROTODST, Register: port},
+		&expr.Lookup{SourceRegister: register1, DestRegister: unix.NFT_REG_VERDICT, IsDestRegSet: true, SetName: s.services.name()})
+}
+
+func (s handOver) expressions() []expr.Any {
+	family := byte(unix.NFPROTO_IPV4)
+	if s.to.Addr().Is6() {
+		family = unix.NFPROTO_IPV6
+	}
+	return []expr.Any{
+		&expr.Immediate{Register: register1, Data: s.to.Addr().AsSlice()},
+		&expr.Immediate{Register: register2, Data: binaryutil.BigEndian.PutUint16(s.to.Port())},
+		&expr.TProxy{Family: family, TableFamily: unix.NFPROTO_INET, RegAddr: register1, RegPort: register2},
+	}
+}
+
 // expressions leave a number below the modulus in register 1.
 func (l lot) expressions(modulus uint32) []expr.Any {
 	if l.prefix == 0 {

@@ -4,4 +4,5 @@ package netfilter
 const (
 	kindNAT    = "nat"
 	kindFilter = "filter"
+	kindRoute  = "route" // looks the route up again when the mark has changed
 )

@@ -129,7 +129,7 @@ func openError(err error) error {
 // they were. On an error the rules before stay in force unless it says
 // otherwise; calling Apply again is always safe.
 func (k *Kernel) Apply(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) (changed bool, err error) {
-	returns, err := BuildReturns(paths, k.options.Settings)
+	returns, err := buildRouting(splits, paths, k.options.Settings)
 	if err != nil {
 		return false, err
 	}

@@ -17,6 +17,7 @@ type serviceMap struct {
 	six    bool // of IPv6 services
 	ranges bool // of runs of ports
 	local  bool // of flows that start on this host
+	relay  bool // of flows that a relay on this host has
 }
 
 // serviceMaps lists all of them, in the order in which they are made.
@@ -26,6 +27,9 @@ func serviceMaps() []serviceMap {
 		for _, ranges := range []bool{false, true} {
 			all = append(all, serviceMap{ranges: ranges, local: local}, serviceMap{six: true, ranges: ranges, local: local})
 		}
+	}
+	for _, ranges := range []bool{false, true} {
+		all = append(all, serviceMap{ranges: ranges, relay: true}, serviceMap{six: true, ranges: ranges, relay: true})
 	}
 	return all
 }
@@ -41,12 +45,16 @@ func (t table) uses(m serviceMap) bool {
 }
 
 // basic says that the map is always there.
-func (m serviceMap) basic() bool { return !m.ranges && !m.local }
+func (m serviceMap) basic() bool { return !m.ranges && !m.local && !m.relay }
 
 // name is service4, range6, local4, local-range6 and so on.
 func (m serviceMap) name() string {
 	kind := "service"
 	switch {
+	case m.relay && m.ranges:
+		kind = "relay-range"
+	case m.relay:
+		kind = "relay"
 	case m.local && m.ranges:
 		kind = "local-range"
 	case m.local:
@@ -145,7 +153,7 @@ func elements(s traffic.Split) []element {
 			}
 		}
 	}
-	return all
+	return append(all, relayElements(s)...)
 }
 
 // listed sorts elements as nft 1.0.6 lists them: it takes the bytes of the key

@@ -110,14 +110,14 @@ func (r rule) identity() string {
 	return identity(all, shares, r.comment)
 }
 
-// identity prints expressions so that equal rules print alike. Byteorder and Rt
-// are left out because the library does not read them back; an anonymous map shows
+// identity prints expressions so that equal rules print alike. Byteorder, Rt and
+// TProxy are left out because the library does not read them back; an anonymous map shows
 // what it holds instead of its name.
 func identity(expressions []expr.Any, shares []share, comment string) string {
 	var b strings.Builder
 	for _, e := range expressions {
 		switch e := e.(type) {
-		case *expr.Byteorder, *expr.Rt:
+		case *expr.Byteorder, *expr.Rt, *expr.TProxy:
 		case *expr.Counter:
 			b.WriteString("counter;")
 		case *expr.Lookup:
@@ -457,8 +457,11 @@ func parseHook(c *nftables.Chain) (*hook, bool) {
 	case *nftables.ChainHookOutput:
 		h.name = hookOutput
 	}
-	if c.Type == nftables.ChainTypeFilter {
+	switch c.Type {
+	case nftables.ChainTypeFilter:
 		h.kind = kindFilter
+	case nftables.ChainTypeRoute:
+		h.kind = kindRoute
 	}
 	odd := h.name == "" || h.kind == "" && c.Type != nftables.ChainTypeNAT || c.Policy == nil || *c.Policy != nftables.ChainPolicyAccept
 	return h, odd

@@ -195,8 +195,11 @@ func (o addChain) write(w *writer) error {
 		case hookOutput:
 			c.Hooknum = nftables.ChainHookOutput
 		}
-		if h.kind == kindFilter {
+		switch h.kind {
+		case kindFilter:
 			c.Type = nftables.ChainTypeFilter
+		case kindRoute:
+			c.Type = nftables.ChainTypeRoute
 		}
 	}
 	w.conn.AddChain(c)
@@ -280,14 +283,15 @@ func (w *writer) shares(table *nftables.Table, d draw) (*nftables.Set, error) {
 		KeyType: nftables.TypeInteger, DataType: nftables.TypeVerdict,
 	}
 	var elements []nftables.SetElement
-	for _, p := range d.shares {
+	for i, p := range d.shares {
 		elements = append(elements, nftables.SetElement{
 			Key:         binaryutil.BigEndian.PutUint32(p.first),
 			VerdictData: &expr.Verdict{Kind: expr.VerdictGoto, Chain: p.chain},
 		})
+		if i+1 == len(d.shares) || d.shares[i+1].first != p.last+1 {
+			elements = append(elements, nftables.SetElement{Key: binaryutil.BigEndian.PutUint32(p.last + 1), IntervalEnd: true})
+		}
 	}
-	end := d.shares[len(d.shares)-1].last + 1
-	elements = append(elements, nftables.SetElement{Key: binaryutil.BigEndian.PutUint32(end), IntervalEnd: true})
 	return set, w.conn.AddSet(set, elements)
 }
 

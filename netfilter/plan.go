@@ -52,9 +52,9 @@ func leftChain(table, name string) leftover {
 	_, kind, rest := nameOf(name)
 	l := leftover{kind: leftTrampoline, table: table, name: name}
 	switch {
-	case name == entranceLocalChain || name == chainClamp:
+	case name == entranceLocalChain || name == chainClamp || name == chainDivert || name == chainDivertLocal:
 		l.kind = leftEntrance
-	case rest != "":
+	case rest != "" || kind == kindSampled:
 		l.kind = leftBackend
 	case strings.HasPrefix(kind, "v"):
 		l.kind = leftVersion
@@ -472,7 +472,9 @@ func (t tablePlan) foreign() {
 
 // ours says whether a chain may be a leftover of ours.
 func ours(chain string) bool {
-	return strings.HasPrefix(chain, splitPrefix) || slices.Contains([]string{exitChain, chainClamp, chainClampOpening, entranceLocalChain, chainDispatchLocal}, chain)
+	return strings.HasPrefix(chain, splitPrefix) || slices.Contains([]string{
+		exitChain, chainClamp, chainClampOpening, entranceLocalChain, chainDispatchLocal, chainDivert, chainDivertLocal, chainDispatchSampled,
+	}, chain)
 }
 
 // transactions packs groups, in their order, into as few transactions as the

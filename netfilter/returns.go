@@ -51,6 +51,7 @@ type ipRoute struct {
 	family    int
 	metric    int
 	blackhole bool
+	local     bool       // this host takes the packet, whoever it is for; device is lo
 	via       netip.Addr // invalid: the device has no neighbours
 	device    string
 }
@@ -72,7 +73,7 @@ type markPath struct {
 // reported at once.
 func BuildReturns(paths []traffic.ReturnPath, settings Settings) (Returns, error) {
 	if len(paths) > ReturnsMax {
-		return Returns{}, fmt.Errorf("return_paths: %d is over %d, the number of route tables that are ours", len(paths), ReturnsMax)
+		return Returns{}, fmt.Errorf("return_paths: %d is over %d, the number of route tables for them", len(paths), ReturnsMax)
 	}
 	var faults []error
 	r := Returns{settings: settings}

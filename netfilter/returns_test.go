@@ -59,7 +59,7 @@ func TestReturnPathsThatCannotWorkAreRefusedAllAtOnce(t *testing.T) {
 		settings Settings
 		want     string
 	}{
-		"too many":      {make([]traffic.ReturnPath, 17), labSettings, `return_paths: 17 is over 16, the number of route tables that are ours`},
+		"too many":      {make([]traffic.ReturnPath, 17), labSettings, `return_paths: 17 is over 15, the number of route tables for them`},
 		"no device":     {[]traffic.ReturnPath{{Name: "x", Match: traffic.MatchMark}}, labSettings, `return_paths[0] "x": device is missing`},
 		"no address":    {[]traffic.ReturnPath{{Name: "x", Device: "eth0", Match: traffic.MatchAddress}}, labSettings, `return_paths[0] "x": address is missing: match: address needs the source address of the replies`},
 		"mixed":         {[]traffic.ReturnPath{mixed}, labSettings, `return_paths[0] "a": via fd00::1 and address 10.0.0.200 are of different families`},
@@ -87,7 +87,7 @@ func TestReturnPathsThatCannotWorkAreRefusedAllAtOnce(t *testing.T) {
 	}
 }
 
-func TestSixteenReturnPathsStayWithinWhatIsOurs(t *testing.T) {
+func TestAllReturnPathsStayWithinWhatIsOurs(t *testing.T) {
 	var paths []traffic.ReturnPath
 	for i := range ReturnsMax {
 		paths = append(paths, traffic.ReturnPath{Name: fmt.Sprintf("p%d", i), Device: fmt.Sprintf("tun%d", i), Match: traffic.MatchMark})

@@ -86,6 +86,8 @@ func (r ipRoute) command(verb string) string {
 	switch {
 	case r.blackhole:
 		b.WriteString("blackhole default")
+	case r.local:
+		fmt.Fprintf(&b, "local default dev %s", r.device)
 	case r.via.IsValid():
 		fmt.Fprintf(&b, "default via %s dev %s", r.via, r.device)
 	default:

@@ -188,7 +188,8 @@ func parseRoute(message []byte, names map[uint32]string) (*kernelRoute, error) {
 	}
 	r := &kernelRoute{kind: int(msg.Type), ipRoute: ipRoute{table: int(msg.Table), family: int(msg.Family)}}
 	r.blackhole = msg.Type == unix.RTN_BLACKHOLE
-	r.odd = msg.Dst_len != 0 || msg.Src_len != 0 || msg.Tos != 0 || !r.blackhole && msg.Type != unix.RTN_UNICAST
+	r.local = msg.Type == unix.RTN_LOCAL
+	r.odd = msg.Dst_len != 0 || msg.Src_len != 0 || msg.Tos != 0 || !r.blackhole && !r.local && msg.Type != unix.RTN_UNICAST
 	dst := netip.IPv4Unspecified()
 	if bits == 128 {
 		dst = netip.IPv6Unspecified()
@@ -249,9 +250,12 @@ func (r ipRoute) put(replace bool) error {
 			return r.fault(err)
 		}
 		route.LinkIndex = link.Attrs().Index
-		if r.via.IsValid() {
+		switch {
+		case r.local:
+			route.Type, route.Scope = unix.RTN_LOCAL, netlink.SCOPE_HOST
+		case r.via.IsValid():
 			route.Gw = r.via.AsSlice()
-		} else {
+		default:
 			route.Scope = netlink.SCOPE_LINK
 		}
 	}

@@ -1,6 +1,7 @@
 package netfilter
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -47,7 +48,7 @@ func (t timeout) text() string {
 // A hook says where in the kernel a chain begins. Every chain of ours with a
 // hook has policy accept.
 type hook struct {
-	kind     string // kindFilter; "" is kindNAT
+	kind     string // kindFilter or kindRoute; "" is kindNAT
 	name     string // hookPrerouting, hookPostrouting or hookOutput
 	priority int
 }
@@ -122,10 +123,10 @@ func (c chain) write(b *strings.Builder) {
 }
 
 func (h hook) text() string {
-	kind, name, base := kindNAT, "dstnat", -100
+	kind, name, base := cmp.Or(h.kind, kindNAT), "dstnat", -100
 	switch {
-	case h.kind == kindFilter:
-		kind, name, base = kindFilter, "mangle", -150
+	case kind != kindNAT && h.priority <= -140:
+		name, base = "mangle", -150
 	case h.name == hookPostrouting:
 		name, base = "srcnat", 100
 	case h.name == hookOutput:
@@ -138,6 +139,8 @@ func (h hook) text() string {
 		priority = name
 	case offset < 0 && offset >= -10:
 		priority = fmt.Sprintf("%s - %d", name, -offset)
+	case offset > 0 && offset <= 10:
+		priority = fmt.Sprintf("%s + %d", name, offset)
 	}
 	return fmt.Sprintf("type %s hook %s priority %s; policy accept;", kind, h.name, priority)
 }

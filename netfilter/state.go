@@ -15,6 +15,8 @@ type SplitState struct {
 	Generation traffic.Generation
 	// Weights has every candidate that the kernel knows, those at 0 too.
 	Weights map[string]traffic.Weight
+	// Sample is the share of the primary's flows that a relay gets.
+	Sample traffic.Weight
 	// Forced says that ForceOff turned the split off.
 	Forced bool
 	// Slots say who draws what, where a client network draws the same each
@@ -76,6 +78,7 @@ func (o observed) state(split string) (SplitState, bool) {
 			o.readGate(split, backend, &s)
 		}
 		s.readDraw(o.draw(r.target))
+		s.Sample = o.sample(r.target)
 		return s, true
 	}
 	return SplitState{}, false

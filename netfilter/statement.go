@@ -92,7 +92,19 @@ type (
 	// setTimeout lets the flow be forgotten after other silences than the host's,
 	// if it is one of UDP.
 	setTimeout struct{ name string }
-	// draw goes to one of several chains.
+	// dispatchOriginal goes where the map of services says for what the client of
+	// the flow asked for, wherever the packet is sent now. The transport, which a
+	// port of conntrack's is nothing without, is that of the packet.
+	dispatchOriginal struct {
+		services  serviceMap
+		transport traffic.Transport
+	}
+	// handOver gives the packet to a transparent socket of this host: the one
+	// that has the connection, else the one that listens at the address. Without
+	// one the rule ends there, as if a condition did not hold (nft_tproxy.c).
+	handOver struct{ to netip.AddrPort }
+	// draw goes to one of several chains. A number that is in no share is no
+	// one's: the next rule is looked at.
 	draw struct {
 		by     lot
 		shares []share
@@ -198,6 +210,15 @@ func (s translate) text() string {
 
 func (s dispatch) text() string {
 	return s.services.family() + " daddr . meta l4proto . th dport vmap @" + s.services.name()
+}
+
+func (s dispatchOriginal) text() string {
+	return "meta l4proto " + string(s.transport) + " ct original " + s.services.family() +
+		" daddr . meta l4proto . ct original proto-dst vmap @" + s.services.name()
+}
+
+func (s handOver) text() string {
+	return "tproxy " + ipFamily(s.to.Addr()) + " to " + s.to.String()
 }
 
 func (s draw) text() string {

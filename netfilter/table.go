@@ -29,6 +29,11 @@ const (
 	// priorityReturn is mangle - 5: after conntrack (-200) and before the
 	// routing decision.
 	priorityReturn = -155
+	// priorityDivert is dstnat + 5: when a destination has been translated, by
+	// whomever, the packet can still be handed to a relay as it is.
+	priorityDivert = -95
+	// priorityDivertLocal is mangle: after conntrack.
+	priorityDivertLocal = -150
 	// priorityKeeper is behind every other program's translation.
 	priorityKeeper = 300
 )
@@ -39,14 +44,18 @@ const Protocol = 83
 
 // ReturnsMax is the number of return paths that a host can have: each has a
 // mark class and a route table of its own.
-const ReturnsMax = 16
+const ReturnsMax = 15
+
+// RouteTables is the number of route tables that are ours: one for each return
+// path, and one for relays.
+const RouteTables = ReturnsMax + 1
 
 // Settings are the numbers of this host that are ours to use.
 type Settings struct {
 	// MarkMask are the bits of packet and conntrack marks that are ours; all
 	// other bits are kept as they are. It needs at least 5 bits.
 	MarkMask uint32
-	// RouteTable is the first of ReturnsMax route tables.
+	// RouteTable is the first of RouteTables route tables.
 	RouteTable int
 	// RulePriority is the first of 20 priorities of ip rules.
 	RulePriority int
@@ -68,8 +77,9 @@ type markClass uint32
 const (
 	classRemote     markClass = 1  // sent to another host
 	classMasquerade markClass = 2  // sent to another host with our source address
-	classSampled    markClass = 3  // handed to a local relay, which shadows it
-	classLeg        markClass = 4  // a local relay's own flow to a backend
+	classSampled    markClass = 3  // the primary's, handed to a local relay, which shadows it
+	classLeg        markClass = 4  // a local relay's own flow to the primary
+	classSampledOut markClass = 5  // as classSampled, masqueraded where no relay listens
 	classReturn     markClass = 16 // the first of ReturnsMax: came in for return path i
 	classMost       markClass = 31
 )
@@ -131,6 +141,10 @@ func extract(spread, mask uint32) uint32 {
 	}
 	return number
 }
+
+// LegMark is the packet mark (SO_MARK) that a relay on this host gives its own
+// flow to the primary, so that it may have the client's address.
+func (s Settings) LegMark() uint32 { return s.mark(classLeg) }
 
 // CheckMark is the packet mark of what this host itself sends to a backend to
 // see how it is: that of flows sent to another host, so that a rule for those

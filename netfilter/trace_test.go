@@ -30,6 +30,7 @@ type fate struct {
 	Masquerade bool
 	Timeout    string // of UDP
 	Clamped    bool
+	Relay      string // the listener that gets it
 }
 
 // tracer walks a packet through a ruleset as the kernel does.
@@ -48,14 +49,17 @@ func trace(r Ruleset, p tracedPacket, draw func(n uint32) uint32) fate {
 	if p.local {
 		entrance = hookOutput
 	}
-	for _, c := range t.ruleset.chains {
-		if c.hook != nil && c.hook.name == entrance {
-			t.chain(c.name)
-		}
+	hooked := slices.DeleteFunc(slices.Clone(t.ruleset.chains), func(c chain) bool {
+		return c.hook == nil || c.hook.name != entrance || c.hook.kind == kindRoute
+	})
+	slices.SortFunc(hooked, func(a, b chain) int { return a.hook.priority - b.hook.priority })
+	for _, c := range hooked {
+		t.done = false // a verdict ends one hooked chain
+		t.chain(c.name)
 	}
 	for _, c := range t.ruleset.chains {
 		if c.hook != nil && c.hook.name == hookPostrouting {
-			t.done = false // a verdict ends one hooked chain
+			t.done = false
 			t.chain(c.name)
 		}
 	}
@@ -99,6 +103,20 @@ func (t *tracer) rule(r rule) bool {
 					return true
 				}
 			}
+		case dispatchOriginal:
+			for _, e := range t.ruleset.elements {
+				asked := e.service.ip == t.packet.to && e.service.port.Overlaps(t.packet.port)
+				if asked && e.in == s.services && s.transport == t.packet.port.Transport {
+					t.chain(e.chain)
+					return true
+				}
+			}
+		case handOver:
+			if s.to.Port() == portOfNone || s.to.Addr().Is6() != t.packet.from.Is6() {
+				return false
+			}
+			t.fate.Relay = s.to.String()
+		case markPacket:
 		case clampSegments:
 			t.fate.Clamped = true
 		case setTimeout:
@@ -169,6 +187,10 @@ func (t *tracer) holds(condition statement) bool {
 		return t.meets(c.by) && t.draw(c.of) == 0
 	case marked:
 		return t.fate.Mark&c.mask == c.value
+	case packetMarked:
+		return c.value == 0 // no packet comes in with one of ours
+	case direction:
+		return !c.reply
 	default:
 		panic(fmt.Sprintf("the tracer does not know %T", condition))
 	}
@@ -219,13 +241,23 @@ func TestAPacketMeetsItsFate(t *testing.T) {
 		{"the first of the living addresses", "farm", tracedPacket{from: client4, to: mx4, port: smtp}, 0, fate{Counted: []string{"mx/new"}, To: "10.0.2.12:25", Mark: 0x00100000}},
 		{"the last of the living addresses", "farm", tracedPacket{from: client4, to: mx4, port: smtp}, 1, fate{Counted: []string{"mx/new"}, To: "10.0.2.13:26", Mark: 0x00100000}},
 		{"a candidate that is down in the family", "farm", tracedPacket{from: client6, to: mx6, port: smtp}, 50_000, fate{Counted: []string{"mx/old"}}},
+		{"a number of a candidate is not sampled", "sampled", tracedPacket{from: client4, to: mx4, port: smtp}, 49_999, fate{Counted: []string{"mx/new"}, To: "10.0.2.12:25", Mark: 0x00100000}},
+		{"the first of the primary's numbers that is sampled", "sampled", tracedPacket{from: client6, to: mx6, port: smtp}, 50_000, fate{Counted: []string{"mx/old"}, Mark: 0x00300000, Relay: "[::1]:15000"}},
+		{"the last of the primary's numbers that is sampled", "sampled", tracedPacket{from: client4, to: mx4, port: smtp}, 299_999, fate{Counted: []string{"mx/old"}, Mark: 0x00300000, Relay: "127.0.0.1:15000"}},
+		{"the first of the primary's numbers that is not sampled", "sampled", tracedPacket{from: client4, to: mx4, port: smtp}, 300_000, fate{Counted: []string{"mx/old"}}},
+		{"a backend's own flow is not sampled", "sampled", tracedPacket{from: netip.MustParseAddr("10.0.2.12"), to: mx4, port: smtp}, 100_000, fate{Counted: []string{"mx/old"}}},
+		{"a sampled flow of a primary elsewhere", "sampled-farm", tracedPacket{from: client6, to: mx6, port: smtp}, 50_000, fate{Counted: []string{"mx/old"}, To: "[2001:db8:1::11]:25", Mark: 0x00300000, Relay: "[::1]:15002"}},
+		{"a number of a candidate at 100 % sample", "sampled-farm", tracedPacket{from: client6, to: mx6, port: smtp}, 990_000, fate{Counted: []string{"mx/newer"}, To: "[2001:db8:2::13]:25", Mark: 0x00100000}},
+		{"a sample of 0 %", "sampled-farm", tracedPacket{from: client4, to: mx4, port: traffic.Port{Number: 53, Transport: traffic.TCP}}, 50_000, fate{Counted: []string{"dns/old"}, To: "10.0.1.11:53", Mark: 0x00200000, Masquerade: true}},
+		{"a client that always goes to a candidate is not sampled", "sampled-groups", tracedPacket{from: netip.MustParseAddr("198.51.100.9"), to: mx4, port: smtp}, 0, fate{Counted: []string{"mx/new"}, To: "10.0.2.12:25", Mark: 0x00100000}},
+		{"a client that never goes to a candidate is sampled as the primary's", "sampled-groups", tracedPacket{from: netip.MustParseAddr("10.1.2.3"), to: mx4, port: smtp}, 0, fate{Counted: []string{"mx/old"}, Mark: 0x00300000, Relay: "127.0.0.1:15000"}},
 		{"0 %", "zero", tracedPacket{from: client4, to: mx4, port: smtp}, 0, fate{Counted: []string{"mx/old"}}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			r := Build(splits[tc.splits], labSettings)
 			got := trace(r, tc.packet, func(n uint32) uint32 { return tc.number % n })
 			got.Mark &^= labSettings.generationMask()
-			tc.want.Clamped = tc.want.To != "" && tc.packet.port.Transport == traffic.TCP
+			tc.want.Clamped = (tc.want.To != "" || tc.want.Relay != "") && tc.packet.port.Transport == traffic.TCP
 			if diff := cmp.Diff(tc.want, got); diff != "" {
 				t.Errorf("fate (-want +got):\n%s", diff)
 			}

@@ -139,3 +139,7 @@ func (s Split) Seed() uint32 {
 	_, _ = h.Write([]byte(text))
 	return cmp.Or(h.Sum32(), 1) // 0 would be listed as no seed at all
 }
+
+// SampleSeed is what the draw of the sample is mixed with, so that it tells
+// nothing of the draw of the weights.
+func (s Split) SampleSeed() uint32 { return cmp.Or(^s.Seed(), 1) }

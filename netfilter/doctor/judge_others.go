@@ -181,7 +181,7 @@ func judgeTaken(e *examination) {
 	e.judgeTakenRules()
 	first := e.Settings.RouteTable
 	for _, r := range e.Taken {
-		if r.Table < first || r.Table >= first+netfilter.ReturnsMax {
+		if r.Table < first || r.Table >= first+netfilter.RouteTables {
 			continue
 		}
 		f := Finding{
@@ -228,13 +228,13 @@ func (e *examination) freePriorities() int {
 // route or rule names.
 func (e *examination) freeTables() int {
 	free := func(first int) bool {
-		in := func(table int) bool { return table >= first && table < first+netfilter.ReturnsMax }
+		in := func(table int) bool { return table >= first && table < first+netfilter.RouteTables }
 		return !slices.ContainsFunc(e.Taken, func(r TakenRoute) bool { return in(r.Table) }) &&
 			!slices.ContainsFunc(e.Rules, func(r Rule) bool { return !r.Ours && in(r.Table) })
 	}
 	first := e.Settings.RouteTable
 	for !free(first) {
-		first += netfilter.ReturnsMax
+		first += netfilter.RouteTables
 	}
 	return first
 }
