@@ -41,6 +41,9 @@ func Cleanup(ctx context.Context, settings Settings, now bool) (CleanupResult, e
 	defer mine.end()
 	var l link
 	defer l.close()
+	if _, err := l.applyMirrors(l.commit, nil); err != nil {
+		return CleanupResult{}, fmt.Errorf("clean up mirrors: %w", err)
+	}
 	sent, err := l.cleanupSplits(settings, now)
 	if err != nil {
 		return CleanupResult{}, fmt.Errorf("clean up splits: %w", err)

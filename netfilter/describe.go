@@ -30,7 +30,7 @@ func Describe(splits []traffic.Split, paths []traffic.ReturnPath, settings Setti
 	}
 	description := Description{Nft: returns.Text(), Rules: returns.Rules(), Routes: returns.Routes()}
 	if len(inKernel) > 0 {
-		description.Nft = Build(inKernel, settings).Text() + description.Nft
+		description.Nft = Build(inKernel, settings).Text() + description.Nft + mirrorText(inKernel)
 	}
 	return description, nil
 }
@@ -55,7 +55,7 @@ func (k *Kernel) Describe(ctx context.Context, splits []traffic.Split, paths []t
 		return Description{}, fmt.Errorf("describe splits: %w", err)
 	}
 	_, want := makePlan(have, kernelSplits(splits), k.options.Settings, k.options.StateDir, k.versions.all())
-	return Description{Nft: want.Text() + returns.Text(), Rules: returns.Rules(), Routes: returns.Routes()}, nil
+	return Description{Nft: want.Text() + returns.Text() + mirrorText(kernelSplits(splits)), Rules: returns.Rules(), Routes: returns.Routes()}, nil
 }
 
 func kernelSplits(splits []traffic.Split) []traffic.Split {

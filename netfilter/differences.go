@@ -22,18 +22,21 @@ func (k *Kernel) Differences(ctx context.Context, splits []traffic.Split, paths 
 	}
 	_, want := makePlan(have, splits, k.options.Settings, k.options.StateDir, nil)
 	lines := differences(have, want, splits)
-	var more []string
+	var more, copies []string
 	err = k.withLink(func(l *link) error {
 		if err := l.open(); err != nil {
 			return err
 		}
-		more, err = differencesReturns(ctx, returns, l.conn)
+		if more, err = differencesReturns(ctx, returns, l.conn); err != nil {
+			return err
+		}
+		copies, err = l.differencesMirrors(splits)
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("compare return paths with the kernel: %w", err)
+		return nil, fmt.Errorf("compare return paths and mirrors with the kernel: %w", err)
 	}
-	return append(lines, more...), nil
+	return slices.Concat(lines, more, copies), nil
 }
 
 // differences is pure; want is what makePlan returned for have.

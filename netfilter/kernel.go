@@ -142,9 +142,13 @@ func (k *Kernel) Apply(ctx context.Context, splits []traffic.Split, paths []traf
 	k.returns = returns
 	changedSplits, err := k.applySplits(ctx, splits)
 	if err != nil {
-		err = fmt.Errorf("apply splits to the kernel: %w", err)
+		return changed || changedSplits, fmt.Errorf("apply splits to the kernel: %w", err)
 	}
-	return changed || changedSplits, err
+	changedMirrors, err := k.link.applyMirrors(k.commit, splits)
+	if err != nil {
+		err = fmt.Errorf("apply mirrors to the kernel: %w", err)
+	}
+	return changed || changedSplits || changedMirrors, err
 }
 
 func (k *Kernel) applySplits(ctx context.Context, splits []traffic.Split) (bool, error) {

@@ -110,14 +110,14 @@ func (r rule) identity() string {
 	return identity(all, shares, r.comment)
 }
 
-// identity prints expressions so that equal rules print alike. Byteorder, Rt and
-// TProxy are left out because the library does not read them back; an anonymous map shows
+// identity prints expressions so that equal rules print alike. Byteorder, Rt,
+// TProxy and Dup are left out because the library does not read them back; an anonymous map shows
 // what it holds instead of its name.
 func identity(expressions []expr.Any, shares []share, comment string) string {
 	var b strings.Builder
 	for _, e := range expressions {
 		switch e := e.(type) {
-		case *expr.Byteorder, *expr.Rt, *expr.TProxy:
+		case *expr.Byteorder, *expr.Rt, *expr.TProxy, *expr.Dup:
 		case *expr.Counter:
 			b.WriteString("counter;")
 		case *expr.Lookup:

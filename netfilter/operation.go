@@ -1,6 +1,8 @@
 package netfilter
 
 import (
+	"cmp"
+
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
@@ -15,9 +17,10 @@ type operation interface {
 	size() int
 }
 
-// A step is one part of a transaction: an operation on a table of family inet.
+// A step is one part of a transaction: an operation on a table.
 type step struct {
-	table string
+	table  string
+	family nftables.TableFamily // 0 is inet
 	operation
 }
 
@@ -77,18 +80,19 @@ type (
 // writer collects the messages of one transaction. A nftables.Conn mixes what
 // several goroutines write: each transaction has one of its own.
 type writer struct {
-	conn *nftables.Conn
-	name string // of the table that the step is about
+	conn   *nftables.Conn
+	name   string // of the table that the step is about
+	family nftables.TableFamily
 	owner
 }
 
 func (w *writer) write(s step) error {
-	w.name = s.table
+	w.name, w.family = s.table, s.family
 	return s.operation.write(w)
 }
 
 func (w *writer) table() *nftables.Table {
-	return &nftables.Table{Name: w.name, Family: nftables.TableFamilyINet}
+	return &nftables.Table{Name: w.name, Family: cmp.Or(w.family, nftables.TableFamilyINet)}
 }
 
 // newTable is the table with the flags that it is made with.

@@ -10,11 +10,11 @@ import (
 // An honest run of this package's tests may fail for its luck once in a
 // thousand times: all its intervals together are the 99.9 % interval of the
 // binomial distribution. The looks at what the kernel draws, which cannot be
-// seeded, share that (Bonferroni): six weights and two smaller tests. The
+// seeded, share that (Bonferroni): six weights, four samples and four smaller tests. The
 // simulated draws are seeded and must lie within the 99.9 % interval each.
 const (
 	chanceOfARun  = 0.001
-	unseededLooks = 8
+	unseededLooks = 14
 	seededLooks   = 1
 )
 

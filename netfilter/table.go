@@ -6,7 +6,7 @@ import (
 	"github.com/splitd/splitd/traffic"
 )
 
-// The tables of ours, all of family inet. Every table whose name begins with
+// The tables of ours, all of family inet but those of mirrors. Every table whose name begins with
 // "splitd" is ours, every other is left alone.
 const (
 	// TableSplits holds the splits: what sends new flows to backends.

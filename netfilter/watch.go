@@ -158,7 +158,8 @@ func newsOf(m netlink.Message) news {
 	}
 	n := news{commit: m.Header.Type == newGeneration}
 	family := nftables.TableFamily(m.Data[0])
-	if !n.commit && family != nftables.TableFamilyINet {
+	mirrors := family == nftables.TableFamilyIPv4 || family == nftables.TableFamilyIPv6
+	if !n.commit && !mirrors && family != nftables.TableFamilyINet {
 		return n
 	}
 	attributes, err := netlink.NewAttributeDecoder(m.Data[nfgenmsgSize:])
@@ -175,7 +176,7 @@ func newsOf(m netlink.Message) news {
 		if attributes.Type() == attributeTable {
 			name := attributes.String()
 			_, split := tableNumber(name)
-			n.ours = split || name == TableReturn
+			n.ours = (split || name == TableReturn) && !mirrors || name == TableMirror && mirrors
 			break
 		}
 	}
