@@ -1,17 +1,15 @@
 # Linux, Go and make are all that build, demo and test need: no C compiler, no packages.
 PREFIX  ?= /usr/local
-BIN     := $(DESTDIR)$(PREFIX)/bin
 SHARE   := $(DESTDIR)$(PREFIX)/share
 LIB     := $(DESTDIR)$(PREFIX)/lib
 ETC     := $(DESTDIR)/etc/splitd
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS := -X github.com/splitd/splitd/internal/build.version=$(VERSION)
 GOLINT  := go tool -modfile=golangci-lint.mod golangci-lint
-# No result is taken from the cache (-count=1): it does not know of kernels and bin/.
 export SPLITD_BIN := $(CURDIR)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-race e2e-real e2e-kernel lint fmt install clean
+.PHONY: help build demo test test-race e2e-real e2e-kernel bench-kernel lint fmt install clean
 
 help: ## show what can be made
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -22,7 +20,7 @@ build: ## build bin/splitd and bin/splitctl
 demo: build ## play a whole mail migration in network namespaces, with real mail
 	@bin/splitd demo
 
-test: build ## unit, kernel and end-to-end tests, as any user
+test: build ## unit, kernel and end-to-end tests, as any user; -count=1: no cache knows of kernels
 	CGO_ENABLED=0 go test -count=1 ./...
 
 test-race: build ## the same with the race detector; needs a C compiler
@@ -36,6 +34,9 @@ e2e-real: build ## Postfix and nginx behind a split; as root, installs Debian pa
 e2e-kernel: build ## the kernel tests on Debian's kernels in qemu; as root, some minutes
 	e2e/kernel/run.sh $(SUITES)
 
+bench-kernel: build ## splitd beside nft by hand, iptables and HAProxy; writes bench/results.md
+	bench/run.sh
+
 lint: ## linters, vet, go fix and go mod tidy; changes nothing
 	$(GOLINT) run
 	go vet -tags e2ereal ./...
@@ -46,15 +47,14 @@ fmt: ## format every Go file
 	$(GOLINT) fmt
 
 install: $(if $(shell command -v go),build) ## install below DESTDIR and PREFIX; keeps an existing configuration
-	install -D -t $(BIN) bin/splitd bin/splitctl
+	install -D -t $(DESTDIR)$(PREFIX)/bin bin/splitd bin/splitctl
 	install -D -m 644 -t $(LIB)/sysusers.d packaging/sysusers.d/splitd.conf
 	install -D -m 644 -t $(LIB)/systemd/system packaging/systemd/*.service
 	sed -i 's|/usr/local/bin/|$(PREFIX)/bin/|' $(LIB)/systemd/system/splitd*.service
 	install -d $(ETC)/conf.d $(SHARE)/bash-completion/completions $(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d
 	test -e $(ETC)/splitd.yaml || install -m 644 packaging/splitd.yaml $(ETC)/splitd.yaml
-	bin/splitctl completion bash > $(SHARE)/bash-completion/completions/splitctl
-	bin/splitctl completion zsh > $(SHARE)/zsh/site-functions/_splitctl
-	bin/splitctl completion fish > $(SHARE)/fish/vendor_completions.d/splitctl.fish
+	for s in bash:bash-completion/completions/splitctl zsh:zsh/site-functions/_splitctl fish:fish/vendor_completions.d/splitctl.fish; do \
+		bin/splitctl completion $${s%%:*} > $(SHARE)/$${s#*:} || exit 1; done
 
 clean: ## remove what make built
 	rm -rf bin

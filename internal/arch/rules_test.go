@@ -58,6 +58,7 @@ func rooms() []room {
 		{path: "internal/programs", may: []string{"internal/netns", "internal/nettest"}, why: inner},
 		{path: "e2e", may: outsiders(), why: outside},
 		{path: "e2e/real", may: outsiders(), why: outside},
+		{path: "bench", may: []string{"netfilter", "traffic", "internal/netns"}, why: "benchmarks measure what users run, and the kernel plane by itself to tell its time from the daemon's"},
 		{path: "e2e/kernel/init", why: "it is the first process of a kernel under test, and there is nothing else yet"},
 	}
 }
@@ -80,7 +81,7 @@ type owner struct {
 }
 
 func owners() []owner {
-	kernel := []string{"netfilter", "netfilter/doctor", "splitter", "health", "daemon", "control", "control/client", "internal/netns", "internal/process", "e2e/kernel/init"}
+	kernel := []string{"netfilter", "netfilter/doctor", "splitter", "health", "daemon", "control", "control/client", "internal/netns", "internal/process", "e2e/kernel/init", "bench"}
 	const system = "the kernel is spoken to in few rooms: the data planes, marks of checks, peer credentials, internal/netns, the init of a kernel under test"
 	return []owner{
 		{"github.com/prometheus", []string{"metrics"}, false, "only metrics imports prometheus: the other rooms count in plain numbers"},
