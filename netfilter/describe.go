@@ -50,11 +50,11 @@ func (k *Kernel) Describe(ctx context.Context, splits []traffic.Split, paths []t
 	if returns, err = returns.possible().withTunnelGuards(); err != nil {
 		return Description{}, fmt.Errorf("describe return paths: %w", err)
 	}
-	have, err := k.observe(everything)
+	have, err := k.observe()
 	if err != nil {
 		return Description{}, fmt.Errorf("describe splits: %w", err)
 	}
-	_, want := makePlan(have, kernelSplits(splits), k.options.Settings, k.options.StateDir, k.versions.all())
+	want := wanted(have, kernelSplits(splits), k.options.Settings, k.options.StateDir, k.versions.all())
 	return Description{Nft: want.Text() + returns.Text() + mirrorText(kernelSplits(splits)), Rules: returns.Rules(), Routes: returns.Routes()}, nil
 }
 

@@ -68,7 +68,7 @@ func (lab *splitLab) chains() []string {
 	lab.t.Helper()
 	var names []string
 	lab.router.Do(func() error {
-		have, err := lab.kernel.observe(everything)
+		have, err := lab.kernel.observe()
 		names = have.table(TableSplits).chainNames()
 		return err
 	})

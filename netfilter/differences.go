@@ -16,11 +16,11 @@ func (k *Kernel) Differences(ctx context.Context, splits []traffic.Split, paths 
 	if err != nil {
 		return nil, err
 	}
-	have, err := k.observe(everything)
+	have, err := k.observe()
 	if err != nil {
 		return nil, fmt.Errorf("compare with the kernel: %w", err)
 	}
-	_, want := makePlan(have, splits, k.options.Settings, k.options.StateDir, nil)
+	want := wanted(have, splits, k.options.Settings, k.options.StateDir, nil)
 	lines := differences(have, want, splits)
 	var more, copies []string
 	err = k.withLink(func(l *link) error {

@@ -40,6 +40,7 @@ type Kernel struct {
 	tracker    *tracker
 	lookAgain  chan struct{} // makes Follow look at once
 	versions   versions
+	memory     memory
 	newsBuffer int           // bytes that Watch may be behind
 	mended     atomic.Uint64 // how often Run has put return paths back
 
@@ -75,7 +76,7 @@ func Open(o Options) (*Kernel, error) {
 		readers: newLinks(), conntracks: newConntracks(), newsBuffer: readBuffer,
 		dial: openConntrackSocket, tracker: newTracker(), lookAgain: make(chan struct{}, 1),
 	}
-	k.commit = k.link.commit
+	k.commit, k.link.owner.holds = k.change, &k.memory.holds
 	if _, err := k.link.hasTable(TableSplits); err != nil {
 		k.link.close()
 		return nil, openError(err)
@@ -156,7 +157,7 @@ func (k *Kernel) applySplits(ctx context.Context, splits []traffic.Split) (bool,
 		return false, err
 	}
 	k.retire()
-	have, err := k.link.observe(everything)
+	have, err := k.memory.see(&k.link)
 	if err != nil {
 		return false, err
 	}
@@ -168,7 +169,7 @@ func (k *Kernel) applySplits(ctx context.Context, splits []traffic.Split) (bool,
 	if err := k.carryOut(ctx, p); err != nil {
 		return false, err
 	}
-	have, err = k.link.observe(everything)
+	have, err = k.memory.see(&k.link)
 	if err != nil {
 		return true, fmt.Errorf("read back: %w", err)
 	}
@@ -177,6 +178,23 @@ func (k *Kernel) applySplits(ctx context.Context, splits []traffic.Split) (bool,
 	}
 	k.remember(have, want, p)
 	return true, k.dropKeeper(true)
+}
+
+// change commits the steps and remembers what they change. k.mu is held.
+func (k *Kernel) change(all []step) error {
+	before, err := k.link.generation()
+	if err != nil {
+		return err
+	}
+	err = k.link.commit(all)
+	after := before
+	if err == nil {
+		if after, err = k.link.generation(); err != nil {
+			after, err = before, nil // what is known is forgotten
+		}
+	}
+	k.memory.changed(all, before, after, err)
+	return err
 }
 
 // carryOut runs the transactions of a plan.

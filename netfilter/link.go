@@ -73,7 +73,8 @@ func (l *link) close() {
 	if l.conn != nil {
 		l.port.Store(0)
 		_ = l.conn.CloseLasting()
-		l.conn, l.owner.holds = nil, false
+		l.conn = nil
+		l.owner.hold(false)
 	}
 }
 

@@ -23,6 +23,7 @@ type observed struct {
 	table    string
 	exists   bool
 	dormant  bool
+	owned    bool                        // it is its owner's alone to change
 	counters map[string]uint64           // packets by name
 	timeouts map[string]bool             // named objects for flows of UDP
 	maps     map[serviceMap]bool         // whether it is of the right type
@@ -97,48 +98,6 @@ type observedRule struct {
 
 func (o observed) chainNames() []string { return slices.Sorted(maps.Keys(o.chains)) }
 
-// identity is what observedRule.identity is for a rule of ours.
-func (r rule) identity() string {
-	var all []expr.Any
-	var shares []share
-	for _, s := range r.statements {
-		all = append(all, s.expressions()...)
-		if d, ok := s.(draw); ok {
-			shares = d.shares
-		}
-	}
-	return identity(all, shares, r.comment)
-}
-
-// identity prints expressions so that equal rules print alike. Byteorder, Rt,
-// TProxy and Dup are left out because the library does not read them back; an anonymous map shows
-// what it holds instead of its name.
-func identity(expressions []expr.Any, shares []share, comment string) string {
-	var b strings.Builder
-	for _, e := range expressions {
-		switch e := e.(type) {
-		case *expr.Byteorder, *expr.Rt, *expr.TProxy, *expr.Dup:
-		case *expr.Counter:
-			b.WriteString("counter;")
-		case *expr.Lookup:
-			name := e.SetName
-			if len(shares) > 0 {
-				name = draw{shares: shares}.text()
-			}
-			fmt.Fprintf(&b, "lookup %d %d %t %s;", e.SourceRegister, e.DestRegister, e.Invert, name)
-		case *expr.NAT:
-			// The kernel fills the end of a range of one.
-			nat := *e
-			nat.RegAddrMax, nat.RegProtoMax = max(nat.RegAddrMax, nat.RegAddrMin), max(nat.RegProtoMax, nat.RegProtoMin)
-			nat.Specified = nat.RegProtoMin != 0
-			fmt.Fprintf(&b, "%T%+v;", e, nat)
-		default:
-			fmt.Fprintf(&b, "%T%+v;", e, e)
-		}
-	}
-	return b.String() + "#" + comment
-}
-
 // A scope says which chains' rules are worth reading.
 type scope func(chain string) bool
 
@@ -170,27 +129,28 @@ var errNeverQuiet = errors.New("the ruleset changes faster than it can be read")
 // moment, and neither library reports an interrupted dump: when the generation
 // of the ruleset moved meanwhile, they are read again.
 func (l *link) observe(of scope) (sight, error) {
+	s, _, err := l.observeAt(of)
+	return s, err
+}
+
+// observeAt tells the generation, too, at which the tables were as it says.
+func (l *link) observeAt(of scope) (sight, uint32, error) {
 	const tries = 20
-	if err := l.open(); err != nil {
-		return nil, err
-	}
 	for range tries {
-		before, err := l.conn.GetGen()
+		before, err := l.generation()
 		if err != nil {
-			l.close()
-			return nil, fmt.Errorf("read the generation of the ruleset: %w", err)
+			return nil, 0, err
 		}
 		s, readErr := l.readTables(of)
-		after, err := l.conn.GetGen()
+		after, err := l.generation()
 		if err != nil {
-			l.close()
-			return nil, fmt.Errorf("read the generation of the ruleset: %w", err)
+			return nil, 0, err
 		}
-		if before.ID == after.ID {
-			return s, readErr
+		if before == after {
+			return s, after, readErr
 		}
 	}
-	return nil, fmt.Errorf("read table %q: %w", TableSplits, errNeverQuiet)
+	return nil, 0, fmt.Errorf("read table %q: %w", TableSplits, errNeverQuiet)
 }
 
 // splitTables lists the tables of the splits that there are.
@@ -225,7 +185,7 @@ func (l *link) readTables(of scope) (sight, error) {
 		if err != nil {
 			return nil, err
 		}
-		o.dormant = t.Flags&nftables.TableFlagDormant != 0
+		o.dormant, o.owned = t.Flags&nftables.TableFlagDormant != 0, t.Flags&ownedFlags == ownedFlags
 		s[t.Name] = o
 	}
 	return s, nil
@@ -468,10 +428,24 @@ func parseHook(c *nftables.Chain) (*hook, bool) {
 }
 
 func (r reader) rules(chain string, draws map[string]*nftables.Set) ([]observedRule, error) {
+	raw, err := r.raw(chain)
+	if err != nil {
+		return nil, err
+	}
+	return r.parse(raw, draws)
+}
+
+// raw reads the rules of a chain.
+func (r reader) raw(chain string) ([]*nftables.Rule, error) {
 	rules, err := r.conn.GetRules(r.table, &nftables.Chain{Name: chain, Table: r.table})
 	if err != nil {
 		return nil, fmt.Errorf("read chain %q: %w", chain, err)
 	}
+	return rules, nil
+}
+
+// parse reads rules and what the maps of their draws hold.
+func (r reader) parse(rules []*nftables.Rule, draws map[string]*nftables.Set) ([]observedRule, error) {
 	var all []observedRule
 	for _, raw := range rules {
 		made := observedRule{handle: raw.Handle, comment: commentOf(raw.UserData)}
@@ -483,9 +457,11 @@ func (r reader) rules(chain string, draws map[string]*nftables.Set) ([]observedR
 			if !ok || draws[lookup.SetName] == nil {
 				continue
 			}
-			if made.shares, err = r.shares(draws[lookup.SetName]); err != nil {
+			shares, err := r.shares(draws[lookup.SetName])
+			if err != nil {
 				return nil, err
 			}
+			made.shares = shares
 		}
 		if n := len(raw.Exprs); n > 0 {
 			if v, ok := raw.Exprs[n-1].(*expr.Verdict); ok && v.Kind == expr.VerdictGoto {

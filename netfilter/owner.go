@@ -3,6 +3,7 @@ package netfilter
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
@@ -24,8 +25,14 @@ const tableProbe = TableSplits + "_probe"
 type owner struct {
 	wanted bool // tables of the splits are to be owned
 	// holds says that the tables there are have been taken over by the socket
-	// that is open now.
-	holds bool
+	// that is open now; nil where nobody asks.
+	holds *atomic.Bool
+}
+
+func (o owner) hold(yes bool) {
+	if o.holds != nil {
+		o.holds.Store(yes)
+	}
 }
 
 // canOwn asks the kernel whether it knows owned tables that persist.
@@ -54,7 +61,7 @@ var errOwned = errors.New("another process owns it: end that one first (`splitct
 // be owned. A table that never had an owner cannot be taken over; it stays as
 // it is.
 func (l *link) own() error {
-	if !l.owner.wanted || l.owner.holds && l.conn != nil {
+	if !l.owner.wanted || l.owner.holds.Load() && l.conn != nil {
 		return nil
 	}
 	tables, err := l.splitTables()
@@ -71,7 +78,7 @@ func (l *link) own() error {
 			return fmt.Errorf("take over table %q: %w", t.Name, err)
 		}
 	}
-	l.owner.holds = true
+	l.owner.hold(true)
 	return nil
 }
 

@@ -85,10 +85,7 @@ func (p plan) empty() bool {
 // has the versions that the kernel is to have. No version at or below the
 // floor of its split is made anew.
 func makePlan(have sight, splits []traffic.Split, settings Settings, stateDir string, floor map[string]int) (plan, Ruleset) {
-	if len(splits) == 0 && len(have) == 0 {
-		return plan{}, Ruleset{}
-	}
-	want := build(splits, settings, chooseVersions(have, splits, settings, floor), have.standing()).WithStateDir(stateDir)
+	want := wanted(have, splits, settings, stateDir, floor)
 	var p plan
 	for _, w := range want.tables {
 		p.bring(have.table(w.name), w)
@@ -99,6 +96,15 @@ func makePlan(have sight, splits []traffic.Split, settings Settings, stateDir st
 		}
 	}
 	return p, want
+}
+
+// wanted is the ruleset that the kernel is to have, with the versions and in
+// the tables that it has already where it can be.
+func wanted(have sight, splits []traffic.Split, settings Settings, stateDir string, floor map[string]int) Ruleset {
+	if len(splits) == 0 && len(have) == 0 {
+		return Ruleset{}
+	}
+	return build(splits, settings, chooseVersions(have, splits, settings, floor), have.standing()).WithStateDir(stateDir)
 }
 
 // bring plans for one table.

@@ -72,15 +72,15 @@ func (k *Kernel) withLink(read func(l *link) error) error {
 	return nil
 }
 
-// observe reads the tables without disturbing the writer. Only who finds no
+// observe sees the tables without disturbing the writer. Only who finds no
 // moment between two changes of ours waits for its turn among them.
-func (k *Kernel) observe(of scope) (have sight, err error) {
+func (k *Kernel) observe() (have sight, err error) {
 	err = k.withLink(func(l *link) error {
-		have, err = l.observe(of)
+		have, err = k.memory.see(l)
 		if errors.Is(err, errNeverQuiet) {
 			k.mu.Lock()
 			defer k.mu.Unlock()
-			have, err = l.observe(of)
+			have, err = k.memory.see(l)
 		}
 		return err
 	})

@@ -38,7 +38,7 @@ func (k *Kernel) Read(ctx context.Context) (map[string]SplitState, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	have, err := k.observe(everything)
+	have, err := k.observe()
 	if err != nil {
 		return nil, fmt.Errorf("read splits from the kernel: %w", err)
 	}
