@@ -43,7 +43,7 @@ const (
 
 	keyFlowsTo     = "flow_log.to"
 	keyFlowsSample = "flow_log.sample"
-	keyOwner    = "netfilter.owner"
+	keyOwner       = "netfilter.owner"
 )
 
 func scalars() []scalar {

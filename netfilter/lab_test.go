@@ -35,7 +35,7 @@ const (
 //	client 192.0.2.100-103 - 192.0.2.25 router 10.0.1.1 - 10.0.1.11 old
 //	                                           10.0.2.1 - 10.0.2.12 new
 type splitLab struct {
-	t                        *testing.T
+	t                        testing.TB
 	client, router, old, new *nettest.NS
 	kernel                   *Kernel
 	clock                    *fakeClock
@@ -58,7 +58,7 @@ func (c *fakeClock) advance(d time.Duration) {
 	c.now = c.now.Add(d)
 }
 
-func newSplitLab(t *testing.T) *splitLab {
+func newSplitLab(t testing.TB) *splitLab {
 	t.Helper()
 	lab := &splitLab{
 		t: t, client: nettest.New(t, "client"), router: nettest.New(t, "router"),

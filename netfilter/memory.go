@@ -1,7 +1,6 @@
 package netfilter
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"strings"
@@ -10,7 +9,6 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
-	"golang.org/x/sys/unix"
 )
 
 // memory is what was read of the tables last. Reading thousands of splits takes
@@ -24,6 +22,8 @@ type memory struct {
 	known sight  // nil: nothing
 	gen   uint32 // of the ruleset when it was known
 	owned bool   // all of its tables are ours alone
+	// stale are the chains, by table, whose rules may be others by now, and
+	// whether they still stand: the kernel lists a chain that is gone as empty.
 	stale map[string]map[string]bool
 	wrote uint64 // +1 for each change of ours
 
@@ -51,7 +51,7 @@ func (m *memory) changed(all []step, before, after uint32, err error) {
 	}
 	m.gen = after
 	for _, s := range all {
-		chain, ok := changedChain(s.operation)
+		chain, stands, ok := changedChain(s.operation)
 		if !ok {
 			m.forget()
 			return
@@ -59,25 +59,26 @@ func (m *memory) changed(all []step, before, after uint32, err error) {
 		if m.stale[s.table] == nil {
 			m.stale[s.table] = map[string]bool{}
 		}
-		m.stale[s.table][chain] = true
+		m.stale[s.table][chain] = stands
 	}
 }
 
-// changedChain is the chain whose rules alone an operation changes.
-func changedChain(o operation) (string, bool) {
+// changedChain is the chain that an operation changes, if it changes nothing
+// else.
+func changedChain(o operation) (chain string, stands, ok bool) {
 	switch o := o.(type) {
 	case addChain:
-		return o.chain.name, o.chain.hook == nil
+		return o.chain.name, true, o.chain.hook == nil
 	case replaceRule:
-		return o.chain, true
+		return o.chain, true, true
 	case replaceRules:
-		return o.chain.name, true
+		return o.chain.name, true, true
 	case removeRule:
-		return o.chain, true
+		return o.chain, true, true
 	case removeChain:
-		return o.name, true
+		return o.name, false, true
 	default:
-		return "", false
+		return "", false, false
 	}
 }
 
@@ -161,12 +162,12 @@ func (m *memory) refresh(l *link) error {
 // again returns the chains with those that are named read anew.
 func (r reader) again(known map[string]observedChain, names map[string]bool) (map[string]observedChain, error) {
 	chains := maps.Clone(known)
-	for name := range names {
-		rules, err := r.rulesOf(name)
-		if errors.Is(err, unix.ENOENT) {
+	for name, stands := range names {
+		if !stands {
 			delete(chains, name)
 			continue
 		}
+		rules, err := r.rulesOf(name)
 		if err != nil {
 			return nil, err
 		}

@@ -181,7 +181,11 @@ func (l *link) readTables(of scope) (sight, error) {
 	s := sight{}
 	for _, t := range tables {
 		r := reader{conn: l.conn, table: &nftables.Table{Name: t.Name, Family: nftables.TableFamilyINet}}
-		o, err := r.read(of, chains[t.Name])
+		rules, err := l.allRules(r.table)
+		if err != nil {
+			return nil, err
+		}
+		o, err := r.read(of, chains[t.Name], rules)
 		if err != nil {
 			return nil, err
 		}
@@ -213,7 +217,7 @@ func (l *link) splitChains() (map[string][]*nftables.Chain, error) {
 	return byTable, nil
 }
 
-func (r reader) read(of scope, chains []*nftables.Chain) (observed, error) {
+func (r reader) read(of scope, chains []*nftables.Chain, rules map[string][]*nftables.Rule) (observed, error) {
 	o := missing(r.table.Name)
 	o.exists = true
 	if err := r.readObjects(&o); err != nil {
@@ -223,7 +227,12 @@ func (r reader) read(of scope, chains []*nftables.Chain) (observed, error) {
 	if err != nil {
 		return o, err
 	}
-	return o, r.readChains(&o, of, chains, draws)
+	for _, c := range chains {
+		if err := r.readChain(&o, of, c, rules[c.Name], draws); err != nil {
+			return o, err
+		}
+	}
+	return o, nil
 }
 
 // readObjects reads the named objects.
@@ -387,22 +396,20 @@ func parseVerdict(data []byte) (kind expr.VerdictKind, target string) {
 	return kind, target
 }
 
-func (r reader) readChains(o *observed, of scope, chains []*nftables.Chain, draws map[string]*nftables.Set) error {
-	for _, c := range chains {
-		made := observedChain{}
+func (r reader) readChain(o *observed, of scope, c *nftables.Chain, rules []*nftables.Rule, draws map[string]*nftables.Set) error {
+	made := observedChain{}
+	if c.Hooknum != nil {
+		made.hook, made.odd = parseHook(c)
+	}
+	if of(c.Name) {
 		var err error
-		if c.Hooknum != nil {
-			made.hook, made.odd = parseHook(c)
+		if made.rules, err = r.parse(rules, draws); err != nil {
+			return err
 		}
-		if of(c.Name) {
-			if made.rules, err = r.rules(c.Name, draws); err != nil {
-				return err
-			}
-		}
-		o.chains[c.Name] = made
-		if split, kind, backend := nameOf(c.Name); kind == string(traffic.RoleCandidate) {
-			o.candidates[split] = append(o.candidates[split], backend)
-		}
+	}
+	o.chains[c.Name] = made
+	if split, kind, backend := nameOf(c.Name); kind == string(traffic.RoleCandidate) {
+		o.candidates[split] = append(o.candidates[split], backend)
 	}
 	return nil
 }

@@ -78,7 +78,7 @@ func (lab *splitLab) relay() *trivialRelay {
 	return r
 }
 
-func (r *trivialRelay) end(t *testing.T) {
+func (r *trivialRelay) end(t testing.TB) {
 	r.stop()
 	r.group.Wait()
 	if r.err != nil {

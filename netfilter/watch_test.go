@@ -89,7 +89,7 @@ func (lab *splitLab) stranger(deed string) uint32 {
 	return startStranger(lab.t, lab.router, deed)
 }
 
-func startStranger(t *testing.T, ns *nettest.NS, deed string) uint32 {
+func startStranger(t testing.TB, ns *nettest.NS, deed string) uint32 {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), strangerEnv+"="+deed)
