@@ -19,7 +19,7 @@ import (
 
 func (a *app) plan() *cobra.Command {
 	var files []string
-	var exitCode bool
+	var exitCode, verify bool
 	var receiver receiver
 	cmd := &cobra.Command{
 		Use:   "plan",
@@ -36,6 +36,7 @@ func (a *app) plan() *cobra.Command {
 	output := formatFlag(cmd, receiverForms()...)
 	receiver.flags(cmd)
 	cmd.Flags().StringArrayVar(&files, "config", nil, "plan this file instead of asking the daemon (repeatable)")
+	cmd.Flags().BoolVar(&verify, "verify", false, "load the nft text with nft in a throw-away network namespace and compare what it lists")
 	cmd.Flags().BoolVar(&exitCode, "exit-code", false, "exit with 0 if nothing differs from the kernel, 1 if something does, more on an error")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if exitCode && len(files) > 0 {
@@ -44,12 +45,21 @@ func (a *app) plan() *cobra.Command {
 		if err := receiver.check(cmd, output); err != nil {
 			return err
 		}
+		if receiver.wanted && verify {
+			return usagef("--verify is about the plan of this host: it does not go with --receiver")
+		}
 		if receiver.wanted {
 			return receiver.print(a, files, output)
 		}
 		plan, missing, err := a.makePlan(cmd.Context(), files)
 		if err != nil {
 			return aboveOne(err, exitCode)
+		}
+		if verify {
+			if err := verifyText(cmd.Context(), plan.Nft); err != nil {
+				return aboveOne(err, exitCode)
+			}
+			a.say("splitctl: nft loads the plan and lists the same text")
 		}
 		if err := a.print(output, plan, func(w io.Writer) error { return writePlan(w, plan) }, nil); err != nil {
 			return aboveOne(err, exitCode)

@@ -116,6 +116,11 @@ func TestThePlanIsTheTextThatNftListsAndLoads(t *testing.T) {
 			t.Errorf("what nft lists of the plan %s is not the plan (-plan +nft):\n%s", tt.name, diff)
 		}
 	}
+	l.ok("plan", "--verify")
+	r, err = run(t.Context(), nettest.New(t, "desk"), as(nobody, nobody), l.program("splitctl"), "plan", "--verify", "--config", l.splitting.config)
+	if err != nil || r.code != 0 || !strings.Contains(r.stderr, "lists the same text") {
+		t.Errorf("splitctl plan --verify as nobody: %v, exit %d, %s", err, r.code, r.stderr)
+	}
 	for _, weight := range []string{"12.5%", "100%", "0%", "0.0001%"} {
 		l.ok("set", "mx", weight)
 		l.ok("set", "web", weight)
