@@ -84,11 +84,11 @@ func (l *lab) add(name string) (*way, error) {
 	outer, inner := fmt.Sprintf("to-client%d", w.number), fmt.Sprintf("to-server%d", w.number)
 	err = errors.Join(
 		netns.Link(
-			netns.End{NS: l.client, Device: outer, Addresses: w.both(1, 24, 100, 101, 102, 103)},
-			netns.End{NS: w.router, Device: "client", Addresses: w.both(1, 24, 1, 25)}),
+			netns.End{NS: l.client, Device: outer, Addresses: w.both(1, 100, 101, 102, 103)},
+			netns.End{NS: w.router, Device: "client", Addresses: w.both(1, 1, 25)}),
 		netns.Link(
-			netns.End{NS: l.server, Device: inner, Addresses: w.both(2, 24, 11, 12, 13)},
-			netns.End{NS: w.router, Device: "server", Addresses: w.both(2, 24, 1)}))
+			netns.End{NS: l.server, Device: inner, Addresses: w.both(2, 11, 12, 13)},
+			netns.End{NS: w.router, Device: "server", Addresses: w.both(2, 1)}))
 	if err != nil {
 		return nil, err
 	}
@@ -139,11 +139,11 @@ func (w *way) v6(side, host byte) netip.Addr {
 	return netip.AddrFrom16([16]byte{0: 0xfd, 3: byte(w.number), 5: side, 15: host})
 }
 
-// both are addresses in both families, with the length of their prefix in IPv4.
-func (w *way) both(side byte, prefix int, hosts ...byte) []string {
+// both are addresses in both families.
+func (w *way) both(side byte, hosts ...byte) []string {
 	var all []string
 	for _, host := range hosts {
-		all = append(all, fmt.Sprintf("%s/%d", w.v4(side, host), prefix), w.v6(side, host).String()+"/64")
+		all = append(all, w.v4(side, host).String()+"/24", w.v6(side, host).String()+"/64")
 	}
 	return all
 }

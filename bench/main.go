@@ -51,19 +51,19 @@ func run(ctx context.Context, args []string, stderr io.Writer) int {
 	if !netns.Inside() {
 		code, err := netns.Enter()
 		if err != nil {
-			fmt.Fprintf(stderr, "bench: %v\n%s\n", err, netns.Hint())
+			_, _ = fmt.Fprintf(stderr, "bench: %v\n%s\n", err, netns.Hint())
 			return 1
 		}
 		return code
 	}
 	// The loops of client and server own a thread each.
 	runtime.GOMAXPROCS(runtime.NumCPU() + 2)
-	text, err := measureAll(ctx, o, func(format string, args ...any) { fmt.Fprintf(stderr, format+"\n", args...) })
+	text, err := measureAll(ctx, o, func(format string, args ...any) { _, _ = fmt.Fprintf(stderr, format+"\n", args...) })
 	if o.out != "" && text != "" { // after an error what was measured before it
 		err = errors.Join(err, os.WriteFile(o.out, []byte(text), 0o644))
 	}
 	if err != nil {
-		fmt.Fprintf(stderr, "bench: %v\n", err)
+		_, _ = fmt.Fprintf(stderr, "bench: %v\n", err)
 		return 1
 	}
 	fmt.Print(text)

@@ -9,7 +9,7 @@ import (
 // report writes what was measured, in Markdown, the targets beside the figures.
 type report struct{ strings.Builder }
 
-func (r *report) line(format string, args ...any) { fmt.Fprintf(r, format+"\n", args...) }
+func (r *report) line(format string, args ...any) { _, _ = fmt.Fprintf(r, format+"\n", args...) }
 
 // row writes a row of a table.
 func (r *report) row(cells ...string) { r.line("| %s |", strings.Join(cells, " | ")) }

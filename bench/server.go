@@ -184,6 +184,7 @@ func (s *server) accept(listener int) bool {
 		next = dutyEcho
 	case dutyAcceptFlood:
 		next, events = dutyFlood, unix.EPOLLOUT
+	case dutyNone, dutyAnswer, dutyHold, dutyEcho, dutyFlood: // no listeners
 	}
 	if s.take(fd, next, s.letter[listener], events) != nil {
 		_ = unix.Close(fd)

@@ -100,8 +100,10 @@ func (lab blackHole) translate() {
 	entrance := chain{name: "pre", hook: &hook{name: hookPrerouting, priority: prioritySplit}}
 	for service, to := range map[string]string{"192.0.2.1": "10.0.0.12", "2001:db8::1": "fd00::12"} {
 		entrance.rules = append(entrance.rules, rule{statements: []statement{
-			destination{ip: netip.MustParseAddr(service)}, transport{name: traffic.TCP},
-			markFlow{keep: labSettings.keep(), value: labSettings.mark(classRemote)}, translate{to: netip.MustParseAddr(to)},
+			destination{ip: netip.MustParseAddr(service)},
+			transport{name: traffic.TCP},
+			markFlow{keep: labSettings.keep(), value: labSettings.mark(classRemote)},
+			translate{to: netip.MustParseAddr(to)},
 		}})
 	}
 	lab.load(entrance)

@@ -429,6 +429,7 @@ func parseHook(c *nftables.Chain) (*hook, bool) {
 		h.kind = kindFilter
 	case nftables.ChainTypeRoute:
 		h.kind = kindRoute
+	case nftables.ChainTypeNAT: // "" is kindNAT
 	}
 	odd := h.name == "" || h.kind == "" && c.Type != nftables.ChainTypeNAT || c.Policy == nil || *c.Policy != nftables.ChainPolicyAccept
 	return h, odd

@@ -88,7 +88,7 @@ type writer struct {
 
 func (w *writer) write(s step) error {
 	w.name, w.family = s.table, s.family
-	return s.operation.write(w)
+	return s.operation.write(w) //nolint:staticcheck // step has a method of that name too
 }
 
 func (w *writer) table() *nftables.Table {
@@ -330,9 +330,11 @@ func (o addMap) size() int        { return sizeSet }
 func (o addGroup) size() int {
 	return sizeSet + len(o.group.name) + 2*sizeElement*len(o.group.networks)
 }
+
 func (o addNetworks) size() int {
 	return sizeSmall + len(o.group) + 2*sizeElement*len(o.networks)
 }
+
 func (o removeNetworks) size() int {
 	return sizeSmall + len(o.group) + 2*sizeElement*len(o.networks)
 }

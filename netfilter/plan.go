@@ -72,9 +72,9 @@ func (l leftover) removal() []step {
 		return on(l.table, removeTimeout{name: l.name})
 	case leftGroup:
 		return on(l.table, removeSet{name: l.name})
-	default:
-		return on(l.table, removeChain{name: l.name})
+	case leftEntrance, leftTrampoline, leftVersion, leftBackend:
 	}
+	return on(l.table, removeChain{name: l.name})
 }
 
 func (p plan) empty() bool {

@@ -75,9 +75,9 @@ func TestWhatALinkTookWithItIsPutBackWhenItComesAgain(t *testing.T) {
 			lab.translate("10.0.0.200", "fd00::200")
 			lab.follow(paths)
 			lab.inSync(paths)
-			lab.setLink(lab.host, "eth0", false)
+			lab.setLink(lab.host, false)
 			lab.eventuallyWays(0)
-			lab.setLink(lab.host, "eth0", true)
+			lab.setLink(lab.host, true)
 			// The kernel forgets the IPv6 addresses of a device that goes down.
 			if err := lab.host.AddAddresses("eth0", "fd00::12/64", "fd00::200/128"); err != nil {
 				t.Fatal(err)

@@ -204,10 +204,10 @@ func (lab returnLab) cleanup() {
 	lab.host.Do(func() error { return cleanupReturns(lab.t.Context(), labSettings) })
 }
 
-func (lab returnLab) setLink(ns *nettest.NS, device string, up bool) {
+func (lab returnLab) setLink(ns *nettest.NS, up bool) {
 	lab.t.Helper()
 	ns.Do(func() error {
-		link, err := netlink.LinkByName(device)
+		link, err := netlink.LinkByName("eth0")
 		if err != nil {
 			return err
 		}

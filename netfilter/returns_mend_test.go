@@ -193,9 +193,9 @@ func TestALinkThatFlapsUnderTrafficLosesNoOpenConnection(t *testing.T) {
 			talk := lab.talk("192.0.2.1:27")
 			leaked := lab.countLeaks()
 			for range 3 {
-				lab.setLink(lab.host, "eth0", false)
+				lab.setLink(lab.host, false)
 				log.until(t, "level=WARN", `device \"eth0\" is down`)
-				lab.setLink(lab.host, "eth0", true)
+				lab.setLink(lab.host, true)
 				lab.inSync(paths)
 				eventuallyUp(t, lab.host, lab.router)
 				before := talk.Load()

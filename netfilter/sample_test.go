@@ -27,7 +27,7 @@ func sampledDNS(s traffic.Split, sample traffic.Weight) traffic.Split {
 
 // wantOnly complains of connections that failed and of answers by others than
 // those.
-func (a answers) wantOnly(t *testing.T, what string, letters string) {
+func (a answers) wantOnly(t *testing.T, what, letters string) {
 	t.Helper()
 	if len(a.failed) > 0 {
 		t.Errorf("%s: %d failed, the first: %v", what, len(a.failed), a.failed[0])

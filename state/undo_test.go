@@ -34,7 +34,7 @@ func play(t *testing.T, steps []string) []string {
 			e.Undoes, now = history[0].Sequence, history[0].Before.Weights
 		case state.ActionRemove:
 			now = nil
-		case state.ActionOff:
+		case state.ActionOff, state.ActionDrain:
 			now = map[string]traffic.Weight{"new": 0}
 		case state.ActionSet, state.ActionDefault, state.ActionApply, state.ActionAdopt:
 			w, err := traffic.ParseWeight(weight)

@@ -187,7 +187,7 @@ func openFlows(text string) map[string]tracked {
 	for line := range strings.Lines(text) {
 		var ends []string
 		var f tracked
-		for _, word := range strings.Fields(line) {
+		for word := range strings.FieldsSeq(line) {
 			switch name, value, _ := strings.Cut(word, "="); name {
 			case "src", "dst", "sport", "dport":
 				ends = append(ends, word)

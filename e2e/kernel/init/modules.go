@@ -6,6 +6,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -59,8 +60,8 @@ func (m modules) files(wanted string) []string {
 	}
 	var order []string
 	needs := m.needs[file]
-	for i := len(needs) - 1; i >= 0; i-- {
-		order = append(order, needs[i])
+	for _, need := range slices.Backward(needs) {
+		order = append(order, need)
 	}
 	return append(order, file)
 }
