@@ -1,6 +1,7 @@
 package netfilter
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -76,7 +77,7 @@ func Open(o Options) (*Kernel, error) {
 		readers: newLinks(), conntracks: newConntracks(), newsBuffer: readBuffer,
 		dial: openConntrackSocket, tracker: newTracker(), lookAgain: make(chan struct{}, 1),
 	}
-	k.commit, k.link.owner.holds = k.change, &k.memory.holds
+	k.commit, k.link.owner.tenure = k.change, &k.memory.tenure
 	if _, err := k.link.hasTable(TableSplits); err != nil {
 		k.link.close()
 		return nil, openError(err)
@@ -182,18 +183,13 @@ func (k *Kernel) applySplits(ctx context.Context, splits []traffic.Split) (bool,
 
 // change commits the steps and remembers what they change. k.mu is held.
 func (k *Kernel) change(all []step) error {
-	before, err := k.link.generation()
-	if err != nil {
-		return err
-	}
-	err = k.link.commit(all)
+	before, unread := k.link.generation()
+	err := k.link.commit(all)
 	after := before
-	if err == nil {
-		if after, err = k.link.generation(); err != nil {
-			after, err = before, nil // what is known is forgotten
-		}
+	if err == nil && unread == nil {
+		after, unread = k.link.generation()
 	}
-	k.memory.changed(all, before, after, err)
+	k.memory.changed(all, before, after, cmp.Or(err, unread)) // which keeps nobody from changing
 	return err
 }
 

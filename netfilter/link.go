@@ -72,9 +72,9 @@ func (l *link) open() error {
 func (l *link) close() {
 	if l.conn != nil {
 		l.port.Store(0)
+		l.owner.tenure.hold(false) // first: who still reads must not rely on it
 		_ = l.conn.CloseLasting()
 		l.conn = nil
-		l.owner.hold(false)
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"maps"
 	"strings"
 	"sync"
-	"sync/atomic"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -21,13 +20,14 @@ type memory struct {
 	mu    sync.Mutex
 	known sight  // nil: nothing
 	gen   uint32 // of the ruleset when it was known
-	owned bool   // all of its tables are ours alone
+	owned bool   // all of its tables are ours alone,
+	held  uint64 // in this tenure
 	// stale are the chains, by table, whose rules may be others by now, and
 	// whether they still stand: the kernel lists a chain that is gone as empty.
 	stale map[string]map[string]bool
 	wrote uint64 // +1 for each change of ours
 
-	holds atomic.Bool // we own what we own: the socket is open
+	tenure tenure // of the socket that owns the tables
 }
 
 // staleMost is how many chains are read again one by one; from more on all is
@@ -45,7 +45,7 @@ func (m *memory) changed(all []step, before, after uint32, err error) {
 	if m.known == nil {
 		return
 	}
-	if err != nil || !m.owned && (m.gen != before || after != before+1) {
+	if err != nil || !m.ours() && (m.gen != before || after != before+1) {
 		m.forget()
 		return
 	}
@@ -89,7 +89,7 @@ func (m *memory) see(l *link) (sight, error) {
 		return known, err
 	}
 	m.mu.Lock()
-	wrote := m.wrote
+	wrote, held := m.wrote, m.tenure.now()
 	m.mu.Unlock()
 	s, gen, err := l.observeAt(everything)
 	if err != nil {
@@ -98,7 +98,7 @@ func (m *memory) see(l *link) (sight, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.wrote == wrote {
-		m.known, m.gen, m.owned = s, gen, s.owned()
+		m.known, m.gen, m.owned, m.held = s, gen, s.owned(), held
 		m.stale = map[string]map[string]bool{}
 	}
 	return s, nil
@@ -119,7 +119,8 @@ func (m *memory) recall(l *link) (sight, error) {
 		return nil, err
 	}
 	if err := m.refresh(l); err != nil {
-		return nil, err
+		m.forget()
+		return nil, nil // a chain may have gone while it was read; reading all tells
 	}
 	if current, err := m.current(l); err != nil || !current {
 		return nil, err
@@ -127,9 +128,12 @@ func (m *memory) recall(l *link) (sight, error) {
 	return m.known, nil
 }
 
+// ours says whether what is known has been ours alone to change ever since.
+func (m *memory) ours() bool { return m.owned && m.tenure.held() && m.held == m.tenure.now() }
+
 // current says whether nobody else can have changed what is known.
 func (m *memory) current(l *link) (bool, error) {
-	if m.owned && m.holds.Load() {
+	if m.ours() {
 		return true, nil
 	}
 	gen, err := l.generation()
@@ -149,7 +153,6 @@ func (m *memory) refresh(l *link) error {
 			return err
 		}
 		if o.chains, err = r.again(o.chains, chains); err != nil {
-			m.forget()
 			return err
 		}
 		m.known = maps.Clone(m.known)

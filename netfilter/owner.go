@@ -24,14 +24,29 @@ const tableProbe = TableSplits + "_probe"
 // owner is what a link knows of its tables.
 type owner struct {
 	wanted bool // tables of the splits are to be owned
-	// holds says that the tables there are have been taken over by the socket
-	// that is open now; nil where nobody asks.
-	holds *atomic.Bool
+	// tenure is that of the socket that is open now over the tables that there
+	// are; nil where nobody asks.
+	tenure *tenure
 }
 
-func (o owner) hold(yes bool) {
-	if o.holds != nil {
-		o.holds.Store(yes)
+// A tenure counts how often tables were taken over and given up: its number is
+// odd while they are held. Between two of them they are anybody's, so what was
+// read in an earlier one may be otherwise now. Its methods may be called from
+// many goroutines, those that change it from one at a time.
+type tenure struct{ number atomic.Uint64 }
+
+func (t *tenure) now() uint64 {
+	if t == nil {
+		return 0
+	}
+	return t.number.Load()
+}
+
+func (t *tenure) held() bool { return t.now()%2 == 1 }
+
+func (t *tenure) hold(yes bool) {
+	if t != nil && t.held() != yes {
+		t.number.Add(1)
 	}
 }
 
@@ -61,7 +76,7 @@ var errOwned = errors.New("another process owns it: end that one first (`splitct
 // be owned. A table that never had an owner cannot be taken over; it stays as
 // it is.
 func (l *link) own() error {
-	if !l.owner.wanted || l.owner.holds.Load() && l.conn != nil {
+	if !l.owner.wanted || l.owner.tenure.held() && l.conn != nil {
 		return nil
 	}
 	tables, err := l.splitTables()
@@ -78,7 +93,7 @@ func (l *link) own() error {
 			return fmt.Errorf("take over table %q: %w", t.Name, err)
 		}
 	}
-	l.owner.hold(true)
+	l.owner.tenure.hold(true)
 	return nil
 }
 

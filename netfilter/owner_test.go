@@ -164,3 +164,34 @@ func TestForceOffAndCleanupWorkWhenTheOwnerIsGone(t *testing.T) {
 		return err
 	})
 }
+
+// What is remembered of owned tables must not outlive the ownership: while it
+// was broken they were anybody's.
+func TestAFlushBetweenTwoOwnershipsIsSeenAndMended(t *testing.T) {
+	lab := newSplitLab(t)
+	lab.openOwner()
+	split := remoteSplit(1, 500_000)
+	lab.apply(split)
+	if lines := lab.differences(split); len(lines) > 0 {
+		t.Fatalf("differences after an apply: %q", lines)
+	}
+	lab.kernel.mu.Lock()
+	lab.kernel.link.close()
+	lab.kernel.mu.Unlock()
+	lab.flushAsOthers()
+	lab.router.Do(func() error {
+		lab.kernel.mu.Lock()
+		defer lab.kernel.mu.Unlock()
+		lab.kernel.keepOwned()
+		return nil
+	})
+	if lines := lab.differences(split); len(lines) == 0 {
+		t.Error("nothing is said to be missing, but all was flushed")
+	}
+	if !lab.apply(split) {
+		t.Error("an apply has put nothing back")
+	}
+	if lines := lab.differences(split); len(lines) > 0 || !lab.owned() {
+		t.Errorf("put back: differences %q, owned %v", lines, lab.owned())
+	}
+}
