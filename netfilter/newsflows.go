@@ -70,23 +70,26 @@ func (n *newsDesk) read(kind uint16, e *entry) (FlowNews, bool) {
 		}
 		n.made = now
 	}
+	id, ends := e.identity(), kind == ctDelete
+	began, known := n.begun[id]
+	if ends {
+		delete(n.begun, id) // also of a split that is gone
+	}
 	at, ok := n.lookup.find(e)
 	if !ok {
 		return FlowNews{}, false
 	}
-	news := FlowNews{OpenFlow: n.lookup.openFlow(at, e), At: now, Ends: kind == ctDelete}
+	news := FlowNews{OpenFlow: n.lookup.openFlow(at, e), At: now, Ends: ends}
 	news.Generation = n.lookup.generation(at, e.mark, generationsAhead)
-	id := e.identity()
-	if !news.Ends {
+	if !ends {
 		if len(n.begun) < knownMost {
 			n.begun[id] = now
 		}
 		return news, true
 	}
 	news.End = e.ending().String()
-	if began, known := n.begun[id]; known {
+	if known {
 		news.Lived = now.Sub(began)
-		delete(n.begun, id)
 	}
 	if e.counted {
 		news.PacketsIn, news.PacketsOut = new(e.in.packets), new(e.out.packets)

@@ -18,6 +18,7 @@ type tracker struct {
 	mu       sync.Mutex // protects all below, and is held during a look
 	lookup   *lookup
 	known    map[uint64]flow
+	most     int // of known
 	accounts map[accountKey]*account
 	look     uint64 // counts looks
 	at       time.Time
@@ -27,11 +28,12 @@ type tracker struct {
 }
 
 func newTracker() *tracker {
-	return &tracker{known: map[uint64]flow{}, accounts: map[accountKey]*account{}}
+	return &tracker{known: map[uint64]flow{}, most: knownMost, accounts: map[accountKey]*account{}}
 }
 
-// knownMost bounds the memory, some 100 MB. Flows beyond it are counted while
-// they are open; what becomes of them is not known unless the news tell.
+// knownMost bounds the memory, some 100 MB. Of flows beyond it a look tells how
+// many are open, and no more: what they carry and what becomes of them is known
+// when the news tell.
 const knownMost = 1 << 20
 
 // A flow is what is remembered of one entry between two looks.
@@ -127,20 +129,28 @@ func (t *tracker) see(e *entry, now time.Time) {
 			return
 		}
 		f = flow{account: t.account(t.lookup.key(at), t.lookup.generation(at, e.mark, 0), now), began: t.began(e, now)}
+		if len(t.known) >= t.most {
+			f.account.sees(e)
+			return
+		}
 		f.account.flows++
 	}
 	f.look = t.look
 	t.note(&f, e)
-	if c := f.account.current(); e.open() {
-		c.active++
-		if e.halfOpen() {
-			c.halfOpen++
-		}
-	} else {
+	f.account.current().sees(e)
+	if !e.open() {
 		t.conclude(&f, now)
 	}
-	if known || len(t.known) < knownMost {
-		t.known[id] = f
+	t.known[id] = f
+}
+
+// sees counts an entry that is open now.
+func (c *account) sees(e *entry) {
+	if e.open() {
+		c.active++
+	}
+	if e.halfOpen() {
+		c.halfOpen++
 	}
 }
 
