@@ -209,17 +209,21 @@ func (d *Daemon) tellWithdrawn(before, after traffic.Split) {
 func (d *Daemon) foundBefore(splits []traffic.Split, kernel map[string]netfilter.SplitState) {
 	found := &findings{}
 	for _, s := range splits {
-		withdrawn := kernel[s.Name].Down
-		down := map[health.Key]bool{}
-		for _, t := range health.Targets(s, 0) {
-			families := withdrawn[t.Backend]
-			if t.Address.Is4() && families.IPv4 || t.Address.Is6() && families.IPv6 {
-				down[t.Key] = true
-			}
-		}
-		found.set(s.Name, down)
+		found.set(s.Name, withdrawnBy(s, kernel[s.Name]))
 	}
 	d.planes.found.Store(found)
+}
+
+// withdrawnBy are the targets of a split that the kernel leaves out.
+func withdrawnBy(s traffic.Split, kernel netfilter.SplitState) map[health.Key]bool {
+	down := map[health.Key]bool{}
+	for _, t := range health.Targets(s, 0) {
+		families := kernel.Down[t.Backend]
+		if t.Address.Is4() && families.IPv4 || t.Address.Is6() && families.IPv6 {
+			down[t.Key] = true
+		}
+	}
+	return down
 }
 
 // mayRun refuses commands for checks that somebody sends who may not start

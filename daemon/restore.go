@@ -14,6 +14,7 @@ import (
 
 	"github.com/splitd/splitd/configs"
 	"github.com/splitd/splitd/control/client"
+	"github.com/splitd/splitd/health"
 	"github.com/splitd/splitd/netfilter"
 	"github.com/splitd/splitd/state"
 	"github.com/splitd/splitd/traffic"
@@ -56,11 +57,7 @@ func restore(ctx context.Context, kernel *netfilter.Kernel, settings netfilter.S
 	splits := make([]traffic.Split, 0, len(snapshot.Splits))
 	for _, split := range snapshot.Splits {
 		if s, ok := standing[split.Name]; ok && s.Generation >= split.Generation {
-			split.Generation = s.Generation
-			if split.Slotted() && len(s.Slots) > 0 {
-				split.Slots = s.Slots
-			}
-			if split, err = split.WithWeights(shared(s.Weights, split)); err != nil {
+			if split, err = asStanding(split, s); err != nil {
 				return "", err
 			}
 		} else if f, off := covering(forced, split.Name); off && !snapshot.SavedAt.After(f.Time) {
@@ -83,6 +80,26 @@ func restore(ctx context.Context, kernel *netfilter.Kernel, settings netfilter.S
 	paths, err := restorePaths(ctx, kernel, splits, snapshot.ReturnPaths)
 	sentence := fmt.Sprintf("restored %d splits and %d return paths as of %s", len(splits), paths, snapshot.SavedAt.Format(time.RFC3339))
 	return sentence, errors.Join(append(troubles, err)...)
+}
+
+// asStanding is the split with what the kernel does for it: nothing that an
+// `off`, a drain or a health check has closed is opened again.
+func asStanding(split traffic.Split, s netfilter.SplitState) (traffic.Split, error) {
+	split.Generation = s.Generation
+	if split.Slotted() && len(s.Slots) > 0 {
+		split.Slots = s.Slots
+	}
+	split, err := split.WithWeights(shared(s.Weights, split))
+	if err != nil {
+		return split, err
+	}
+	for i, c := range split.Candidates {
+		if _, stands := s.Weights[c.Name]; stands {
+			split.Candidates[i].Closed = s.Forced || slices.Contains(s.Closed, c.Name)
+		}
+	}
+	down := withdrawnBy(split, s)
+	return health.Withdraw(split, func(key health.Key) bool { return down[key] }), nil
 }
 
 // restorePaths puts those return paths in place that the host takes, and says

@@ -164,3 +164,22 @@ func TestASecondRouterTakesOverWhoDrawsWhat(t *testing.T) {
 		t.Errorf("sides at the second router (-want +got):\n%s", diff)
 	}
 }
+
+// A forced off stays off, for groups too, when `splitd restore` runs before the
+// daemon does.
+func TestRestoreOpensNothingThatAForcedOffHasClosed(t *testing.T) {
+	l := newSidesLab(t)
+	l.start()
+	l.ok("set", "mx", "a=100%")
+	if sides := l.sides(); sides[clientAddress(0)] != "c" || sides[clientAddress(1)] != "a" {
+		t.Fatalf("clients are at %v", sides)
+	}
+	l.kill()
+	l.ok("off", "--all", "--force")
+	l.succeeds("restore")
+	for client, to := range l.sides() {
+		if to != "old" {
+			t.Errorf("after off, restore: client %s is at %q", client, to)
+		}
+	}
+}
