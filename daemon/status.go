@@ -270,6 +270,9 @@ func sumOf(backends []api.Backend, count func(api.Backend) *uint64) *uint64 {
 func (d *Daemon) Sample(ctx context.Context) metrics.Sample {
 	r := d.read(ctx)
 	sample := metrics.Sample{LastReload: d.lastReload(), StartedAt: d.options.Version.StartedAt, StoreOK: d.scribe.trouble() == nil, KernelMended: d.mended.Load() + d.planes.mended(), ChecksLate: d.health.Late()}
+	if r.driftErr == nil {
+		sample.KernelDrift = new(len(r.drift))
+	}
 	for _, failed := range []error{r.countErr, r.driftErr} {
 		if failed != nil {
 			sample.Failures++

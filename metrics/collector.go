@@ -27,6 +27,9 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	c.send(ch, c.names.store, one(c.sample.StoreOK))
 	c.send(ch, c.names.checksLate, float64(c.sample.ChecksLate))
+	if d := c.sample.KernelDrift; d != nil {
+		c.send(ch, c.names.drift, float64(*d))
+	}
 	c.send(ch, c.names.mended, float64(c.sample.KernelMended))
 	c.send(ch, c.names.start, seconds(c.sample.StartedAt))
 	if reload := c.sample.LastReload; !reload.At.IsZero() {

@@ -33,6 +33,9 @@ type Sample struct {
 	LastReload Reload
 	StartedAt  time.Time
 	StoreOK    bool
+	// KernelDrift is in how many things the kernel differs from what is wanted;
+	// nil where it could not be read.
+	KernelDrift *int
 	// KernelMended is how often the kernel's rules, changed by another program,
 	// were put back.
 	KernelMended uint64

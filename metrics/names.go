@@ -26,7 +26,7 @@ type names struct {
 	halfOpen, unanswered, refused, resets            name
 	up, addressesDown, checksLate                    name
 	weight, observed, observedCandidates, generation name
-	split, inSync, mended                            name
+	split, inSync, drift, mended                     name
 	store, reload, reloadTime, start                 name
 }
 
@@ -74,6 +74,8 @@ func newNames() names {
 			"The data plane that carries the split; always 1.", labelSplit, labelMode),
 		inSync: gauge("splitd_kernel_in_sync",
 			"Whether the kernel does with the split what splitd wants (1) or not (0); kernel mode only.", labelSplit),
+		drift: gauge("splitd_kernel_drift",
+			"Differences between the kernel and what splitd wants of it: rules, services, routes, return paths."),
 		mended: counter("splitd_kernel_mended_total",
 			"Times that the kernel's rules were put back after another program had changed them."),
 		store: gauge("splitd_store_up",
@@ -94,7 +96,7 @@ func (n names) all() []name {
 		n.halfOpen, n.unanswered, n.refused, n.resets,
 		n.up, n.addressesDown, n.checksLate,
 		n.weight, n.observed, n.observedCandidates, n.generation,
-		n.split, n.inSync, n.mended,
+		n.split, n.inSync, n.drift, n.mended,
 		n.store, n.reload, n.reloadTime, n.start,
 	}
 }
