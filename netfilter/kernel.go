@@ -276,7 +276,7 @@ func (k *Kernel) abandon(l leftover) {
 func (k *Kernel) Run(ctx context.Context) error {
 	group, inner := errgroup.WithContext(ctx)
 	group.Go(func() error { return k.retireLoop(inner) })
-	group.Go(func() error { return followNeighbours(inner, k.wantedReturns, &k.mended, k.options.Log) })
+	group.Go(func() error { return k.follower().run(inner) })
 	if err := group.Wait(); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("keep the kernel rules: %w", err)
 	}
@@ -285,6 +285,10 @@ func (k *Kernel) Run(ctx context.Context) error {
 
 // Mended is how often Run has put back what was missing of the return paths.
 func (k *Kernel) Mended() uint64 { return k.mended.Load() }
+
+func (k *Kernel) follower() *follower {
+	return &follower{want: k.wantedReturns, mended: &k.mended, log: k.options.Log, buffer: followBuffer}
+}
 
 func (k *Kernel) wantedReturns() Returns {
 	k.mu.Lock()

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// How followNeighbours paces itself.
+// How a follower paces itself.
 const (
 	followRetry   = time.Second            // after a mend that did not succeed
 	followAnyway  = 30 * time.Second       // without any news
@@ -28,15 +28,14 @@ const (
 // mendLines is how many differences one line of the log names.
 const mendLines = 3
 
-// followNeighbours keeps the receiving side as it is wanted until ctx ends:
+// run keeps the receiving side as it is wanted until ctx ends:
 // the routers' link-layer addresses current, what a device took with it when it
 // went down put back when it comes again, and so what other programs remove of
 // our rules and routes, as systemd-networkd does. It asks for what is wanted at
 // each step, works in the network namespace of the calling thread and returns
 // nil when ctx ends. mended is counted up for each time that rules or routes
 // were put back.
-func followNeighbours(ctx context.Context, want func() Returns, mended *atomic.Uint64, log *slog.Logger) error {
-	f := &follower{want: want, log: log, mended: mended}
+func (f *follower) run(ctx context.Context) error {
 	delay := followSettle
 	for ctx.Err() == nil {
 		began := time.Now()
@@ -51,7 +50,7 @@ func followNeighbours(ctx context.Context, want func() Returns, mended *atomic.U
 		if time.Since(began) > followBackoff {
 			delay = followSettle
 		}
-		log.Warn("follow neighbours again", "error", err, "delay", delay)
+		f.log.Warn("follow neighbours again", "error", err, "delay", delay)
 		wait(ctx, delay)
 		delay = min(2*delay, followBackoff)
 	}
@@ -71,6 +70,7 @@ type follower struct {
 	want    func() Returns
 	log     *slog.Logger
 	mended  *atomic.Uint64
+	buffer  int                      // bytes of news that it may be behind
 	trouble string                   // what the last mend could not do, as it was logged
 	aim     atomic.Pointer[Returns]  // what the last mend brought the kernel to
 	suspect atomic.Pointer[Stranger] // who removed a rule or route of ours since then
@@ -91,7 +91,7 @@ func (f *follower) follow(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("subscribe to neighbours: %w", err)
 	}
-	_ = socket.SetReceiveBufferSize(followBuffer, false) // best effort: net.core.rmem_max is the limit
+	_ = socket.SetReceiveBufferSize(f.buffer, false) // best effort: net.core.rmem_max is the limit
 	f.aim.Store(&want)
 	news, broken := make(chan struct{}, 1), make(chan error, 1)
 	go func() { broken <- f.receive(socket, news) }()

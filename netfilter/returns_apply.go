@@ -91,7 +91,7 @@ func (r kernelRoute) sameKey(other ipRoute) bool {
 // it changes nothing. Only rules and routes of protocol 83, also those of former
 // settings, and the table splitd_return are touched. It goes on after a
 // failing step. A path whose device is not there yet is no error: its replies
-// are dropped until followNeighbours finds the device.
+// are dropped until the follower finds the device.
 func applyReturns(ctx context.Context, want Returns) (changed bool, err error) {
 	b, err := bringReturns(ctx, want)
 	return len(b.did)+len(b.followed) > 0, err

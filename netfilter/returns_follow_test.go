@@ -18,13 +18,19 @@ import (
 	"github.com/splitd/splitd/traffic"
 )
 
-// follow runs followNeighbours in the new host until the test ends.
+// follow runs a follower in the new host until the test ends.
 func (lab returnLab) follow(paths []traffic.ReturnPath) {
 	lab.followTelling(paths, slog.DiscardHandler)
 }
 
 // followTelling is follow; it returns how often something was put back.
 func (lab returnLab) followTelling(paths []traffic.ReturnPath, log slog.Handler) *atomic.Uint64 {
+	lab.t.Helper()
+	return lab.followBehind(paths, log, followBuffer)
+}
+
+// followBehind may be so many bytes of news behind.
+func (lab returnLab) followBehind(paths []traffic.ReturnPath, log slog.Handler, buffer int) *atomic.Uint64 {
 	lab.t.Helper()
 	var mended atomic.Uint64
 	want, err := BuildReturns(paths, labSettings)
@@ -35,7 +41,8 @@ func (lab returnLab) followTelling(paths []traffic.ReturnPath, log slog.Handler)
 	var done sync.WaitGroup
 	done.Go(func() {
 		lab.host.Do(func() error {
-			return followNeighbours(ctx, func() Returns { return want }, &mended, slog.New(log))
+			f := follower{want: func() Returns { return want }, mended: &mended, log: slog.New(log), buffer: buffer}
+			return f.run(ctx)
 		})
 	})
 	lab.t.Cleanup(func() { cancel(); done.Wait() })

@@ -302,13 +302,13 @@ func TestWhatHappenedWhileTheKernelDroppedNewsIsMended(t *testing.T) {
 	paths := byAddress()
 	lab.apply(paths...)
 	var log logBook
-	lab.followTelling(paths, log.handler())
+	lab.followBehind(paths, log.handler(), 8<<10)
 	eventually(t, func() bool { return lab.listens() }, func() any { return "nobody follows" })
-	// More news at once than a full buffer of 1 MiB holds: each address tells
-	// of itself and of a route.
+	// More news at once than a small buffer holds: each address tells of itself
+	// and of a route.
 	eventually(t, func() bool {
 		lab.host.Do(func() error {
-			if err := lab.storm(5_000); err != nil {
+			if err := lab.storm(500); err != nil {
 				return err
 			}
 			return removeReturns()

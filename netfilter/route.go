@@ -271,7 +271,7 @@ func (r ipRoute) put(replace bool) error {
 
 // errReturnPending says that a return path has no way back yet: its device is
 // missing or down, or its router is not on the device's network. The replies
-// are dropped until then (fail closed); followNeighbours puts the way in place
+// are dropped until then (fail closed); the follower puts the way in place
 // when the device comes.
 var errReturnPending = errors.New("there is no way back yet and the replies are dropped")
 
