@@ -154,14 +154,45 @@ func (k *Kernel) End(ctx context.Context, flows []OpenFlow) (ended int, err erro
 
 // Free ends the attempts to reach backends that have had no answer, or those to
 // some addresses of them where they are named: the next SYN of each client goes
-// where the rules of now say. It returns how many there were.
+// where the rules of now say. Named addresses are dead: UDP flows to them end
+// though they had answers, because a client that goes on asking would keep its
+// flow there. It returns how many there were.
 func (k *Kernel) Free(ctx context.Context, splits []traffic.Split, from map[traffic.BackendKey][]netip.Addr) (int, error) {
 	flows, err := k.OpenFlows(ctx, Which{Splits: splits, HalfOpen: true, Elsewhere: true})
 	if err != nil {
 		return 0, fmt.Errorf("free attempts: %w", err)
 	}
-	return k.End(ctx, slices.DeleteFunc(flows, func(f OpenFlow) bool {
+	flows = slices.DeleteFunc(flows, func(f OpenFlow) bool {
 		servers, meant := from[f.BackendKey]
 		return !meant || len(servers) > 0 && !slices.Contains(servers, f.Server.Addr())
-	}))
+	})
+	stuck, err := k.stuckUDP(ctx, splits, from)
+	if err != nil {
+		return 0, fmt.Errorf("free attempts: %w", err)
+	}
+	return k.End(ctx, append(flows, stuck...))
+}
+
+// stuckUDP are the answered UDP flows to addresses that are named. Conntrack is
+// listed whole for them, so only where there can be some.
+func (k *Kernel) stuckUDP(ctx context.Context, splits []traffic.Split, from map[traffic.BackendKey][]netip.Addr) ([]OpenFlow, error) {
+	which := Which{Elsewhere: true}
+	for _, s := range splits {
+		named := false
+		for _, b := range s.Backends() {
+			servers := from[traffic.BackendKey{Split: s.Name, Backend: b.Name}]
+			which.Servers = append(which.Servers, servers...)
+			named = named || len(servers) > 0
+		}
+		if named && slices.Contains(transports(s), traffic.UDP) {
+			which.Splits = append(which.Splits, s)
+		}
+	}
+	if len(which.Splits) == 0 {
+		return nil, nil
+	}
+	flows, err := k.OpenFlows(ctx, which)
+	return slices.DeleteFunc(flows, func(f OpenFlow) bool {
+		return f.Transport != traffic.UDP || f.HalfOpen || !slices.Contains(from[f.BackendKey], f.Server.Addr())
+	}), err
 }

@@ -184,4 +184,20 @@ func TestAUDPClientIsDrawnAnewWhenItsFlowIsEnded(t *testing.T) {
 	if got := ask(); got != fromOld {
 		t.Errorf("%c answers after the flow was ended, want %c", got, fromOld)
 	}
+	t.Run("of a server that is dead", func(t *testing.T) {
+		dead := netip.MustParseAddr("10.0.1.11")
+		if n := lab.free(s, "old"); n != 0 {
+			t.Errorf("%d answered flows were freed of a backend that is shut, want none", n)
+		}
+		if n := lab.free(s, "old", netip.MustParseAddr("10.0.1.99")); n != 0 {
+			t.Errorf("%d flows of another server were freed, want none", n)
+		}
+		lab.apply(udp(3, traffic.Whole))
+		if n := lab.free(s, "old", dead); n != 1 {
+			t.Errorf("%d flows were freed, want 1", n)
+		}
+		if got := ask(); got != fromNew {
+			t.Errorf("%c answers after that, want %c", got, fromNew)
+		}
+	})
 }
