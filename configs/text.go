@@ -91,7 +91,12 @@ func refuseSyntax(start spot, text []byte, err error) {
 		begins = append(begins, i)
 	}
 	shortest := sort.Search(len(begins)-1, func(i int) bool { return sameFailure(text[:begins[i+1]], err) })
-	start.at(text, begins[shortest]).refuse("not YAML: %s", errPrefix.ReplaceAllString(err.Error(), ""))
+	at := start.at(text, begins[shortest])
+	if text[begins[shortest]] == '\t' {
+		at.refuse("not YAML: a tab cannot stand here: indent with spaces")
+		return
+	}
+	at.refuse("not YAML: %s", errPrefix.ReplaceAllString(err.Error(), ""))
 }
 
 func sameFailure(text []byte, want error) bool {

@@ -298,7 +298,7 @@ func TestRaisingACandidateThatIsDownIsAcceptedWithAWarning(t *testing.T) {
 	if err != nil || !change.Changed || len(change.Warnings) != 1 {
 		t.Fatalf("set = %+v, %v; want it accepted with a warning", change, err)
 	}
-	for _, want := range []string{`candidate "new" is 10.0.0.12 down: connection refused`, "its share goes to the primary until it is up"} {
+	for _, want := range []string{`candidate "new" is down: 10.0.0.12 down: connection refused`, "its share goes to the primary until it is up"} {
 		if !strings.Contains(change.Warnings[0], want) {
 			t.Errorf("the warning is %q, want %q in it", change.Warnings[0], want)
 		}

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/splitd/splitd/control/api"
 	"github.com/splitd/splitd/health"
@@ -21,9 +22,15 @@ func (d *Daemon) warnOfDown(s traffic.Split, before map[string]traffic.Weight) [
 		if c.Weight <= before[c.Name] || state != health.Down {
 			continue
 		}
-		warnings = append(warnings, fmt.Sprintf("candidate %q is %s; %s", c.Name, reason, consequence(s)))
+		warnings = append(warnings, fmt.Sprintf("candidate %q is %s; %s", c.Name, down(reason), consequence(s)))
 	}
 	return warnings
+}
+
+// down says that a backend is down, and why: the reason of one with several
+// addresses begins with an address, that of others with the state.
+func down(reason string) string {
+	return "down: " + strings.TrimPrefix(reason, "down: ")
 }
 
 // consequence says what becomes of the flows of a candidate that is down.
@@ -80,9 +87,9 @@ func describeHealth(item *api.Backend, statuses []health.Status) {
 // downWarning is what an operator should know of a backend that is down.
 func downWarning(s traffic.Split, b api.Backend) string {
 	if b.Role == string(traffic.RolePrimary) {
-		return fmt.Sprintf("primary %q is %s; it keeps its share", b.Name, b.StateReason)
+		return fmt.Sprintf("primary %q is %s; it keeps its share", b.Name, down(b.StateReason))
 	}
-	return fmt.Sprintf("candidate %q is %s; %s", b.Name, b.StateReason, consequence(s))
+	return fmt.Sprintf("candidate %q is %s; %s", b.Name, down(b.StateReason), consequence(s))
 }
 
 // healthSamples are the metrics of the backends of which something is known.

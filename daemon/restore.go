@@ -178,15 +178,27 @@ func Cleanup(ctx context.Context, cfg configs.Config, now bool) (Cleaned, error)
 	if err != nil {
 		return cleaned, err
 	}
-	for _, s := range snapshot.Splits {
-		if w := s.CandidateWeight(); w > 0 {
-			cleaned.Returning = append(cleaned.Returning, fmt.Sprintf("%s %s", s.Name, w))
-		}
-	}
+	forced, unknown := state.ReadForced(cfg.StateDir)
+	cleaned.Returning = returning(snapshot, forced)
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return cleaned, fmt.Errorf("remove snapshot, which `splitd restore` would put back at boot: %w", err)
 	}
-	return cleaned, nil
+	return cleaned, unknown
+}
+
+// returning names the splits of the snapshot that get their weights back: not
+// those that a forced off has taken to 0 since.
+func returning(snapshot state.Snapshot, forced []state.Forced) []string {
+	var names []string
+	for _, s := range snapshot.Splits {
+		if f, off := covering(forced, s.Name); off && !snapshot.SavedAt.After(f.Time) {
+			continue
+		}
+		if w := s.CandidateWeight(); w > 0 {
+			names = append(names, fmt.Sprintf("%s %s", s.Name, w))
+		}
+	}
+	return names
 }
 
 // StateDirInKernel is the state_dir of the daemon whose table stands in the

@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/splitd/splitd/netfilter"
+	"github.com/splitd/splitd/state"
 	"github.com/splitd/splitd/traffic"
 )
 
@@ -54,5 +55,22 @@ func TestRestoreKeepsWhatTheKernelHasClosedSinceTheSnapshot(t *testing.T) {
 	}
 	if split.Candidates[0].Weight != 100_000 || split.Candidates[0].Closed {
 		t.Error("the snapshot's split was changed")
+	}
+}
+
+func TestCleanupDoesNotAnnounceWeightsThatAForcedOffHasTaken(t *testing.T) {
+	snapshot := state.Snapshot{SavedAt: noon, Splits: []traffic.Split{mx(percent(40))}}
+	for name, c := range map[string]struct {
+		forced []state.Forced
+		want   []string
+	}{
+		"no forced off":      {nil, []string{"mx 40%"}},
+		"of all, since then": {[]state.Forced{{Time: noon.Add(time.Second)}}, nil},
+		"of another split":   {[]state.Forced{{Time: noon.Add(time.Second), Splits: []string{"web"}}}, []string{"mx 40%"}},
+		"raised again since": {[]state.Forced{{Time: noon.Add(-time.Second)}}, []string{"mx 40%"}},
+	} {
+		if diff := cmp.Diff(c.want, returning(snapshot, c.forced)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
 	}
 }

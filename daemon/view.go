@@ -117,7 +117,10 @@ func (v *view) choice() string {
 	if len(names) == 0 {
 		return "there are no splits: write one into the configuration and run `splitctl apply`"
 	}
-	return fmt.Sprintf("there are %d: %s (`splitctl off --all` takes all)", len(names), quoted(names))
+	if len(names) == 1 {
+		return "the only split is " + quoted(names)
+	}
+	return fmt.Sprintf("the splits are %s (`splitctl off --all` takes all)", quoted(names))
 }
 
 // quoted lists names for people: `"mx", "web"`.

@@ -152,7 +152,7 @@ func unmet(s api.Split, wanted []condition) (string, error) {
 
 func (c condition) unmet(s api.Split) (string, error) {
 	if c.of != "" && !slices.ContainsFunc(s.Backends, func(b api.Backend) bool { return b.Name == c.of }) {
-		return "", usagef("split %q has no backend %q", s.Name, c.of)
+		return "", usagef("split %q has no backend %q: `splitctl show %s` names them", s.Name, c.of, s.Name)
 	}
 	switch c.word {
 	case "in-sync":

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+
 	"github.com/spf13/cobra"
 
 	"github.com/splitd/splitd/configs"
@@ -10,7 +12,12 @@ func checkCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "check FILE...",
 		Short: "Judge configuration files, each alone: not the host, not other files",
-		Args:  cobra.MinimumNArgs(1),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return errors.New("name a file: usage: splitd check FILE")
+			}
+			return nil
+		},
 		RunE: failing(func(cmd *cobra.Command, args []string) error {
 			if err := configs.Check(args); err != nil {
 				// The lines are the answer, in the form that editors and

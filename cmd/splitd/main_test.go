@@ -25,7 +25,7 @@ func TestCommandLinesEndAsTheyShould(t *testing.T) {
 		{"no such command", []string{"frob"}, exitUsage, "", `unknown command "frob"`},
 		{"no such flag", []string{"run", "--frob"}, exitUsage, "", "unknown flag: --frob"},
 		{"too many words", []string{"restore", "now"}, exitUsage, "", "run `splitd --help`"},
-		{"check without a file", []string{"check"}, exitUsage, "", "requires at least 1 arg"},
+		{"check without a file", []string{"check"}, exitUsage, "", "name a file: usage: splitd check FILE"},
 		{"check of a bad file", []string{"check", bad}, exitError, "", bad + ":2:16: splits[0].weihgt: unknown key"},
 		{"run with a bad file", []string{"run", "--config", bad}, exitError, "", bad + ":2:16:"},
 		{"run without the file", []string{"run", "--config", filepath.Join(dir, "none.yaml")}, exitError, "", "none.yaml"},
