@@ -32,8 +32,8 @@ func judgeSaved(e *examination) {
 		}
 		e.add(Finding{
 			Level: LevelWarning, Seen: seen("%s holds %d of splitd's own tables, as they were when it was saved", path, n),
-			Why: "a reload puts old weights in force until the daemon sees it",
-			Do:  "leave ours out:", Cure: seen("sed -i '/^table inet %s/,/^}/d' %s", netfilter.TableSplits, path),
+			Why: "a reload puts old weights in force until the daemon sees it; where the daemon owns its tables it fails as a whole",
+			Do:  "leave ours out:", Cure: seen("sed -i -E '/^table (inet|ip|ip6) %s/,/^}/d' %s", netfilter.TableSplits, path),
 		})
 	}
 }
@@ -80,7 +80,7 @@ func judgeNft(e *examination) {
 	e.add(f)
 }
 
-const saveWithoutOurs = `nft -s list ruleset | awk '/^table inet ` + netfilter.TableSplits + `/ {skip=1} !skip {print} /^}/ {skip=0}' > /etc/nftables.conf`
+const saveWithoutOurs = `nft -s list ruleset | awk '/^table (inet|ip|ip6) ` + netfilter.TableSplits + `/ {skip=1} !skip {print} /^}/ {skip=0}' > /etc/nftables.conf`
 
 // judgeNetworkd: networkd removes rules and routes that it did not make, when
 // it starts and when a link changes (networkd.conf(5)).

@@ -113,7 +113,7 @@ func faults() []fault {
 			newRuleset(c, nftables.TableFamilyIPv4, "mangle").hook("PREROUTING", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, -150, anyPolicy, setFlowMark(0xff0000, 0x80000))
 		}), level: LevelWarning, seen: "changes conntrack mark bits 0x00ff0000, of which 0x00f00000 are splitd's", cure: "netfilter: {mark_mask: 0xff000000}"},
 		{row: "tunnel-loop", question: mx, breakIt: loopTunnel, level: LevelError, seen: "packets of tunnel vx0 to its far end 10.0.0.12 are led into the tunnel again by `ip rule pref 900 fwmark 0x1/0x1 lookup 99`", cure: "ip rule add pref 890 to 10.0.0.12 lookup main"},
-		{row: "saved-ruleset", question: mx, files: fstest.MapFS{"etc/nftables.conf": file(savedRuleset)}, level: LevelWarning, seen: "/etc/nftables.conf holds 2 of splitd's own tables", cure: "sed -i '/^table inet splitd/,/^}/d' /etc/nftables.conf"},
+		{row: "saved-ruleset", question: mx, files: fstest.MapFS{"etc/nftables.conf": file(savedRuleset)}, level: LevelWarning, seen: "/etc/nftables.conf holds 2 of splitd's own tables", cure: "sed -i -E '/^table (inet|ip|ip6) splitd/,/^}/d' /etc/nftables.conf"},
 
 		{row: "return-path-device", newHost: true, question: paths(traffic.ReturnPath{Name: "x", Device: "eth9", Match: traffic.MatchAddress, Address: addr("10.0.0.200")}), level: LevelWarning, seen: `there is no device "eth9"`},
 		{row: "return-path-address", newHost: true, question: paths(traffic.ReturnPath{Name: "x", Device: "eth0", Match: traffic.MatchAddress, Address: addr("10.0.0.201")}), level: LevelWarning, seen: "10.0.0.201 is not on this host", cure: "ip address add 10.0.0.201/32 dev eth0"},
