@@ -196,19 +196,19 @@ func covering(forced []state.Forced, split string) (state.Forced, bool) {
 // from: those of now where there is none, or where the counters have begun
 // again since (a reboot; the relay's begin with the process).
 func (d *Daemon) withBaselines(ctx context.Context, v *view) *view {
-	for _, name := range v.names() {
-		record := v.records[name]
-		flows, err := d.planes.flows(ctx, v.split(name))
-		if err != nil {
-			d.log.Warn("read flow counters", "split", name, "error", err)
-			continue
-		}
-		if record.Baseline == nil || begunAgain(record.Baseline, flows) {
-			record.Baseline = flows
-			v = v.with(record)
+	flows, err := d.planes.flows(ctx, v.splits())
+	if err != nil {
+		d.log.Warn("read flow counters", "error", err)
+		return v
+	}
+	var begun []state.Record
+	for name, record := range v.records {
+		if record.Baseline == nil || begunAgain(record.Baseline, flows[name]) {
+			record.Baseline = flows[name]
+			begun = append(begun, record)
 		}
 	}
-	return v
+	return v.with(begun...)
 }
 
 func begunAgain(baseline, flows map[string]uint64) bool {

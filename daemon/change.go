@@ -128,24 +128,42 @@ func gated(old, now []traffic.Split) []traffic.Split {
 
 // begun notes the flow counters of every record of a change.
 func (d *Daemon) begun(ctx context.Context, c *change) {
-	for i, record := range c.records {
-		if !record.Removed {
-			c.records[i] = d.begin(ctx, record, c.next)
-			c.next = c.next.with(c.records[i])
+	d.begin(ctx, c.records, c.next)
+	there := slices.DeleteFunc(slices.Clone(c.records), func(r state.Record) bool { return r.Removed })
+	if len(there) > 0 {
+		c.next = c.next.with(there...)
+	}
+}
+
+// begin notes the flow counters with which the generations of the records
+// begin, so that the observed share speaks of these generations only.
+func (d *Daemon) begin(ctx context.Context, records []state.Record, v *view) {
+	var splits []traffic.Split
+	for _, r := range records {
+		if !r.Removed {
+			split := inForce(r)
+			split.Mode = v.modes[r.Name]
+			splits = append(splits, split)
+		}
+	}
+	if len(splits) == 0 {
+		return
+	}
+	flows, err := d.planes.flows(ctx, splits)
+	if err != nil {
+		d.log.Warn("read flow counters", "splits", len(splits), "error", err)
+		return
+	}
+	for i, r := range records {
+		if !r.Removed {
+			records[i].Baseline = flows[r.Name]
 		}
 	}
 }
 
-// begin notes the flow counters with which a generation begins, so that the
-// observed share speaks of this generation only.
-func (d *Daemon) begin(ctx context.Context, record state.Record, v *view) state.Record {
-	split := inForce(record)
-	split.Mode = v.modes[record.Name]
-	flows, err := d.planes.flows(ctx, split)
-	if err != nil {
-		d.log.Warn("read flow counters", "split", record.Name, "error", err)
-		return record
-	}
-	record.Baseline = flows
-	return record
+// beginOne is begin for one record.
+func (d *Daemon) beginOne(ctx context.Context, record state.Record, v *view) state.Record {
+	records := []state.Record{record}
+	d.begin(ctx, records, v)
+	return records[0]
 }

@@ -205,8 +205,12 @@ func (k *fakeKernel) Counts(_ context.Context, splits []traffic.Split) (map[traf
 	return counts, k.countErr
 }
 
-func (k *fakeKernel) Flows(context.Context, traffic.Split) (map[string]uint64, error) {
-	return maps.Clone(k.flows), nil
+func (k *fakeKernel) Flows(_ context.Context, splits ...traffic.Split) (map[string]map[string]uint64, error) {
+	flows := map[string]map[string]uint64{}
+	for _, s := range splits {
+		flows[s.Name] = maps.Clone(k.flows)
+	}
+	return flows, nil
 }
 
 func (k *fakeKernel) Evidence(context.Context, []traffic.Split) ([]traffic.Evidence, error) {

@@ -68,17 +68,18 @@ func (d *Daemon) OffAll(ctx context.Context, who control.Actor, request api.Requ
 	list := api.ChangeList{Envelope: api.Of(api.KindChangeList)}
 	warnings, err := d.carry(ctx, 0, func(v *view) (change, error) {
 		now := d.now()
-		all := change{next: v, reach: reachNone}
+		all := change{reach: reachNone}
 		list.Items = []api.Change{}
 		for _, name := range v.names() {
 			record := v.records[name]
-			c, answer := d.overriding(ctx, v, w, record, offOverrides(record, who.User, request.Reason, now), now)
+			c, answer := d.overriding(w, record, offOverrides(record, who.User, request.Reason, now), now)
 			list.Items = append(list.Items, answer)
 			all.add(c)
 		}
 		if len(all.records) == 0 {
 			return change{}, nil
 		}
+		all.next = v.with(all.records...)
 		return all, nil
 	})
 	list.Warnings = warnings
@@ -87,12 +88,8 @@ func (d *Daemon) OffAll(ctx context.Context, who control.Actor, request api.Requ
 
 // add joins the change of one split to one of several.
 func (c *change) add(one change) {
-	if one.next == nil {
-		return
-	}
 	c.records = append(c.records, one.records...)
 	c.entries = append(c.entries, one.entries...)
-	c.next = c.next.with(one.records...)
 	if one.reach == reachWeights {
 		c.reach = reachWeights
 	}

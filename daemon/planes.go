@@ -25,7 +25,7 @@ type Kernel interface {
 	Differences(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) ([]string, error)
 	Counts(ctx context.Context, splits []traffic.Split) (map[traffic.BackendKey]traffic.Counts, error)
 	Describe(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) (netfilter.Description, error)
-	Flows(ctx context.Context, split traffic.Split) (map[string]uint64, error)
+	Flows(ctx context.Context, splits ...traffic.Split) (map[string]map[string]uint64, error)
 	Evidence(ctx context.Context, splits []traffic.Split) ([]traffic.Evidence, error)
 	OpenFlows(ctx context.Context, which netfilter.Which) ([]netfilter.OpenFlow, error)
 	End(ctx context.Context, flows []netfilter.OpenFlow) (int, error)
@@ -237,15 +237,25 @@ func (p *planes) counts(ctx context.Context, splits []traffic.Split) (map[traffi
 	return counts, err
 }
 
-// flows reads how many flows each backend of one split has been sent, cheaply.
-func (p *planes) flows(ctx context.Context, split traffic.Split) (map[string]uint64, error) {
-	if kernel := p.inUse(); kernel != nil && split.Mode == traffic.ModeKernel {
-		return kernel.Flows(ctx, split)
+// flows reads how many flows each backend of the splits has been sent, by split
+// and backend, cheaply.
+func (p *planes) flows(ctx context.Context, splits []traffic.Split) (map[string]map[string]uint64, error) {
+	inKernel, inProxy := byMode(splits)
+	flows := map[string]map[string]uint64{}
+	if kernel := p.inUse(); kernel != nil && len(inKernel) > 0 {
+		var err error
+		if flows, err = kernel.Flows(ctx, inKernel...); err != nil {
+			return nil, err
+		}
+	} else {
+		inProxy = splits
 	}
-	flows := map[string]uint64{}
 	counts := p.relay.Counts()
-	for _, b := range split.Backends() {
-		flows[b.Name] = counts[traffic.BackendKey{Split: split.Name, Backend: b.Name}].Flows
+	for _, s := range inProxy {
+		flows[s.Name] = map[string]uint64{}
+		for _, b := range s.Backends() {
+			flows[s.Name][b.Name] = counts[traffic.BackendKey{Split: s.Name, Backend: b.Name}].Flows
+		}
 	}
 	return flows, nil
 }

@@ -70,7 +70,7 @@ func (d *Daemon) reunion(ctx context.Context, stored map[string]state.Record) ch
 	for _, name := range c.next.names() {
 		record := c.next.records[name]
 		record.Generation = max(record.Generation, stored[name].Generation)
-		record = d.begin(ctx, advance(record, now), c.next)
+		record = d.beginOne(ctx, advance(record, now), c.next)
 		c.next = c.next.with(record)
 		c.records = append(c.records, record)
 		c.entries = append(c.entries, d.entry(itself, state.ActionAdopt, stored[name], record, "the store can be read again", now))

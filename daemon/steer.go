@@ -40,8 +40,9 @@ func (d *Daemon) steer(ctx context.Context, w word, name string,
 			return change{}, err
 		}
 		var c change
-		c, answer = d.overriding(ctx, v, w, record, overrides, now)
-		if c.next != nil {
+		c, answer = d.overriding(w, record, overrides, now)
+		if len(c.records) > 0 {
+			c.next = v.with(c.records...)
 			down = d.warnOfDown(c.next.split(record.Name), inForce(record).Weights())
 		}
 		return c, nil
@@ -53,8 +54,9 @@ func (d *Daemon) steer(ctx context.Context, w word, name string,
 	return answer, nil
 }
 
-// overriding is the change of one split's overrides, and its answer.
-func (d *Daemon) overriding(ctx context.Context, v *view, w word, record state.Record, overrides traffic.Overrides, now time.Time) (change, api.Change) {
+// overriding is the change of one split's overrides, without a view, and its
+// answer. Without a record it changes nothing.
+func (d *Daemon) overriding(w word, record state.Record, overrides traffic.Overrides, now time.Time) (change, api.Change) {
 	next := record
 	next.Overrides, next.UpdatedAt = overrides, now
 	next = relaid(next, layout(record))
@@ -67,13 +69,13 @@ func (d *Daemon) overriding(ctx context.Context, v *view, w word, record state.R
 	if !equalWeights(before.Weights(), after.Weights()) || !sameClosed(before, after) {
 		c.reach = reachWeights
 		next.Generation = max(record.Generation, d.reserved[record.Name])
-		next = d.begin(ctx, advance(next, now), v)
+		next = advance(next, now) // begun notes its counters when it comes into force
 	} else if !holdsDifferently(record.Overrides, overrides) {
 		return change{}, answer
 	}
 	entry := d.entry(w.who, w.action, record, next, w.reason, now)
 	entry.Undoes = w.undoes
-	c.next, c.records, c.entries = v.with(next), []state.Record{next}, []state.Entry{entry}
+	c.records, c.entries = []state.Record{next}, []state.Entry{entry}
 	answer.Changed, answer.Generation = true, uint64(next.Generation)
 	return c, answer
 }

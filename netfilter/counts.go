@@ -2,8 +2,13 @@ package netfilter
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
 
 	"github.com/splitd/splitd/traffic"
 )
@@ -71,24 +76,79 @@ func (k *Kernel) Evidence(ctx context.Context, splits []traffic.Split) ([]traffi
 	return k.tracker.evidence(), nil
 }
 
-// Flows returns how many new flows each backend of the split has been given,
-// by name: the counters alone, without the look at conntrack that Counts takes.
-// A backend without a counter in the kernel is left out.
-func (k *Kernel) Flows(ctx context.Context, split traffic.Split) (map[string]uint64, error) {
+// Flows returns how many new flows each backend of the splits has been given,
+// by split and backend: the counters alone, without the look at conntrack that
+// Counts takes. A backend without a counter in the kernel is left out.
+func (k *Kernel) Flows(ctx context.Context, splits ...traffic.Split) (map[string]map[string]uint64, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	counters, err := k.readCounters()
+	counters, err := k.countersOf(splits)
 	if err != nil {
-		return nil, fmt.Errorf("count flows of split %q: %w", split.Name, err)
+		return nil, fmt.Errorf("count flows: %w", err)
 	}
-	flows := map[string]uint64{}
-	for _, b := range split.Backends() {
-		if n, ok := counters[counterName(split.Name, b.Name)]; ok {
-			flows[b.Name] = n
+	flows := map[string]map[string]uint64{}
+	for _, s := range splits {
+		flows[s.Name] = map[string]uint64{}
+		for _, b := range s.Backends() {
+			if n, ok := counters[counterName(s.Name, b.Name)]; ok {
+				flows[s.Name][b.Name] = n
+			}
 		}
 	}
 	return flows, nil
+}
+
+// fewSplits is up to how many the counters are asked for one by one.
+const fewSplits = 20
+
+// countersOf reads the counters of the splits: those alone if they are few and
+// it is known where they stand.
+func (k *Kernel) countersOf(splits []traffic.Split) (map[string]uint64, error) {
+	places := k.places.Load()
+	if places == nil || len(splits) > fewSplits {
+		return k.readCounters()
+	}
+	counters := map[string]uint64{}
+	err := k.withLink(func(l *link) error {
+		for _, s := range splits {
+			table, ok := (*places)[s.Name]
+			if !ok {
+				continue
+			}
+			r, err := l.reader(table)
+			if err != nil {
+				return err
+			}
+			for _, b := range s.Backends() {
+				if err := r.readCounter(counterName(s.Name, b.Name), counters); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	return counters, err
+}
+
+// readCounter reads one counter into counters, if there is one of that name.
+func (r reader) readCounter(name string, counters map[string]uint64) error {
+	object, err := r.conn.GetObject(&nftables.NamedObj{Table: r.table, Name: name, Type: nftables.ObjTypeCounter, Obj: &expr.Counter{}})
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read counter %q of table %q: %w", name, r.table.Name, err)
+	}
+	switch c := object.(type) {
+	case *nftables.CounterObj:
+		counters[name] = c.Packets
+	case *nftables.NamedObj:
+		if counter, ok := c.Obj.(*expr.Counter); ok {
+			counters[name] = counter.Packets
+		}
+	}
+	return nil
 }
 
 // readCounters reads the counters of all tables.

@@ -41,6 +41,7 @@ type Kernel struct {
 	tracker    *tracker
 	lookAgain  chan struct{} // makes Follow look at once
 	versions   versions
+	places     atomic.Pointer[map[string]string] // the table of each split, for who reads
 	memory     memory
 	newsBuffer int           // bytes that Watch may be behind
 	mended     atomic.Uint64 // how often Run has put return paths back
@@ -230,7 +231,7 @@ func (k *Kernel) carryOut(ctx context.Context, p plan) error {
 // remember notes which versions exist and what is left to retire.
 func (k *Kernel) remember(have sight, want Ruleset, p plan) {
 	k.versionsKnown = true
-	k.standing = have.standing()
+	k.stand(have.standing())
 	for _, o := range have {
 		for name := range o.chains {
 			k.versions.note(name)
@@ -242,6 +243,12 @@ func (k *Kernel) remember(have sight, want Ruleset, p plan) {
 	for _, l := range p.leftovers {
 		k.abandon(l)
 	}
+}
+
+// stand notes which table each split is in. The map is not modified any more.
+func (k *Kernel) stand(places map[string]string) {
+	k.standing = places
+	k.places.Store(&places)
 }
 
 // wantAgain takes what a table is to have from the leftovers.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
 	"github.com/splitd/splitd/traffic"
@@ -60,28 +61,54 @@ func (k *Kernel) setBackends(split traffic.Split) error {
 		return err
 	}
 	wanted := backendChains(split, k.options.Settings)
-	mend, err := k.mendBackends(table, wanted)
+	mend, err := mendBackends(k.rulesFor(1), table, wanted)
 	if err != nil || len(mend) == 0 {
 		return err
 	}
 	if err := k.commit(mend); err != nil {
 		return notInKernel(fmt.Errorf("%w: what was in force stays", err))
 	}
-	if mend, err = k.mendBackends(table, wanted); err == nil && len(mend) > 0 {
+	if mend, err = mendBackends(k.rulesFor(1), table, wanted); err == nil && len(mend) > 0 {
 		err = fmt.Errorf("read back: a chain is not what was written: another program may be changing table %q", table)
 	}
 	return err
 }
 
-// mendBackends reads chains of backends and plans for those that differ.
-func (k *Kernel) mendBackends(table string, wanted []chain) ([]step, error) {
-	r, err := k.link.reader(table)
-	if err != nil {
-		return nil, err
+// rulesOf reads the rules of a chain that draws nothing.
+type rulesOf func(table, chain string) ([]observedRule, error)
+
+// rulesFor reads chains of so many splits: one after the other, or, where they
+// are many, all of a table the first time that one of its chains is asked for.
+func (k *Kernel) rulesFor(splits int) rulesOf {
+	if splits <= fewSplits {
+		return func(table, chain string) ([]observedRule, error) {
+			r, err := k.link.reader(table)
+			if err != nil {
+				return nil, err
+			}
+			return r.rules(chain, nil)
+		}
 	}
+	read := map[string]map[string][]*nftables.Rule{}
+	return func(table, chain string) ([]observedRule, error) {
+		r, err := k.link.reader(table)
+		if err != nil {
+			return nil, err
+		}
+		if read[table] == nil {
+			if read[table], err = k.link.allRules(r.table); err != nil {
+				return nil, err
+			}
+		}
+		return r.parse(read[table][chain], nil)
+	}
+}
+
+// mendBackends reads chains of backends and plans for those that differ.
+func mendBackends(rules rulesOf, table string, wanted []chain) ([]step, error) {
 	var mend []step
 	for _, w := range wanted {
-		have, err := r.rules(w.name, nil)
+		have, err := rules(table, w.name)
 		if err != nil {
 			return nil, notInKernel(err)
 		}
@@ -130,8 +157,9 @@ func (k *Kernel) setWeights(ctx context.Context, splits []traffic.Split) error {
 	for _, s := range swaps {
 		k.settle(s)
 	}
+	rules := k.rulesFor(len(swaps))
 	for _, s := range swaps {
-		if err := k.confirm(s); err != nil {
+		if err := confirm(rules, s); err != nil {
 			return err
 		}
 	}
@@ -141,8 +169,9 @@ func (k *Kernel) setWeights(ctx context.Context, splits []traffic.Split) error {
 // planSwaps reads what the splits have now. It changes nothing.
 func (k *Kernel) planSwaps(splits []traffic.Split) ([]swap, error) {
 	swaps := make([]swap, 0, len(splits))
+	rules := k.rulesFor(len(splits))
 	for _, split := range splits {
-		s, err := k.planSwap(split)
+		s, err := k.planSwap(split, rules)
 		if err != nil {
 			return nil, inSplit(splits, split.Name, err)
 		}
@@ -165,16 +194,16 @@ func (k *Kernel) planSwaps(splits []traffic.Split) ([]swap, error) {
 	return swaps, nil
 }
 
-func (k *Kernel) planSwap(split traffic.Split) (swap, error) {
+func (k *Kernel) planSwap(split traffic.Split, rules rulesOf) (swap, error) {
 	table, err := k.tableOf(split.Name)
 	if err != nil {
 		return swap{}, err
 	}
-	before, err := k.readTrampoline(table, split.Name)
+	before, err := readTrampoline(rules, table, split.Name)
 	if err != nil {
 		return swap{}, err
 	}
-	backends, err := k.mendBackends(table, backendChains(split, k.options.Settings)[1:])
+	backends, err := mendBackends(rules, table, backendChains(split, k.options.Settings)[1:])
 	if err != nil {
 		return swap{}, err
 	}
@@ -237,8 +266,8 @@ func (k *Kernel) settle(s swap) {
 }
 
 // confirm reads the trampoline back.
-func (k *Kernel) confirm(s swap) error {
-	after, err := k.readTrampoline(s.table, s.split)
+func confirm(rules rulesOf, s swap) error {
+	after, err := readTrampoline(rules, s.table, s.split)
 	if err != nil {
 		return fmt.Errorf("read back: %w", err)
 	}
@@ -256,19 +285,15 @@ func notInKernel(err error) error {
 	return err
 }
 
-func (k *Kernel) readTrampoline(table, split string) ([]observedRule, error) {
-	r, err := k.link.reader(table)
-	if err != nil {
-		return nil, err
-	}
-	rules, err := r.rules(trampolineChain(split), nil)
+func readTrampoline(rules rulesOf, table, split string) ([]observedRule, error) {
+	have, err := rules(table, trampolineChain(split))
 	if err != nil {
 		return nil, notInKernel(err)
 	}
-	if len(rules) == 0 {
+	if len(have) == 0 {
 		return nil, ErrNotInKernel
 	}
-	return rules, nil
+	return have, nil
 }
 
 // readChainNames lists the chains of the tables of the splits, by table.
@@ -294,15 +319,16 @@ func (k *Kernel) countVersions() error {
 	if err != nil {
 		return err
 	}
-	k.standing = map[string]string{}
+	places := map[string]string{}
 	for table, chains := range names {
 		for name := range chains {
 			k.versions.note(name)
 			if split, kind, _ := nameOf(name); split != "" && kind == "" {
-				k.standing[split] = table
+				places[split] = table
 			}
 		}
 	}
+	k.stand(places)
 	k.versionsKnown = true
 	return nil
 }
