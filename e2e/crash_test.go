@@ -20,6 +20,7 @@ func TestKernelStoreAndStatusAgreeAfterEveryCrash(t *testing.T) {
 	random := rand.New(rand.NewPCG(25, 1))
 	weight, generation := 0, uint64(0)
 	completed := 0
+	window := l.changeTakes()
 	for i := range crashes {
 		l.start()
 		s := l.status()
@@ -38,7 +39,7 @@ func TestKernelStoreAndStatusAgreeAfterEveryCrash(t *testing.T) {
 		if err := l.router.Start(set); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Duration(random.IntN(30_000)) * time.Microsecond) // the moment of the crash
+		time.Sleep(time.Duration(random.Int64N(int64(window)))) // the moment of the crash
 		l.kill()
 		if set.Wait() == nil {
 			completed++
@@ -53,6 +54,18 @@ func TestKernelStoreAndStatusAgreeAfterEveryCrash(t *testing.T) {
 	if completed == 0 || completed == crashes {
 		t.Errorf("%d of %d changes were answered: the crashes did not fall among the steps", completed, crashes)
 	}
+}
+
+// changeTakes is twice the time that a change takes on this machine now, by
+// its second try: the crashes are to fall among its steps and behind them.
+func (l *lab) changeTakes() time.Duration {
+	l.t.Helper()
+	l.start()
+	defer l.kill()
+	l.ok("set", "mx", "1%")
+	began := time.Now()
+	l.ok("set", "mx", "2%")
+	return 2 * time.Since(began)
 }
 
 // newest is the newest entry of the history.
