@@ -13,7 +13,7 @@ import (
 
 var (
 	update = flag.Bool("update", false, "rewrite the golden files in testdata")
-	effort = flag.Float64("effort", 1, "part of the load that the load tests make: less for an emulated machine")
+	effort = flag.Float64("effort", usualEffort, "part of the load that the load tests make: less for an emulated machine")
 )
 
 // load is how much of n the tests do with their effort.
