@@ -107,8 +107,8 @@ base() {
         install -D "$library" "$root$library"
     done
     for package in $(sed -n 's/^[^#|]*|\([^|]*\)|.*/\1/p' e2e/kernel/jobs | sort -u); do
-        mkdir -p "$root/run/$package"
-        [ ! -d "$package/testdata" ] || cp -r "$package/testdata" "$root/run/$package/"
+        mkdir -p "$root/tests/$package"
+        [ ! -d "$package/testdata" ] || cp -r "$package/testdata" "$root/tests/$package/"
         CGO_ENABLED=0 go test -c -trimpath -ldflags '-s -w' -o "$root/bin/${package//\//-}.test" "./$package"
     done
 }
@@ -121,7 +121,7 @@ guest() {
     while IFS='|' read -r name package since options; do
         case $name in '' | '#'*) continue ;; esac
         [ "$(printf '%s\n' "$since" "$1" | sort -V | head -n 1)" = "$since" ] || continue
-        echo "$name /run/$package /bin/${package//\//-}.test -test.v ${options//,/|}"
+        echo "$name /tests/$package /bin/${package//\//-}.test -test.v ${options//,/|}"
     done <e2e/kernel/jobs >"$root/jobs"
     (cd "$root" && find . | cpio --quiet -o -H newc -R 0:0) >"$work/initrd"
 }
