@@ -168,7 +168,7 @@ func TestBytesAreKnownWhereTheKernelCountsThem(t *testing.T) {
 		t.Fatal(err)
 	}
 	go func() { _, _ = c.Write(payload) }()
-	if _, err := io.ReadFull(c, payload); err != nil {
+	if _, err := io.ReadFull(c, make([]byte, len(payload))); err != nil {
 		t.Fatal(err)
 	}
 	during := lab.evidence(s, "new")
