@@ -3,17 +3,20 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"time"
-)
 
-// includeFile stands beside the control socket. A host whose nftables.conf has
-// the line `include "/run/splitd/*.nft"` loads our tables in the transaction
-// that flushes all others, and no open flow notices. While nobody else can
-// flush them it is empty, so that such a load cannot fail.
-const includeFile = "include.nft"
+	"github.com/splitd/splitd/configs"
+	"github.com/splitd/splitd/netfilter"
+	"github.com/splitd/splitd/state"
+	"github.com/splitd/splitd/traffic"
+)
 
 // includeQuiet is how long a change waits for more: the file may be large.
 const includeQuiet = 100 * time.Millisecond
@@ -26,10 +29,16 @@ func (d *Daemon) wakeInclude() {
 	}
 }
 
+// includePath is that of the file which nftables.conf may include. While nobody
+// else can flush our tables it is empty, so that such a load cannot fail.
+func includePath(cfg configs.Config) string {
+	return filepath.Join(filepath.Dir(cfg.Control.Socket), netfilter.IncludeFile)
+}
+
 // keepInclude keeps the file as the kernel is, until ctx ends. Then our tables
 // are anybody's to flush, so it leaves them there.
 func (d *Daemon) keepInclude(ctx context.Context, kernel Kernel) error {
-	path := filepath.Join(filepath.Dir(d.options.Config.Control.Socket), includeFile)
+	path := includePath(d.options.Config)
 	for {
 		d.writeInclude(ctx, path, func(ctx context.Context) (string, error) {
 			owned, err := kernel.Owned()
@@ -49,6 +58,75 @@ func (d *Daemon) keepInclude(ctx context.Context, kernel Kernel) error {
 		case <-time.After(includeQuiet):
 		}
 	}
+}
+
+// WriteInclude writes the file for a host on which no daemon runs: one that
+// owned its tables and was killed has left them to be flushed, and the file
+// empty. It changes nothing in the kernel, and returns a sentence for the log.
+func WriteInclude(ctx context.Context, cfg configs.Config, log *slog.Logger) (string, error) {
+	snapshot, err := state.ReadSnapshot(filepath.Join(cfg.StateDir, snapshotFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "nothing to include: no splits and no return paths are known", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	forced, err := state.ReadForced(cfg.StateDir)
+	if err != nil {
+		log.Error("read marker of a forced off", "error", err)
+	}
+	path := includePath(cfg)
+	if len(snapshot.Splits)+len(snapshot.ReturnPaths) == 0 { // nf_tables may not even be there
+		return "nothing to include: the kernel carries no splits and no return paths", replaceFile(path, "")
+	}
+	kernel, err := netfilter.Open(netfilter.Options{Settings: settingsOf(snapshot, ""), StateDir: cfg.StateDir, Log: log})
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = kernel.Close() }() // it was only read
+	if err := includeStanding(ctx, kernel, path, snapshot, forced); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("wrote %q as the kernel is", path), nil
+}
+
+// standingKernel is what includeStanding asks.
+type standingKernel interface {
+	Read(ctx context.Context) (map[string]netfilter.SplitState, error)
+	Include(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) (string, error)
+}
+
+// includeStanding writes the file with what of the snapshot stands in the
+// kernel, as it stands there. An `off --force` may rewrite the kernel meanwhile:
+// then all is written again, so that the file never brings back what it took.
+func includeStanding(ctx context.Context, kernel standingKernel, path string, snapshot state.Snapshot, forced []state.Forced) error {
+	standing, err := kernel.Read(ctx)
+	for err == nil {
+		if err = writeStanding(ctx, kernel, path, standing, snapshot, forced); err != nil {
+			break
+		}
+		was := standing
+		if standing, err = kernel.Read(ctx); err == nil && reflect.DeepEqual(was, standing) {
+			return nil
+		}
+	}
+	return fmt.Errorf("write %q: %w", path, err)
+}
+
+func writeStanding(ctx context.Context, kernel standingKernel, path string, standing map[string]netfilter.SplitState, snapshot state.Snapshot, forced []state.Forced) error {
+	splits, err := restorable(snapshot, standing, forced)
+	if err != nil {
+		return err
+	}
+	splits = slices.DeleteFunc(splits, func(s traffic.Split) bool {
+		_, stands := standing[s.Name]
+		return !stands // what was flushed or cleaned up is not brought back
+	})
+	text, err := kernel.Include(ctx, splits, snapshot.ReturnPaths)
+	if err != nil {
+		return err
+	}
+	return replaceFile(path, text)
 }
 
 func (d *Daemon) includeText(ctx context.Context, kernel Kernel) (string, error) {
@@ -74,6 +152,9 @@ func replaceFile(path, text string) error {
 		return nil
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
 	temp := path + ".new"

@@ -38,7 +38,7 @@ func Restore(ctx context.Context, cfg configs.Config, log *slog.Logger, now func
 	if err != nil {
 		log.Error("read marker of a forced off", "error", err)
 	}
-	settings := netfilter.Settings{MarkMask: snapshot.MarkMask, RouteTable: snapshot.RouteTable, RulePriority: snapshot.RulePriority, Owner: cfg.Netfilter.Owner}
+	settings := settingsOf(snapshot, cfg.Netfilter.Owner)
 	kernel, err := netfilter.Open(netfilter.Options{
 		Settings: settings, StateDir: cfg.StateDir, Log: log, Now: now,
 	})
@@ -46,7 +46,17 @@ func Restore(ctx context.Context, cfg configs.Config, log *slog.Logger, now func
 		return "", err
 	}
 	defer func() { _ = kernel.Close() }() // nothing is left to lose
-	return restore(ctx, kernel, settings, snapshot, forced)
+	sentence, failed := restore(ctx, kernel, settings, snapshot, forced)
+	if err := includeStanding(ctx, kernel, includePath(cfg), snapshot, forced); err != nil {
+		log.Warn("write the file that nftables.conf may include", "error", err)
+	}
+	return sentence, failed
+}
+
+// settingsOf are those that the snapshot was applied with: the configuration
+// may be another by now.
+func settingsOf(snapshot state.Snapshot, owner string) netfilter.Settings {
+	return netfilter.Settings{MarkMask: snapshot.MarkMask, RouteTable: snapshot.RouteTable, RulePriority: snapshot.RulePriority, Owner: owner}
 }
 
 func restore(ctx context.Context, kernel *netfilter.Kernel, settings netfilter.Settings, snapshot state.Snapshot, forced []state.Forced) (string, error) {
@@ -54,16 +64,9 @@ func restore(ctx context.Context, kernel *netfilter.Kernel, settings netfilter.S
 	if err != nil {
 		return "", fmt.Errorf("read kernel state: %w", err)
 	}
-	splits := make([]traffic.Split, 0, len(snapshot.Splits))
-	for _, split := range snapshot.Splits {
-		if s, ok := standing[split.Name]; ok && s.Generation >= split.Generation {
-			if split, err = asStanding(split, s); err != nil {
-				return "", err
-			}
-		} else if f, off := covering(forced, split.Name); off && !snapshot.SavedAt.After(f.Time) {
-			split.Candidates = zeroed(split.Candidates)
-		}
-		splits = append(splits, split)
+	splits, err := restorable(snapshot, standing, forced)
+	if err != nil {
+		return "", err
 	}
 	var troubles []error
 	if _, err := (thisHost{settings}).Preflight(splits, nil); err != nil {
@@ -80,6 +83,24 @@ func restore(ctx context.Context, kernel *netfilter.Kernel, settings netfilter.S
 	paths, err := restorePaths(ctx, kernel, splits, snapshot.ReturnPaths)
 	sentence := fmt.Sprintf("restored %d splits and %d return paths as of %s", len(splits), paths, snapshot.SavedAt.Format(time.RFC3339))
 	return sentence, errors.Join(append(troubles, err)...)
+}
+
+// restorable are the splits of the snapshot, each as it stands in the kernel
+// where that has it as new or newer, and off where it was forced off since.
+func restorable(snapshot state.Snapshot, standing map[string]netfilter.SplitState, forced []state.Forced) ([]traffic.Split, error) {
+	splits := make([]traffic.Split, 0, len(snapshot.Splits))
+	for _, split := range snapshot.Splits {
+		if s, ok := standing[split.Name]; ok && s.Generation >= split.Generation {
+			var err error
+			if split, err = asStanding(split, s); err != nil {
+				return nil, err
+			}
+		} else if f, off := covering(forced, split.Name); off && !snapshot.SavedAt.After(f.Time) {
+			split.Candidates = zeroed(split.Candidates)
+		}
+		splits = append(splits, split)
+	}
+	return splits, nil
 }
 
 // asStanding is the split with what the kernel does for it: nothing that an
@@ -161,8 +182,9 @@ func (c Cleaned) Sentences() []string {
 	return told
 }
 
-// Cleanup removes every trace of splitd from the kernel, and the snapshot that
-// `splitd restore` would put back. It refuses while a daemon runs.
+// Cleanup removes every trace of splitd from the kernel, and what would bring
+// it back: the snapshot of `splitd restore`, and the file that nftables.conf
+// may include. It refuses while a daemon runs.
 func Cleanup(ctx context.Context, cfg configs.Config, now bool) (Cleaned, error) {
 	if pid, err := (&client.Client{Socket: cfg.Control.Socket}).PeerPID(ctx); err == nil {
 		return Cleaned{}, fmt.Errorf("clean up: splitd is running (pid %d) and would put its rules back: stop it first (systemctl stop splitd)", pid)
@@ -170,8 +192,8 @@ func Cleanup(ctx context.Context, cfg configs.Config, now bool) (Cleaned, error)
 	path := filepath.Join(cfg.StateDir, snapshotFile)
 	snapshot, unread := state.ReadSnapshot(path)
 	settings := netfilter.Settings(cfg.Netfilter)
-	if unread == nil { // the configuration may be another by now
-		settings = netfilter.Settings{MarkMask: snapshot.MarkMask, RouteTable: snapshot.RouteTable, RulePriority: snapshot.RulePriority, Owner: cfg.Netfilter.Owner}
+	if unread == nil {
+		settings = settingsOf(snapshot, cfg.Netfilter.Owner)
 	}
 	result, err := netfilter.Cleanup(ctx, settings, now)
 	cleaned := Cleaned{CleanupResult: result}
@@ -182,6 +204,9 @@ func Cleanup(ctx context.Context, cfg configs.Config, now bool) (Cleaned, error)
 	cleaned.Returning = returning(snapshot, forced)
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return cleaned, fmt.Errorf("remove snapshot, which `splitd restore` would put back at boot: %w", err)
+	}
+	if err := os.Remove(includePath(cfg)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return cleaned, fmt.Errorf("remove what nftables.conf may include: %w", err)
 	}
 	return cleaned, unknown
 }

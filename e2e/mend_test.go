@@ -190,6 +190,80 @@ func TestTheFileForNftablesConfIsEmptyWhileTheTablesAreOwned(t *testing.T) {
 	}
 }
 
+// afterCrash writes the file as the unit does when its daemon has ended.
+func (l *lab) afterCrash() {
+	l.t.Helper()
+	if r := l.run("splitd", "restore", "--include-only", "--config", l.config); r.code != 0 {
+		l.t.Fatalf("splitd restore --include-only: exit %d\n%s", r.code, r.stderr)
+	}
+}
+
+func TestTheFileForNftablesConfHasTheTablesAfterACrashToo(t *testing.T) {
+	l := newLab(t)
+	l.start()
+	l.ok("set", "mx", "25%")
+	l.kill()
+	if text := l.included(); text != "" {
+		t.Fatalf("the daemon owned its tables and the file says:\n%s", text)
+	}
+	before := l.snapshot()
+	l.afterCrash()
+	if text := l.included(); !strings.Contains(text, "0-249999 : goto split/mx/candidate/new") || !strings.Contains(text, `comment "gen=2"`) {
+		t.Errorf("after the crash the file says:\n%s", text)
+	}
+	if d := before.Differences(l.snapshot()); len(d) > 0 {
+		t.Errorf("the kernel was changed: %v", d)
+	}
+	l.start()
+	l.eventually("the daemon owns its tables again and the file is empty", func() bool { return l.included() == "" })
+}
+
+// What the kernel does counts, not what the snapshot remembers.
+func TestTheFileForNftablesConfNeverBringsBackWhatAForcedOffHasTaken(t *testing.T) {
+	l := newLab(t)
+	l.start()
+	l.ok("set", "mx", "100%")
+	l.stop()
+	l.ok("off", "--all", "--force")
+	if text := l.included(); strings.Contains(text, "candidate") {
+		t.Errorf("after a forced off the file says:\n%s", text)
+	}
+	l.afterCrash()
+	if text := l.included(); !strings.Contains(text, `goto split/mx/primary/old comment "gen=3"`) {
+		t.Errorf("after the forced off was taken in the file says:\n%s", text)
+	}
+}
+
+func TestCleanupLeavesNothingForNftablesConfToBringBack(t *testing.T) {
+	l := newLab(t)
+	l.start()
+	l.ok("set", "mx", "100%")
+	l.stop()
+	if r := l.run("splitd", "cleanup", "--now", "--config", l.config); r.code != 0 {
+		t.Fatalf("cleanup: exit %d\n%s", r.code, r.stderr)
+	}
+	if text, err := os.ReadFile(filepath.Join(l.dir, "include.nft")); err == nil && len(text) > 0 {
+		t.Errorf("after a cleanup the file says:\n%s", text)
+	}
+}
+
+func TestRestoreWritesTheFileForNftablesConf(t *testing.T) {
+	l := newLab(t)
+	l.start()
+	l.ok("set", "mx", "25%")
+	l.stop()
+	l.reboot()
+	if err := os.Remove(filepath.Join(l.dir, "include.nft")); err != nil {
+		t.Fatal(err)
+	}
+	if r := l.run("splitd", "restore", "--config", l.config); r.code != 0 {
+		t.Fatalf("restore: exit %d\n%s", r.code, r.stderr)
+	}
+	if text := l.included(); !strings.Contains(text, "0-249999 : goto split/mx/candidate/new") {
+		t.Errorf("after a restore the file says:\n%s", text)
+	}
+}
+
 func TestTheFileForNftablesConfFollowsTheWeightsWhereTablesAreOpen(t *testing.T) {
 	l := newLab(t)
 	l.configure(openConfig)

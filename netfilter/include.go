@@ -8,6 +8,14 @@ import (
 	"github.com/splitd/splitd/traffic"
 )
 
+// The file that a host's own ruleset may include, so that its reload loads our
+// tables in the transaction that flushes all others. It stands beside the
+// daemon's control socket; IncludeDir is where that is unless configured.
+const (
+	IncludeDir  = "/run/splitd/"
+	IncludeFile = "include.nft"
+)
+
 // Include is the text of our tables for a file that nft(8) includes when it
 // loads another ruleset: they come to be what the text says in the same
 // transaction, whether they stood before or not. Flows that were translated

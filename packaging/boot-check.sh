@@ -6,6 +6,9 @@ trap 'echo "boot-check.sh:$LINENO: did not hold: $BASH_COMMAND"; journalctl --no
 
 boot=$(cat /boot-check.name)
 weight() { splitctl show mx -o json | tr -d ' \n' | grep -o '"weight_ppm":[0-9]*' | head -n 1 | cut -d: -f2; }
+# The file for nftables.conf is empty while the daemon owns its tables.
+included() { [ -s /run/splitd/include.nft ] && grep -q "gen=$1\"" /run/splitd/include.nft; }
+excluded() { [ -f /run/splitd/include.nft ] && [ ! -s /run/splitd/include.nft ]; }
 in_kernel() { nft list chain inet splitd split/mx | grep -q "gen=$1\""; }
 main_pid() { systemctl show --property MainPID --value splitd; }
 # refused COMMAND... holds if it fails.
@@ -51,9 +54,31 @@ if [ "$boot" = first ]; then
 
     systemctl reload nftables
     until_holds in_kernel 3
+    until_holds excluded
+
+    # Killed, and nobody starts it again: a reload of the firewall keeps our
+    # tables, by the line of docs/operation.md.
+    echo 'include "/run/splitd/*.nft"' >>/etc/nftables.conf
+    mkdir -p /run/systemd/system/splitd.service.d
+    printf '[Service]\nRestart=no\n' >/run/systemd/system/splitd.service.d/once.conf
+    systemctl daemon-reload
+    kill -KILL "$(main_pid)"
+    until_holds systemctl is-failed --quiet splitd
+    included 3
+    nft -f /etc/nftables.conf
+    in_kernel 3
+    rm -r /run/systemd/system/splitd.service.d
+    systemctl daemon-reload
+    # The tables were made by nft: they are open until they are made anew.
+    splitd cleanup
+    [ ! -e /run/splitd/include.nft ]
+    systemctl start splitd
+    until_holds excluded
+    [ "$(weight)" = 60000 ]
 
     systemctl stop splitd
     in_kernel 3
+    included 3
     systemctl disable --quiet splitd
     systemctl mask --quiet splitd
 else
@@ -63,6 +88,9 @@ else
     network=$(systemctl show --property ActiveEnterTimestampMonotonic --value network-pre.target)
     [ "$restored" -gt 0 ]
     [ "$network" -ge "$restored" ]
+    included 3
+    nft -f /etc/nftables.conf
+    in_kernel 3
     systemctl unmask --quiet splitd
     systemctl start splitd
     [ "$(weight)" = 60000 ]

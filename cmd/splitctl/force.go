@@ -4,9 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/splitd/splitd/control/api"
+	"github.com/splitd/splitd/netfilter"
 )
 
 // The way back without a daemon. `off --force` must take less than 2 s in all,
@@ -67,6 +71,7 @@ func (o *offCommand) forceOff(ctx context.Context, split string, alive bool) err
 	ended := alive && o.endDaemon(ctx, daemon)
 	// Late is better than never: the kernel is rewritten whatever time is left.
 	changes, failed := o.rescue.forceOff(context.WithoutCancel(ctx), split)
+	o.emptyIncludes(ctx)
 	if !done {
 		if err, done = receive(ctx, marked); !done {
 			err = errors.New("write forced marker: the disk does not answer")
@@ -85,6 +90,23 @@ func (o *offCommand) forceOff(ctx context.Context, split string, alive bool) err
 		return inProxyMode(failed, ended)
 	}
 	return failed
+}
+
+// emptyIncludes empties what a dead daemon has left for nftables.conf to
+// include: the next reload of a firewall would load the old weights.
+func (o *offCommand) emptyIncludes(ctx context.Context) {
+	for _, socket := range o.client(0).Paths() {
+		path := filepath.Join(filepath.Dir(socket), netfilter.IncludeFile)
+		emptied := make(chan error, 1)
+		go func() { emptied <- os.Truncate(path, 0) }()
+		err, done := receive(ctx, emptied)
+		if !done {
+			err = errors.New("the disk does not answer")
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			o.warn("empty %q: %v: a reload of nftables.conf WOULD RESTORE the old weights: remove that file", path, err)
+		}
+	}
 }
 
 // inProxyMode adds what has come of it if the kernel never had the split.

@@ -8,18 +8,14 @@ import (
 	"github.com/splitd/splitd/netfilter"
 )
 
-// IncludeDir is where the daemon keeps what a host's own ruleset file may
-// include, so that its reload puts our tables back in the same transaction.
-const IncludeDir = "/run/splitd/"
-
 // includeLine has a pattern, which nft(8) takes when no file fits: a plain name
 // would make the host's own rules fail to load at boot, before splitd runs.
-const includeLine = `include "` + IncludeDir + `*.nft"`
+const includeLine = `include "` + netfilter.IncludeDir + `*.nft"`
 
 var (
 	ownTable = regexp.MustCompile(`(?m)^\s*(?:add\s+)?table\s+inet\s+` + netfilter.TableSplits)
 	flushAll = regexp.MustCompile(`(?m)^\s*flush\s+ruleset\s*(?:;|#|$)`)
-	include  = regexp.MustCompile(`(?m)^\s*include\s+"` + IncludeDir + `[^"]*"`)
+	include  = regexp.MustCompile(`(?m)^\s*include\s+"` + netfilter.IncludeDir + `[^"]*"`)
 )
 
 // judgeSaved: what was saved with the ruleset comes back at boot, older than
