@@ -16,7 +16,7 @@ import (
 
 // Only what has the flows' mark finds the way to the backend.
 func TestACheckGoesTheWayOfPacketsWithItsMark(t *testing.T) {
-	const mark = 0x00100000
+	const mark = 0x08000000
 	here, there := nettest.New(t, "here"), nettest.New(t, "there")
 	nettest.Link(t, here, "eth0", []string{"10.9.0.1/24"}, there, "eth0", []string{"10.9.0.2/24"})
 	if err := there.AddAddresses("lo", "10.9.9.9/32"); err != nil {

@@ -212,7 +212,7 @@ func TestWhatOthersDidToOurTableIsToldAndMended(t *testing.T) {
 			c.InsertRule(&nftables.Rule{Table: table, Chain: chain(table, "split/mx/v1"), Exprs: drop})
 		}, []string{"chain split/mx/v1 has a rule that is not ours (handle N)"}},
 		{"a chain is emptied", func(c *nftables.Conn, table *nftables.Table) { c.FlushChain(chain(table, "split/mx/candidate/new")) }, []string{
-			`chain split/mx/candidate/new lacks the rule: counter name "mx/new" ct mark set ct mark & 0xfe1fffff | 0x00100000`,
+			`chain split/mx/candidate/new lacks the rule: counter name "mx/new" ct mark set ct mark & 0x0fffffff | 0x08000000`,
 			"chain split/mx/candidate/new lacks the rule: dnat ip to 10.0.2.12",
 			"chain split/mx/candidate/new lacks the rule: dnat ip6 to 2001:db8:2::12",
 		}},

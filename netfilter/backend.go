@@ -84,7 +84,7 @@ func backendRules(s traffic.Split, b traffic.Backend, class markClass, settings 
 		add(setTimeout{name: timeout{split: s.Name, answered: s.UDPTimeout}.name()})
 	}
 	counted := count{name: counterName(s.Name, b.Name)}
-	mark := markFlow{keep: ^settings.classMask(), value: settings.mark(class)}
+	mark := markFlow{keep: settings.keep(), value: settings.mark(class)}
 	stays, all := staying(s, b)
 	switch sampled := class == sampledClass(s); {
 	case all && sampled:

@@ -131,7 +131,7 @@ func entrance(name, where, to string) chain {
 func localEntrance(settings Settings) chain {
 	c := chain{name: entranceLocalChain, hook: &hook{name: hookOutput, priority: prioritySplit}}
 	for _, mark := range []uint32{settings.CheckMark(), settings.LegMark()} {
-		own := packetMarked{mask: settings.classMask(), value: mark}
+		own := packetMarked{mask: settings.ClassMask(), value: mark}
 		c.rules = append(c.rules, rule{statements: []statement{own, back()}})
 	}
 	c.rules = append(c.rules, rule{statements: []statement{jumpTo(chainDispatchLocal)}})
@@ -158,7 +158,7 @@ func masqueradeChain(splits []traffic.Split, settings Settings) chain {
 	c := chain{name: exitChain, hook: &hook{name: hookPostrouting, priority: priorityMasquerade}}
 	for _, class := range classes {
 		c.rules = append(c.rules, rule{statements: []statement{
-			marked{mask: settings.classMask(), value: settings.mark(class)}, masquerade{},
+			marked{mask: settings.ClassMask(), value: settings.mark(class)}, masquerade{},
 		}})
 	}
 	return c

@@ -134,15 +134,34 @@ func TestTheStateDirectoryIsReadBackWhole(t *testing.T) {
 
 func TestMarkClassesStayInsideTheMask(t *testing.T) {
 	for _, tc := range []struct{ mask, class, want uint32 }{
-		{0xfff00000, 1, 0x00100000},
-		{0xfff00000, 31, 0x01f00000},
+		{0xfff00000, 1, 0x08000000},
+		{0xfff00000, 31, 0xf8000000},
 		{0x0000001f, 17, 0x00000011},
+		{0x0000003f, 17, 0x00000022},
 		{0xf0000001, 2, 0x10000000},
 		{0xf0000001, 3, 0x10000001},
 	} {
 		if got := (Settings{MarkMask: tc.mask}).mark(markClass(tc.class)); got != tc.want {
 			t.Errorf("class %d in mask %#x = %#x, want %#x", tc.class, tc.mask, got, tc.want)
 		}
+	}
+}
+
+// Tailscale and OpenWrt's pbr use 0x00ff0000, of which the default mask has the
+// lower half.
+func TestMarksOfOthersThatReachIntoTheDefaultMaskTouchNoClass(t *testing.T) {
+	const theirs = 0x00ff0000
+	if labSettings.MarkMask&theirs == 0 {
+		t.Fatal("the masks do not overlap: the test shows nothing")
+	}
+	if both := labSettings.ClassMask() & theirs; both != 0 {
+		t.Errorf("bits %#x of classes are theirs too", both)
+	}
+	if both := labSettings.ClassMask() & labSettings.generationMask(); both != 0 {
+		t.Errorf("bits %#x hold both a class and a generation", both)
+	}
+	if all := labSettings.ClassMask() | labSettings.generationMask(); all != labSettings.MarkMask {
+		t.Errorf("bits %#x are used, want all of %#x", all, labSettings.MarkMask)
 	}
 }
 

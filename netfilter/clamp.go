@@ -36,7 +36,7 @@ func clampChains(settings Settings, relays bool) []chain {
 	opening := chain{name: chainClampOpening}
 	for _, class := range classes {
 		opening.rules = append(opening.rules, rule{statements: []statement{
-			marked{mask: settings.classMask(), value: settings.mark(class)}, clampSegments{},
+			marked{mask: settings.ClassMask(), value: settings.mark(class)}, clampSegments{},
 		}})
 	}
 	return []chain{opening, {

@@ -39,7 +39,7 @@ func countMarked(settings Settings, classes ...markClass) (int, error) {
 	defer func() { _ = conn.Close() }()
 	total := 0
 	for _, class := range classes {
-		flows, err := conn.DumpFilter(conntrack.NewFilter().Mark(settings.mark(class)).MarkMask(settings.classMask()), nil)
+		flows, err := conn.DumpFilter(conntrack.NewFilter().Mark(settings.mark(class)).MarkMask(settings.ClassMask()), nil)
 		if err != nil {
 			return 0, fmt.Errorf("list conntrack entries by mark: %w", err)
 		}
@@ -61,7 +61,7 @@ func deleteMarked(settings Settings, classes ...markClass) error {
 	}
 	defer func() { _ = conn.Close() }()
 	for _, class := range classes {
-		err := conn.FlushFilter(conntrack.NewFilter().Mark(settings.mark(class)).MarkMask(settings.classMask()))
+		err := conn.FlushFilter(conntrack.NewFilter().Mark(settings.mark(class)).MarkMask(settings.ClassMask()))
 		if err != nil {
 			return fmt.Errorf("delete conntrack entries by mark: %w", err)
 		}

@@ -151,7 +151,7 @@ func (k *lookedUp) leadsLike(s *traffic.Split) bool {
 // find says where the flow belongs. A flow of a relay's own, which is part of
 // another flow, belongs nowhere.
 func (l *lookup) find(e *entry) (home, bool) {
-	if e.mark&l.settings.classMask() == l.settings.mark(classLeg) {
+	if e.mark&l.settings.ClassMask() == l.settings.mark(classLeg) {
 		return home{}, false
 	}
 	asked := e.service()

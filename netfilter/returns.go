@@ -21,9 +21,6 @@ const metricBlackhole = 4000
 // (IP6_RT_PRIO_USER, include/uapi/linux/ipv6_route.h).
 const metricIPv6 = 1024
 
-// classBits is the number of mark bits that the classes need.
-const classBits = 5
-
 // Returns is the receiving side of a split, on the new host: the ip rules,
 // routes and marking rules that send the replies of flows which came through a
 // router back through that router. It is a value; the zero value means none.
@@ -147,7 +144,7 @@ func (r *Returns) add(i int, p traffic.ReturnPath) {
 		if p.Match == traffic.MatchAddress {
 			rule.from = p.Address
 		} else {
-			rule.mark, rule.mask = r.settings.mark(returnClass(i)), r.settings.MarkMask
+			rule.mark, rule.mask = r.settings.mark(returnClass(i)), r.settings.ClassMask()
 		}
 		r.rules = append(r.rules, rule)
 	}

@@ -111,14 +111,14 @@ func (p markPath) origins() [][]statement {
 // reply gives the replies of the path's flows their packet mark.
 func (p markPath) reply(s Settings) rule {
 	return rule{comment: p.name, statements: []statement{
-		marked{mask: s.MarkMask, value: p.mark}, markPacket{keep: s.keep(), value: p.mark}, back(),
+		marked{mask: s.ClassMask(), value: p.mark}, markPacket{keep: s.keep(), value: p.mark}, back(),
 	}}
 }
 
 // clamp lowers the segment size that the path's flows may use.
 func (p markPath) clamp(s Settings) rule {
 	return rule{comment: p.name, statements: []statement{
-		opensTCP{}, marked{mask: s.MarkMask, value: p.mark}, clampSegments{},
+		opensTCP{}, marked{mask: s.ClassMask(), value: p.mark}, clampSegments{},
 	}}
 }
 

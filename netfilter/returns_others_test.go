@@ -2,6 +2,7 @@ package netfilter
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"strings"
 	"testing"
@@ -104,6 +105,41 @@ func TestRulesRoutesAndTablesOfOthersStayUntouched(t *testing.T) {
 		t.Errorf("after cleanup:\n%s", strings.Join(diff, "\n"))
 	}
 	lab.cleanup()
+}
+
+// overwriteMarks does on every packet, before and behind our rules, worse than
+// Tailscale does on some: it gives its eight bits of both marks a value.
+func (lab returnLab) overwriteMarks(keep, value uint32) {
+	lab.t.Helper()
+	changeRuleset(lab.t, lab.host, func(conn *nftables.Conn) {
+		table := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "theirs"})
+		for name, hook := range map[string]*nftables.ChainHook{"pre": nftables.ChainHookPrerouting, "out": nftables.ChainHookOutput} {
+			for i, priority := range []nftables.ChainPriority{priorityReturn - 1, priorityReturn + 1} {
+				kind := nftables.ChainTypeFilter
+				if name == "out" {
+					kind = nftables.ChainTypeRoute
+				}
+				chain := conn.AddChain(&nftables.Chain{Name: fmt.Sprint(name, i), Table: table, Type: kind, Hooknum: hook, Priority: &priority})
+				conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: rule{statements: []statement{
+					markFlow{keep: keep, value: value}, markPacket{keep: keep, value: value},
+				}}.expressions()})
+			}
+		}
+	})
+}
+
+func TestRepliesFindTheirWayWhereTailscaleOverwritesItsMarkBits(t *testing.T) {
+	t.Parallel()
+	lab := newReturnLab(t)
+	lab.wrongWay()
+	lab.serve("25")
+	lab.translate("10.0.0.12", "fd00::12")
+	lab.apply(byMark()...)
+	for _, value := range []uint32{0, 0x00040000, 0x00ff0000} {
+		lab.overwriteMarks(^uint32(0x00ff0000), value)
+		lab.reaches(lab.client, service4, client4)
+		lab.reaches(lab.client, service6, client6)
+	}
 }
 
 func TestAForeignRouteInTheWayIsNamedAndKept(t *testing.T) {

@@ -101,7 +101,7 @@ func TestAllReturnPathsStayWithinWhatIsOurs(t *testing.T) {
 		if rule.priority < 5200 || rule.priority > 5219 || rule.table < 5300 || rule.table > 5315 {
 			t.Errorf("rule %q is outside of ours", rule.command("add"))
 		}
-		if rule.mark&^labSettings.MarkMask != 0 || rule.mask != labSettings.MarkMask {
+		if rule.mark&^rule.mask != 0 || rule.mask != labSettings.ClassMask() {
 			t.Errorf("rule %q looks at marks of others", rule.command("add"))
 		}
 		marks[rule.mark] = true

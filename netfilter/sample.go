@@ -148,19 +148,19 @@ func (t table) divertChains(settings Settings) []chain {
 	for _, six := range []bool{false, true} {
 		dispatch.rules = append(dispatch.rules, settings.handOver(traffic.TCP, six, portOfNone))
 	}
-	ofClass := func(class markClass) marked { return marked{mask: settings.classMask(), value: settings.mark(class)} }
+	ofClass := func(class markClass) marked { return marked{mask: settings.ClassMask(), value: settings.mark(class)} }
 	reply := rule{statements: []statement{ofClass(classLeg), direction{reply: true}, settings.markDiverted()}}
 	divert := chain{name: chainDivert, hook: &hook{kind: kindFilter, name: hookPrerouting, priority: priorityDivert}}
 	for _, class := range []markClass{classSampled, classSampledOut} {
 		divert.rules = append(divert.rules, rule{statements: []statement{ofClass(class), direction{}, goTo(chainDispatchSampled)}})
 	}
 	divert.rules = append(divert.rules, reply)
-	leg := packetMarked{mask: settings.classMask(), value: settings.LegMark()}
+	leg := packetMarked{mask: settings.ClassMask(), value: settings.LegMark()}
 	return []chain{dispatch, divert, {
 		name: chainDivertLocal,
 		hook: &hook{kind: kindRoute, name: hookOutput, priority: priorityDivertLocal},
 		rules: []rule{
-			{statements: []statement{leg, markFlow{keep: ^settings.classMask(), value: settings.mark(classLeg)}}},
+			{statements: []statement{leg, markFlow{keep: settings.keep(), value: settings.mark(classLeg)}}},
 			reply,
 		},
 	}}

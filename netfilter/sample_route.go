@@ -39,6 +39,6 @@ func (r *Returns) divert(family int) {
 	r.routes = append(r.routes, ipRoute{table: table, family: family, metric: metric(family), local: true, device: "lo"})
 	r.rules = append(r.rules, ipRule{
 		priority: r.settings.RulePriority + divertPriority, family: family, table: table,
-		mark: r.settings.mark(classSampled), mask: r.settings.MarkMask,
+		mark: r.settings.mark(classSampled), mask: r.settings.ClassMask(),
 	})
 }

@@ -233,8 +233,8 @@ func TestRulesAndRoutesForRelaysComeAndGoWithThem(t *testing.T) {
 	want := []string{
 		"ip route add local default dev lo table 5315 protocol 83",
 		"ip -6 route add local default dev lo table 5315 protocol 83",
-		"ip rule add pref 5217 fwmark 0x300000/0xfff00000 lookup 5315 protocol 83",
-		"ip -6 rule add pref 5217 fwmark 0x300000/0xfff00000 lookup 5315 protocol 83",
+		"ip rule add pref 5217 fwmark 0x18000000/0xf8000000 lookup 5315 protocol 83",
+		"ip -6 rule add pref 5217 fwmark 0x18000000/0xf8000000 lookup 5315 protocol 83",
 	}
 	for range 2 {
 		split := sampledSplit(localSplit(1, 0), 0)

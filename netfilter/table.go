@@ -53,7 +53,7 @@ const RouteTables = ReturnsMax + 1
 // Settings are the numbers of this host that are ours to use.
 type Settings struct {
 	// MarkMask are the bits of packet and conntrack marks that are ours; all
-	// other bits are kept as they are. It needs at least 5 bits.
+	// other bits are kept as they are. It needs at least 6 bits.
 	MarkMask uint32
 	// RouteTable is the first of RouteTables route tables.
 	RouteTable int
@@ -81,21 +81,33 @@ const (
 	classLeg        markClass = 4  // a local relay's own flow to the primary
 	classSampledOut markClass = 5  // as classSampled, masqueraded where no relay listens
 	classReturn     markClass = 16 // the first of ReturnsMax: came in for return path i
-	classMost       markClass = 31
 )
 
 // returnClass is the class of the flows of return path i.
 func returnClass(i int) markClass { return classReturn + markClass(i) }
 
-// mark is the class as it stands in the bits of the mask, lowest bit first.
-func (s Settings) mark(class markClass) uint32 { return deposit(uint32(class), s.MarkMask) }
+// mark is the class as it stands in the bits of ClassMask, lowest bit first.
+func (s Settings) mark(class markClass) uint32 { return deposit(uint32(class), s.ClassMask()) }
 
-// classMask are the bits that hold a class: the lowest classBits of the mask.
-// The others hold the generation of the split that drew the flow.
-func (s Settings) classMask() uint32 { return s.mark(classMost) }
+// classBits is the number of mark bits that the classes need.
+const classBits = 5
 
-// generationMask are the bits that hold a generation; there is at least one.
-func (s Settings) generationMask() uint32 { return s.MarkMask &^ s.classMask() }
+// ClassMask are the bits that hold a class, the highest ones of the mask:
+// other programs take marks from below, and whoever changes a class leads a
+// flow astray. They are all of ours that a packet's mark has.
+func (s Settings) ClassMask() uint32 {
+	mask := s.MarkMask
+	for n := bits.OnesCount32(mask); n > classBits; n-- {
+		mask &= mask - 1
+	}
+	return mask
+}
+
+// generationMask are the other bits of the mask, which hold the generation of
+// the split that drew the flow, in conntrack's marks alone; there is at least
+// one. No rule looks at them, so another program that changes them harms
+// nothing but evidence.
+func (s Settings) generationMask() uint32 { return s.MarkMask &^ s.ClassMask() }
 
 // generations is how many generations a mark can tell apart: 127 with the
 // twelve bits of the default mask. A flow is of the youngest one that fits.
@@ -151,5 +163,5 @@ func (s Settings) LegMark() uint32 { return s.mark(classLeg) }
 // can be one for their checks.
 func (s Settings) CheckMark() uint32 { return s.mark(classRemote) }
 
-// keep are the bits of a mark that are not ours.
-func (s Settings) keep() uint32 { return ^s.MarkMask }
+// keep are the bits of a mark that setting a class leaves as they are.
+func (s Settings) keep() uint32 { return ^s.ClassMask() }

@@ -3,7 +3,6 @@ package doctor
 import (
 	"fmt"
 	"maps"
-	"math/bits"
 	"net/netip"
 	"slices"
 	"strings"
@@ -238,78 +237,6 @@ func (e *examination) freeTables() int {
 	}
 	return first
 }
-
-// judgeMarks warns of each rule that sets bits of ours or routes by them.
-func judgeMarks(e *examination) {
-	mask := e.Settings.MarkMask
-	if mask == 0 || len(e.Splits)+len(e.Paths) == 0 {
-		return
-	}
-	marked := slices.ContainsFunc(e.Paths, func(p traffic.ReturnPath) bool { return p.Match == traffic.MatchMark })
-	var used uint32
-	var found []Finding
-	for _, r := range e.Rules {
-		if r.Ours || !r.looksAtMark() {
-			continue
-		}
-		used |= r.Mark
-		if r.Mask != ^uint32(0) {
-			used |= r.Mask
-		}
-		if r.Mark&r.Mask&mask != 0 {
-			found = append(found, Finding{
-				Seen: seen("another program's rule routes by mark bits of splitd's (0x%08x): %s", mask, r.Text),
-				Why:  "marked flows of splitd follow it, or its flows splitd's rules",
-			})
-		}
-	}
-	for _, table := range e.Tables {
-		for _, w := range table.markWrites() {
-			used |= w.sets
-			if w.clears != ^uint32(0) {
-				used |= w.clears
-			}
-			if w.sets&mask == 0 && (w.clears&mask == 0 || !w.tracked && !marked) {
-				continue
-			}
-			what := "packet"
-			if w.tracked {
-				what = "conntrack"
-			}
-			found = append(found, Finding{
-				Seen: seen("another program's rule changes %s mark bits 0x%08x, of which 0x%08x are splitd's: table %s %s, chain %s, handle %d",
-					what, w.sets|w.clears, (w.sets|w.clears)&mask, table.family, table.name, w.chain, w.handle),
-				Why: "a flow loses the class that splitd gave it: its replies go astray, or it is not masqueraded",
-			})
-		}
-	}
-	for _, f := range found {
-		f.Level, f.Do, f.Cure = LevelWarning, "set", seen("netfilter: {mark_mask: 0x%08x}", freeMask(mask, used))
-		if f.Cure == seen("netfilter: {mark_mask: 0x%08x}", mask) { // only another program's can give way
-			f.Do, f.Cure = "make that rule use a mask; see", "nft -a list ruleset"
-		}
-		e.add(f)
-	}
-}
-
-// freeMask are as many neighbouring bits as the mask has, or fewer but enough,
-// of which none is used, in the upper half if possible: people write small
-// marks. It is the mask itself when there are none.
-func freeMask(mask, used uint32) uint32 {
-	for _, lowest := range []int{16, 0} {
-		for n := max(bits.OnesCount32(mask), maskBits); n >= maskBits; n-- {
-			for shift := 32 - n; shift >= lowest; shift-- {
-				if m := (uint32(1)<<n - 1) << shift; m&used == 0 {
-					return m
-				}
-			}
-		}
-	}
-	return mask
-}
-
-// maskBits is how many bits a mask needs at least (netfilter.Settings).
-const maskBits = 5
 
 func dotted(sysctl string) string { return strings.ReplaceAll(sysctl, "/", ".") }
 

@@ -109,9 +109,9 @@ func faults() []fault {
 				return netlink.RuleAdd(r)
 			})
 		}, level: LevelWarning, seen: "ip rule pref 900 fwmark 0x53100000/0xfff00000 lookup 99"},
-		{row: "mark-collision", question: mx, breakIt: rules(onRouter, func(c *nftables.Conn) { // tailscale's mask reaches into ours
+		{row: "mark-collision", question: mx, breakIt: rules(onRouter, func(c *nftables.Conn) { // tailscale's mask reaches into the generation
 			newRuleset(c, nftables.TableFamilyIPv4, "mangle").hook("PREROUTING", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, -150, anyPolicy, setFlowMark(0xff0000, 0x80000))
-		}), level: LevelWarning, seen: "changes conntrack mark bits 0x00ff0000, of which 0x00f00000 are splitd's", cure: "netfilter: {mark_mask: 0xff000000}"},
+		}), level: LevelNote, seen: "changes conntrack mark bits 0x00ff0000, of which 0x00f00000 are splitd's", cure: "netfilter: {mark_mask: 0xff000000}"},
 		{row: "tunnel-loop", question: mx, breakIt: loopTunnel, level: LevelError, seen: "packets of tunnel vx0 to its far end 10.0.0.12 are led into the tunnel again by `ip rule pref 900 fwmark 0x1/0x1 lookup 99`", cure: "ip rule add pref 890 to 10.0.0.12 lookup main"},
 		{row: "saved-ruleset", question: mx, files: fstest.MapFS{"etc/nftables.conf": file(savedRuleset)}, level: LevelWarning, seen: "/etc/nftables.conf holds 2 of splitd's own tables", cure: "sed -i -E '/^table (inet|ip|ip6) splitd/,/^}/d' /etc/nftables.conf"},
 
@@ -276,6 +276,7 @@ func TestEveryRowIsTested(t *testing.T) {
 	}
 }
 
+// Packets have the class alone: nobody looks at the bits beside it.
 func TestMarksOfOthersBesideOursAreNoCollision(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
@@ -285,7 +286,9 @@ func TestMarksOfOthersBesideOursAreNoCollision(t *testing.T) {
 			// -j CONNMARK --save-mark --nfmask 0x3f00 --ctmask 0x3f00
 			[]expr.Any{&expr.Target{Name: "CONNMARK", Rev: 1, Info: connmark(0x3f00, connmarkSave)}},
 			// -j MARK --set-xmark 0x40000/0xc0000
-			[]expr.Any{&expr.Target{Name: "MARK", Rev: 2, Info: words(0x40000, 0xc0000)}})
+			[]expr.Any{&expr.Target{Name: "MARK", Rev: 2, Info: words(0x40000, 0xc0000)}},
+			// as tailscale's ts-forward: the packet's mark has no generation
+			setPacketMark(0xff0000, 0xf40000))
 	})
 	for _, f := range of(examine(t, l.router, about([]traffic.Split{half()}, nil), nil), "mark-collision") {
 		if f.Level != LevelOK {

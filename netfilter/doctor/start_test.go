@@ -93,10 +93,10 @@ func TestPreflightFindsTheFaultInTheKernel(t *testing.T) {
 		"marks of another's rule": {breakIt: func(_ *testing.T, ns *nettest.NS) {
 			ns.Do(func() error {
 				r := netlink.NewRule()
-				r.Priority, r.Table, r.Mark, r.Mask = 900, 99, 0x00300000, new(uint32(0xfff00000))
+				r.Priority, r.Table, r.Mark, r.Mask = 900, 99, 0x18000000, new(uint32(0xfff00000))
 				return netlink.RuleAdd(r)
 			})
-		}, splits: []traffic.Split{both}, want: []string{"routes by mark bits of splitd's (0xfff00000): ip rule pref 900 fwmark 0x300000/0xfff00000 lookup 99", trackingNote}},
+		}, splits: []traffic.Split{both}, want: []string{"routes by mark bits of splitd's (0xf8000000): ip rule pref 900 fwmark 0x18000000/0xfff00000 lookup 99", trackingNote}},
 		"a route table of another": {breakIt: func(t *testing.T, ns *nettest.NS) {
 			t.Helper()
 			onDevice(t, ns, "eth0", func(link netlink.Link) error {
