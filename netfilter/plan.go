@@ -2,7 +2,6 @@ package netfilter
 
 import (
 	"maps"
-	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -279,9 +278,6 @@ func (t tablePlan) objects() {
 	}
 }
 
-// networksMost is how many networks one step adds or removes.
-const networksMost = 500
-
 // groups makes the sets of groups and brings their networks to the wanted
 // ones. No rule changes for that. A group that nothing looks at any more goes
 // later.
@@ -298,11 +294,8 @@ func (t tablePlan) groups() {
 		if stands {
 			place = t.opened
 		}
-		for some := range slices.Chunk(remove, networksMost) {
-			place(removeNetworks{group: g.name, networks: some})
-		}
-		for some := range slices.Chunk(add, networksMost) {
-			place(addNetworks{group: g.name, networks: some})
+		for _, m := range networkMoves(remove, add, networksMost) {
+			place(m.operations(g.name)...)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(t.have.groups)) {
@@ -310,22 +303,6 @@ func (t tablePlan) groups() {
 			t.left(leftGroup, name)
 		}
 	}
-}
-
-func networkChanges(have map[network]bool, prefixes []netip.Prefix) (add, remove []network) {
-	wanted := map[network]bool{}
-	for _, n := range networksOf(prefixes) {
-		wanted[n] = true
-		if !have[n] {
-			add = append(add, n)
-		}
-	}
-	for n := range have {
-		if !wanted[n] {
-			remove = append(remove, n)
-		}
-	}
-	return add, remove
 }
 
 // chains makes the missing chains and mends those that differ. What belongs to
@@ -484,18 +461,27 @@ func ours(chain string) bool {
 }
 
 // transactions packs groups, in their order, into as few transactions as the
-// bytes that one may have allow.
+// bytes that one may have allow. One that has added networks to a set removes
+// none of it: where a network was removed before that begins like the added
+// one, the kernel (6.18) does not find that again (ENOENT).
 func transactions(groups [][]step, most int) [][]step {
 	var all [][]step
 	room := 0
+	grown := map[setName]bool{}
 	for _, g := range groups {
 		need := 0
 		for _, o := range g {
 			need += o.size()
 		}
-		if len(all) == 0 || need > room {
+		if len(all) == 0 || need > room || slices.ContainsFunc(g, func(o step) bool { return grown[shrinks(o)] }) {
 			all = append(all, nil)
 			room = most
+			clear(grown)
+		}
+		for _, o := range g {
+			if added, ok := o.operation.(addNetworks); ok {
+				grown[setName{o.table, added.group}] = true
+			}
 		}
 		all[len(all)-1] = append(all[len(all)-1], g...)
 		room -= need
