@@ -126,10 +126,6 @@ func (d *draft) judgeDraw() {
 	if len(d.draw.slots) == 0 || !d.draw.whole {
 		return
 	}
-	if !d.split.Slotted() {
-		d.draw.slotsAt.note("unused: with up to two candidates the weights alone say who draws what")
-		return
-	}
 	d.split.Slots = d.draw.slots
 	d.judgeSlots()
 }

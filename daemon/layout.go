@@ -12,8 +12,7 @@ import (
 // the one in force before, so that a client network moves only where a weight
 // does. A split that needs none has none.
 func relaid(record state.Record, from traffic.Slots) state.Record {
-	record.Slots = from
-	record.Slots = inForce(record).Slots
+	record.Slots = traffic.Effective(record.Definition, record.Overrides).Relaid(from).Slots
 	return record
 }
 

@@ -129,6 +129,66 @@ func stop(t *testing.T, d *Daemon) {
 	}
 }
 
+// TestAnEditedListOfCandidatesMovesNobodyWhoStays edits the file under two or
+// three candidates, whose clients are where their order once put them.
+func TestAnEditedListOfCandidatesMovesNobodyWhoStays(t *testing.T) {
+	file := three(t, [3]traffic.Weight{})
+	a, b, c := file.Candidates[0], file.Candidates[1], file.Candidates[2]
+	for name, edit := range map[string]struct{ before, after []traffic.Backend }{
+		"the first of two goes":   {[]traffic.Backend{a, b}, []traffic.Backend{b}},
+		"the second of two goes":  {[]traffic.Backend{a, b}, []traffic.Backend{a}},
+		"another one comes first": {[]traffic.Backend{b}, []traffic.Backend{a, b}},
+		"two change places":       {[]traffic.Backend{a, b}, []traffic.Backend{b, a}},
+		"the first of three goes": {[]traffic.Backend{a, b, c}, []traffic.Backend{b, c}},
+		"the last of three goes":  {[]traffic.Backend{a, b, c}, []traffic.Backend{a, b}},
+		"only the last stays":     {[]traffic.Backend{a, b, c}, []traffic.Backend{c}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := file
+			file.Candidates = edit.before
+			w := newWorld(t, file)
+			d := w.mustBoot()
+			for i, candidate := range edit.before {
+				w.steps(d, fmt.Sprintf("%s=%d", candidate.Name, 3+2*i))
+			}
+			was := w.drawn()
+			file.Candidates = edit.after
+			w.files.Splits = []traffic.Split{file}
+			if _, err := d.Apply(t.Context(), control.Actor{}, api.ApplyRequest{}); err != nil {
+				t.Fatal(err)
+			}
+			is := w.drawn()
+			movesNobody(t, file, was, is)
+			stop(t, d)
+			d = w.mustBoot()
+			equal(t, "after a restart", is, w.drawn())
+			stop(t, d)
+			w.dir = t.TempDir()
+			d = w.mustBoot()
+			equal(t, "with the store gone", is, w.drawn())
+			name := edit.after[len(edit.after)-1].Name
+			w.steps(d, name+"=20")
+			for n := traffic.Weight(0); n < traffic.Whole; n += 1_000 {
+				if from, to := is.Of(n), w.drawn().Of(n); from != to && (from != "" || to != name) {
+					t.Fatalf("after that a raise of %q moves %d from %q to %q", name, n, from, to)
+				}
+			}
+		})
+	}
+}
+
+// movesNobody fails when a client of a candidate that stays, or of the primary,
+// goes elsewhere.
+func movesNobody(t *testing.T, split traffic.Split, was, is traffic.Slots) {
+	t.Helper()
+	for n := traffic.Weight(0); n < traffic.Whole; n += 1_000 {
+		from, to := was.Of(n), is.Of(n)
+		if _, stays := split.Candidate(from); from != to && (stays || from == "") {
+			t.Fatalf("%d goes from %q to %q", n, from, to)
+		}
+	}
+}
+
 func TestAThirdCandidateMovesNobody(t *testing.T) {
 	file := three(t, [3]traffic.Weight{})
 	two := file

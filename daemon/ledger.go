@@ -25,8 +25,8 @@ const reasonHeld = "not raised: the store is not writable"
 func inForce(record state.Record) traffic.Split {
 	split := traffic.Effective(record.Definition, record.Overrides)
 	split.Generation = record.Generation
+	split.Slots = record.Slots // the definition's are a beginning, see redefinedLayout
 	if split.Slotted() {
-		split.Slots = record.Slots // the definition's are a beginning, see redefinedLayout
 		split.Slots = split.Layout()
 	}
 	return split

@@ -107,7 +107,7 @@ func restorable(snapshot state.Snapshot, standing map[string]netfilter.SplitStat
 // `off`, a drain or a health check has closed is opened again.
 func asStanding(split traffic.Split, s netfilter.SplitState) (traffic.Split, error) {
 	split.Generation = s.Generation
-	if split.Slotted() && len(s.Slots) > 0 {
+	if split.Affinity == traffic.AffinitySource && len(s.Slots) > 0 {
 		split.Slots = s.Slots
 	}
 	split, err := split.WithWeights(shared(s.Weights, split))

@@ -41,8 +41,47 @@ func (s Slots) weight(candidate string) Weight {
 }
 
 // Slotted says whether the layout of s is state (s.Slots): weights alone do not
-// give it.
-func (s Split) Slotted() bool { return s.Affinity == AffinitySource && len(s.Candidates) > 2 }
+// give it. They do with up to two candidates, but for what has become of them:
+// see Relaid.
+func (s Split) Slotted() bool {
+	return s.Affinity == AffinitySource && (len(s.Candidates) > 2 || len(s.Slots) > 0)
+}
+
+// Relaid returns s with the layout that its weights make of another one: of
+// that before a change of weights or candidates. It is state (s.Slots) where a
+// client would else move that no weight moves: with more than two candidates,
+// and where the one or two that there are have not the ends that are theirs by
+// order, because another one has gone or come, or the two have changed places.
+func (s Split) Relaid(before Slots) Split {
+	s.Slots = nil
+	if s.Affinity != AffinitySource || len(s.Candidates) <= 2 && before.keeps(s.Layout()) {
+		return s
+	}
+	s.Slots = before.Reweighed(s.Candidates)
+	return s
+}
+
+// keeps says whether no candidate of both layouts both loses and gets numbers.
+func (s Slots) keeps(after Slots) bool {
+	for _, slot := range after {
+		was, is := s.owned(slot.Candidate), after.owned(slot.Candidate)
+		if !was.in(is) && !is.in(was) {
+			return false
+		}
+	}
+	return true
+}
+
+func (s Slots) owned(candidate string) Slots {
+	return slices.DeleteFunc(s.joined(), func(slot Slot) bool { return slot.Candidate != candidate })
+}
+
+// in says whether all numbers of s are in the other slots, of one owner both.
+func (s Slots) in(other Slots) bool {
+	return !slices.ContainsFunc(s, func(slot Slot) bool {
+		return !slices.ContainsFunc(other, func(o Slot) bool { return o.First <= slot.First && slot.Last <= o.Last })
+	})
+}
 
 // Layout says which numbers of the draw belong to which candidate.
 //
@@ -50,8 +89,9 @@ func (s Split) Slotted() bool { return s.Affinity == AffinitySource && len(s.Can
 // a client network draws the same number each time, so a change of one weight
 // must move numbers between that candidate and the primary alone: the first
 // candidate has the low end and the second the high end, and the primary what
-// is between. With more candidates no formula can do that: there the layout is
-// the state s.Slots, brought to the weights.
+// is between. With more candidates no formula can do that, nor where those two
+// once were others: there the layout is the state s.Slots, brought to the
+// weights.
 func (s Split) Layout() Slots {
 	if s.Slotted() {
 		return s.Slots.Reweighed(s.Candidates)

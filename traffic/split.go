@@ -247,8 +247,7 @@ type Split struct {
 	Sample     Weight `json:"sample_ppm,omitempty"`
 	SamplePort uint16 `json:"sample_port,omitempty"`
 	// Slots, in a state, say which part of the draw is whose where weights
-	// alone do not: with AffinitySource and more than two candidates. See
-	// Layout.
+	// alone do not, with AffinitySource. See Slotted and Layout.
 	Slots Slots `json:"slots,omitempty"`
 }
 

@@ -98,7 +98,8 @@ type Draw struct {
 	UDPTimeoutSeconds int     `json:"udp_timeout_seconds,omitempty"`
 	Mirror            *Mirror `json:"mirror,omitempty"`
 	// Slots say who draws what where that is state: with affinity source and
-	// more than two candidates. Another router takes them over as its `slots`.
+	// more than two candidates, or where others stood before these once.
+	// Another router takes them over as its `slots`.
 	Slots []Slot `json:"slots,omitempty"`
 }
 
