@@ -33,6 +33,12 @@ func tableNumber(name string) (int, bool) {
 	return i, ok && err == nil && i > 0 && tableName(i) == name
 }
 
+// IsSplitTable says whether a table of that name, of family inet, holds splits.
+func IsSplitTable(name string) bool {
+	_, holds := tableNumber(name)
+	return holds
+}
+
 // placement is the splits of one table, in order of their names.
 type placement struct {
 	table  string

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/splitd/splitd/internal/nettest"
+	"github.com/splitd/splitd/netfilter"
 	"github.com/splitd/splitd/traffic"
 )
 
@@ -77,32 +78,90 @@ func TestWhatARulesetFileDoesToOurTables(t *testing.T) {
 	const plain = "#!/usr/sbin/nft -f\nflush ruleset\n\ntable inet filter {\n}\n"
 	for name, test := range map[string]struct {
 		text, release string
-		enabled, kept bool
+		enabled       bool
+		own           Own
+		owner         string // auto unless given
+		paths         []traffic.ReturnPath
 		want          string // the level
+		because       string
 	}{
-		"flushed at each reload":       {text: plain, release: "6.1.0-28-amd64", enabled: true, want: "warning"},
-		"a file that nobody loads":     {text: plain, release: "6.1.0", want: "note"},
-		"a kernel that keeps them":     {text: plain, release: "6.9.0", enabled: true},
-		"tables that are kept":         {text: plain, release: "6.1.0", enabled: true, kept: true},
-		"with the include":             {text: plain + "include \"/run/splitd/*.nft\"\n", release: "6.1.0", enabled: true},
-		"with the include of one file": {text: plain + "include \"/run/splitd/include.nft\"\n", release: "6.1.0", enabled: true},
-		"with it in a comment":         {text: plain + "# include \"/run/splitd/*.nft\"\n", release: "6.1.0", enabled: true, want: "warning"},
-		"without a flush":              {text: "table inet filter {\n}\n", release: "6.1.0", enabled: true},
-		"with a flush in a comment":    {text: "# flush ruleset\n", release: "6.1.0", enabled: true},
-		"on an unknown kernel":         {text: plain, release: "", enabled: true, want: "warning"},
+		"flushed at each reload":         {text: plain, release: "6.1.0-28-amd64", enabled: true, want: "warning", because: "this kernel (6.1.0-28-amd64) cannot keep them"},
+		"a file that nobody loads":       {text: plain, release: "6.1.0", want: "note"},
+		"a kernel that keeps them":       {text: plain, release: "6.9.0", enabled: true},
+		"tables that are kept":           {text: plain, release: "6.1.0", enabled: true, own: Own{Kept: true}},
+		"owner never":                    {text: plain, release: "6.18.44", owner: "never", enabled: true, want: "warning", because: "netfilter.owner: never leaves them open to all"},
+		"owner never, the flag from old": {text: plain, release: "6.18.44", owner: "never", enabled: true, own: Own{Kept: true}, want: "warning"},
+		"tables without the flags":       {text: plain, release: "6.18.44", enabled: true, own: Own{Open: []string{"splitd"}}, want: "warning", because: "splitd was made without an owner"},
+		"one of the tables without them": {text: plain, release: "6.18.44", enabled: true, own: Own{Kept: true, Open: []string{"splitd_1"}}, want: "warning"},
+		"a return path by mark":          {text: plain, release: "6.18.44", enabled: true, paths: byMark(), want: "warning", because: "splitd_return has no owner"},
+		"a return path by address":       {text: plain, release: "6.1.0", enabled: true, paths: byAddress()},
+		"with the include":               {text: plain + "include \"/run/splitd/*.nft\"\n", release: "6.1.0", enabled: true},
+		"with the include of one file":   {text: plain + "include \"/run/splitd/include.nft\"\n", release: "6.1.0", enabled: true},
+		"with it in a comment":           {text: plain + "# include \"/run/splitd/*.nft\"\n", release: "6.1.0", enabled: true, want: "warning"},
+		"without a flush":                {text: "table inet filter {\n}\n", release: "6.1.0", enabled: true},
+		"with a flush in a comment":      {text: "# flush ruleset\n", release: "6.1.0", enabled: true},
+		"with a flush of our family":     {text: "flush ruleset inet # all\n", release: "6.1.0", enabled: true, want: "warning"},
+		"with a flush of another":        {text: "flush ruleset ip\n", release: "6.1.0", enabled: true},
+		"with a flush behind another":    {text: "flush table ip nat; flush ruleset;\n", release: "6.1.0", enabled: true, want: "warning"},
+		"on an unknown kernel":           {text: plain, release: "", enabled: true, want: "warning"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			root := fstest.MapFS{"etc/nftables.conf": file(test.text)}
 			if test.enabled {
 				root["etc/systemd/system/sysinit.target.wants/nftables.service"] = file("")
 			}
-			host := Host{Release: test.release, Own: Own{Kept: test.kept}, Files: readFiles(root)}
-			got := strings.Join(one(t, "ruleset-reload", host, about([]traffic.Split{half()}, nil)), "\n")
+			q := about([]traffic.Split{half()}, nil)
+			if test.paths != nil {
+				q = about(nil, test.paths)
+			}
+			q.Settings.Owner = netfilter.OwnerAuto
+			if test.owner != "" {
+				q.Settings.Owner = test.owner
+			}
+			got := strings.Join(one(t, "ruleset-reload", Host{Release: test.release, Own: test.own, Files: readFiles(root)}, q), "\n")
 			level, _, _ := strings.Cut(got, ":")
-			if level != test.want || test.want != "" && !strings.Contains(got, `echo 'include "/run/splitd/*.nft"' >> /etc/nftables.conf`) {
-				t.Errorf("found %q, want %q", got, test.want)
+			if level != test.want || test.want != "" && !strings.Contains(got, `echo 'include "/run/splitd/*.nft"' >> /etc/nftables.conf`) || !strings.Contains(got, test.because) {
+				t.Errorf("found %q, want %q: %q", got, test.want, test.because)
 			}
 		})
+	}
+}
+
+func TestOurTablesAreFoundInARulesetFileHoweverTheyAreWritten(t *testing.T) {
+	for text, want := range map[string]string{
+		"table inet splitd {\n}\n":                                 "inet splitd",
+		"table inet splitd { # progname splitd\n\tflags owner\n}\n": "inet splitd",
+		"table inet splitd_1 {\n}\ntable inet splitd_12 {\n}\n":    "inet splitd_1, inet splitd_12",
+		"table ip splitd_mirror {\n}\ntable ip6 splitd_mirror{}\n": "ip splitd_mirror, ip6 splitd_mirror",
+		"table splitd_mirror {\n}\n":                               "ip splitd_mirror",
+		"table inet splitd_keeper {}\n":                            "inet splitd_keeper",
+		"\tadd  table\tinet splitd_return\n":                       "inet splitd_return",
+		"flush ruleset; create table inet splitd\n":                "inet splitd",
+		"table inet \\\n  splitd {\n}\n":                           "inet splitd",
+		"add table inet splitd\ntable inet splitd {\n}\n":          "inet splitd",
+		"# table inet splitd {\n":                                  "",
+		"table inet mysplitd {\n}\n":                               "",
+		"delete table inet splitd\n":                               "",
+		"table bridge splitd {\n}\n":                               "",
+	} {
+		if got := strings.Join(ownTables(text), ", "); got != want {
+			t.Errorf("in %q: %q, want %q", text, got, want)
+		}
+	}
+}
+
+// A command that cuts from a line to the next brace is advised only where that
+// brace is the table's own.
+func TestATableThatIsNotWrittenAsAListingIsToBeTakenOutByHand(t *testing.T) {
+	for _, text := range []string{
+		"table inet splitd { }\ntable inet filter {\n}\n",
+		"add table inet splitd\ntable inet filter {\n}\n",
+		"  table inet splitd {\n  }\ntable inet filter {\n}\n",
+	} {
+		found := of(Judge(Host{Files: Files{Saved: map[string]string{"/etc/nftables.conf": text}}}, Question{}), "saved-ruleset")
+		if len(found) != 1 || found[0].Cure != "grep -n splitd /etc/nftables.conf" {
+			t.Errorf("for %q: %+v", text, found)
+		}
 	}
 }
 
@@ -161,13 +220,16 @@ func TestAnOwnerFlagOfOurTableIsSeen(t *testing.T) {
 		}
 		defer func() { _ = conn.CloseLasting() }()
 		conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "splitd", Flags: nftables.TableFlagOwner})
+		for _, name := range []string{"splitd_1", "splitd_return", "splitd_keeper"} {
+			conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: name})
+		}
 		if err := conn.Flush(); err != nil {
 			return err
 		}
 		var h Host
 		err = h.readRuleset(entire)
-		if !h.Own.Kept {
-			t.Error("Kept = false of a table with the flag")
+		if diff := cmp.Diff(Own{Kept: true, Open: []string{"splitd_1"}}, h.Own); diff != "" {
+			t.Errorf("our tables (-want +got):\n%s", diff)
 		}
 		return err
 	})

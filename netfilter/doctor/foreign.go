@@ -58,11 +58,21 @@ func (h *Host) readRuleset(reach reach) error {
 		return fmt.Errorf("list tables: %w", err)
 	}
 	for _, t := range tables {
-		if strings.HasPrefix(t.Name, netfilter.TableSplits) {
-			h.Own.Kept = h.Own.Kept || t.Flags&(nftables.TableFlagOwner|nftables.TableFlagPersist) != 0
-		}
+		h.Own.note(t)
 	}
 	return nil
+}
+
+// note takes in the flags of a table, if it is ours.
+func (o *Own) note(t *nftables.Table) {
+	if !strings.HasPrefix(t.Name, netfilter.TableSplits) {
+		return
+	}
+	kept := t.Flags&(nftables.TableFlagOwner|nftables.TableFlagPersist) != 0
+	o.Kept = o.Kept || kept
+	if t.Family == nftables.TableFamilyINet && netfilter.IsSplitTable(t.Name) && !kept {
+		o.Open = append(o.Open, t.Name)
+	}
 }
 
 type tableKey struct{ family, name string }

@@ -108,6 +108,9 @@ type Loop struct {
 type Own struct {
 	// Kept says that a table has the owner or the persist flag.
 	Kept bool
+	// Open are the tables of splits that were made without them: no daemon can
+	// own those.
+	Open []string
 	// Clamps says that the segment size of forwarded flows is set by the route.
 	Clamps bool
 }

@@ -1,47 +1,76 @@
 package doctor
 
 import (
+	"cmp"
 	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/splitd/splitd/netfilter"
+	"github.com/splitd/splitd/traffic"
 )
 
 // includeLine has a pattern, which nft(8) takes when no file fits: a plain name
 // would make the host's own rules fail to load at boot, before splitd runs.
 const includeLine = `include "` + netfilter.IncludeDir + `*.nft"`
 
+// What nft(8) reads: a statement begins a line or follows a semicolon, a line
+// may be continued, the family may be left out (ip), and a name has no quotes.
 var (
-	ownTable = regexp.MustCompile(`(?m)^\s*(?:add\s+)?table\s+inet\s+` + netfilter.TableSplits)
-	flushAll = regexp.MustCompile(`(?m)^\s*flush\s+ruleset\s*(?:;|#|$)`)
-	include  = regexp.MustCompile(`(?m)^\s*include\s+"` + netfilter.IncludeDir + `[^"]*"`)
+	comment  = regexp.MustCompile(`(?m)#.*$`)
+	joint    = regexp.MustCompile(`\\\n`)
+	ownTable = regexp.MustCompile(`(?m)(?:^|;)\s*(?:(?:add|create)\s+)?table\s+(?:(inet|ip6?)\s+)?(` + netfilter.TableSplits + `[^\s;{]*)`)
+	flushAll = regexp.MustCompile(`(?m)(?:^|;)\s*flush\s+ruleset(?:\s+inet)?\s*(?:;|$)`)
+	include  = regexp.MustCompile(`(?m)(?:^|;)\s*include\s+"` + netfilter.IncludeDir + `[^"]*"`)
+	// listed is a table as `nft list ruleset` writes it: it ends with the next
+	// line that begins with a brace.
+	listed = regexp.MustCompile(`(?m)^table (?:inet|ip6?) ` + netfilter.TableSplits + `\S* \{[ \t]*(?:#.*)?$`)
 )
+
+// statements is the text of a ruleset file without what is no statement.
+func statements(text string) string {
+	return joint.ReplaceAllString(comment.ReplaceAllString(text, ""), " ")
+}
+
+// ownTables names our tables in a file, each once.
+func ownTables(text string) []string {
+	names := map[string]bool{}
+	for _, m := range ownTable.FindAllStringSubmatch(statements(text), -1) {
+		names[cmp.Or(m[1], "ip")+" "+m[2]] = true
+	}
+	return sortedKeys(names)
+}
 
 // judgeSaved: what was saved with the ruleset comes back at boot, older than
 // what the daemon knows.
 func judgeSaved(e *examination) {
 	for _, path := range sortedKeys(e.Files.Saved) {
-		n := len(ownTable.FindAllString(e.Files.Saved[path], -1))
-		if n == 0 {
+		text := e.Files.Saved[path]
+		tables := ownTables(text)
+		if len(tables) == 0 {
 			continue
 		}
-		e.add(Finding{
-			Level: LevelWarning, Seen: seen("%s holds %d of splitd's own tables, as they were when it was saved", path, n),
+		f := Finding{
+			Level: LevelWarning, Seen: seen("%s holds %d of splitd's own tables, as they were when it was saved: %s", path, len(tables), strings.Join(tables, ", ")),
 			Why: "a reload puts old weights in force until the daemon sees it; where the daemon owns its tables it fails as a whole",
 			Do:  "leave ours out:", Cure: seen("sed -i -E '/^table (inet|ip|ip6) %s/,/^}/d' %s", netfilter.TableSplits, path),
-		})
+		}
+		if len(listed.FindAllString(text, -1)) != len(ownTable.FindAllString(statements(text), -1)) {
+			f.Do, f.Cure = "take ours out by hand; they are the lines of", seen("grep -n %s %s", netfilter.TableSplits, path)
+		}
+		e.add(f)
 	}
 }
 
-// judgeReload looks for files that begin with `flush ruleset`, on kernels on
-// which that takes our tables too.
+// judgeReload looks for files that begin with `flush ruleset` where that takes
+// our tables too.
 func judgeReload(e *examination) {
-	if e.Own.Kept || atLeast(e.Release, 6, 9) || len(e.Splits)+len(e.Paths) == 0 {
+	because, why := e.flushable()
+	if because == "" {
 		return
 	}
 	for _, path := range sortedKeys(e.Files.Saved) {
-		text := e.Files.Saved[path]
+		text := statements(e.Files.Saved[path])
 		if !flushAll.MatchString(text) || include.MatchString(text) {
 			continue
 		}
@@ -50,11 +79,28 @@ func judgeReload(e *examination) {
 			level, when = LevelWarning, ""
 		}
 		e.add(Finding{
-			Level: level, Seen: seen("%s flushes the whole ruleset, splitd's tables too, and this kernel (%s) cannot keep them", path, e.Release),
-			Why: "each reload resets the open flows of candidates",
-			If:  when, Cure: seen("echo '%s' >> %s", includeLine, path),
+			Level: level, Seen: seen("%s flushes the whole ruleset, splitd's tables too: %s", path, because),
+			Why: why, If: when, Cure: seen("echo '%s' >> %s", includeLine, path),
 		})
 	}
+}
+
+// flushable says why our tables are not kept by an owner, and what comes of a
+// flush; "" where they are kept, or where there are none.
+func (e *examination) flushable() (because, why string) {
+	const resets = "each reload resets the open flows of candidates"
+	marked := slices.ContainsFunc(e.Paths, func(p traffic.ReturnPath) bool { return p.Match == traffic.MatchMark })
+	switch {
+	case len(e.Splits) > 0 && e.Settings.Owner != netfilter.OwnerAuto:
+		return "netfilter.owner: never leaves them open to all", resets
+	case len(e.Splits) > 0 && !e.Own.Kept && !atLeast(e.Release, 6, 9):
+		return seen("this kernel (%s) cannot keep them", e.Release), resets
+	case len(e.Splits) > 0 && len(e.Own.Open) > 0:
+		return seen("%s was made without an owner and stays open to all until `splitd cleanup`", e.Own.Open[0]), resets
+	case len(e.Splits) == 0 && marked:
+		return netfilter.TableReturn + " has no owner", "until the daemon has put it back, replies of open flows do not find the router"
+	}
+	return "", ""
 }
 
 // judgeNft: nft before 1.1 lists a table with the persist flag in a way that it
