@@ -72,6 +72,33 @@ func TestADrainClosesTheCandidateToItsGroupsUntilItIsUndone(t *testing.T) {
 	}
 }
 
+// One undo takes back one command, and says what is left of the one before.
+func TestAnUndoOfADrainsPaceSaysThatTheDrainIsStillThere(t *testing.T) {
+	w := newWorld(t, mx(50_000))
+	d := w.mustBoot()
+	for _, rate := range []float64{0, 20, 5} {
+		if _, err := w.drain(d, api.DrainRequest{RatePerSecond: rate}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var told []string
+	for range 3 {
+		change, err := d.Undo(t.Context(), control.Actor{}, "mx", api.Request{})
+		if err != nil || !change.Changed {
+			t.Fatalf("undo: %+v, %v", change, err)
+		}
+		told = append(told, fmt.Sprint(change.WeightPPM, change.Warnings))
+	}
+	want := []string{
+		"0 [\"new\" is drained as before the newest `drain` of it, 20 of its open flows a second are ended again: undo again, or set a weight, to open it]",
+		"0 [\"new\" is drained as before the newest `drain` of it, its open flows are left alone now: undo again, or set a weight, to open it]",
+		"50000 []",
+	}
+	if diff := cmp.Diff(want, told); diff != "" {
+		t.Errorf("weight and warnings (-want +got):\n%s", diff)
+	}
+}
+
 func TestOffClosesTheGroupsTooAndSetToZeroDoesNot(t *testing.T) {
 	w := newWorld(t, grouped())
 	d := w.mustBoot()

@@ -121,6 +121,7 @@ func (d *Daemon) Undo(ctx context.Context, who control.Actor, name string, reque
 		if err == nil && change.Changed && inForce(record).Slotted() {
 			change.Warnings = append(change.Warnings, "the weights are as before; which clients are at which of the candidates may not be")
 		}
+		change.Warnings = append(change.Warnings, d.stillDrained(record, target)...)
 		if err != nil || change.Changed {
 			d.wakeExpiry()
 			return change, err
@@ -128,6 +129,25 @@ func (d *Daemon) Undo(ctx context.Context, who control.Actor, name string, reque
 		// Undoing that one changes nothing today: go further back.
 		history = slices.Insert(history, 0, state.Entry{Action: state.ActionUndo, Undoes: target.Sequence})
 	}
+}
+
+// stillDrained names the candidates that an undo has left drained: the change
+// that it undid was only of the pace.
+func (d *Daemon) stillDrained(was state.Record, undone state.Entry) []string {
+	var told []string
+	is := d.view.Load().records[was.Name]
+	for _, c := range is.Definition.Candidates {
+		o := is.Overrides[c.Name]
+		if !o.Drain || !was.Overrides[c.Name].Drain || !undone.Before.Overrides[c.Name].Drain {
+			continue
+		}
+		pace := "its open flows are left alone now"
+		if o.Rate > 0 {
+			pace = fmt.Sprintf("%g of its open flows a second are ended again", o.Rate)
+		}
+		told = append(told, fmt.Sprintf("%q is drained as before the newest `drain` of it, %s: undo again, or set a weight, to open it", c.Name, pace))
+	}
+	return told
 }
 
 // requested reads the weights that a set asks for and checks that they fit.

@@ -42,8 +42,8 @@ type Side struct {
 	// Number is what the client's network has drawn, of Whole; with WhyAffinity
 	// alone.
 	Number Weight
-	// Meant is the candidate that the flows were meant for, where But keeps
-	// them from it.
+	// Meant is the candidate that the flows were meant for, by the draw or by a
+	// group, where But keeps them from it.
 	Meant string
 	But   But
 	// Odds are what each backend gets where each flow draws anew: those that
@@ -73,9 +73,13 @@ func (s Split) Where(client netip.Addr) Side {
 		return s.settled(side, client, s.Primary.Name)
 	}
 	for _, c := range s.Candidates {
-		if !c.Closed && contains(c.Clients.Always, client) {
-			side.Why = WhyAlways
+		switch {
+		case !contains(c.Clients.Always, client):
+		case !c.Closed:
+			side.Meant, side.But, side.Why = "", "", WhyAlways
 			return s.settled(side, client, c.Name)
+		case side.Meant == "": // it draws like anybody else
+			side.Meant, side.But = c.Name, ButClosed
 		}
 	}
 	if s.Affinity != AffinitySource {

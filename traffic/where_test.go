@@ -43,8 +43,11 @@ func TestWhereAsksWhatTheRulesAskInTheirOrder(t *testing.T) {
 		"never": {whereSplit(), "203.0.113.7", traffic.Side{
 			Why: traffic.WhyDraw, Meant: "new", But: traffic.ButNever, Odds: []traffic.Odds{{"old", 990_000}, {"other", 10_000}},
 		}},
-		"always, but closed": {closed, "198.51.100.9", traffic.Side{Why: traffic.WhyDraw, Odds: []traffic.Odds{{"old", 990_000}, {"other", 10_000}}}},
-		"always, but down":   {down, "198.51.100.9", traffic.Side{Why: traffic.WhyAlways, Backend: "old", Meant: "new", But: traffic.ButDown}},
+		"always, but closed": {closed, "198.51.100.9", traffic.Side{
+			Why: traffic.WhyDraw, Meant: "new", But: traffic.ButClosed, Odds: []traffic.Odds{{"old", 990_000}, {"other", 10_000}},
+		}},
+		"not always, and closed": {closed, "192.0.2.9", traffic.Side{Why: traffic.WhyDraw, Odds: []traffic.Odds{{"old", 990_000}, {"other", 10_000}}}},
+		"always, but down":       {down, "198.51.100.9", traffic.Side{Why: traffic.WhyAlways, Backend: "old", Meant: "new", But: traffic.ButDown}},
 	} {
 		client := netip.MustParseAddr(tc.client)
 		tc.want.Client = netip.PrefixFrom(client, client.BitLen())

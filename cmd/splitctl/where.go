@@ -145,7 +145,7 @@ func whyText(item api.Where) string {
 	}
 	switch item.But {
 	case string(traffic.ButClosed):
-		text += fmt.Sprintf("; meant for %s, which is closed", item.Meant)
+		text += fmt.Sprintf("; meant for %s, which is closed (drain or off)", item.Meant)
 	case string(traffic.ButDown):
 		text += fmt.Sprintf("; meant for %s, which is down", item.Meant)
 	case string(traffic.ButNever):
