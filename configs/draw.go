@@ -111,11 +111,13 @@ func (t *table) number(key, hint string) (traffic.Weight, bool) {
 	return traffic.Weight(n), true
 }
 
-// judgeDraw puts into the split what its affinity uses, and notes the rest.
+// judgeDraw puts into the split what its affinity uses. Who asks for networks
+// of clients or a seed wants affinity and would not get it; slots may stay from
+// another router.
 func (d *draft) judgeDraw() {
 	if d.split.Affinity != traffic.AffinitySource {
 		for _, at := range d.draw.unused {
-			at.note("unused with affinity %s", d.split.Affinity)
+			at.refuse("has no effect with affinity: %s: write affinity: source beside it, or remove it", d.split.Affinity)
 		}
 		if len(d.draw.slots) > 0 {
 			d.draw.slotsAt.note("unused with affinity %s", d.split.Affinity)

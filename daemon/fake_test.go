@@ -224,6 +224,9 @@ func (k *fakeKernel) OpenFlows(_ context.Context, which netfilter.Which) ([]netf
 			open = append(open, f)
 		}
 	}
+	if which.Most > 0 && len(open) > which.Most {
+		open = open[:which.Most]
+	}
 	return open, k.countErr
 }
 

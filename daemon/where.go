@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 
 	"github.com/splitd/splitd/control"
@@ -11,7 +12,8 @@ import (
 	"github.com/splitd/splitd/traffic"
 )
 
-// clientFlowsMost bounds how many open flows of a client are listed.
+// clientFlowsMost bounds how many open flows of a client are listed, of all
+// splits together.
 const clientFlowsMost = 1000
 
 // Where tells the side of a client: where its new flows go, and which flows of
@@ -39,11 +41,15 @@ func (d *Daemon) Where(ctx context.Context, name string, client netip.Addr) (api
 	flows, known := map[string][]api.ClientFlow{}, d.planes.inUse() != nil
 	if known && len(inKernel) > 0 {
 		open, err := d.planes.inUse().OpenFlows(ctx, netfilter.Which{
-			Splits: inKernel, Clients: netip.PrefixFrom(client, client.BitLen()), Most: clientFlowsMost,
+			Splits: inKernel, Clients: netip.PrefixFrom(client, client.BitLen()), Most: clientFlowsMost + 1,
 		})
 		if err != nil {
 			known = false
 			list.Warnings = append(list.Warnings, "the client's open flows are not known: "+err.Error())
+		}
+		if len(open) > clientFlowsMost {
+			open = open[:clientFlowsMost]
+			list.Warnings = append(list.Warnings, fmt.Sprintf("the client has more open flows than the %d that are listed: `conntrack -L --orig-src %s` has all", clientFlowsMost, client))
 		}
 		for _, f := range open {
 			flows[f.Split] = append(flows[f.Split], flowItem(f))

@@ -46,6 +46,32 @@ func TestKernelModeWithoutTheCapabilityNamesTheCure(t *testing.T) {
 	}
 }
 
+// ordinary starts the command as a user who is not root and has no session.
+func ordinary(cmd *exec.Cmd) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  unix.CLONE_NEWUSER,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 1000, HostID: os.Geteuid(), Size: 1}},
+	}
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
+}
+
+func TestAnOrdinaryUserPlansAFileWithoutADaemon(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "mx.yaml")
+	_, splits, _ := strings.Cut(kernelConfig, "\nsplits:")
+	if err := os.WriteFile(file, []byte("splits:"+strings.NewReplacer("%%", "%", "return: gateway", "return: policy").Replace(splits)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{
+		{"plan"}, {"plan", "--receiver", "-o", "nft", "--via", "10.2.0.1", "--device", "eth0"}, {"where", "203.0.113.7"},
+	} {
+		cmd := exec.Command(programs.Path(t, "splitctl"), append(args, "--config", file)...)
+		ordinary(cmd)
+		if said, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("splitctl %v: %v\n%s", args, err, said)
+		}
+	}
+}
+
 func TestModeAutoBecomesProxyWithoutTheCapabilityAndSaysSo(t *testing.T) {
 	l := newLab(t)
 	l.configure(strings.Replace(proxyConfig, "mode: proxy", "mode: auto", 1))

@@ -5,12 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
 
-	"github.com/splitd/splitd/configs"
 	"github.com/splitd/splitd/control/api"
 	"github.com/splitd/splitd/control/client"
 	"github.com/splitd/splitd/netfilter"
@@ -64,7 +62,7 @@ func (a *app) examine(ctx context.Context, files []string) (api.Doctor, error) {
 		a.say("splitctl: " + err.Error())
 		a.say("splitctl: this host is looked at for what the files say")
 	}
-	config, err := configs.Load(configs.Options{Files: files, LookupEnv: a.lookupEnv, User: os.Geteuid() != 0})
+	config, err := a.load(files)
 	if err != nil {
 		return api.Doctor{}, err
 	}

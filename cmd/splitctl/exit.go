@@ -37,8 +37,11 @@ func usage(err error) error { return &coded{code: exitUsage, err: err} }
 
 func usagef(format string, args ...any) error { return usage(fmt.Errorf(format, args...)) }
 
-// notAvailable is the answer to what DESIGN.md names and a later version has.
-func notAvailable(what string) error { return usagef("%s: not available in this version", what) }
+// notAvailable is the answer to what DESIGN.md names and a later version has,
+// with what there is instead.
+func notAvailable(what, instead string) error {
+	return usagef("%s: not available in this version: %s", what, instead)
+}
 
 // differs is `plan --exit-code` when the kernel does something else.
 func differs() error {

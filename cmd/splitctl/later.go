@@ -6,23 +6,29 @@ import "github.com/spf13/cobra"
 // so that a script for a later version fails with the right words.
 func later() []*cobra.Command {
 	var commands []*cobra.Command
-	for _, c := range []struct{ use, short string }{
-		{"shadow [SPLIT] W", "Play a share of the primary's flows to the candidate too"},
-		{"report [SPLIT]", "Tell how the candidate's answers differ"},
-		{"top", "Watch all splits"},
-		{"ramp [SPLIT]", "Raise the weight step by step, on evidence"},
-		{"pause [SPLIT]", "Hold a ramp"},
-		{"resume [SPLIT]", "Go on with a ramp"},
-		{"approve [SPLIT] GATE", "Let a ramp through a gate"},
-		{"promote [SPLIT]", "Finish: the candidate becomes the primary"},
-		{"abort [SPLIT]", "End a ramp and go back"},
-		{"confirm [SPLIT]", "Keep a change that was made with --confirm"},
-		{"verify [SPLIT]", "Run the service's behaviours against its backends"},
-		{"retire [SPLIT]", "Let go of the old primary"},
+	const (
+		byHand  = "raise by hand, as in `splitctl set mx 1%`, look at `splitctl status` and go on"
+		back    = "`splitctl undo` goes one step back, `splitctl off` all the way"
+		noRamp  = "there are no ramps yet to steer: `splitctl set` raises, `splitctl undo` goes back"
+		noTests = "connect to the new host and look for yourself: `splitctl doctor` looks at the way there"
+	)
+	for _, c := range []struct{ use, short, instead string }{
+		{"shadow [SPLIT] W", "Play a share of the primary's flows to the candidate too", "begin with a small real share, as in `splitctl set mx 0.5%`"},
+		{"report [SPLIT]", "Tell how the candidate's answers differ", "`splitctl show` has what became of each backend's flows"},
+		{"top", "Watch all splits", "`watch splitctl status` does"},
+		{"ramp [SPLIT]", "Raise the weight step by step, on evidence", byHand},
+		{"pause [SPLIT]", "Hold a ramp", noRamp},
+		{"resume [SPLIT]", "Go on with a ramp", noRamp},
+		{"approve [SPLIT] GATE", "Let a ramp through a gate", noRamp},
+		{"promote [SPLIT]", "Finish: the candidate becomes the primary", "`splitctl set mx 100%` sends all new flows to the candidate"},
+		{"abort [SPLIT]", "End a ramp and go back", back},
+		{"confirm [SPLIT]", "Keep a change that was made with --confirm", "no change waits for it: `splitctl history` has what was changed"},
+		{"verify [SPLIT]", "Run the service's behaviours against its backends", noTests},
+		{"retire [SPLIT]", "Let go of the old primary", "at 100% remove the split from the configuration and run `splitctl apply`"},
 	} {
 		commands = append(commands, &cobra.Command{
 			Use: c.use, Short: c.short, DisableFlagParsing: true,
-			RunE: func(cmd *cobra.Command, _ []string) error { return notAvailable(cmd.Name()) },
+			RunE: func(cmd *cobra.Command, _ []string) error { return notAvailable(cmd.Name(), c.instead) },
 		})
 	}
 	return commands

@@ -89,12 +89,19 @@ func (a *app) makePlan(ctx context.Context, files []string) (plan api.Plan, miss
 		a.say("splitctl: " + err.Error())
 		a.say("splitctl: this plan is made from the files, with the files' weights")
 	}
-	config, err := configs.Load(configs.Options{Files: files, LookupEnv: a.lookupEnv, User: os.Geteuid() != 0})
+	config, err := a.load(files)
 	if err != nil {
 		return api.Plan{}, missing, err
 	}
 	plan, err = planOf(config)
 	return plan, missing, err
+}
+
+// load reads the files, those at the usual place when none are named. Where an
+// ordinary user's daemon would have its socket and state is asked by nobody
+// here, so they have the system's defaults for everybody.
+func (a *app) load(files []string) (configs.Config, error) {
+	return configs.Load(configs.Options{Files: files, LookupEnv: a.lookupEnv})
 }
 
 // planOf makes the plan of a configuration; Differences stays nil, because

@@ -6,7 +6,6 @@ import (
 	"io"
 	"maps"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 
@@ -68,7 +67,7 @@ func (r *receiver) check(cmd *cobra.Command, output *format) error {
 
 // print makes the text of the files here: the daemon that runs is a router's.
 func (r *receiver) print(a *app, files []string, output *format) error {
-	config, err := configs.Load(configs.Options{Files: files, LookupEnv: a.lookupEnv, User: os.Geteuid() != 0})
+	config, err := a.load(files)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -42,7 +43,7 @@ func (a *app) set() *cobra.Command {
 	cmd.Flags().Uint64Var(&expect, "expect-generation", 0, "refuse, with exit code 7, at any other generation")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if cmd.Flags().Changed("confirm") {
-			return notAvailable("set --confirm")
+			return notAvailable("set --confirm", "`--ttl 5m` takes the weight back by itself, to the file's")
 		}
 		name, request, err := parseSet(args)
 		if err != nil {
@@ -72,7 +73,7 @@ func (a *app) set() *cobra.Command {
 // split.
 func parseSet(args []string) (name string, request api.SetRequest, err error) {
 	if len(args) == 0 {
-		return "", request, fmt.Errorf("a weight is missing")
+		return "", request, errors.New("a weight is missing: write it as in `splitctl set 5%`, or `splitctl set mx 5%` where there are several splits")
 	}
 	if len(args) > 1 && !strings.Contains(args[0], "=") {
 		name, args = args[0], args[1:]
@@ -92,6 +93,9 @@ func parseSet(args []string) (name string, request api.SetRequest, err error) {
 		return name, request, nil
 	}
 	weight, err := traffic.ParseWeight(args[0])
+	if err != nil && name == "" && traffic.CheckName(args[0]) == nil && !strings.ContainsAny(args[0][:1], "0123456789") {
+		return "", request, fmt.Errorf("a weight is missing after %q: write it as in `splitctl set %s 5%%`", args[0], args[0])
+	}
 	if err != nil {
 		return "", request, fmt.Errorf("parse weight: %w", err)
 	}

@@ -106,7 +106,7 @@ func TestEveryErrorHasItsExitCode(t *testing.T) {
 		{&api.Error{Code: "of a later version"}, 1},
 		{&api.Error{Code: api.CodeInvalid}, 2},
 		{&api.Error{Code: api.CodeUnavailable}, 2},
-		{notAvailable("wait"), 2},
+		{notAvailable("wait", "look"), 2},
 		{usagef("no"), 2},
 		{&client.Unreachable{}, 3},
 		{fmt.Errorf("off: %w", &client.Unreachable{Hung: true}), 3},
