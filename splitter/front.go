@@ -20,7 +20,8 @@ type front struct {
 	address  netip.AddrPort
 	listener *net.TCPListener
 	choice   atomic.Pointer[choice]
-	closed   chan struct{} // by retire
+	closed   chan struct{} // by Relay.close
+	leave    *leave        // while it goes; guarded by Relay.mu
 }
 
 // bind listens on every wanted address that no front has yet: on all of them

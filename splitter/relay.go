@@ -70,8 +70,9 @@ func New(o Options) *Relay {
 // state serves on. Connections accepted afterwards are drawn anew; flows that
 // are open stay where they are, also those of a removed split. Listeners
 // accept as soon as Apply returns, whether Run is running yet or not. A
-// listener that goes hands over the connections in its queue; only one whose
-// handshake ends in the moment between that and the close is reset.
+// listener that goes closes at once when nobody is on the way in; else it
+// serves on, with the weights it had, until the handshakes that it has begun
+// have ended, for a few seconds at most.
 func (r *Relay) Apply(ctx context.Context, splits []traffic.Split) error {
 	wanted, err := layout(splits, r.hostAddresses())
 	if err != nil {
@@ -120,6 +121,9 @@ func (r *Relay) swap(splits []traffic.Split, choices map[netip.AddrPort]*choice,
 		r.fronts[f.address] = f
 	}
 	for address, c := range choices {
+		if r.fronts[address].stay() {
+			r.log.Info("listening", "split", c.split, "address", address.String())
+		}
 		r.fronts[address].choice.Store(c)
 	}
 	for _, f := range bound {
@@ -130,8 +134,6 @@ func (r *Relay) swap(splits []traffic.Split, choices map[netip.AddrPort]*choice,
 	for address, f := range r.fronts {
 		if _, stays := choices[address]; !stays {
 			r.retire(f)
-			delete(r.fronts, address)
-			r.log.Info("stopped listening", "split", f.choice.Load().split, "address", address.String())
 		}
 	}
 	clear(r.splits)

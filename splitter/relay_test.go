@@ -208,31 +208,6 @@ func TestLocalPrimaryIsTheLoopbackOfTheSameFamilyAndPort(t *testing.T) {
 	}
 }
 
-// Their clients think themselves connected although nobody has accepted them.
-func TestConnectionsInTheQueueOfARetiredListenerAreServed(t *testing.T) {
-	ip := families()["IPv4"]
-	service := netip.AddrPortFrom(ip, freePort())
-	r := startRelay(t, Options{}) // serves nothing: the front below has no accept loop
-	c, err := newChoice(newSplit("mx", service, startServer(t, ip, echo), nil), service, func(string) *counter { return &counter{} })
-	if err != nil {
-		t.Fatal(err)
-	}
-	listener, err := listen(t.Context(), service, false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := &front{address: service, listener: listener, closed: make(chan struct{})}
-	f.choice.Store(c)
-	clients := []*net.TCPConn{dial(t, service), dial(t, service), dial(t, service)}
-	r.retire(f)
-	for _, client := range clients {
-		exchange(t, client, "still here")
-	}
-	if _, err := net.Dial("tcp", service.String()); !errors.Is(err, syscall.ECONNREFUSED) {
-		t.Errorf("dial after retirement: %v, want refused", err)
-	}
-}
-
 func TestListenersSpeakPlainTCP(t *testing.T) {
 	ip := families()["IPv4"]
 	service := netip.AddrPortFrom(ip, freePort())

@@ -1,0 +1,143 @@
+package splitter
+
+import (
+	"maps"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// leavePatience is how long a front that goes waits for the handshakes that
+	// it has begun: the kernel repeats an answer that got lost after 1 s
+	// (RFC 6298, section 2.1), and who has not acknowledged it then is no client.
+	leavePatience = 3 * time.Second
+	leaveLook     = 5 * time.Millisecond
+	// leaveRest bounds what looking costs on a host with very many sockets.
+	leaveRest = 10
+)
+
+// leave is what a front that goes still waits for: it accepts on until the
+// handshakes that were under way have ended, because their clients may think
+// themselves connected.
+type leave struct {
+	clients map[netip.AddrPort]bool // whose they are; nil when the kernel cannot tell
+	wanted  chan struct{}           // closed when the front is to stay after all
+}
+
+// retire closes the front: now, or after those have come who are on their way
+// in. r.mu is held.
+func (r *Relay) retire(f *front) {
+	if f.leave != nil {
+		return // it goes already
+	}
+	clients, err := handshakes(f.address)
+	if err != nil {
+		r.log.Debug("see who is on the way in", "address", f.address.String(), "error", err)
+	}
+	if err == nil && len(clients) == 0 {
+		r.close(f)
+		return
+	}
+	l := &leave{clients: clients, wanted: make(chan struct{})}
+	f.leave = l
+	r.accepts.Go(func() { r.await(f, l) })
+}
+
+// stay takes back that the front goes, and says whether it went. Relay.mu is
+// held.
+func (f *front) stay() bool {
+	if f.leave == nil {
+		return false
+	}
+	close(f.leave.wanted)
+	f.leave = nil
+	return true
+}
+
+// await closes the front when it has waited enough.
+func (r *Relay) await(f *front, l *leave) {
+	began := time.Now()
+	for rest := leaveLook; time.Since(began) < leavePatience; {
+		select {
+		case <-l.wanted:
+			return
+		case <-time.After(rest):
+		}
+		look := time.Now()
+		if l.over(f.address) {
+			break
+		}
+		rest = max(leaveLook, leaveRest*time.Since(look))
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if f.leave == l {
+		r.close(f)
+	}
+}
+
+// over says whether the handshakes have ended. Those of clients that came later
+// do not count, or it would never be so.
+func (l *leave) over(address netip.AddrPort) bool {
+	now, err := handshakes(address)
+	if err != nil || l.clients == nil {
+		return false
+	}
+	maps.DeleteFunc(l.clients, func(client netip.AddrPort, _ bool) bool { return !now[client] })
+	return len(l.clients) == 0
+}
+
+// close ends the front and makes flows of the connections that wait in its
+// queue: their clients think themselves connected, and a close alone would
+// reset them. It is called once; r.mu is held.
+func (r *Relay) close(f *front) {
+	close(f.closed)
+	for _, client := range f.waiting() {
+		r.begin(client, f.choice.Load())
+	}
+	_ = f.listener.Close()
+	delete(r.fronts, f.address)
+	r.log.Info("stopped listening", "split", f.choice.Load().split, "address", f.address.String())
+}
+
+// waiting takes the connections out of the front's queue. It does not wait for
+// more, unlike AcceptTCP, which may stand in another goroutine meanwhile.
+func (f *front) waiting() []*net.TCPConn {
+	raw, err := f.listener.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	var waiting []*net.TCPConn
+	_ = raw.Control(func(fd uintptr) {
+		for {
+			accepted, _, err := unix.Accept4(int(fd), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+			if err != nil {
+				return
+			}
+			if client := adopt(accepted); client != nil {
+				waiting = append(waiting, client)
+			}
+		}
+	})
+	return waiting
+}
+
+// adopt gives the connection to package net; nil when that has no room for it.
+func adopt(fd int) *net.TCPConn {
+	file := os.NewFile(uintptr(fd), "client")
+	defer func() { _ = file.Close() }() // net.FileConn has a duplicate
+	conn, err := net.FileConn(file)
+	if err != nil {
+		return nil
+	}
+	client, ok := conn.(*net.TCPConn)
+	if !ok {
+		_ = conn.Close()
+		return nil
+	}
+	return client
+}

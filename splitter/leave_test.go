@@ -1,0 +1,160 @@
+package splitter
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/splitd/splitd/traffic"
+)
+
+// Their clients think themselves connected although nobody has accepted them.
+func TestConnectionsInTheQueueOfAListenerThatGoesAreServed(t *testing.T) {
+	ip := families()["IPv4"]
+	service := netip.AddrPortFrom(ip, freePort())
+	r := startRelay(t, Options{}) // serves nothing: the front below has no accept loop
+	c, err := newChoice(newSplit("mx", service, startServer(t, ip, echo), nil), service, func(string) *counter { return &counter{} })
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := listen(t.Context(), service, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &front{address: service, listener: listener, closed: make(chan struct{})}
+	f.choice.Store(c)
+	clients := []*net.TCPConn{dial(t, service), dial(t, service), dial(t, service)}
+	r.mu.Lock()
+	r.retire(f)
+	r.mu.Unlock()
+	for _, client := range clients {
+		exchange(t, client, "still here")
+	}
+	wantRefused(t, service)
+}
+
+func TestClientsOnTheirWayInAreServedByAListenerThatGoes(t *testing.T) {
+	for family, ip := range families() {
+		t.Run(family, func(t *testing.T) {
+			service := netip.AddrPortFrom(ip, freePort())
+			r := startRelay(t, Options{}, newSplit("mx", service, startServer(t, ip, echo), nil))
+			client := dialSlowly(t, service)
+			r.apply()
+			exchange(t, client, "still here")
+			eventually(t, testPatience, "new connections are refused", func() bool { return refused(service) })
+		})
+	}
+}
+
+func TestARelayThatStopsServesClientsOnTheirWayIn(t *testing.T) {
+	ip := families()["IPv4"]
+	service := netip.AddrPortFrom(ip, freePort())
+	split := newSplit("mx", service, startServer(t, ip, echo), nil)
+	split.Proxy.DrainTimeout = time.Minute
+	r := startRelay(t, Options{}, split)
+	client := dialSlowly(t, service)
+	r.stop()
+	eventually(t, testPatience, "it stops", func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return r.stopped
+	})
+	exchange(t, client, "still here")
+	abortConn(client)
+	if !r.returned(testPatience) {
+		t.Error("Run did not return")
+	}
+	wantRefused(t, service)
+}
+
+func TestAListenerThatGoesStaysWhenItIsWantedAgain(t *testing.T) {
+	ip := families()["IPv4"]
+	service := netip.AddrPortFrom(ip, freePort())
+	split := newSplit("mx", service, startServer(t, ip, greeter('o')), map[string]candidate{"new": {startServer(t, ip, greeter('n')), 0}})
+	r := startRelay(t, Options{}, split)
+	for range 3 {
+		dialSlowly(t, service)
+		r.apply()
+		split.Candidates[0].Weight = traffic.Whole - split.Candidates[0].Weight
+		r.apply(split)
+		want := map[traffic.Weight]byte{0: 'o', traffic.Whole: 'n'}[split.Candidates[0].Weight]
+		if letter, err := greeting(service); letter != want || err != nil {
+			t.Errorf("served by %q, %v, want %q", letter, err, want)
+		}
+	}
+	r.apply()
+	eventually(t, testPatience, "new connections are refused", func() bool { return refused(service) })
+}
+
+func TestAListenerThatGoesMakesRoomForTheWildcard(t *testing.T) {
+	ip := families()["IPv4"]
+	service := netip.AddrPortFrom(ip, freePort())
+	server := startServer(t, ip, echo)
+	r := startRelay(t, Options{}, newSplit("mx", service, server, nil))
+	client := dialSlowly(t, service)
+	r.apply()
+	r.apply(newSplit("all", netip.AddrPortFrom(netip.IPv4Unspecified(), service.Port()), server, nil))
+	exchange(t, client, "still here")
+	exchange(t, dial(t, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.2"), service.Port())), "and others")
+}
+
+func TestAListenerDoesNotWaitForClientsThatTheKernelHasGivenUp(t *testing.T) {
+	l := &leave{clients: map[netip.AddrPort]bool{netip.MustParseAddrPort("127.0.0.1:9"): true}}
+	if !l.over(netip.AddrPortFrom(families()["IPv4"], freePort())) {
+		t.Error("it waits for a handshake that the kernel has given up")
+	}
+}
+
+func FuzzParseHandshake(f *testing.F) {
+	f.Add(make([]byte, diagSize))
+	f.Add(append([]byte{unix.AF_INET6}, make([]byte, diagSize)...))
+	f.Fuzz(func(t *testing.T, answer []byte) {
+		here, client, ok := parseHandshake(answer)
+		if ok != (len(answer) >= diagSize) || here.IsValid() != ok || client.IsValid() != ok {
+			t.Errorf("parseHandshake(%x) = %v, %v, %v", answer, here, client, ok)
+		}
+	})
+}
+
+// dialSlowly connects as from far away: the server waits for the last step of
+// the handshake for 200 ms (TCP_DELACK_MAX) or until the client speaks, because
+// the kernel holds back the ACK of a socket that need not acknowledge at once
+// (tcp_rcv_synsent_state_process in net/ipv4/tcp_input.c).
+func dialSlowly(t *testing.T, to netip.AddrPort) *net.TCPConn {
+	t.Helper()
+	dialer := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) (err error) {
+		_ = raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_QUICKACK, 0) })
+		return err
+	}}
+	c, err := dialer.DialContext(t.Context(), "tcp", to.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := c.(*net.TCPConn)
+	t.Cleanup(func() { abortConn(client) })
+	if err := client.SetDeadline(time.Now().Add(testPatience)); err != nil {
+		t.Fatal(err)
+	}
+	return client
+}
+
+// refused says whether nobody listens there.
+func refused(at netip.AddrPort) bool {
+	c, err := net.DialTCP("tcp", nil, net.TCPAddrFromAddrPort(at))
+	if err == nil {
+		abortConn(c)
+	}
+	return errors.Is(err, syscall.ECONNREFUSED)
+}
+
+func wantRefused(t *testing.T, at netip.AddrPort) {
+	t.Helper()
+	if !refused(at) {
+		t.Errorf("a new connection to %s is not refused", at)
+	}
+}
