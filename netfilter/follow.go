@@ -75,7 +75,6 @@ func (k *Kernel) takeLook(splits []traffic.Split) error {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		began := k.options.Now()
-		clock := time.Now()
 		if t.lookup.covers(splits) && t.fresh(began) {
 			return nil
 		}
@@ -85,7 +84,7 @@ func (k *Kernel) takeLook(splits []traffic.Split) error {
 		if err != nil {
 			return fmt.Errorf("list conntrack entries: %w", err)
 		}
-		t.end(began, time.Since(clock))
+		t.end(began, k.options.Now().Sub(began))
 		return nil
 	})
 }

@@ -59,3 +59,20 @@ func TestNothingIsRememberedOfFlowsOfSplitsThatAreGone(t *testing.T) {
 		t.Errorf("the end: told %v, %d remembered", told, len(desk.begun))
 	}
 }
+
+func TestALookThatTookLongIsGoodForAWhile(t *testing.T) {
+	at := time.Unix(1000, 0)
+	for _, test := range []struct {
+		took, later time.Duration
+		want        bool
+	}{
+		{0, 0, false},
+		{20 * time.Millisecond, 0, false},
+		{100 * time.Millisecond, 399 * time.Millisecond, true},
+		{100 * time.Millisecond, 400 * time.Millisecond, false},
+	} {
+		if got := (&tracker{at: at, took: test.took}).fresh(at.Add(test.later)); got != test.want {
+			t.Errorf("a look that took %v is good %v later: %v, want %v", test.took, test.later, got, test.want)
+		}
+	}
+}
