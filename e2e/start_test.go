@@ -62,7 +62,7 @@ func TestAnOrdinaryUserPlansAFileWithoutADaemon(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, args := range [][]string{
-		{"plan"}, {"plan", "--receiver", "-o", "nft", "--via", "10.2.0.1", "--device", "eth0"}, {"where", "203.0.113.7"},
+		{"plan"}, {"plan", "--receiver", "-o", "nft", "--via", "10.2.0.1", "--via", "fd02::1", "--device", "eth0"}, {"where", "203.0.113.7"},
 	} {
 		cmd := exec.Command(programs.Path(t, "splitctl"), append(args, "--config", file)...)
 		ordinary(cmd)
