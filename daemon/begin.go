@@ -49,6 +49,9 @@ func (d *Daemon) begins(ctx context.Context) error {
 	if storeErr != nil {
 		d.log.Error("weights can only be lowered until the store can be written", "error", storeErr)
 		p = p.heldDown(d.now())
+		for _, name := range p.cut {
+			d.log.Warn("clients that would newly go to a candidate by its groups stay with the primary: apply again when the store can be written", "split", name)
+		}
 	}
 	return d.firstApply(ctx, p, storeErr == nil)
 }
@@ -153,7 +156,7 @@ func (d *Daemon) settleAll(definition configs.Definition, known map[string]state
 		}
 		entry := d.entry(itself, s.action, prior, s.record, "", now)
 		if !ok {
-			entry.Before.Weights = s.before
+			entry.Before.Weights = s.before.weights()
 		}
 		if f, off := covering(forced, split.Name); off && !prior.UpdatedAt.After(f.Time) {
 			s, entry = d.turnedOff(s, entry, f, now)

@@ -158,8 +158,9 @@ func (k *fakeKernel) Read(context.Context) (map[string]netfilter.SplitState, err
 	defer k.mu.Unlock()
 	states := map[string]netfilter.SplitState{}
 	for name, s := range k.splits {
-		state := netfilter.SplitState{Generation: s.Generation, Weights: s.Weights(), Slots: s.Layout(), Forced: k.forced, Down: map[string]netfilter.Families{}}
+		state := netfilter.SplitState{Generation: s.Generation, Weights: s.Weights(), Slots: s.Layout(), Forced: k.forced, Down: map[string]netfilter.Families{}, Clients: map[string]traffic.Clients{}}
 		for _, c := range s.Candidates {
+			state.Clients[c.Name] = c.Clients
 			var f netfilter.Families
 			for _, ip := range c.Down { // each is the only one of its family
 				f.IPv4, f.IPv6 = f.IPv4 || ip.Is4(), f.IPv6 || ip.Is6()

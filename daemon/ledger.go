@@ -35,8 +35,8 @@ func inForce(record state.Record) traffic.Split {
 // settled is the outcome of settle.
 type settled struct {
 	record state.Record
-	before map[string]traffic.Weight // weights before, as far as anybody knows
-	action state.Action              // what the history is told; "" when nothing changed
+	before holdings     // what candidates took before, as far as anybody knows
+	action state.Action // what the history is told; "" when nothing changed
 }
 
 // settle decides what one split of a definition starts from: its record in the
@@ -57,7 +57,7 @@ func settle(definition traffic.Split, record *state.Record, kernel *netfilter.Sp
 // redefine puts a definition under a record: a new generation when the
 // definition or the weights in force differ from what the record says.
 func redefine(definition traffic.Split, record state.Record, now time.Time) settled {
-	before := inForce(record).Weights()
+	before := holdingsOf(inForce(record))
 	next := record
 	next.Definition = definition
 	next.Overrides = record.Overrides.Prune(definition, now)
@@ -66,7 +66,7 @@ func redefine(definition traffic.Split, record state.Record, now time.Time) sett
 		before = nil
 	}
 	same := !record.Removed && sameDefinition(definition, record.Definition)
-	if same && maps.Equal(before, inForce(next).Weights()) {
+	if same && maps.Equal(before.weights(), inForce(next).Weights()) {
 		record.Definition = definition // with what an older version did not store
 		return settled{record: record, before: before}
 	}
@@ -103,7 +103,7 @@ func adopt(definition traffic.Split, record *state.Record, kernel netfilter.Spli
 		next.Generation++
 	}
 	next = relaid(next, adoptedLayout(definition, record, kernel))
-	return settled{record: next, before: kernel.Weights, action: state.ActionAdopt}
+	return settled{record: next, before: holdingsIn(kernel), action: state.ActionAdopt}
 }
 
 // gone is a record whose split the definition no longer has. Its generation
@@ -123,14 +123,20 @@ func advance(record state.Record, now time.Time) state.Record {
 }
 
 // holdDown keeps every candidate of the record at or below what it had before:
-// what happens instead of a raise that cannot be recorded.
-func holdDown(record state.Record, before map[string]traffic.Weight, now time.Time) state.Record {
+// what happens instead of a raise that cannot be recorded. Its groups are cut in
+// the definition in force, so that the next apply finds the file's to be more.
+func holdDown(record state.Record, before holdings, now time.Time) state.Record {
 	record.Overrides = cloneOverrides(record.Overrides)
-	for name, weight := range inForce(record).Weights() {
-		if weight > before[name] {
-			record.Overrides[name] = traffic.Override{
-				Weight: before[name], Actor: "splitd", Reason: reasonHeld, Since: now, Off: true,
+	for i, c := range inForce(record).Candidates {
+		was := before[c.Name]
+		if c.Weight > was.weight {
+			record.Overrides[c.Name] = traffic.Override{
+				Weight: was.weight, Actor: "splitd", Reason: reasonHeld, Since: now, Off: true,
 			}
+		}
+		if was.grows(c) {
+			record.Definition.Candidates = slices.Clone(record.Definition.Candidates)
+			record.Definition.Candidates[i].Clients = c.Clients.Within(was.clients)
 		}
 	}
 	return record

@@ -85,7 +85,7 @@ func TestARemovedSplitComesBackWithALaterGeneration(t *testing.T) {
 func TestHoldDownKeepsWhatWasAndRaisesNothing(t *testing.T) {
 	record := state.Record{Name: "mx", Generation: 3, Definition: mx(percent(50))}
 	for before, want := range map[traffic.Weight]traffic.Weight{0: 0, percent(5): percent(5), percent(80): percent(50)} {
-		held := holdDown(record, map[string]traffic.Weight{"new": before}, noon)
+		held := holdDown(record, holdings{"new": {weight: before}}, noon)
 		if got := inForce(held).CandidateWeight(); got != want {
 			t.Errorf("held from %s at %s, want %s", before, got, want)
 		}

@@ -18,8 +18,9 @@ type proposal struct {
 	next    *view
 	records []state.Record
 	entries []state.Entry
-	before  map[string]map[string]traffic.Weight // by split, as far as known
+	before  map[string]holdings // by split, as far as known
 	raises  bool
+	cut     []string // splits whose groups are held down
 }
 
 func newProposal(definition configs.Definition) proposal {
@@ -28,7 +29,7 @@ func newProposal(definition configs.Definition) proposal {
 			records: map[string]state.Record{}, graves: map[string]state.Record{}, paths: definition.ReturnPaths,
 			places: definition.Places, notes: definition.Notes,
 		},
-		before: map[string]map[string]traffic.Weight{},
+		before: map[string]holdings{},
 	}
 }
 
@@ -41,7 +42,7 @@ func (p *proposal) add(s settled, entry state.Entry) {
 	}
 	p.records = append(p.records, s.record)
 	p.entries = append(p.entries, entry)
-	p.raises = p.raises || raises(s.before, inForce(s.record).Weights())
+	p.raises = p.raises || s.before.raisedBy(inForce(s.record))
 }
 
 // remove marks the records whose split the definition no longer has.
@@ -65,11 +66,16 @@ func (d *Daemon) remove(p *proposal, known map[string]state.Record, definition c
 
 // heldDown is the proposal with every raise taken out of it.
 func (p proposal) heldDown(now time.Time) proposal {
-	held := p.next
-	for name, record := range p.next.records {
-		held = held.with(holdDown(record, p.before[name], now))
+	var held []state.Record
+	for _, name := range p.next.names() {
+		was := p.next.records[name]
+		record := holdDown(was, p.before[name], now)
+		if !sameGroups(record.Definition, was.Definition) {
+			p.cut = append(p.cut, name)
+		}
+		held = append(held, record)
 	}
-	p.next = held
+	p.next = p.next.with(held...)
 	return p
 }
 

@@ -65,7 +65,7 @@ func (d *Daemon) overriding(w word, record state.Record, overrides traffic.Overr
 		Envelope: api.Of(api.KindChange), Split: record.Name, Generation: uint64(record.Generation),
 		PreviousPPM: int(inForce(record).CandidateWeight()), WeightPPM: int(inForce(next).CandidateWeight()),
 	}
-	c := change{reach: reachNone, raises: raises(before.Weights(), after.Weights()) || opens(before, after)}
+	c := change{reach: reachNone, raises: holdingsOf(before).raisedBy(after)}
 	if !equalWeights(before.Weights(), after.Weights()) || !sameClosed(before, after) {
 		c.reach = reachWeights
 		next.Generation = max(record.Generation, d.reserved[record.Name])
@@ -78,18 +78,6 @@ func (d *Daemon) overriding(w word, record state.Record, overrides traffic.Overr
 	c.records, c.entries = []state.Record{next}, []state.Entry{entry}
 	answer.Changed, answer.Generation = true, uint64(next.Generation)
 	return c, answer
-}
-
-// opens says whether a candidate that was closed takes flows of its groups
-// again. What it takes by its weight is for raises to say.
-func opens(before, after traffic.Split) bool {
-	for _, c := range after.Candidates {
-		was, _ := before.Candidate(c.Name)
-		if was.Closed && !c.Closed && len(c.Clients.Always) > 0 {
-			return true
-		}
-	}
-	return false
 }
 
 func sameClosed(a, b traffic.Split) bool {

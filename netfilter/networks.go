@@ -2,6 +2,7 @@ package netfilter
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 )
@@ -180,6 +181,33 @@ func within(networks []network, whole network) []network {
 		return -1
 	})
 	return networks[:to]
+}
+
+// prefixesOf are networks as configurations write them, in order.
+func prefixesOf(networks map[network]bool) []netip.Prefix {
+	var all []netip.Prefix
+	for _, n := range slices.SortedFunc(maps.Keys(networks), network.compare) {
+		for rest := n; rest.end == "" || rest.first < rest.end; {
+			p := rest.biggest()
+			all = append(all, p)
+			if rest.first = networkOf(p).end; rest.first == "" {
+				break
+			}
+		}
+	}
+	return all
+}
+
+// biggest is the biggest prefix with which the run begins.
+func (n network) biggest() netip.Prefix {
+	first, _ := netip.AddrFromSlice([]byte(n.first))
+	for bits := range first.BitLen() {
+		p := netip.PrefixFrom(first, bits)
+		if whole := networkOf(p); p.Masked() == p && (n.end == "" || whole.end != "" && whole.end <= n.end) {
+			return p
+		}
+	}
+	return netip.PrefixFrom(first, first.BitLen())
 }
 
 func (n network) compare(other network) int { return cmp.Compare(n.first, other.first) }

@@ -174,3 +174,39 @@ func TestAClientThatNeverGoesStaysWhileItsNetworkIsSplitAndMerged(t *testing.T) 
 	}
 	t.Logf("%d connections", got.by[fromOld])
 }
+
+func TestReadTellsWhoIsInTheGroups(t *testing.T) {
+	lab := newSplitLab(t)
+	split := remoteSplit(1, 0)
+	want := traffic.Clients{
+		Always: prefixes("0.0.0.0/2", "128.0.0.0/1", "2001:db8:a::/48", "8000::/1"),
+		Never:  prefixes("100.64.0.0/10", "2001:db8:b::1/128"),
+	}
+	split.Candidates[0].Clients = want
+	lab.apply(split)
+	if diff := cmp.Diff(map[string]traffic.Clients{"new": want}, lab.read()["mx"].Clients, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+		t.Errorf("groups (-want +got):\n%s", diff)
+	}
+}
+
+func TestRunsOfAddressesAreToldAsNetworks(t *testing.T) {
+	run := func(first, last string) network {
+		return network{first: string(netip.MustParseAddr(first).AsSlice()), end: string(netip.MustParseAddr(last).Next().AsSlice())}
+	}
+	for _, tc := range []struct {
+		run  network
+		want []netip.Prefix
+	}{
+		{run("10.0.0.0", "10.0.0.255"), prefixes("10.0.0.0/24")},
+		{run("10.0.0.1", "10.0.0.6"), prefixes("10.0.0.1/32", "10.0.0.2/31", "10.0.0.4/31", "10.0.0.6/32")},
+		{run("0.0.0.0", "255.255.255.255"), prefixes("0.0.0.0/0")},
+		{run("255.255.255.254", "255.255.255.255"), prefixes("255.255.255.254/31")},
+		{run("::1", "::1"), prefixes("::1/128")},
+		{run("fe00::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"), prefixes("fe00::/7")},
+	} {
+		got := prefixesOf(map[network]bool{tc.run: true})
+		if diff := cmp.Diff(tc.want, got, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", tc.run.text(), diff)
+		}
+	}
+}

@@ -22,6 +22,8 @@ type SplitState struct {
 	// Slots say who draws what, where a client network draws the same each
 	// time; see traffic.Split.
 	Slots traffic.Slots
+	// Clients are the groups of candidates that have some.
+	Clients map[string]traffic.Clients
 	// Closed are the candidates that take no flow whatever their weight.
 	Closed []string
 	// Down has the families in which a candidate is withdrawn because health
@@ -79,6 +81,7 @@ func (o observed) state(split string) (SplitState, bool) {
 		}
 		s.readDraw(o.draw(r.target))
 		s.Sample = o.sample(r.target)
+		s.readGroups(split, o)
 		return s, true
 	}
 	return SplitState{}, false
@@ -104,6 +107,24 @@ func (s *SplitState) readDraw(r observedRule) {
 		if r.byClient {
 			s.Slots = append(s.Slots, traffic.Slot{First: traffic.Weight(p.first), Last: traffic.Weight(p.last), Candidate: backend})
 		}
+	}
+}
+
+// readGroups reads the sets of the candidates' groups.
+func (s *SplitState) readGroups(split string, o observed) {
+	for backend := range s.Weights {
+		var c traffic.Clients
+		for _, six := range []bool{false, true} {
+			c.Always = append(c.Always, prefixesOf(o.groups[groupName(split, backend, groupAlways, six)])...)
+			c.Never = append(c.Never, prefixesOf(o.groups[groupName(split, backend, groupNever, six)])...)
+		}
+		if c.IsZero() {
+			continue
+		}
+		if s.Clients == nil {
+			s.Clients = map[string]traffic.Clients{}
+		}
+		s.Clients[backend] = c
 	}
 }
 
