@@ -196,6 +196,66 @@ func TestAttemptsToWhoTakesNoFlowsAreFreedAtOnce(t *testing.T) {
 	}
 }
 
+func TestAttemptsThatCannotBeFreedAreFreedLater(t *testing.T) {
+	w := newWorld(t, mx(50_000))
+	d := w.mustBoot()
+	if _, err := w.set(d, 0); err != nil {
+		t.Fatal(err)
+	}
+	w.kernel.freeErr = errors.New("no buffer space available")
+	last := time.Duration(0)
+	for range 3 {
+		rest, again := d.freeAttempts(t.Context(), w.kernel)
+		if !again || rest <= last {
+			t.Fatalf("after a failure: again %v, in %v; before in %v", again, rest, last)
+		}
+		last = rest
+	}
+	w.kernel.freeErr = nil
+	if _, again := d.freeAttempts(t.Context(), w.kernel); again || len(w.kernel.freed) != 1 {
+		t.Errorf("afterwards: again %v, freed %v", again, w.kernel.freed)
+	}
+	if _, again := d.freeAttempts(t.Context(), w.kernel); again || len(w.kernel.freed) != 1 {
+		t.Errorf("once more: again %v, freed %v", again, w.kernel.freed)
+	}
+}
+
+func TestAttemptsAreNotFreedLateOnceTheCandidateTakesFlowsAgain(t *testing.T) {
+	w := newWorld(t, mx(50_000))
+	d := w.mustBoot()
+	if _, err := w.set(d, 0); err != nil {
+		t.Fatal(err)
+	}
+	w.kernel.freeErr = errors.New("no buffer space available")
+	d.freeAttempts(t.Context(), w.kernel)
+	w.kernel.freeErr = nil
+	if _, err := w.set(d, 10_000); err != nil {
+		t.Fatal(err)
+	}
+	if _, again := d.freeAttempts(t.Context(), w.kernel); again || len(w.kernel.freed) != 0 {
+		t.Errorf("again %v, freed %v", again, w.kernel.freed)
+	}
+}
+
+func TestWhoCannotFreeAttemptsGivesUpWhenTheyAreForgottenAnyhow(t *testing.T) {
+	w := newWorld(t, mx(50_000))
+	d := w.mustBoot()
+	if _, err := w.set(d, 0); err != nil {
+		t.Fatal(err)
+	}
+	w.kernel.freeErr = errors.New("no buffer space available")
+	tries, waited := 0, time.Duration(0)
+	for again := true; again; tries++ {
+		var rest time.Duration
+		if rest, again = d.freeAttempts(t.Context(), w.kernel); again {
+			waited += rest
+		}
+	}
+	if tries < 5 || tries > 15 || waited < 2*time.Minute {
+		t.Errorf("%d tries in %v", tries, waited)
+	}
+}
+
 // The pace survives a restart, and ends with the drain.
 func TestAPacedDrainGoesOnAfterARestartUntilItIsUndone(t *testing.T) {
 	w := newWorld(t, mx(50_000))

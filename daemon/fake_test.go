@@ -53,6 +53,7 @@ type fakeKernel struct {
 	slow      time.Duration // what SetBackends takes
 	open      []netfilter.OpenFlow
 	freed     []traffic.BackendKey
+	freeErr   error // why nothing can be freed
 }
 
 func (k *fakeKernel) weight(split string) traffic.Weight {
@@ -242,6 +243,9 @@ func (k *fakeKernel) End(_ context.Context, flows []netfilter.OpenFlow) (ended i
 }
 
 func (k *fakeKernel) Free(_ context.Context, _ []traffic.Split, from map[traffic.BackendKey][]netip.Addr) (int, error) {
+	if err := k.freeErr; err != nil {
+		return 0, err
+	}
 	k.freed = append(k.freed, slices.Collect(maps.Keys(from))...)
 	return len(from), nil
 }

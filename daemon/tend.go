@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/splitd/splitd/health"
 	"github.com/splitd/splitd/netfilter"
 	"github.com/splitd/splitd/traffic"
 )
@@ -18,15 +19,38 @@ type tender struct {
 	wake chan struct{} // holds one
 
 	mu    sync.Mutex
-	freed map[traffic.BackendKey][]netip.Addr // whose attempts are to be freed; nil is all addresses
-	ended map[traffic.BackendKey]uint64       // by pace, for status
+	freed attempts                      // that are to be freed
+	ended map[traffic.BackendKey]uint64 // by pace, for status
 
-	pacers map[traffic.BackendKey]*pacer // of tend alone
+	// Of tend alone: the pacers, what could not be freed, and for how long that
+	// rests; 0 while nothing has failed.
+	pacers map[traffic.BackendKey]*pacer
+	late   attempts
+	rest   time.Duration
 }
+
+// attempts are those to reach backends, of all addresses (nil) or only some.
+type attempts map[traffic.BackendKey][]netip.Addr
+
+func (a attempts) add(key traffic.BackendKey, servers []netip.Addr) {
+	asked, was := a[key]
+	if len(servers) == 0 || was && len(asked) == 0 {
+		a[key] = nil
+		return
+	}
+	a[key] = append(asked, servers...)
+}
+
+// freeAgain is how soon attempts are freed again after that has failed; twice
+// as long each time, until conntrack itself has forgotten them.
+const (
+	freeAgain     = 200 * time.Millisecond
+	freeAgainMost = 2 * time.Minute
+)
 
 func newTender() *tender {
 	return &tender{
-		wake: make(chan struct{}, 1), freed: map[traffic.BackendKey][]netip.Addr{},
+		wake: make(chan struct{}, 1), freed: attempts{},
 		ended: map[traffic.BackendKey]uint64{}, pacers: map[traffic.BackendKey]*pacer{},
 	}
 }
@@ -43,21 +67,15 @@ func (t *tender) poke() {
 func (t *tender) free(key traffic.BackendKey, servers ...netip.Addr) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	asked, was := t.freed[key]
-	switch {
-	case len(servers) == 0 || was && len(asked) == 0:
-		t.freed[key] = nil
-	default:
-		t.freed[key] = append(asked, servers...)
-	}
+	t.freed.add(key, servers)
 	t.poke()
 }
 
-func (t *tender) toFree() map[traffic.BackendKey][]netip.Addr {
+func (t *tender) toFree() attempts {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	asked := t.freed
-	t.freed = map[traffic.BackendKey][]netip.Addr{}
+	t.freed = attempts{}
 	return asked
 }
 
@@ -80,8 +98,11 @@ func (d *Daemon) tendFlows(ctx context.Context) error {
 		var next <-chan time.Time
 		kernel := d.planes.inUse()
 		if kernel != nil {
-			d.freeAttempts(ctx, kernel)
-			if rest, ok := d.paceAll(ctx, kernel); ok {
+			rest, busy := d.freeAttempts(ctx, kernel)
+			if left, pacing := d.paceAll(ctx, kernel); pacing && (!busy || left < rest) {
+				rest, busy = left, true
+			}
+			if busy {
 				next = time.After(rest)
 			}
 		}
@@ -95,13 +116,18 @@ func (d *Daemon) tendFlows(ctx context.Context) error {
 }
 
 // freeAttempts frees what was asked for: their clients' next SYN goes where the
-// rules of now say.
-func (d *Daemon) freeAttempts(ctx context.Context, kernel Kernel) {
-	from := d.tend.toFree()
-	if len(from) == 0 {
-		return
+// rules of now say. Should that fail it says when to try again.
+func (d *Daemon) freeAttempts(ctx context.Context, kernel Kernel) (rest time.Duration, again bool) {
+	v, from := d.view.Load(), d.tend.toFree()
+	for key, servers := range d.tend.late {
+		if d.stillShut(v, key, servers) {
+			from.add(key, servers)
+		}
 	}
-	v := d.view.Load()
+	d.tend.late = nil
+	if len(from) == 0 {
+		return 0, false
+	}
 	var splits []traffic.Split
 	for _, name := range v.names() {
 		named := slices.ContainsFunc(slices.Collect(maps.Keys(from)), func(key traffic.BackendKey) bool { return key.Split == name })
@@ -110,13 +136,32 @@ func (d *Daemon) freeAttempts(ctx context.Context, kernel Kernel) {
 		}
 	}
 	n, err := kernel.Free(ctx, splits, from)
-	if err != nil {
-		d.log.Warn("free attempts to reach backends that take no new flows", "error", err)
-		return
-	}
 	if n > 0 {
 		d.log.Info("freed attempts to reach backends that take no new flows", "flows", n)
 	}
+	if err == nil || ctx.Err() != nil {
+		d.tend.rest = 0
+		return 0, false
+	}
+	rest = max(freeAgain, 2*d.tend.rest)
+	if again = rest <= freeAgainMost; again {
+		d.tend.late, d.tend.rest = from, rest
+	} else {
+		d.tend.rest = 0
+	}
+	d.log.Warn("free attempts to reach backends that take no new flows", "error", err, "again", again, "in", rest)
+	return rest, again
+}
+
+// stillShut says whether attempts that could not be freed at once still wait
+// for who takes nothing.
+func (d *Daemon) stillShut(v *view, key traffic.BackendKey, servers []netip.Addr) bool {
+	if _, there := v.records[key.Split]; !there {
+		return false
+	}
+	split := health.Withdraw(v.split(key.Split), d.planes.found.Load().down)
+	c, ok := split.Candidate(key.Backend)
+	return ok && (len(servers) == 0 && !takes(c) || slices.ContainsFunc(servers, func(ip netip.Addr) bool { return slices.Contains(c.Down, ip) }))
 }
 
 // shut asks to free the attempts to reach those who could be given new flows
