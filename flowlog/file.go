@@ -13,6 +13,8 @@ type File struct {
 	path   string
 	file   *os.File
 	looked time.Time
+	// cut says that the file ends inside a line.
+	cut bool
 }
 
 // lookEvery is how often the file is looked for at its path.
@@ -36,7 +38,14 @@ func (f *File) Write(line []byte) error {
 			return err
 		}
 	}
-	if _, err := f.file.Write(line); err != nil {
+	if f.cut {
+		line = append([]byte("\n"), line...)
+	}
+	n, err := f.file.Write(line) // a full disk takes a part
+	if n > 0 {
+		f.cut = line[n-1] != '\n'
+	}
+	if err != nil {
 		return fmt.Errorf("write flow log: %w", err)
 	}
 	return nil
@@ -64,8 +73,25 @@ func (f *File) Reopen() error {
 		return fmt.Errorf("open flow log: %w", err)
 	}
 	_ = f.Close()
-	f.file = file
+	f.file, f.cut = file, endsInside(f.path)
 	return nil
+}
+
+// endsInside says whether the file ends inside a line: that of a process that
+// was killed, or for which there was no room.
+func endsInside(path string) bool {
+	info, err := os.Stat(path)
+	if err != nil || !info.Mode().IsRegular() || info.Size() == 0 {
+		return false
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = file.Close() }()
+	last := make([]byte, 1)
+	_, err = file.ReadAt(last, info.Size()-1)
+	return err == nil && last[0] != '\n'
 }
 
 // Close implements Sink.

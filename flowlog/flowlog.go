@@ -106,9 +106,31 @@ func (l *Log) Reopen() {
 	}
 }
 
-// Run writes until ctx ends, and then what still waits. It returns nil, or why
-// the log could not be closed.
+// stopPatience is how long the end waits for the disk. What is written cannot
+// be called back from a disk that hangs.
+const stopPatience = time.Second
+
+// Run writes until ctx ends, and then for a moment what still waits. It returns
+// nil, or why the log could not be closed. Should the disk hang, its goroutine
+// stays in the write.
 func (l *Log) Run(ctx context.Context) error {
+	done := make(chan error, 1)
+	go func() { done <- l.writeAll(ctx) }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(stopPatience):
+		l.log.Warn("end the flow log: the disk does not answer", "lines", len(l.queue))
+		return nil
+	}
+}
+
+func (l *Log) writeAll(ctx context.Context) error {
 	t := trouble{log: l.log, before: l.Dropped()}
 	for {
 		select {
