@@ -20,6 +20,9 @@ import (
 // the outcome.
 func (d *Daemon) begins(ctx context.Context) error {
 	known, storeErr := d.scribe.records(ctx)
+	if err := d.mayBeAlone(known); err != nil {
+		return err
+	}
 	definition, running, differsFrom := d.runningDefinition(ctx)
 	modes, notes := d.resolved(definition.Splits)
 	inKernel, err := d.kernelState(ctx, definition, modes, known)

@@ -44,6 +44,8 @@ type Options struct {
 	Reload func() (configs.Config, error)
 	// Sources names those files for people.
 	Sources string
+	// Fileless says that the one split stands on the command line: see mayBeAlone.
+	Fileless bool
 	// OpenKernel opens the kernel data plane when the first split or return
 	// path needs it. Relay is the proxy data plane.
 	OpenKernel func() (Kernel, error)

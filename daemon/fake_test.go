@@ -359,6 +359,7 @@ type world struct {
 	badFile  error
 	diskFull bool
 	locked   error // why the store cannot be opened
+	fileless bool  // the split stands on the command line
 	now      time.Time
 
 	disk    atomic.Pointer[chan struct{}] // writes wait for it while it is set
@@ -392,6 +393,7 @@ func (w *world) boot() (*Daemon, error) {
 			return config, w.badFile
 		},
 		Sources:    "the files",
+		Fileless:   w.fileless,
 		OpenKernel: func() (Kernel, error) { return w.kernel, nil },
 		Relay:      &fakeRelay{},
 		Host:       w.kernel,

@@ -30,7 +30,10 @@ type Process struct {
 	// people where from.
 	Load    func() (configs.Config, error)
 	Sources string
-	Stderr  io.Writer // gets the log
+	// Fileless says that Load reads no file: the one split stands on the command
+	// line.
+	Fileless bool
+	Stderr   io.Writer // gets the log
 }
 
 // Serve is `splitd run`: the daemon on this host's kernel, sockets, disk and
@@ -49,7 +52,7 @@ func Serve(ctx context.Context, p Process) error {
 		return err
 	}
 	d := New(Options{
-		Config: cfg, Reload: p.Load, Sources: p.Sources,
+		Config: cfg, Reload: p.Load, Sources: p.Sources, Fileless: p.Fileless,
 		OpenKernel: func() (Kernel, error) { return openKernel(cfg, log) },
 		Host:       thisHost{netfilter.Settings(cfg.Netfilter)},
 		Relay:      splitter.New(splitter.Options{Log: log, Draw: draw}),

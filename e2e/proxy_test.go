@@ -100,6 +100,43 @@ func TestOneLineWithoutAFileIsASplitInProxyMode(t *testing.T) {
 	}
 }
 
+// A trial by hand on a host that splits already must not take its place.
+func TestOneLineRefusesTheStateOfAConfiguration(t *testing.T) {
+	l := newLab(t)
+	l.start()
+	l.ok("set", "mx", "100%")
+	l.ok("off", "mx")
+	l.stop()
+	before := l.snapshot()
+	line := []string{"run", "--listen", "10.1.0.1:2525", "--primary", "127.0.0.1:25", "--candidate", "10.2.0.2:25"}
+	r := l.run("splitd", append(line, "--control-socket", l.socket, "--state-dir", l.dir+"/state")...)
+	for _, want := range []string{`state directory "` + l.dir + `/state" has split "mx"`, "with the weights that operators have set", "--state-dir"} {
+		if r.code != 1 || !strings.Contains(r.stderr, want) {
+			t.Errorf("exit %d, %q; want 1 and %q", r.code, r.stderr, want)
+		}
+	}
+	if d := before.Differences(l.snapshot()); len(d) > 0 {
+		t.Errorf("the kernel was changed: %v", d)
+	}
+	l.start()
+	if s := l.status(); s.WeightPPM != 0 || s.Generation != 3 || s.Origin.Layer != "operator" {
+		t.Errorf("afterwards: %d ppm at generation %d by %s, want 0 at 3 by the operator", s.WeightPPM, s.Generation, s.Origin.Layer)
+	}
+
+	own := *l
+	own.daemon, own.socket = nil, l.dir+"/own.sock"
+	own.start(append(line[1:], "--weight", "100%", "--control-socket", own.socket, "--state-dir", l.dir+"/own")...)
+	t.Cleanup(own.kill)
+	if got := l.who("10.1.0.1:2525"); got != "new" {
+		t.Errorf("beside the other the trial is served by %q, want new", got)
+	}
+	own.kill()
+	own.start(append(line[1:], "--weight", "0%", "--control-socket", own.socket, "--state-dir", l.dir+"/own")...)
+	if s := l.status(); s.Name != "mx" || !s.Kernel.Synced() {
+		t.Errorf("beside the trial: %+v", s)
+	}
+}
+
 func TestTermDrainsTheRelay(t *testing.T) {
 	l := newLab(t)
 	l.configure(proxyConfig)

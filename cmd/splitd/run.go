@@ -16,6 +16,9 @@ the files named by --config, or with one split in proxy mode made from flags:
 
   splitd run --listen 127.0.0.1:2525 --primary 10.0.0.11:25 --candidate 10.0.0.12:25 --weight 5%
 
+Where a configuration has splits already, give that one a --state-dir and a
+--control-socket of its own: it refuses to run in the other's place.
+
 SIGHUP reads the files again. SIGTERM stops; kernel rules stay in place, see
 ` + "`splitd cleanup`.",
 		Args: cobra.NoArgs,
@@ -30,7 +33,7 @@ SIGHUP reads the files again. SIGTERM stops; kernel rules stay in place, see
 		if err != nil {
 			return err
 		}
-		return daemon.Serve(cmd.Context(), daemon.Process{Load: load, Sources: flags.sources(), Stderr: e.stderr})
+		return daemon.Serve(cmd.Context(), daemon.Process{Load: load, Sources: flags.sources(), Fileless: line.used(), Stderr: e.stderr})
 	})
 	return cmd
 }
