@@ -71,7 +71,9 @@ func (k *fakeKernel) Preflight([]traffic.Split, []traffic.ReturnPath) ([]string,
 	return []string{"note: fake", "beware"}, k.refuse
 }
 
-func (k *fakeKernel) Glance(splits []traffic.Split, paths []traffic.ReturnPath) ([]string, error) {
+func (k *fakeKernel) Others() (uint32, bool) { return 0, false }
+
+func (k *fakeKernel) Glance(splits []traffic.Split, paths []traffic.ReturnPath, _ doctor.Others) ([]string, error) {
 	return k.Preflight(splits, paths)
 }
 

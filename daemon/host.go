@@ -15,14 +15,18 @@ type Host interface {
 	// Preflight is the look before a start or a new definition: what would break
 	// the splits is the error, all else worth saying are the warnings (see sorted).
 	Preflight(splits []traffic.Split, paths []traffic.ReturnPath) (warnings []string, err error)
-	// Glance is the same for each raise and each status, and quicker.
-	Glance(splits []traffic.Split, paths []traffic.ReturnPath) (warnings []string, err error)
+	// Glance is the same for each raise and each status, and quicker. Others tells
+	// whether other programs may have changed their rules since the last one.
+	Glance(splits []traffic.Split, paths []traffic.ReturnPath, others doctor.Others) (warnings []string, err error)
 	// Examine looks at everything and may take some seconds.
 	Examine(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) ([]doctor.Finding, error)
 }
 
 // thisHost is the network namespace of the process.
-type thisHost struct{ settings netfilter.Settings }
+type thisHost struct {
+	settings netfilter.Settings
+	recall   *doctor.Recall // for Glance
+}
 
 var _ Host = thisHost{}
 
@@ -30,8 +34,8 @@ func (h thisHost) Preflight(splits []traffic.Split, paths []traffic.ReturnPath) 
 	return doctor.Preflight(doctor.Question{Splits: splits, Paths: paths, Settings: h.settings})
 }
 
-func (h thisHost) Glance(splits []traffic.Split, paths []traffic.ReturnPath) ([]string, error) {
-	return doctor.Glance(doctor.Question{Splits: splits, Paths: paths, Settings: h.settings})
+func (h thisHost) Glance(splits []traffic.Split, paths []traffic.ReturnPath, others doctor.Others) ([]string, error) {
+	return doctor.Glance(doctor.Question{Splits: splits, Paths: paths, Settings: h.settings}, h.recall, others)
 }
 
 func (h thisHost) Examine(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) ([]doctor.Finding, error) {

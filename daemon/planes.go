@@ -36,6 +36,7 @@ type Kernel interface {
 	Run(ctx context.Context) error
 	Watch(ctx context.Context, changed func(netfilter.Stranger)) error
 	Mended() uint64
+	Others() (number uint32, certain bool)
 	Owned() (bool, error)
 	Include(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) (string, error)
 	Close() error
@@ -121,23 +122,28 @@ func (p *planes) resolve(definitions []traffic.Split) ([]traffic.Split, []string
 // preflight asks the host whether these splits can work on it, before a start
 // or a new definition.
 func (p *planes) preflight(splits []traffic.Split, paths []traffic.ReturnPath) ([]string, error) {
-	return p.askHost(p.host.Preflight, splits, paths)
+	return p.askHost(splits, paths, func(_ Kernel, inKernel []traffic.Split) ([]string, error) {
+		return p.host.Preflight(inKernel, paths)
+	})
 }
 
 // glance is preflight for what is defined already.
 func (p *planes) glance(splits []traffic.Split, paths []traffic.ReturnPath) ([]string, error) {
-	return p.askHost(p.host.Glance, splits, paths)
+	return p.askHost(splits, paths, func(kernel Kernel, inKernel []traffic.Split) ([]string, error) {
+		return p.host.Glance(inKernel, paths, kernel.Others)
+	})
 }
 
-func (p *planes) askHost(ask func([]traffic.Split, []traffic.ReturnPath) ([]string, error), splits []traffic.Split, paths []traffic.ReturnPath) ([]string, error) {
+func (p *planes) askHost(splits []traffic.Split, paths []traffic.ReturnPath, ask func(Kernel, []traffic.Split) ([]string, error)) ([]string, error) {
 	inKernel, _ := byMode(splits)
 	if len(inKernel) == 0 && len(paths) == 0 {
 		return nil, nil
 	}
-	if _, err := p.needKernel(); err != nil {
+	kernel, err := p.needKernel()
+	if err != nil {
 		return nil, err
 	}
-	return ask(inKernel, paths)
+	return ask(kernel, inKernel)
 }
 
 // apply brings both planes to exactly these splits and return paths. A split

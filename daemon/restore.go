@@ -69,7 +69,7 @@ func restore(ctx context.Context, kernel *netfilter.Kernel, settings netfilter.S
 		return "", err
 	}
 	var troubles []error
-	if _, err := (thisHost{settings}).Preflight(splits, nil); err != nil {
+	if _, err := (thisHost{settings: settings}).Preflight(splits, nil); err != nil {
 		// A share sent to a host that cannot be reached would be lost; the
 		// daemon raises again when the host can carry it.
 		troubles = append(troubles, fmt.Errorf("every share is restored at 0%%: %w", err))

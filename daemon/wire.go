@@ -19,6 +19,7 @@ import (
 	"github.com/splitd/splitd/health"
 	"github.com/splitd/splitd/internal/build"
 	"github.com/splitd/splitd/netfilter"
+	"github.com/splitd/splitd/netfilter/doctor"
 	"github.com/splitd/splitd/splitter"
 	"github.com/splitd/splitd/state"
 	"github.com/splitd/splitd/traffic"
@@ -54,7 +55,7 @@ func Serve(ctx context.Context, p Process) error {
 	d := New(Options{
 		Config: cfg, Reload: p.Load, Sources: p.Sources, Fileless: p.Fileless,
 		OpenKernel: func() (Kernel, error) { return openKernel(cfg, log) },
-		Host:       thisHost{netfilter.Settings(cfg.Netfilter)},
+		Host:       thisHost{netfilter.Settings(cfg.Netfilter), &doctor.Recall{}},
 		Relay:      splitter.New(splitter.Options{Log: log, Draw: draw}),
 		OpenStore:  func() (Store, error) { return openStore(cfg) },
 		UID:        os.Getuid(),

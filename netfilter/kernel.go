@@ -43,6 +43,7 @@ type Kernel struct {
 	versions   versions
 	places     atomic.Pointer[map[string]string] // the table of each split, for who reads
 	memory     memory
+	writes     writes
 	newsBuffer int           // bytes that Watch may be behind
 	mended     atomic.Uint64 // how often Run has put return paths back
 
@@ -184,8 +185,13 @@ func (k *Kernel) applySplits(ctx context.Context, splits []traffic.Split) (bool,
 
 // change commits the steps and remembers what they change. k.mu is held.
 func (k *Kernel) change(all []step) error {
+	k.writes.begun.Add(1)
+	defer k.writes.ended.Add(1)
 	before, unread := k.link.generation()
 	err := k.link.commit(all)
+	if err == nil {
+		k.writes.landed.Add(1)
+	}
 	after := before
 	if err == nil && unread == nil {
 		after, unread = k.link.generation()

@@ -129,20 +129,20 @@ func TestWhatARulesetFileDoesToOurTables(t *testing.T) {
 
 func TestOurTablesAreFoundInARulesetFileHoweverTheyAreWritten(t *testing.T) {
 	for text, want := range map[string]string{
-		"table inet splitd {\n}\n":                                 "inet splitd",
+		"table inet splitd {\n}\n":                                  "inet splitd",
 		"table inet splitd { # progname splitd\n\tflags owner\n}\n": "inet splitd",
-		"table inet splitd_1 {\n}\ntable inet splitd_12 {\n}\n":    "inet splitd_1, inet splitd_12",
-		"table ip splitd_mirror {\n}\ntable ip6 splitd_mirror{}\n": "ip splitd_mirror, ip6 splitd_mirror",
-		"table splitd_mirror {\n}\n":                               "ip splitd_mirror",
-		"table inet splitd_keeper {}\n":                            "inet splitd_keeper",
-		"\tadd  table\tinet splitd_return\n":                       "inet splitd_return",
-		"flush ruleset; create table inet splitd\n":                "inet splitd",
-		"table inet \\\n  splitd {\n}\n":                           "inet splitd",
-		"add table inet splitd\ntable inet splitd {\n}\n":          "inet splitd",
-		"# table inet splitd {\n":                                  "",
-		"table inet mysplitd {\n}\n":                               "",
-		"delete table inet splitd\n":                               "",
-		"table bridge splitd {\n}\n":                               "",
+		"table inet splitd_1 {\n}\ntable inet splitd_12 {\n}\n":     "inet splitd_1, inet splitd_12",
+		"table ip splitd_mirror {\n}\ntable ip6 splitd_mirror{}\n":  "ip splitd_mirror, ip6 splitd_mirror",
+		"table splitd_mirror {\n}\n":                                "ip splitd_mirror",
+		"table inet splitd_keeper {}\n":                             "inet splitd_keeper",
+		"\tadd  table\tinet splitd_return\n":                        "inet splitd_return",
+		"flush ruleset; create table inet splitd\n":                 "inet splitd",
+		"table inet \\\n  splitd {\n}\n":                            "inet splitd",
+		"add table inet splitd\ntable inet splitd {\n}\n":           "inet splitd",
+		"# table inet splitd {\n":                                   "",
+		"table inet mysplitd {\n}\n":                                "",
+		"delete table inet splitd\n":                                "",
+		"table bridge splitd {\n}\n":                                "",
 	} {
 		if got := strings.Join(ownTables(text), ", "); got != want {
 			t.Errorf("in %q: %q, want %q", text, got, want)
@@ -227,7 +227,7 @@ func TestAnOwnerFlagOfOurTableIsSeen(t *testing.T) {
 			return err
 		}
 		var h Host
-		err = h.readRuleset(entire)
+		err = h.readRuleset(entire, nil, nil)
 		if diff := cmp.Diff(Own{Kept: true, Open: []string{"splitd_1"}}, h.Own); diff != "" {
 			t.Errorf("our tables (-want +got):\n%s", diff)
 		}
@@ -282,7 +282,7 @@ func TestWhatMayNotBeReadIsSaid(t *testing.T) {
 		return err
 	})
 	unread := of(found, "unread")
-	if len(unread) != 1 || unread[0].Level != LevelWarning || !strings.Contains(unread[0].Seen, "other programs' rules cannot be read: list chains: ") {
+	if len(unread) != 1 || unread[0].Level != LevelWarning || !strings.Contains(unread[0].Seen, "other programs' rules cannot be read: list tables: ") {
 		t.Errorf("found %+v", unread)
 	}
 	if off := of(found, "forwarding-off"); len(off) == 0 || off[0].Level != LevelError {

@@ -25,54 +25,86 @@ const (
 // costs some 100 microseconds.
 const chainsMax = 256
 
+// foreignRules are what was read of other programs.
+type foreignRules struct {
+	tables []Table
+	nat    bool // one of them translates addresses, which turns connection tracking on
+}
+
 // readRuleset reads other programs' tables as far as they matter to us, and
-// what our own do to the host. A nat chain turns connection tracking on.
-func (h *Host) readRuleset(reach reach) error {
+// what our own do to the host.
+func (h *Host) readRuleset(reach reach, recall *Recall, others Others) error {
 	conn, err := nftables.New(nftables.AsLasting())
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
 	}
 	defer func() { _ = conn.CloseLasting() }()
-	chains, err := conn.ListChains()
-	if err != nil {
-		return fmt.Errorf("list chains: %w", err)
-	}
-	r := foreignReader{conn: conn, chains: chains, reach: reach, index: map[tableKey]int{}}
-	for _, c := range chains {
-		h.Tracking.On = h.Tracking.On || c.Type == nftables.ChainTypeNAT
-		if strings.HasPrefix(c.Table.Name, netfilter.TableSplits) {
-			h.Own.Clamps = h.Own.Clamps || c.Name == netfilter.ChainClamp
-			continue
-		}
-		r.note(c)
-	}
-	if err := r.read(); err != nil {
-		return err
-	}
-	h.Tables = r.tables
-	if reach != entire {
-		return nil
-	}
 	tables, err := conn.ListTables()
 	if err != nil {
 		return fmt.Errorf("list tables: %w", err)
 	}
+	var foreign []*nftables.Table
 	for _, t := range tables {
-		h.Own.note(t)
+		if !strings.HasPrefix(t.Name, netfilter.TableSplits) {
+			foreign = append(foreign, t)
+			continue
+		}
+		if err := h.readOwn(conn, t, reach); err != nil {
+			return err
+		}
 	}
+	found, err := recall.foreign(others, func() (foreignRules, error) { return readForeign(conn, foreign, reach) })
+	h.Tables, h.Tracking.On = found.tables, h.Tracking.On || found.nat
+	return err
+}
+
+// readOwn takes in a table of ours. Its nat chains turn connection tracking on.
+func (h *Host) readOwn(conn *nftables.Conn, table *nftables.Table, reach reach) error {
+	h.Tracking.On = true
+	if reach != entire {
+		return nil
+	}
+	h.Own.note(table)
+	_, err := conn.ListChain(table, netfilter.ChainClamp)
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("read chain %q: %w", netfilter.ChainClamp, err)
+	}
+	h.Own.Clamps = h.Own.Clamps || err == nil
 	return nil
 }
 
-// note takes in the flags of a table, if it is ours.
+// note takes in the flags of a table of ours.
 func (o *Own) note(t *nftables.Table) {
-	if !strings.HasPrefix(t.Name, netfilter.TableSplits) {
-		return
-	}
 	kept := t.Flags&(nftables.TableFlagOwner|nftables.TableFlagPersist) != 0
 	o.Kept = o.Kept || kept
 	if t.Family == nftables.TableFamilyINet && netfilter.IsSplitTable(t.Name) && !kept {
 		o.Open = append(o.Open, t.Name)
 	}
+}
+
+// readForeign reads tables of other programs. The kernel lists the chains of a
+// whole family, ours among them, so families that have only ours are not asked.
+func readForeign(conn *nftables.Conn, tables []*nftables.Table, reach reach) (foreignRules, error) {
+	r := foreignReader{conn: conn, reach: reach, index: map[tableKey]int{}}
+	nat, asked := false, map[nftables.TableFamily]bool{}
+	for _, t := range tables {
+		if familyName(t.Family) == "" || asked[t.Family] {
+			continue
+		}
+		asked[t.Family] = true
+		chains, err := conn.ListChainsOfTableFamily(t.Family)
+		if err != nil {
+			return foreignRules{}, fmt.Errorf("list chains: %w", err)
+		}
+		for _, c := range chains {
+			if !strings.HasPrefix(c.Table.Name, netfilter.TableSplits) {
+				nat = nat || c.Type == nftables.ChainTypeNAT
+				r.note(c)
+			}
+		}
+	}
+	err := r.read()
+	return foreignRules{r.tables, nat}, err
 }
 
 type tableKey struct{ family, name string }
@@ -89,10 +121,8 @@ type foreignReader struct {
 
 // note takes in a chain that a routed packet can pass.
 func (r *foreignReader) note(c *nftables.Chain) {
+	r.chains = append(r.chains, c)
 	family := familyName(c.Table.Family)
-	if family == "" {
-		return
-	}
 	at := tableKey{family, c.Table.Name}
 	i, known := r.index[at]
 	if !known {

@@ -66,7 +66,7 @@ type examination struct {
 
 // forward is one way in which flows of a split leave this host for another.
 type forward struct {
-	split   traffic.Split
+	split   *traffic.Split
 	backend string
 	service netip.Addr
 	port    traffic.Port
@@ -77,8 +77,9 @@ type forward struct {
 // Every row yields at least one finding; it is LevelOK where nothing was found.
 func Judge(host Host, question Question) []Finding {
 	var all []Finding
+	e := host.examination(question)
 	for _, r := range rows() {
-		found := host.judge(question, r)
+		found := e.judge(r)
 		if len(found) == 0 {
 			found = []Finding{{ID: r.id, Level: LevelOK, Where: r.where, Seen: r.about}}
 		}
@@ -91,16 +92,22 @@ func Judge(host Host, question Question) []Finding {
 // was found.
 func judgeStart(host Host, question Question) []Finding {
 	var all []Finding
+	e := host.examination(question)
 	for _, r := range rows() {
 		if r.start {
-			all = append(all, host.judge(question, r)...)
+			all = append(all, e.judge(r)...)
 		}
 	}
 	return all
 }
 
-func (h Host) judge(question Question, r row) []Finding {
-	e := &examination{Host: h, Question: question, ways: forwards(question.Splits, h.Here)}
+func (h Host) examination(question Question) *examination {
+	return &examination{Host: h, Question: question, ways: forwards(question.Splits, h.Here)}
+}
+
+// judge returns what a row finds.
+func (e *examination) judge(r row) []Finding {
+	e.found = nil
 	r.judge(e)
 	for i := range e.found {
 		e.found[i].ID, e.found[i].Where = r.id, r.where
@@ -116,7 +123,8 @@ func seen(format string, args ...any) string { return fmt.Sprintf(format, args..
 // raised at any time.
 func forwards(splits []traffic.Split, here map[netip.Addr]bool) []forward {
 	var ways []forward
-	for _, s := range splits {
+	for i := range splits {
+		s := &splits[i]
 		for _, b := range s.Backends() {
 			for _, service := range s.Service.Addresses {
 				for _, port := range s.Service.Ports {

@@ -49,7 +49,7 @@ func (x Examiner) Examine(ctx context.Context, q Question) ([]Finding, error) {
 	}
 	host.Files.NftVersion = x.NftVersion(ctx)
 	host.readRest()
-	if err := host.readRuleset(entire); err != nil {
+	if err := host.readRuleset(entire, nil, nil); err != nil {
 		host.Unread = append(host.Unread, unread("other programs' rules", err))
 	} else {
 		host.Missing = missingFeatures(q)
@@ -65,17 +65,22 @@ func unread(what string, err error) string {
 // Preflight looks at this host before a start or a new definition: what would
 // break the splits is an error, what may break them a warning, each with the
 // command that cures it. All errors come at once.
-func Preflight(q Question) (warnings []string, err error) { return beforeChange(q, allButHuge) }
+func Preflight(q Question) (warnings []string, err error) {
+	return beforeChange(q, allButHuge, nil, nil)
+}
 
 // Glance is Preflight for who asks often, before each raise and for each
 // status: it reads only those chains of other programs that can stand in a
-// packet's way, not all for what they do to marks.
-func Glance(q Question) (warnings []string, err error) { return beforeChange(q, inTheWay) }
+// packet's way, not all for what they do to marks, and those again only where
+// they may have changed.
+func Glance(q Question, recall *Recall, others Others) (warnings []string, err error) {
+	return beforeChange(q, inTheWay, recall, others)
+}
 
-func beforeChange(q Question, reach reach) (warnings []string, err error) {
+func beforeChange(q Question, reach reach, recall *Recall, others Others) (warnings []string, err error) {
 	host, err := look(q)
 	if err == nil {
-		err = host.readRuleset(reach)
+		err = host.readRuleset(reach, recall, others)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("look at this host: %w", err)
