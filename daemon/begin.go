@@ -167,7 +167,7 @@ func (d *Daemon) settleAll(definition configs.Definition, known map[string]state
 		p.add(s, entry)
 	}
 	d.remove(&p, known, definition, itself, "", now)
-	return p
+	return p.gathered()
 }
 
 // turnedOff carries out what a forced off asked for while no daemon could record
@@ -208,7 +208,8 @@ func (d *Daemon) withBaselines(ctx context.Context, v *view) *view {
 		return v
 	}
 	var begun []state.Record
-	for name, record := range v.records {
+	for _, name := range v.names() {
+		record := v.records.get(name)
 		if record.Baseline == nil || begunAgain(record.Baseline, flows[name]) {
 			record.Baseline = flows[name]
 			begun = append(begun, record)

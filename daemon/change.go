@@ -24,6 +24,14 @@ type change struct {
 	running *state.Running
 }
 
+// touched are the splits that the host must be able to carry for the change.
+func (c change) touched() []traffic.Split {
+	if c.reach == reachAll {
+		return c.next.splits()
+	}
+	return c.next.of(c.records)
+}
+
 // reach says how far into the data planes a change goes.
 type reach int
 
@@ -116,10 +124,13 @@ func (d *Daemon) enter(ctx context.Context, c change) error {
 
 // gated are the splits in which a candidate was closed or opened.
 func gated(old, now []traffic.Split) []traffic.Split {
+	before := make(map[string]traffic.Split, len(old))
+	for _, o := range old {
+		before[o.Name] = o
+	}
 	var gates []traffic.Split
 	for _, s := range now {
-		i := slices.IndexFunc(old, func(o traffic.Split) bool { return o.Name == s.Name })
-		if i < 0 || !sameClosed(old[i], s) {
+		if o, stood := before[s.Name]; !stood || !sameClosed(o, s) {
 			gates = append(gates, s)
 		}
 	}

@@ -93,12 +93,13 @@ func (w *world) agrees(dead *Daemon) {
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		for name, record := range r.view.records {
+		for _, name := range r.view.names() {
+			record := r.view.records.get(name)
 			if stored[name].Generation != record.Generation || inForce(stored[name]).CandidateWeight() != inForce(record).CandidateWeight() {
 				w.t.Errorf("the store has %+v, the view %+v", stored[name], record)
 			}
 		}
-		now := fmt.Sprintf("%s %v", r.view.summary(), r.view.records["mx"].Generation)
+		now := fmt.Sprintf("%s %v", r.view.summary(), r.view.records.get("mx").Generation)
 		if before != "" && now != before {
 			w.t.Errorf("a second start changed %q to %q", before, now)
 		}

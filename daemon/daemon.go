@@ -126,7 +126,7 @@ func New(o Options) *Daemon {
 		Checker: o.Checker, Notify: d.heed, Now: o.Now, Rand: o.Rand, Limit: checksMost, Log: o.Log,
 	})
 	d.planes = &planes{openKernel: o.OpenKernel, host: o.Host, relay: o.Relay, opened: d.opened}
-	d.view.Store(&view{records: map[string]state.Record{}})
+	d.view.Store(&view{})
 	return d
 }
 
@@ -140,7 +140,7 @@ func (d *Daemon) Run(ctx context.Context, hangup <-chan os.Signal) error {
 	group, ctx := errgroup.WithContext(ctx)
 	d.serve(ctx, group, hangup)
 	d.tellSystemd("READY=1")
-	d.log.Info("ready", "socket", d.options.Config.Control.Socket, "splits", len(d.view.Load().records))
+	d.log.Info("ready", "socket", d.options.Config.Control.Socket, "splits", len(d.view.Load().names()))
 	<-ctx.Done()
 	d.tellSystemd("STOPPING=1")
 	d.log.Info("stopping; open flows of the relay drain, a second signal ends them; kernel rules stay in place until `splitd cleanup`")

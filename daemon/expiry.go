@@ -40,7 +40,7 @@ func (d *Daemon) expire(ctx context.Context) error {
 func (d *Daemon) expireDue(ctx context.Context) (next time.Time) {
 	now := d.now()
 	for _, name := range d.view.Load().names() {
-		record := d.view.Load().records[name]
+		record := d.view.Load().records.get(name)
 		if kept := record.Overrides.Prune(record.Definition, now); len(kept) < len(record.Overrides) {
 			if err := d.expireSplit(ctx, name); err != nil {
 				d.log.Error("expire override", "split", name, "error", err)

@@ -166,7 +166,7 @@ func (d *Daemon) settleOne(ctx context.Context, next *findings, name string) err
 		return nil
 	}
 	v := d.view.Load()
-	_, there := v.records[name]
+	there := v.records.has(name)
 	next.set(name, down)
 	if !there {
 		return nil
@@ -236,7 +236,7 @@ func (d *Daemon) mayRun(who control.Actor, splits []traffic.Split) error {
 	v := d.view.Load()
 	for _, s := range splits {
 		known := func(name string) bool {
-			return slices.Equal(v.records[name].Definition.Health.Command, s.Health.Command)
+			return slices.Equal(v.records.get(name).Definition.Health.Command, s.Health.Command)
 		}
 		if len(s.Health.Command) > 0 && !slices.ContainsFunc(v.names(), known) {
 			return refuse(api.CodeForbidden, "apply: split %q: health.command: only files, root and the daemon's own user may name a command: put it into %s and run `splitctl apply`",

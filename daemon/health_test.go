@@ -322,7 +322,7 @@ func TestOnlyFilesRootAndTheDaemonsUserNameCommands(t *testing.T) {
 	if refusal, ok := errors.AsType[*api.Error](err); !ok || refusal.Code != api.CodeForbidden || !strings.Contains(refusal.Message, "the files") {
 		t.Errorf("a member of the group is answered %v, want it forbidden and where to put the command", err)
 	}
-	if got := d.view.Load().records["mx"].Definition.Health.Command; got != nil {
+	if got := d.view.Load().records.get("mx").Definition.Health.Command; got != nil {
 		t.Errorf("the command in force is %v, want none", got)
 	}
 	for _, uid := range []int{0, 1000} {

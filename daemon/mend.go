@@ -138,7 +138,7 @@ func (d *Daemon) honourForced(ctx context.Context, who netfilter.Stranger) error
 	var errs []error
 	v := d.view.Load()
 	for _, name := range v.names() {
-		if s := states[name]; !s.Forced || s.Generation <= v.records[name].Generation {
+		if s := states[name]; !s.Forced || s.Generation <= v.records.get(name).Generation {
 			continue // an older one comes from a saved ruleset
 		}
 		actor := control.Actor{UID: itself.UID, User: itself.User, PID: int(who.PID), Command: who.Comm}

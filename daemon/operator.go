@@ -40,7 +40,7 @@ func (d *Daemon) Set(ctx context.Context, who control.Actor, name string, reques
 	})
 	d.wakeExpiry()
 	if err == nil && request.Kill {
-		d.kill(ctx, &change, setToZero(d.view.Load().records[change.Split].Definition, request)...)
+		d.kill(ctx, &change, setToZero(d.view.Load().records.get(change.Split).Definition, request)...)
 	}
 	return change, err
 }
@@ -71,7 +71,7 @@ func (d *Daemon) OffAll(ctx context.Context, who control.Actor, request api.Requ
 		all := change{reach: reachNone}
 		list.Items = []api.Change{}
 		for _, name := range v.names() {
-			record := v.records[name]
+			record := v.records.get(name)
 			c, answer := d.overriding(w, record, offOverrides(record, who.User, request.Reason, now), now)
 			list.Items = append(list.Items, answer)
 			all.add(c)
@@ -135,7 +135,7 @@ func (d *Daemon) Undo(ctx context.Context, who control.Actor, name string, reque
 // that it undid was only of the pace.
 func (d *Daemon) stillDrained(was state.Record, undone state.Entry) []string {
 	var told []string
-	is := d.view.Load().records[was.Name]
+	is := d.view.Load().records.get(was.Name)
 	for _, c := range is.Definition.Candidates {
 		o := is.Overrides[c.Name]
 		if !o.Drain || !was.Overrides[c.Name].Drain || !undone.Before.Overrides[c.Name].Drain {

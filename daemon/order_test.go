@@ -118,7 +118,7 @@ func TestOffDoesNotWaitForWhatARaiseTellsTheWorld(t *testing.T) {
 	journal := make(chan struct{})
 	d.journal = func(...state.Entry) error { <-journal; return nil }
 	raise := asks(w.sets(d, "mx", percent(50)))
-	for d.view.Load().records["mx"].Overrides == nil {
+	for d.view.Load().records.get("mx").Overrides == nil {
 		time.Sleep(time.Millisecond) // until the raise is in force
 	}
 	w.off(d)
@@ -180,7 +180,7 @@ func TestTheOrderOnDiskIsTheOrderInForce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		view := d.view.Load().records["mx"]
+		view := d.view.Load().records.get("mx")
 		if inForce(stored["mx"]).CandidateWeight() != inForce(view).CandidateWeight() || stored["mx"].Generation != view.Generation {
 			t.Fatalf("the store has %s at %d, in force is %s at %d", inForce(stored["mx"]).CandidateWeight(), stored["mx"].Generation,
 				inForce(view).CandidateWeight(), view.Generation)
@@ -264,7 +264,7 @@ func TestGenerationsOfRemovedSplitsOutliveALostStore(t *testing.T) {
 	if _, err := d.Apply(t.Context(), control.Actor{}, api.ApplyRequest{}); err != nil {
 		t.Fatal(err)
 	}
-	if got := d.view.Load().records["web"].Generation; got <= 5 {
+	if got := d.view.Load().records.get("web").Generation; got <= 5 {
 		t.Errorf("the split that came back has generation %d, want one over 5", got)
 	}
 }

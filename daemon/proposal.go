@@ -10,13 +10,13 @@ import (
 	"github.com/splitd/splitd/control"
 	"github.com/splitd/splitd/control/api"
 	"github.com/splitd/splitd/state"
-	"github.com/splitd/splitd/traffic"
 )
 
 // proposal is a new view with the records and entries that lead to it.
 type proposal struct {
 	next    *view
-	records []state.Record
+	all     []state.Record // of the splits there will be, see gathered
+	records []state.Record // those that change, removed ones among them
 	entries []state.Entry
 	before  map[string]holdings // by split, as far as known
 	raises  bool
@@ -26,7 +26,7 @@ type proposal struct {
 func newProposal(definition configs.Definition) proposal {
 	return proposal{
 		next: &view{
-			records: map[string]state.Record{}, graves: map[string]state.Record{}, paths: definition.ReturnPaths,
+			graves: map[string]state.Record{}, paths: definition.ReturnPaths,
 			places: definition.Places, notes: definition.Notes,
 		},
 		before: map[string]holdings{},
@@ -35,7 +35,7 @@ func newProposal(definition configs.Definition) proposal {
 
 // add adds one settled split.
 func (p *proposal) add(s settled, entry state.Entry) {
-	p.next.records[s.record.Name] = s.record
+	p.all = append(p.all, s.record)
 	p.before[s.record.Name] = s.before
 	if s.action == "" {
 		return
@@ -45,11 +45,20 @@ func (p *proposal) add(s settled, entry state.Entry) {
 	p.raises = p.raises || s.before.raisedBy(inForce(s.record))
 }
 
+// gathered is the proposal when every split has been added and removed.
+func (p proposal) gathered() proposal {
+	p.next.records = newRoster(p.all...)
+	return p
+}
+
 // remove marks the records whose split the definition no longer has.
 func (d *Daemon) remove(p *proposal, known map[string]state.Record, definition configs.Definition, who control.Actor, reason string, now time.Time) {
+	defined := make(map[string]bool, len(definition.Splits))
+	for _, s := range definition.Splits {
+		defined[s.Name] = true
+	}
 	for _, name := range slices.Sorted(maps.Keys(known)) {
-		record := known[name]
-		has := slices.ContainsFunc(definition.Splits, func(s traffic.Split) bool { return s.Name == name })
+		record, has := known[name], defined[name]
 		if record.Removed && !has {
 			p.next.graves[name] = record
 		}
@@ -68,7 +77,7 @@ func (d *Daemon) remove(p *proposal, known map[string]state.Record, definition c
 func (p proposal) heldDown(now time.Time) proposal {
 	var held []state.Record
 	for _, name := range p.next.names() {
-		was := p.next.records[name]
+		was := p.next.records.get(name)
 		record := holdDown(was, p.before[name], now)
 		if !sameGroups(record.Definition, was.Definition) {
 			p.cut = append(p.cut, name)
@@ -83,7 +92,7 @@ func (p proposal) heldDown(now time.Time) proposal {
 func (p proposal) overruled() []string {
 	var notes []string
 	for _, name := range p.next.names() {
-		record := p.next.records[name]
+		record := p.next.records.get(name)
 		for _, c := range inForce(record).Candidates {
 			file, _ := record.Definition.Candidate(c.Name)
 			if o, ok := record.Overrides[c.Name]; ok && file.Weight != c.Weight {

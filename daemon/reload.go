@@ -78,9 +78,11 @@ func (d *Daemon) redefineAll(v *view, definition configs.Definition, who control
 	if known == nil {
 		known = map[string]state.Record{}
 	}
-	maps.Copy(known, v.records)
+	for _, name := range v.names() {
+		known[name] = v.records.get(name)
+	}
 	d.remove(&p, known, definition, who, reason, now)
-	return p
+	return p.gathered()
 }
 
 // newDefinition is what an apply is asked to take.

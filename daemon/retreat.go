@@ -49,7 +49,7 @@ func (d *Daemon) retreat(ctx context.Context, c change, entries []state.Entry) r
 func (v *view) without(failed []state.Record) (*view, []state.Record) {
 	records := make([]state.Record, 0, len(failed))
 	for _, f := range failed {
-		if record, stands := v.records[f.Name]; stands {
+		if record, stands := v.records.find(f.Name); stands {
 			record.Generation = max(record.Generation, f.Generation) + 1
 			v = v.with(record)
 			records = append(records, record)

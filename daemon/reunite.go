@@ -57,7 +57,7 @@ func (d *Daemon) reunite(ctx context.Context) error {
 func (d *Daemon) reunion(ctx context.Context, stored map[string]state.Record) change {
 	now, c := d.now(), change{next: d.view.Load()}
 	for name, record := range stored {
-		if _, stands := c.next.records[name]; stands {
+		if c.next.records.has(name) {
 			continue
 		}
 		if !record.Removed {
@@ -68,7 +68,7 @@ func (d *Daemon) reunion(ctx context.Context, stored map[string]state.Record) ch
 		c.next = c.next.buried(record)
 	}
 	for _, name := range c.next.names() {
-		record := c.next.records[name]
+		record := c.next.records.get(name)
 		record.Generation = max(record.Generation, stored[name].Generation)
 		record = d.beginOne(ctx, advance(record, now), c.next)
 		c.next = c.next.with(record)

@@ -159,7 +159,7 @@ func (d *Daemon) warnings(r reading) []string {
 
 // item is one split as the API shows it.
 func (r reading) item(name string) api.Split {
-	record := r.view.records[name]
+	record := r.view.records.get(name)
 	split := r.view.split(name)
 	item := api.Split{
 		Name: name, Mode: string(split.Mode), ModeConfigured: string(record.Definition.Mode), Protocol: split.Protocol,
@@ -287,7 +287,7 @@ func (d *Daemon) Sample(ctx context.Context) metrics.Sample {
 		}
 		sample.Splits = append(sample.Splits, metrics.Split{
 			State: split, Mode: split.Mode, Counts: counts, Health: healthSamples(r.health[split.Name]),
-			ObservedPPM: r.observed(r.view.records[split.Name]), InSync: r.inSync(split),
+			ObservedPPM: r.observed(r.view.records.get(split.Name)), InSync: r.inSync(split),
 		})
 	}
 	return sample

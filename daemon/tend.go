@@ -156,7 +156,7 @@ func (d *Daemon) freeAttempts(ctx context.Context, kernel Kernel) (rest time.Dur
 // stillShut says whether attempts that could not be freed at once still wait
 // for who takes nothing.
 func (d *Daemon) stillShut(v *view, key traffic.BackendKey, servers []netip.Addr) bool {
-	if _, there := v.records[key.Split]; !there {
+	if !v.records.has(key.Split) {
 		return false
 	}
 	split := health.Withdraw(v.split(key.Split), d.planes.found.Load().down)
@@ -218,7 +218,8 @@ const lookAgain = 5 * time.Second
 // nothing to do; false: nothing at all.
 func (d *Daemon) paceAll(ctx context.Context, kernel Kernel) (rest time.Duration, busy bool) {
 	v, due := d.view.Load(), map[traffic.BackendKey]float64{}
-	for name, record := range v.records {
+	for _, name := range v.names() {
+		record := v.records.get(name)
 		if v.modes[name] == traffic.ModeProxy {
 			continue
 		}

@@ -3,7 +3,6 @@ package daemon
 import (
 	"fmt"
 	"maps"
-	"slices"
 	"strings"
 
 	"github.com/splitd/splitd/configs"
@@ -15,7 +14,7 @@ import (
 // view is one immutable state of everything that readers ask for. Changes make
 // a new one; readers never wait for a change.
 type view struct {
-	records     map[string]state.Record // the splits there are
+	records     roster                  // the splits there are
 	graves      map[string]state.Record // those there were, for their generations
 	modes       map[string]traffic.Mode // the plane in use, with auto resolved
 	paths       []traffic.ReturnPath
@@ -28,17 +27,17 @@ type view struct {
 
 // split returns the state of one of the splits as its data plane gets it.
 func (v *view) split(name string) traffic.Split {
-	split := inForce(v.records[name])
+	split := v.records.split(name)
 	split.Mode = v.modes[name]
 	return split
 }
 
 // names lists the splits in order.
-func (v *view) names() []string { return slices.Sorted(maps.Keys(v.records)) }
+func (v *view) names() []string { return v.records.names }
 
 // splits lists the states of all splits, in order of their names.
 func (v *view) splits() []traffic.Split {
-	splits := make([]traffic.Split, 0, len(v.records))
+	splits := make([]traffic.Split, 0, len(v.records.names))
 	for _, name := range v.names() {
 		splits = append(splits, v.split(name))
 	}
@@ -49,18 +48,25 @@ func (v *view) splits() []traffic.Split {
 func (v *view) of(records []state.Record) []traffic.Split {
 	splits := make([]traffic.Split, 0, len(records))
 	for _, r := range records {
-		if _, stands := v.records[r.Name]; stands {
+		if v.records.has(r.Name) {
 			splits = append(splits, v.split(r.Name))
 		}
 	}
 	return splits
 }
 
-// summary is one line of all splits and their candidates' share.
+// summaryMost is how many splits a summary names.
+const summaryMost = 20
+
+// summary is one line of the splits and their candidates' share.
 func (v *view) summary() string {
-	parts := make([]string, 0, len(v.records))
-	for _, name := range v.names() {
-		parts = append(parts, fmt.Sprintf("%s %s", name, inForce(v.records[name]).CandidateWeight()))
+	names := v.names()
+	var parts []string
+	for _, name := range names[:min(len(names), summaryMost)] {
+		parts = append(parts, fmt.Sprintf("%s %s", name, v.split(name).CandidateWeight()))
+	}
+	if left := len(names) - summaryMost; left > 0 {
+		parts = append(parts, fmt.Sprintf("and %d more", left))
 	}
 	return strings.Join(parts, ", ")
 }
@@ -81,28 +87,24 @@ func sorted(findings []string) (warnings, notes []string) {
 // with returns a view in which some records are replaced.
 func (v *view) with(records ...state.Record) *view {
 	next := *v
-	next.records = maps.Clone(v.records)
-	for _, r := range records {
-		next.records[r.Name] = r
-	}
+	next.records = v.records.with(records...)
 	return &next
 }
 
 // buried returns a view in which a split is no longer there.
 func (v *view) buried(record state.Record) *view {
 	next := *v
-	next.records, next.graves = maps.Clone(v.records), maps.Clone(v.graves)
+	next.records, next.graves = v.records.without(record.Name), maps.Clone(v.graves)
 	if next.graves == nil {
 		next.graves = map[string]state.Record{}
 	}
-	delete(next.records, record.Name)
 	next.graves[record.Name] = record
 	return &next
 }
 
 // known is the record of a split, also of one that was removed.
 func (v *view) known(name string) *state.Record {
-	if record, ok := v.records[name]; ok {
+	if record, ok := v.records.find(name); ok {
 		return &record
 	}
 	if record, ok := v.graves[name]; ok {
@@ -156,8 +158,9 @@ func (v *view) find(name string) (state.Record, error) {
 		}
 		name = names[0]
 	}
-	if !slices.Contains(names, name) {
+	record, ok := v.records.find(name)
+	if !ok {
 		return state.Record{}, refuse(api.CodeNotFound, "find split %q: there is none of that name: %s", name, v.choice())
 	}
-	return v.records[name], nil
+	return record, nil
 }
