@@ -81,6 +81,7 @@ type Daemon struct {
 	planes  *planes
 	scribe  *scribe
 	journal func(...state.Entry) error
+	saver   *saver
 	looks   gate
 
 	raising  sync.Mutex // one raise at a time; taken before changing, held while the disk is waited for
@@ -125,6 +126,7 @@ func New(o Options) *Daemon {
 	d.health = health.New(health.Options{
 		Checker: o.Checker, Notify: d.heed, Now: o.Now, Rand: o.Rand, Limit: checksMost, Log: o.Log,
 	})
+	d.saver = &saver{file: state.NewSnapshotFile(d.file(snapshotFile)), settings: netfilter.Settings(o.Config.Netfilter)}
 	d.planes = &planes{openKernel: o.OpenKernel, host: o.Host, relay: o.Relay, opened: d.opened}
 	d.view.Store(&view{})
 	return d
@@ -155,6 +157,7 @@ func (d *Daemon) start(ctx context.Context) error {
 	if err := os.MkdirAll(cfg.StateDir, 0o750); err != nil {
 		return fmt.Errorf("make state directory %q: %w", cfg.StateDir, err)
 	}
+	d.scribe.submit(func() error { d.scribe.last = append(d.scribe.last, d.saver.file.Close); return nil })
 	journal, err := state.OpenJournal(filepath.Join(cfg.StateDir, journalFile))
 	if err != nil {
 		d.log.Warn("open journal", "error", err)
@@ -283,17 +286,6 @@ func (d *Daemon) tellSystemd(states ...string) {
 		message = s + "\n" + message
 	}
 	d.options.Notify(message)
-}
-
-// saveSnapshot writes what `splitd restore` puts in place at the next boot.
-func (d *Daemon) saveSnapshot() error {
-	v := d.view.Load()
-	inKernel, _ := byMode(v.splits())
-	n := d.options.Config.Netfilter
-	return state.WriteSnapshot(d.file(snapshotFile), state.Snapshot{
-		SavedAt: d.now(), Splits: inKernel, ReturnPaths: v.paths,
-		MarkMask: n.MarkMask, RouteTable: n.RouteTable, RulePriority: n.RulePriority,
-	})
 }
 
 func (d *Daemon) file(name string) string { return filepath.Join(d.options.Config.StateDir, name) }

@@ -26,7 +26,7 @@ type proposal struct {
 func newProposal(definition configs.Definition) proposal {
 	return proposal{
 		next: &view{
-			graves: map[string]state.Record{}, paths: definition.ReturnPaths,
+			graves: map[string]state.Record{}, made: &definition, paths: definition.ReturnPaths,
 			places: definition.Places, notes: definition.Notes,
 		},
 		before: map[string]holdings{},

@@ -89,7 +89,7 @@ func (d *Daemon) announce(entries []state.Entry) {
 // tell writes the snapshot for `splitd restore` and the journal; on the
 // scribe's goroutine.
 func (d *Daemon) tell(entries []state.Entry) error {
-	return errors.Join(d.saveSnapshot(), d.journal(entries...))
+	return errors.Join(d.saver.save(d.view.Load(), d.now), d.journal(entries...))
 }
 
 func (d *Daemon) warnOf(told error) []string {

@@ -3,6 +3,7 @@ package daemon
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 
 	"github.com/splitd/splitd/configs"
@@ -17,6 +18,7 @@ type view struct {
 	records     roster                  // the splits there are
 	graves      map[string]state.Record // those there were, for their generations
 	modes       map[string]traffic.Mode // the plane in use, with auto resolved
+	made        *configs.Definition     // what it was made of, the same until the next apply
 	paths       []traffic.ReturnPath
 	places      map[string]configs.Place
 	notes       []string
@@ -89,6 +91,20 @@ func (v *view) with(records ...state.Record) *view {
 	next := *v
 	next.records = v.records.with(records...)
 	return &next
+}
+
+// since lists the splits whose state differs from the earlier view's, unless
+// more than that differs.
+func (v *view) since(earlier *view) (changed []traffic.Split, ok bool) {
+	if earlier == nil || earlier.made != v.made || !slices.Equal(earlier.names(), v.names()) {
+		return nil, false
+	}
+	for i, h := range v.records.held {
+		if h != earlier.records.held[i] {
+			changed = append(changed, v.split(h.record.Name))
+		}
+	}
+	return changed, true
 }
 
 // buried returns a view in which a split is no longer there.

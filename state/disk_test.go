@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/splitd/splitd/state"
+	"github.com/splitd/splitd/traffic"
 )
 
 // mount puts a disk in memory at a directory of the test: the test package runs
@@ -49,6 +50,15 @@ func fill(t *testing.T, dir string) string {
 }
 
 // demandFull checks the error that operators see.
+// wide is a change that does not fit into the last block of the snapshot.
+func wide(generation traffic.Generation) state.SnapshotChange {
+	split := snapshot(generation).Splits[0]
+	for i := range 500 {
+		split.Service.Ports = append(split.Service.Ports, traffic.Port{Number: uint16(1000 + i), Transport: traffic.TCP})
+	}
+	return state.SnapshotChange{SavedAt: noon, Splits: []traffic.Split{split}}
+}
+
 func demandFull(t *testing.T, err error, verb, path string) {
 	t.Helper()
 	if !errors.Is(err, syscall.ENOSPC) || errors.Is(err, state.ErrCorrupt) {
@@ -121,7 +131,8 @@ func TestAStoreThatCannotBeMadeOnAFullDiskLeavesNoDamagedFile(t *testing.T) {
 func TestFilesOnAFullDiskStayWhole(t *testing.T) {
 	dir := mount(t, "256k")
 	snapshotPath, journalPath := filepath.Join(dir, "snapshot.json"), filepath.Join(dir, "history.jsonl")
-	if err := state.WriteSnapshot(snapshotPath, snapshot(1)); err != nil {
+	snapshots := state.NewSnapshotFile(snapshotPath)
+	if err := snapshots.Replace(snapshot(1)); err != nil {
 		t.Fatal(err)
 	}
 	journal, err := state.OpenJournal(journalPath)
@@ -134,7 +145,8 @@ func TestFilesOnAFullDiskStayWhole(t *testing.T) {
 	}
 	ballast := fill(t, dir)
 
-	demandFull(t, state.WriteSnapshot(snapshotPath, snapshot(2)), "write snapshot", snapshotPath)
+	demandFull(t, state.NewSnapshotFile(snapshotPath).Replace(snapshot(2)), "write snapshot", snapshotPath)
+	demandFull(t, snapshots.Append(wide(2)), "write snapshot", snapshotPath)
 	if got, err := state.ReadSnapshot(snapshotPath); err != nil || got.Splits[0].Generation != 1 {
 		t.Errorf("the old snapshot = %v, %v", got, err)
 	}
@@ -148,7 +160,7 @@ func TestFilesOnAFullDiskStayWhole(t *testing.T) {
 	if err := os.Remove(ballast); err != nil {
 		t.Fatal(err)
 	}
-	if err := state.WriteSnapshot(snapshotPath, snapshot(2)); err != nil {
+	if err := state.NewSnapshotFile(snapshotPath).Replace(snapshot(2)); err != nil {
 		t.Error(err)
 	}
 	if err := journal.Append(set("mx", 2)); err != nil {

@@ -1,6 +1,7 @@
 package state_test
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"net/netip"
@@ -42,6 +43,7 @@ func child(dir string) error {
 	if err != nil {
 		return err
 	}
+	snapshots := state.NewSnapshotFile(filepath.Join(dir, "snapshot.json"))
 	fmt.Println("open")
 	for generation := records["mx"].Generation + 1; ; generation++ {
 		entries, err := s.Commit([]state.Record{record("mx", generation)}, []state.Entry{set("mx", generation)})
@@ -51,7 +53,7 @@ func child(dir string) error {
 		if _, err := fmt.Println(generation); err != nil {
 			return err
 		}
-		if err := state.WriteSnapshot(filepath.Join(dir, "snapshot.json"), snapshot(generation)); err != nil {
+		if err := save(snapshots, generation); err != nil {
 			return err
 		}
 		if err := journal.Append(entries...); err != nil {
@@ -119,6 +121,16 @@ func snapshot(generation traffic.Generation) state.Snapshot {
 		ReturnPaths: []traffic.ReturnPath{{Name: "from-old-mx", Via: addr("10.0.0.1"), Device: "eth0", Match: traffic.MatchAddress, Address: addr("10.0.0.12")}},
 		MarkMask:    0xfff00000, RouteTable: 5300, RulePriority: 5200,
 	}
+}
+
+// save does as the daemon does: behind what is there, or whole.
+func save(f *state.SnapshotFile, generation traffic.Generation) error {
+	s := snapshot(generation)
+	err := f.Append(state.SnapshotChange{SavedAt: s.SavedAt, Splits: s.Splits[:1]})
+	if errors.Is(err, state.ErrWriteWhole) {
+		return f.Replace(s)
+	}
+	return err
 }
 
 func openStore(t testing.TB, path string) *state.Store {

@@ -1,7 +1,9 @@
 package state
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -30,20 +32,99 @@ type snapshotFile struct {
 	Snapshot
 }
 
-// WriteSnapshot puts the snapshot at path (mode 0640), in the place of the one
-// before: at every moment, also after a power cut, one of them is there whole.
-// One writer at a time.
-func WriteSnapshot(path string, s Snapshot) error {
+// SnapshotChange is what has changed in a Snapshot since.
+type SnapshotChange struct {
+	SavedAt time.Time       `json:"saved_at"`
+	Splits  []traffic.Split `json:"splits"` // in the place of those of the same names
+}
+
+// SnapshotFile writes the snapshot at a path: whole in the place of the one
+// before, or what has changed behind it, a line each. At every moment, also
+// after a power cut, a state that was saved is there. For one goroutine; one
+// writer at a time.
+type SnapshotFile struct {
+	path  string
+	file  *os.File // nil: what is there is not ours to go on from
+	whole int64    // bytes
+	size  int64    // with the changes behind it
+}
+
+// NewSnapshotFile touches nothing.
+func NewSnapshotFile(path string) *SnapshotFile { return &SnapshotFile{path: path} }
+
+// ErrWriteWhole says that a change cannot be appended: the snapshot was not
+// written by this process, is not there any more, or has grown to twice its size.
+var ErrWriteWhole = errors.New("write the snapshot whole")
+
+// growthLeast is up to how many bytes of changes the smallest snapshot takes.
+const growthLeast = 64 << 10
+
+// Replace writes the snapshot (mode 0640) in the place of the one before.
+func (f *SnapshotFile) Replace(s Snapshot) error {
+	f.leave()
 	text, err := seal(snapshotFile{Format: snapshotFormat, Snapshot: s})
 	if err != nil {
-		return fmt.Errorf("encode snapshot %q: %w", path, err)
+		return fmt.Errorf("encode snapshot %q: %w", f.path, err)
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
-		return fileError("write snapshot", path, err)
+	text = append(text, '\n')
+	if err := os.MkdirAll(filepath.Dir(f.path), 0o750); err != nil {
+		return fileError("write snapshot", f.path, err)
 	}
-	if err := replace(path, append(text, '\n')); err != nil {
-		return fileError("write snapshot", path, err)
+	if err := replace(f.path, text); err != nil {
+		return fileError("write snapshot", f.path, err)
 	}
+	if file, err := os.OpenFile(f.path, os.O_WRONLY|os.O_APPEND, 0); err == nil { // else the next is written whole, too
+		f.file, f.whole, f.size = file, int64(len(text)), int64(len(text))
+	}
+	return nil
+}
+
+// Append writes a change behind the snapshot, and returns when the disk has it.
+// After ErrWriteWhole nothing was written.
+func (f *SnapshotFile) Append(c SnapshotChange) error {
+	text, err := seal(c)
+	if err != nil {
+		return fmt.Errorf("encode change of snapshot %q: %w", f.path, err)
+	}
+	text = append(text, '\n')
+	if !f.continues() || f.size+int64(len(text)) > f.whole+max(f.whole, growthLeast) {
+		return ErrWriteWhole
+	}
+	if _, err = f.file.Write(text); err == nil {
+		err = f.file.Sync()
+	}
+	if err != nil {
+		_ = f.file.Truncate(f.size) // what was torn is not read anyway
+		f.leave()
+		return fileError("write snapshot", f.path, err)
+	}
+	f.size += int64(len(text))
+	return nil
+}
+
+// continues says whether the file is the one that we have written.
+func (f *SnapshotFile) continues() bool {
+	if f.file == nil {
+		return false
+	}
+	ours, err := f.file.Stat()
+	if err != nil || ours.Size() != f.size {
+		return false
+	}
+	there, err := os.Stat(f.path)
+	return err == nil && os.SameFile(ours, there)
+}
+
+func (f *SnapshotFile) leave() {
+	if f.file != nil {
+		_ = f.file.Close() // all of it was synced
+		f.file = nil
+	}
+}
+
+// Close gives the file up.
+func (f *SnapshotFile) Close() error {
+	f.leave()
 	return nil
 }
 
@@ -62,8 +143,62 @@ func ReadSnapshot(path string) (Snapshot, error) {
 }
 
 // parseSnapshot is strict: what is restored at boot, unseen, must be understood
-// whole.
+// whole. Only a last change that a crash tore may be missing: nobody was told
+// that it was saved.
 func parseSnapshot(text []byte) (Snapshot, error) {
+	whole, changes, err := cutSnapshot(text)
+	if err != nil {
+		return Snapshot{}, err
+	}
+	s, err := parseWhole(whole)
+	if err != nil || len(changes) == 0 {
+		return s, err
+	}
+	at := make(map[string]int, len(s.Splits))
+	for i, split := range s.Splits {
+		at[split.Name] = i
+	}
+	for n, line := range changes {
+		var raw json.RawMessage
+		if err := unseal(line, &raw); err != nil {
+			if n == len(changes)-1 {
+				break
+			}
+			return Snapshot{}, corrupt("change %d behind it: %w", n+1, err)
+		}
+		var c SnapshotChange
+		if err := decode(raw, &c, true); err != nil {
+			return Snapshot{}, corrupt("change %d behind it: %w", n+1, err)
+		}
+		s.SavedAt = c.SavedAt
+		for _, split := range c.Splits {
+			i, known := at[split.Name]
+			if !known {
+				return Snapshot{}, corrupt("change %d behind it is of %q, which is not in it", n+1, split.Name)
+			}
+			s.Splits[i] = split
+		}
+	}
+	return s, nil
+}
+
+// cutSnapshot tells the snapshot, which may be indented, from the lines behind it.
+func cutSnapshot(text []byte) (whole []byte, changes [][]byte, err error) {
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	var raw json.RawMessage
+	if err := decoder.Decode(&raw); err != nil {
+		return nil, nil, corrupt("%w", err)
+	}
+	end := decoder.InputOffset()
+	for line := range bytes.Lines(text[end:]) {
+		if line = bytes.TrimSpace(line); len(line) > 0 {
+			changes = append(changes, line)
+		}
+	}
+	return text[:end], changes, nil
+}
+
+func parseWhole(text []byte) (Snapshot, error) {
 	var raw json.RawMessage
 	if err := unseal(text, &raw); err != nil {
 		return Snapshot{}, corrupt("%w", err)

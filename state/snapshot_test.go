@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/splitd/splitd/state"
+	"github.com/splitd/splitd/traffic"
 )
 
 func TestSnapshotComesBackAsItWas(t *testing.T) {
@@ -20,7 +21,7 @@ func TestSnapshotComesBackAsItWas(t *testing.T) {
 	for generation := range 3 {
 		want := snapshot(1)
 		want.RulePriority = 5200 + generation
-		if err := state.WriteSnapshot(path, want); err != nil {
+		if err := state.NewSnapshotFile(path).Replace(want); err != nil {
 			t.Fatal(err)
 		}
 		got, err := state.ReadSnapshot(path)
@@ -31,6 +32,93 @@ func TestSnapshotComesBackAsItWas(t *testing.T) {
 	left, err := os.ReadDir(filepath.Dir(path))
 	if len(left) != 1 || err != nil {
 		t.Errorf("the directory holds %v, %v, want the snapshot alone", left, err)
+	}
+}
+
+// changed is the snapshot with mx at each generation up to the last behind it.
+func changed(t testing.TB, path string, last traffic.Generation) *state.SnapshotFile {
+	t.Helper()
+	f := state.NewSnapshotFile(path)
+	t.Cleanup(func() { _ = f.Close() })
+	for generation := traffic.Generation(1); generation <= last; generation++ {
+		if err := save(f, generation); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return f
+}
+
+func TestWhatChangedSinceComesBackWithTheSnapshot(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "snapshot.json")
+	changed(t, path, 5)
+	got, err := state.ReadSnapshot(path)
+	if diff := cmp.Diff(snapshot(5), got, byValue); diff != "" || err != nil {
+		t.Errorf("snapshot (-want +got): %v\n%s", err, diff)
+	}
+	text, _ := os.ReadFile(path)
+	if lines := bytes.Count(text, []byte("\n")); lines != 5 {
+		t.Errorf("%d lines, want a snapshot and 4 changes", lines)
+	}
+}
+
+func TestAChangeThatACrashToreWasNeverSaved(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "snapshot.json")
+	changed(t, path, 3)
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := bytes.LastIndexByte(text[:len(text)-1], '\n') + 1
+	demand := func(what string, text []byte) {
+		t.Helper()
+		write(t, path, text)
+		got, err := state.ReadSnapshot(path)
+		if diff := cmp.Diff(snapshot(2), got, byValue); diff != "" || err != nil {
+			t.Errorf("%s (-want +got): %v\n%s", what, err, diff)
+		}
+	}
+	for cut := last; cut < len(text)-2; cut++ {
+		demand("cut", text[:cut])
+		demand("the rest never reached the disk", append(bytes.Clone(text[:cut]), make([]byte, len(text)-cut)...))
+	}
+	for cut := last - 2; cut > last-20; cut-- {
+		write(t, path, append(bytes.Clone(text[:cut]), text[last-1:]...))
+		if _, err := state.ReadSnapshot(path); !errors.Is(err, state.ErrCorrupt) {
+			t.Errorf("with a hole before the last change: %v, want ErrCorrupt", err)
+		}
+	}
+}
+
+func TestChangesAreNotWrittenBehindWhatIsNotOurs(t *testing.T) {
+	for name, disturb := range map[string]func(path string) error{
+		"nothing was there":   nil,
+		"it was removed":      os.Remove,
+		"it was replaced":     func(path string) error { return state.NewSnapshotFile(path).Replace(snapshot(7)) },
+		"somebody wrote into": func(path string) error { return os.WriteFile(path, []byte("x"), 0o600) },
+	} {
+		path := filepath.Join(t.TempDir(), "snapshot.json")
+		f := state.NewSnapshotFile(path)
+		if disturb != nil {
+			f = changed(t, path, 2)
+			if err := disturb(path); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := f.Append(state.SnapshotChange{SavedAt: noon}); !errors.Is(err, state.ErrWriteWhole) {
+			t.Errorf("%s: Append = %v, want ErrWriteWhole", name, err)
+		}
+	}
+}
+
+func TestASnapshotDoesNotGrowForEver(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "snapshot.json")
+	changed(t, path, 500)
+	info, err := os.Stat(path)
+	if err != nil || info.Size() > 80<<10 {
+		t.Errorf("after 500 changes it has %d bytes, error %v", info.Size(), err)
+	}
+	if got, err := state.ReadSnapshot(path); err != nil || got.Splits[0].Generation != 500 {
+		t.Errorf("read = generation %d, %v", got.Splits[0].Generation, err)
 	}
 }
 
@@ -79,7 +167,7 @@ func TestASnapshotThatIsNotThereIsNotDamaged(t *testing.T) {
 func TestALeftoverOfAKilledWriterDoesNotDisturb(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "snapshot.json")
 	write(t, path+".tmp", bytes.Repeat([]byte("x"), 1<<16))
-	if err := state.WriteSnapshot(path, snapshot(1)); err != nil {
+	if err := state.NewSnapshotFile(path).Replace(snapshot(1)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := state.ReadSnapshot(path); err != nil {
@@ -102,7 +190,7 @@ func FuzzSnapshot(f *testing.F) {
 
 func snapshotBytes(t testing.TB, path string) []byte {
 	t.Helper()
-	if err := state.WriteSnapshot(path, snapshot(1)); err != nil {
+	if err := state.NewSnapshotFile(path).Replace(snapshot(1)); err != nil {
 		t.Fatal(err)
 	}
 	text, err := os.ReadFile(path)
