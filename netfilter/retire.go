@@ -7,6 +7,11 @@ import (
 	"time"
 )
 
+// leftoversMost is how many may wait for retireLoop, so that a change of
+// weights need not carry out a transaction for those before it, until changes
+// come faster than that takes them away.
+const leftoversMost = 200
+
 // retireLoop removes what old weights and removed splits left behind.
 func (k *Kernel) retireLoop(ctx context.Context) error {
 	ticker := time.NewTicker(retireAfter)

@@ -40,38 +40,45 @@ func (k *Kernel) SetWeights(ctx context.Context, splits ...traffic.Split) error 
 // SetBackends brings the chains of the backends of splits that Apply has put
 // into the kernel to what is closed and down in them, each chain in one step.
 // Weights and generations stay as they are. When a split is not in the kernel
-// the error is ErrNotInKernel; those before it have been changed.
+// the error is ErrNotInKernel and nothing is changed.
 func (k *Kernel) SetBackends(ctx context.Context, splits ...traffic.Split) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for _, s := range splits {
+	mends, err := k.mendsOf(splits)
+	if err != nil || len(mends) == 0 {
+		return err
+	}
+	for i, t := range transactions(mends, k.link.room) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := k.setBackends(s); err != nil {
-			return fmt.Errorf("set backends of split %q in the kernel: %w", s.Name, err)
+		if err := k.commit(t); err != nil {
+			return notInKernel(fmt.Errorf("set backends in the kernel: transaction %d: %w: those before it are in force", i+1, err))
 		}
 	}
-	return nil
-}
-
-func (k *Kernel) setBackends(split traffic.Split) error {
-	table, err := k.tableOf(split.Name)
-	if err != nil {
-		return err
-	}
-	wanted := backendChains(split, k.options.Settings)
-	mend, err := mendBackends(k.rulesFor(1), table, wanted)
-	if err != nil || len(mend) == 0 {
-		return err
-	}
-	if err := k.commit(mend); err != nil {
-		return notInKernel(fmt.Errorf("%w: what was in force stays", err))
-	}
-	if mend, err = mendBackends(k.rulesFor(1), table, wanted); err == nil && len(mend) > 0 {
-		err = fmt.Errorf("read back: a chain is not what was written: another program may be changing table %q", table)
+	if mends, err = k.mendsOf(splits); err == nil && len(mends) > 0 {
+		err = fmt.Errorf("set backends in the kernel: read back: a chain is not what was written: another program may be changing table %q", mends[0][0].table)
 	}
 	return err
+}
+
+// mendsOf plans what the chains of backends lack, split by split.
+func (k *Kernel) mendsOf(splits []traffic.Split) (mends [][]step, err error) {
+	rules := k.rulesFor(len(splits))
+	for _, s := range splits {
+		table, err := k.tableOf(s.Name)
+		var mend []step
+		if err == nil {
+			mend, err = mendBackends(rules, table, backendChains(s, k.options.Settings))
+		}
+		if err != nil {
+			return nil, fmt.Errorf("set backends of split %q in the kernel: %w", s.Name, err)
+		}
+		if len(mend) > 0 {
+			mends = append(mends, mend)
+		}
+	}
+	return mends, nil
 }
 
 // rulesOf reads the rules of a chain that draws nothing.
@@ -132,7 +139,9 @@ func (s swap) trampoline() chain { return s.chains[len(s.chains)-1] }
 func (s swap) version() chain    { return s.chains[len(s.chains)-2] }
 
 func (k *Kernel) setWeights(ctx context.Context, splits []traffic.Split) error {
-	k.retire()
+	if len(k.leftovers) > leftoversMost {
+		k.retire()
+	}
 	swaps, err := k.planSwaps(splits)
 	if err != nil {
 		return err
