@@ -109,8 +109,7 @@ func (d *Daemon) enter(ctx context.Context, c change) error {
 		return nil
 	}
 	if c.reach == reachWeights {
-		splits := c.next.of(c.records)
-		err := d.planes.setWeights(ctx, splits, gated(d.view.Load().of(c.records), splits))
+		err := d.planes.setWeights(ctx, c.next.of(c.records))
 		if err == nil || !errors.Is(err, netfilter.ErrNotInKernel) {
 			return err
 		}
@@ -120,21 +119,6 @@ func (d *Daemon) enter(ctx context.Context, c change) error {
 		return fmt.Errorf("apply configuration: %w", err)
 	}
 	return nil
-}
-
-// gated are the splits in which a candidate was closed or opened.
-func gated(old, now []traffic.Split) []traffic.Split {
-	before := make(map[string]traffic.Split, len(old))
-	for _, o := range old {
-		before[o.Name] = o
-	}
-	var gates []traffic.Split
-	for _, s := range now {
-		if o, stood := before[s.Name]; !stood || !sameClosed(o, s) {
-			gates = append(gates, s)
-		}
-	}
-	return gates
 }
 
 // begun notes the flow counters of every record of a change.

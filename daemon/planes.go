@@ -195,9 +195,8 @@ func moved(old, now []traffic.Split) []traffic.Split {
 }
 
 // setWeights changes the weights of splits that are already in their planes:
-// those in the kernel all at once. Gates are those of them in which a candidate
-// was closed or opened.
-func (p *planes) setWeights(ctx context.Context, splits, gates []traffic.Split) error {
+// those in the kernel all at once.
+func (p *planes) setWeights(ctx context.Context, splits []traffic.Split) error {
 	inKernel, inProxy := p.byMode(splits)
 	for _, split := range inProxy {
 		if err := p.relay.SetWeights(split); err != nil {
@@ -211,13 +210,7 @@ func (p *planes) setWeights(ctx context.Context, splits, gates []traffic.Split) 
 	if err != nil {
 		return err
 	}
-	if err := kernel.SetWeights(ctx, inKernel...); err != nil {
-		return err
-	}
-	if inKernel, _ = p.byMode(gates); len(inKernel) == 0 {
-		return nil
-	}
-	return kernel.SetBackends(ctx, inKernel...)
+	return kernel.SetWeights(ctx, inKernel...)
 }
 
 // setBackends brings the backends of a split that is already in the kernel to

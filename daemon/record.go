@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/splitd/splitd/state"
 )
@@ -16,6 +17,9 @@ func (d *Daemon) somethingToRecord(c change) bool {
 // world is told. Called under the change lock, so that the order on disk is the
 // order in force.
 func (d *Daemon) recordLowering(c change) (written, told ticket) {
+	if len(c.entries) > entriesMany && allOff(c.entries) && d.missing() == nil {
+		return d.recordMany(c), ticket{}
+	}
 	missing, needed := d.missing(), d.somethingToRecord(c)
 	d.announce(c.entries)
 	entries := c.entries // the jobs' alone
@@ -32,6 +36,37 @@ func (d *Daemon) recordLowering(c change) (written, told ticket) {
 		})
 	}
 	return written, d.scribe.submit(func() error { return d.tell(entries) })
+}
+
+// entriesMany is from how many lines on a history takes long to write.
+const entriesMany = 200
+
+func allOff(entries []state.Entry) bool {
+	return !slices.ContainsFunc(entries, func(e state.Entry) bool { return e.Action != state.ActionOff })
+}
+
+// recordMany submits what thousands of splits that were switched off leave on
+// the disk. Who asked waits for the marker of a forced off alone, which says
+// the same in one line; should the rest fail, a restart finds it.
+func (d *Daemon) recordMany(c change) ticket {
+	d.announce(c.entries)
+	marked := d.scribe.submit(func() error { return state.WriteForcedSpare(d.options.Config.StateDir, forcedBy(c.entries[0])) })
+	d.scribe.submit(d.scribe.withStore(func(store Store) error {
+		entries, err := write(store, c.running, c.records, c.entries)
+		if err == nil {
+			err = d.tell(entries)
+		}
+		if err = errors.Join(err, state.PrepareSpare(d.options.Config.StateDir)); err != nil {
+			d.log.Error("record change", "splits", len(c.records), "error", err)
+		}
+		return err
+	}))
+	return marked
+}
+
+// forcedBy is the marker of whoever made the entry, for all splits.
+func forcedBy(e state.Entry) state.Forced {
+	return state.Forced{Time: e.Time, UID: e.UID, User: e.User, SudoUser: e.SudoUser, PID: e.PID, Command: e.Command, Reason: e.Reason}
 }
 
 // afterLowering waits a little for the disk and says what it did not do.
@@ -56,10 +91,8 @@ func (d *Daemon) leaveWord(ctx context.Context, entries []state.Entry) (warnings
 	if len(names) == 0 {
 		return nil
 	}
-	e := entries[0]
-	word := state.Forced{
-		Splits: names, Time: e.Time, UID: e.UID, User: e.User, SudoUser: e.SudoUser, PID: e.PID, Command: e.Command, Reason: e.Reason,
-	}
+	word := forcedBy(entries[0])
+	word.Splits = names
 	err := d.scribe.submit(func() error { return state.WriteForcedSpare(d.options.Config.StateDir, word) }).wait(ctx, lowerPatience)
 	if err != nil {
 		d.log.Error("mark forced off", "error", err)
@@ -77,6 +110,12 @@ func (d *Daemon) publish(entries []state.Entry) ticket {
 
 // announce writes the log and systemd's status line.
 func (d *Daemon) announce(entries []state.Entry) {
+	if len(entries) > entriesMany {
+		e := entries[0]
+		d.log.Info("changed", "splits", len(entries), "action", string(e.Action),
+			"user", e.User, "uid", e.UID, "pid", e.PID, "sudo_user", e.SudoUser, "command", e.Command, "reason", e.Reason)
+		entries = nil // the journal and the history have each
+	}
 	for _, e := range entries {
 		d.log.Info("changed", "split", e.Split, "generation", uint64(e.Generation), "action", string(e.Action),
 			"weight", e.After.Sum().String(), "previous", e.Before.Sum().String(),

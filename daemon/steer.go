@@ -63,7 +63,7 @@ func (d *Daemon) overriding(w word, record state.Record, overrides traffic.Overr
 	before, after := inForce(record), inForce(next)
 	answer := api.Change{
 		Envelope: api.Of(api.KindChange), Split: record.Name, Generation: uint64(record.Generation),
-		PreviousPPM: int(inForce(record).CandidateWeight()), WeightPPM: int(inForce(next).CandidateWeight()),
+		PreviousPPM: int(before.CandidateWeight()), WeightPPM: int(after.CandidateWeight()),
 	}
 	c := change{reach: reachNone, raises: holdingsOf(before).raisedBy(after)}
 	if !equalWeights(before.Weights(), after.Weights()) || !sameClosed(before, after) {

@@ -178,7 +178,10 @@ func (k *Kernel) setWeights(ctx context.Context, splits []traffic.Split) error {
 // planSwaps reads what the splits have now. It changes nothing.
 func (k *Kernel) planSwaps(splits []traffic.Split) ([]swap, error) {
 	swaps := make([]swap, 0, len(splits))
-	rules := k.rulesFor(len(splits))
+	rules, names, err := k.rulesBefore(len(splits))
+	if err != nil {
+		return nil, err
+	}
 	for _, split := range splits {
 		s, err := k.planSwap(split, rules)
 		if err != nil {
@@ -189,18 +192,47 @@ func (k *Kernel) planSwaps(splits []traffic.Split) ([]swap, error) {
 	if len(splits) == 1 {
 		return swaps, nil // the kernel finds a missing chain; that transaction changes nothing
 	}
-	names, err := k.readChainNames()
-	if err != nil {
-		return nil, err
-	}
 	for _, s := range swaps {
 		for _, c := range s.chains {
-			if _, _, version := versionOf(c.name); !version && !names[s.table][c.name] {
+			if _, _, version := versionOf(c.name); !version && !names(s.table, c.name) {
 				return nil, inSplit(splits, s.split, fmt.Errorf("%w (chain %q is missing)", ErrNotInKernel, c.name))
 			}
 		}
 	}
 	return swaps, nil
+}
+
+// rulesBefore reads chains before a change of so many splits, and says whether
+// a chain is there. Of many it is known what they are, or all are read at once.
+func (k *Kernel) rulesBefore(splits int) (rules rulesOf, there func(table, chain string) bool, err error) {
+	if splits > fewSplits {
+		known, err := k.memory.recall(&k.link)
+		if err != nil {
+			return nil, nil, err
+		}
+		if known != nil {
+			return known.rules, known.has, nil
+		}
+	}
+	if splits == 1 {
+		return k.rulesFor(splits), nil, nil
+	}
+	names, err := k.readChainNames()
+	return k.rulesFor(splits), func(table, chain string) bool { return names[table][chain] }, err
+}
+
+// rules are those of a chain, as rulesOf.
+func (s sight) rules(table, chain string) ([]observedRule, error) {
+	c, ok := s[table].chains[chain]
+	if !ok {
+		return nil, ErrNotInKernel
+	}
+	return c.rules, nil
+}
+
+func (s sight) has(table, chain string) bool {
+	_, ok := s[table].chains[chain]
+	return ok
 }
 
 func (k *Kernel) planSwap(split traffic.Split, rules rulesOf) (swap, error) {
