@@ -44,6 +44,7 @@ type Kernel struct {
 	places     atomic.Pointer[map[string]string] // the table of each split, for who reads
 	memory     memory
 	writes     writes
+	compared   comparison
 	newsBuffer int           // bytes that Watch may be behind
 	mended     atomic.Uint64 // how often Run has put return paths back
 

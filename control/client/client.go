@@ -221,17 +221,42 @@ func exchange(ctx context.Context, conn net.Conn, method, path string, request a
 // open decodes an envelope of our version; what a newer daemon adds to it is
 // passed over.
 func open(socket string, body []byte, answer any) error {
-	var envelope api.Envelope
-	if err := json.Unmarshal(body, &envelope); err != nil || envelope.APIVersion == "" {
+	version := versionOf(body)
+	if version == "" {
 		return fmt.Errorf("read answer of %q: it is no splitd's: check which program listens there", socket)
 	}
-	if envelope.APIVersion != api.Version {
-		return fmt.Errorf("read answer of %q: it speaks %s, this program %s: use the splitctl that came with that splitd", socket, envelope.APIVersion, api.Version)
+	if version != api.Version {
+		return fmt.Errorf("read answer of %q: it speaks %s, this program %s: use the splitctl that came with that splitd", socket, version, api.Version)
 	}
 	if err := json.Unmarshal(body, answer); err != nil {
 		return fmt.Errorf("read answer of %q: %w", socket, err)
 	}
 	return nil
+}
+
+// versionOf reads the version of an answer, "" of what is none. It stands at
+// the beginning, and the answer may be large: no more is read than that.
+func versionOf(body []byte) string {
+	decoder := json.NewDecoder(bytes.NewReader(body))
+	if brace, err := decoder.Token(); err != nil || brace != json.Delim('{') {
+		return ""
+	}
+	for decoder.More() {
+		key, err := decoder.Token()
+		if err != nil {
+			return ""
+		}
+		if key == "apiVersion" {
+			version, _ := decoder.Token()
+			text, _ := version.(string)
+			return text
+		}
+		var passed json.RawMessage
+		if decoder.Decode(&passed) != nil {
+			return ""
+		}
+	}
+	return ""
 }
 
 func refusal(socket string, status int, body []byte) error {
