@@ -18,6 +18,7 @@ import (
 	"github.com/splitd/splitd/control"
 	"github.com/splitd/splitd/control/api"
 	"github.com/splitd/splitd/control/controltest"
+	"github.com/splitd/splitd/internal/nettest"
 )
 
 // decorated is the split of the design's example: 5 % by root for CHG-1.
@@ -306,15 +307,10 @@ func TestAChangeIsNotCutOffWithItsCaller(t *testing.T) {
 		t.Fatal("the caller was answered")
 	}
 	close(operator.leave)
-	for deadline := time.Now().Add(5 * time.Second); ; {
+	nettest.Eventually(t, "the change is made", func() bool {
 		list, err := operator.Splits(t.Context(), "mx")
-		if err == nil && list.Items[0].WeightPPM == 0 {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("the change was not made")
-		}
-	}
+		return err == nil && list.Items[0].WeightPPM == 0
+	})
 }
 
 func TestChangesFromManyCallersSerialise(t *testing.T) {

@@ -15,6 +15,7 @@ import (
 	"github.com/splitd/splitd/control"
 	"github.com/splitd/splitd/control/api"
 	"github.com/splitd/splitd/health"
+	"github.com/splitd/splitd/internal/nettest"
 	"github.com/splitd/splitd/traffic"
 )
 
@@ -53,13 +54,10 @@ func (w *world) watch(d *Daemon) *sync.Map {
 func (w *world) leaves(d *Daemon, want ...netip.Addr) {
 	w.t.Helper()
 	var got []netip.Addr
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	nettest.Eventually(w.t, fmt.Sprintf("the kernel leaves out %v", want), func() bool {
 		_ = d.exclusively(func() error { got = w.kernel.down("mx"); return nil })
-		if slices.Equal(got, want) {
-			return
-		}
-	}
-	w.t.Fatalf("the kernel leaves out %v, want %v", got, want)
+		return slices.Equal(got, want)
+	}, func() any { return got })
 }
 
 func (w *world) backend(d *Daemon, i int) api.Backend {
@@ -108,9 +106,7 @@ func TestThePrimaryIsWatchedAndNeverWithdrawn(t *testing.T) {
 	dead.Store(netip.MustParseAddr("2001:db8::25"), true)
 	dead.Store(new4, true)
 	w.leaves(d, new4)
-	for w.backend(d, 0).State != "down" {
-		time.Sleep(time.Millisecond)
-	}
+	nettest.Eventually(t, "the primary is down", func() bool { return w.backend(d, 0).State == "down" })
 	w.leaves(d, new4)
 	_ = d.exclusively(func() error {
 		if got := w.kernel.splits["mx"].Primary.Down; len(got) != 0 {
@@ -211,9 +207,7 @@ func TestAWithdrawalThatTheKernelRefusesIsTriedAgain(t *testing.T) {
 	dead := w.watch(d)
 	_ = d.exclusively(func() error { w.kernel.fail = errors.New("no memory"); return nil })
 	dead.Store(new4, true)
-	for w.backend(d, 1).Checks[0].State != "down" {
-		time.Sleep(time.Millisecond)
-	}
+	nettest.Eventually(t, "the candidate is down", func() bool { return w.backend(d, 1).Checks[0].State == "down" })
 	_ = d.exclusively(func() error { w.kernel.fail = nil; return nil })
 	w.leaves(d, new4)
 	w.agrees(d)
@@ -251,9 +245,9 @@ func TestOtherChangesDoNotWaitForManyWithdrawals(t *testing.T) {
 	var running sync.WaitGroup
 	running.Go(func() { _ = d.health.Run(ctx) })
 	for name := range all {
-		for !d.health.IsDown(health.Key{Split: name, Backend: "new", Address: new4}) {
-			time.Sleep(time.Millisecond)
-		}
+		nettest.Eventually(t, name+" is down", func() bool {
+			return d.health.IsDown(health.Key{Split: name, Backend: "new", Address: new4})
+		})
 	}
 	w.kernel.slow = 5 * time.Millisecond
 	withdrawn := func() (n int) {
@@ -270,16 +264,15 @@ func TestOtherChangesDoNotWaitForManyWithdrawals(t *testing.T) {
 			t.Errorf("settling failed for %q: %v", failed, err)
 		}
 	})
-	n := withdrawn()
-	for n == 0 { // until it has begun
+	n := 0
+	nettest.Eventually(t, "it has begun", func() bool {
 		n = withdrawn()
-	}
+		return n > 0
+	})
 	if n == 200 {
 		t.Error("all of 200 were withdrawn before another change got its turn")
 	}
-	for withdrawn() < 200 {
-		time.Sleep(time.Millisecond)
-	}
+	nettest.Eventually(t, "all are withdrawn", func() bool { return withdrawn() == 200 })
 	stop()
 	running.Wait()
 	if lines, err := d.drift(t.Context()); err != nil || len(lines) > 0 {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/splitd/splitd/control"
 	"github.com/splitd/splitd/control/api"
+	"github.com/splitd/splitd/internal/nettest"
 	"github.com/splitd/splitd/state"
 	"github.com/splitd/splitd/traffic"
 )
@@ -118,9 +119,7 @@ func TestOffDoesNotWaitForWhatARaiseTellsTheWorld(t *testing.T) {
 	journal := make(chan struct{})
 	d.journal = func(...state.Entry) error { <-journal; return nil }
 	raise := asks(w.sets(d, "mx", percent(50)))
-	for d.view.Load().records.get("mx").Overrides == nil {
-		time.Sleep(time.Millisecond) // until the raise is in force
-	}
+	nettest.Eventually(t, "the raise is in force", func() bool { return d.view.Load().records.get("mx").Overrides != nil })
 	w.off(d)
 	select {
 	case err := <-raise:

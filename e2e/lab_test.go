@@ -268,13 +268,8 @@ func (l *lab) servedBy(want string) {
 	}
 }
 
-// eventually waits for a condition, for at most half a minute: emulated
-// machines are slow.
+// eventually waits for a condition.
 func (l *lab) eventually(what string, condition func() bool) {
 	l.t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !condition(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			l.t.Fatalf("after 30 s it is still not so that %s", what)
-		}
-	}
+	nettest.Eventually(l.t, what, condition)
 }

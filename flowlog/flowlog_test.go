@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/splitd/splitd/flowlog"
+	"github.com/splitd/splitd/internal/nettest"
 	"github.com/splitd/splitd/traffic"
 )
 
@@ -67,17 +68,13 @@ func TestARenamedFileIsFollowedByANewOne(t *testing.T) {
 		if err := errors.Join(file.Write([]byte("before\n")), os.Rename(path, path+".1"), again(file)); err != nil {
 			t.Fatal(err)
 		}
-		for deadline := time.Now().Add(10 * time.Second); ; {
+		nettest.Eventually(t, name+" there is a new file", func() bool {
 			if err := file.Write([]byte("after\n")); err != nil {
 				t.Fatal(err)
 			}
-			if text, err := os.ReadFile(path); err == nil && string(text) == "after\n" {
-				break
-			}
-			if time.Now().After(deadline) {
-				t.Fatalf("%s: no new file", name)
-			}
-		}
+			text, err := os.ReadFile(path)
+			return err == nil && string(text) == "after\n"
+		})
 		_ = file.Close()
 	}
 }

@@ -107,13 +107,7 @@ func TestLiveFlowsSurviveCleanup(t *testing.T) {
 			t.Errorf("new flows after cleanup: %v", got)
 		}
 		_ = c.Close()
-		deadline := time.Now().Add(10 * time.Second)
-		for lab.cleanup(false) != (CleanupResult{}) {
-			if time.Now().After(deadline) {
-				t.Fatal("the keeper stays although the flow has ended")
-			}
-			time.Sleep(10 * time.Millisecond)
-		}
+		lab.eventually("the keeper goes after the flow", func() bool { return lab.cleanup(false) == CleanupResult{} })
 		if lines := before.Differences(lab.snapshot()); len(lines) > 0 {
 			t.Errorf("differences after cleanup: %q", lines)
 		}

@@ -37,13 +37,9 @@ func (lab *splitLab) follow(s traffic.Split) {
 }
 
 // eventually waits for a condition.
-func (lab *splitLab) eventually(what string, holds func() bool) {
+func (lab *splitLab) eventually(what string, condition func() bool) {
 	lab.t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !holds(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			lab.t.Fatalf("not yet: %s", what)
-		}
-	}
+	nettest.Eventually(lab.t, what, condition)
 }
 
 // evidence is what is known of a backend, all generations together.

@@ -87,13 +87,7 @@ func sum(all []int) (total int) {
 // until waits until the collector is satisfied.
 func (c *collector) until(t *testing.T, what string, satisfied func(all []int) bool) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
-	for !satisfied(c.get()) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: the collector has of each flow: %v", what, c.get())
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+	nettest.Eventually(t, what, func() bool { return satisfied(c.get()) }, func() any { return c.get() })
 }
 
 // talk has n clients ask three times each and says how many answers came.

@@ -3,13 +3,13 @@ package netfilter
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -53,22 +53,10 @@ func (lab returnLab) followBehind(paths []traffic.ReturnPath, log slog.Handler, 
 func (lab returnLab) inSync(paths []traffic.ReturnPath) {
 	lab.t.Helper()
 	var lines []string
-	eventually(lab.t, func() bool {
+	nettest.Eventually(lab.t, "the new host has what the paths ask for", func() bool {
 		lines = lab.differences(paths)
 		return len(lines) == 0
 	}, func() any { return lines })
-}
-
-// eventually polls for the condition and fails with the state after 5 seconds.
-func eventually(t *testing.T, condition func() bool, state func() any) {
-	t.Helper()
-	look := time.NewTicker(10 * time.Millisecond)
-	defer look.Stop()
-	for deadline := time.Now().Add(5 * time.Second); !condition(); <-look.C {
-		if time.Now().After(deadline) {
-			t.Fatalf("still not so after 5 s: %v", state())
-		}
-	}
 }
 
 func TestWhatALinkTookWithItIsPutBackWhenItComesAgain(t *testing.T) {
@@ -102,7 +90,7 @@ func TestWhatALinkTookWithItIsPutBackWhenItComesAgain(t *testing.T) {
 func (lab returnLab) eventuallyWays(n int) {
 	lab.t.Helper()
 	var routes []kernelRoute
-	eventually(lab.t, func() bool {
+	nettest.Eventually(lab.t, fmt.Sprintf("there are %d ways back", n), func() bool {
 		lab.host.Do(func() (err error) { routes, err = readRoutes(); return err })
 		routes = slices.DeleteFunc(routes, func(r kernelRoute) bool { return r.blackhole })
 		return len(routes) == n
@@ -118,15 +106,14 @@ func TestANewLinkLayerAddressOfTheRouterIsFollowed(t *testing.T) {
 	lab.follow(byMark())
 	lab.inSync(byMark())
 	lab.reaches(lab.client, service4, client4)
-	before := lab.knownNeighbours()
 	lab.setHardware(lab.router, "eth1", "02:00:00:00:25:25")
-	eventually(t, func() bool {
+	nettest.Eventually(t, "the router's new address is known", func() bool {
 		// The router's own traffic tells of its new address, as any router's does.
 		_, _ = lab.ask(lab.router, "10.0.0.12:25", mustCome)
 		_, _ = lab.ask(lab.router, "[fd00::12]:25", mustCome)
 		now := lab.knownNeighbours()
 		return now["neighbour/four"].String() == "02:00:00:00:25:25" && now["neighbour/six"].String() == "02:00:00:00:25:25"
-	}, func() any { return before })
+	}, func() any { return lab.knownNeighbours() })
 	lab.inSync(byMark())
 	lab.reaches(lab.client, service4, client4)
 	lab.reaches(lab.client, service6, client6)

@@ -116,7 +116,7 @@ func (lab returnLab) keepAsking() func(address string) func() {
 			if _, err := io.WriteString(server, "does it leak?"); err != nil {
 				lab.t.Logf("the reply was refused: %v", err)
 			}
-			eventually(lab.t, func() bool { return lab.sent() > before }, func() any { return "no segment was sent" })
+			nettest.Eventually(lab.t, "a segment was sent", func() bool { return lab.sent() > before })
 		}
 	}
 }

@@ -59,7 +59,7 @@ func eventuallyUp(t *testing.T, all ...*nettest.NS) {
 	t.Helper()
 	for _, ns := range all {
 		var waiting []string
-		eventually(t, func() bool {
+		nettest.Eventually(t, "all devices are up", func() bool {
 			waiting = nil
 			ns.Do(func() error {
 				links, err := dump(netlink.LinkList)

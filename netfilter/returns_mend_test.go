@@ -17,6 +17,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/splitd/splitd/internal/nettest"
 	"github.com/splitd/splitd/traffic"
 )
 
@@ -43,7 +44,7 @@ func (b *logBook) handler() slog.Handler { return slog.NewTextHandler(b, nil) }
 // until waits for a line that has all the parts.
 func (b *logBook) until(t *testing.T, parts ...string) {
 	t.Helper()
-	eventually(t, func() bool {
+	nettest.Eventually(t, fmt.Sprintf("a line has %q", parts), func() bool {
 		for line := range strings.Lines(b.String()) {
 			if !strings.Contains(line, "\n") {
 				continue
@@ -161,7 +162,7 @@ func TestEachRuleAndRouteThatAnotherProgramDeletesIsPutBackUnderTraffic(t *testi
 			for line, remove := range deeds {
 				before := mended.Load()
 				lab.host.Do(remove)
-				eventually(t, func() bool { return mended.Load() > before }, func() any { return line })
+				nettest.Eventually(t, "it is put back: "+line, func() bool { return mended.Load() > before })
 				lab.inSync(paths)
 				if told++; told <= paceTold {
 					log.until(t, "level=WARN", "return paths lacked something; mended", line)
@@ -170,7 +171,7 @@ func TestEachRuleAndRouteThatAnotherProgramDeletesIsPutBackUnderTraffic(t *testi
 				lab.reaches(lab.client, service6, client6)
 				for _, talk := range talks {
 					before := talk.Load()
-					eventually(t, func() bool { return talk.Load() > before }, func() any { return "an open connection stands still after " + line })
+					nettest.Eventually(t, "an open connection goes on after "+line, func() bool { return talk.Load() > before })
 				}
 			}
 		})
@@ -199,7 +200,7 @@ func TestALinkThatFlapsUnderTrafficLosesNoOpenConnection(t *testing.T) {
 				lab.inSync(paths)
 				eventuallyUp(t, lab.host, lab.router)
 				before := talk.Load()
-				eventually(t, func() bool { return talk.Load() > before }, func() any { return "the open connection stands still" })
+				nettest.Eventually(t, "the open connection goes on", func() bool { return talk.Load() > before })
 				lab.reaches(lab.client, service4, client4)
 			}
 			log.until(t, "return paths are whole again")
@@ -216,7 +217,7 @@ func TestWhoRemovedReturnPathsIsNamed(t *testing.T) {
 	lab.apply(byAddress()...)
 	var log logBook
 	lab.followTelling(byAddress(), log.handler())
-	eventually(t, func() bool { return lab.listens() }, func() any { return "nobody follows" })
+	nettest.Eventually(t, "somebody follows", lab.listens)
 	pid := startStranger(t, lab.host, "remove returns")
 	log.until(t, "level=WARN", "mended", "comm="+commOf(t, pid), "pid="+strconv.Itoa(int(pid)), "protocol 83: missing")
 	lab.inSync(byAddress())
@@ -303,10 +304,10 @@ func TestWhatHappenedWhileTheKernelDroppedNewsIsMended(t *testing.T) {
 	lab.apply(paths...)
 	var log logBook
 	lab.followBehind(paths, log.handler(), 8<<10)
-	eventually(t, func() bool { return lab.listens() }, func() any { return "nobody follows" })
+	nettest.Eventually(t, "somebody follows", lab.listens)
 	// More news at once than a small buffer holds: each address tells of itself
 	// and of a route.
-	eventually(t, func() bool {
+	nettest.Eventually(t, "news are lost", func() bool {
 		lab.host.Do(func() error {
 			if err := lab.storm(500); err != nil {
 				return err

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/splitd/splitd/internal/nettest"
 	"github.com/splitd/splitd/traffic"
 )
 
@@ -153,13 +154,9 @@ func TestOpenFlowsAreCountedByBackend(t *testing.T) {
 	for _, c := range open {
 		_ = c.Close()
 	}
-	deadline := time.Now().Add(10 * time.Second)
-	for !cmp.Equal(map[string][2]uint64{"old": {3, 0}, "new": {2, 0}}, active()) {
-		if time.Now().After(deadline) {
-			t.Fatalf("flows and open flows after all were closed: %v", active())
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+	nettest.Eventually(t, "all flows have ended", func() bool {
+		return cmp.Equal(map[string][2]uint64{"old": {3, 0}, "new": {2, 0}}, active())
+	}, func() any { return active() })
 	local := localSplit(3, 0)
 	lab.apply(local)
 	lab.dial(service25v4)
@@ -181,13 +178,7 @@ func TestRunRetiresWhatOldWeightsLeftBehind(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- lab.kernel.Run(ctx) }()
-	deadline := time.Now().Add(10 * time.Second)
-	for len(lab.versions()) != 1 {
-		if time.Now().After(deadline) {
-			t.Fatalf("versions left: %v", lab.versions())
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
+	nettest.Eventually(t, "one version is left", func() bool { return len(lab.versions()) == 1 }, func() any { return lab.versions() })
 	cancel()
 	if err := <-done; err != nil {
 		t.Errorf("Run ends with %v", err)

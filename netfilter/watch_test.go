@@ -194,7 +194,7 @@ func TestWhereTheKernelDroppedNewsEverybodyIsSuspect(t *testing.T) {
 	lab.watchInto(told)
 	before := lab.generation()
 	lab.stranger("churn")
-	eventually(t, func() bool { return lab.generation() >= before+200 }, func() any { return lab.generation() - before })
+	nettest.Eventually(t, "there were 200 changes", func() bool { return lab.generation() >= before+200 }, func() any { return lab.generation() - before })
 	lab.tells(told, Stranger{})
 	lab.tells(told, Stranger{})
 	pid := lab.stranger("flush")

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/splitd/splitd/internal/nettest"
 	"github.com/splitd/splitd/traffic"
 )
 
@@ -94,7 +95,7 @@ func TestRelayWithoutFilesKeepsItsFlowsRestsAndRecovers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, testPatience, "the relay runs out of files", func() bool { return strings.Contains(log.String(), "accept connection") })
+	nettest.Eventually(t, "the relay runs out of files", func() bool { return strings.Contains(log.String(), "accept connection") })
 
 	begin, used := time.Now(), cpuTime(t, child)
 	exchange(t, early, strings.Repeat("no pipe is to be had: ", 1000))
@@ -109,7 +110,7 @@ func TestRelayWithoutFilesKeepsItsFlowsRestsAndRecovers(t *testing.T) {
 		abortConn(c)
 	}
 	recovered := time.Now()
-	eventually(t, testPatience, "new connections are served", func() bool {
+	nettest.Eventually(t, "new connections are served", func() bool {
 		c, err := net.DialTCP("tcp", nil, net.TCPAddrFromAddrPort(service))
 		if err != nil {
 			return false

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/splitd/splitd/internal/nettest"
 	"github.com/splitd/splitd/traffic"
 )
 
@@ -169,7 +170,7 @@ func awaitReset(t *testing.T, c *net.TCPConn) {
 		t.Fatal(err)
 	}
 	var cause syscall.Errno
-	eventually(t, 2*time.Second, "the other side is reset", func() bool {
+	nettest.Eventually(t, "the other side is reset", func() bool {
 		var code int
 		err := raw.Control(func(fd uintptr) { code, _ = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR) })
 		cause = syscall.Errno(code)

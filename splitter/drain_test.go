@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/splitd/splitd/internal/nettest"
 	"github.com/splitd/splitd/traffic"
 )
 
@@ -34,7 +35,7 @@ func TestDrainEndsWithTheLastFlow(t *testing.T) {
 			p := connect(t)
 			r.stop()
 			for address := range service {
-				eventually(t, testPatience, "new connections are refused", func() bool {
+				nettest.Eventually(t, "new connections are refused", func() bool {
 					c, err := net.Dial("tcp", address.String())
 					if err == nil {
 						_ = c.(*net.TCPConn).SetLinger(0)
@@ -102,7 +103,7 @@ func TestDrainCutsOffAFlowThatIsStillConnecting(t *testing.T) {
 	split.Proxy.ConnectTimeout = time.Minute
 	r := startRelay(t, Options{}, split)
 	c := dial(t, service)
-	eventually(t, testPatience, "the flow has begun", func() bool {
+	nettest.Eventually(t, "the flow has begun", func() bool {
 		r.flowsMu.Lock()
 		defer r.flowsMu.Unlock()
 		return len(r.flows) == 1

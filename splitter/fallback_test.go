@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/splitd/splitd/internal/nettest"
 	"github.com/splitd/splitd/traffic"
 )
 
@@ -175,7 +176,7 @@ func TestPanicInOneFlowCostsOnlyThatFlow(t *testing.T) {
 	if got := r.Faults(); got.Panics != 1 {
 		t.Errorf("Faults() = %+v, want 1 panic", got)
 	}
-	eventually(t, testPatience, "the panic is logged with its stack", func() bool {
+	nettest.Eventually(t, "the panic is logged with its stack", func() bool {
 		log := r.logs.String()
 		return strings.Contains(log, "the draw broke") && strings.Contains(log, "fallback_test.go")
 	})

@@ -239,17 +239,6 @@ func exchange(t testing.TB, c *net.TCPConn, text string) {
 
 func isReset(err error) bool { return errors.Is(err, syscall.ECONNRESET) }
 
-// eventually polls until the condition holds.
-func eventually(t testing.TB, within time.Duration, what string, condition func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(within); !condition(); {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", within, what)
-		}
-		time.Sleep(2 * time.Millisecond)
-	}
-}
-
 // seededDraw is a Draw that every run draws alike, whatever the order of the
 // goroutines.
 func seededDraw(seed uint64) func() traffic.Weight {

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/splitd/splitd/internal/nettest"
 	"github.com/splitd/splitd/traffic"
 )
 
@@ -109,7 +110,7 @@ func TestFlowAtRestHoldsTwoFilesAndNoPipe(t *testing.T) {
 	if got := r.numbers("old").Active; got != flows {
 		t.Errorf("%d flows are open, want %d", got, flows)
 	}
-	eventually(t, testPatience, "no pipe is left", func() bool {
+	nettest.Eventually(t, "no pipe is left", func() bool {
 		forcePoolsEmpty()
 		return countFiles(t, "pipe:") <= pipes
 	})

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/splitd/splitd/internal/nettest"
 	"github.com/splitd/splitd/traffic"
 )
 
@@ -57,7 +58,7 @@ func TestNothingIsLeftAfterTwoThousandConnectionsAndAResetStorm(t *testing.T) {
 		})
 	}
 	load.Wait()
-	eventually(t, testPatience, "goroutines and files are back at base", func() bool {
+	nettest.Eventually(t, "goroutines and files are back at base", func() bool {
 		forcePoolsEmpty()
 		return runtime.NumGoroutine() <= goroutines && len(openFiles(t)) <= files
 	})

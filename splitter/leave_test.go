@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/splitd/splitd/internal/nettest"
 	"github.com/splitd/splitd/traffic"
 )
 
@@ -46,7 +47,7 @@ func TestClientsOnTheirWayInAreServedByAListenerThatGoes(t *testing.T) {
 			client := dialSlowly(t, service)
 			r.apply()
 			exchange(t, client, "still here")
-			eventually(t, testPatience, "new connections are refused", func() bool { return refused(service) })
+			nettest.Eventually(t, "new connections are refused", func() bool { return refused(service) })
 		})
 	}
 }
@@ -59,7 +60,7 @@ func TestARelayThatStopsServesClientsOnTheirWayIn(t *testing.T) {
 	r := startRelay(t, Options{}, split)
 	client := dialSlowly(t, service)
 	r.stop()
-	eventually(t, testPatience, "it stops", func() bool {
+	nettest.Eventually(t, "it stops", func() bool {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		return r.stopped
@@ -88,7 +89,7 @@ func TestAListenerThatGoesStaysWhenItIsWantedAgain(t *testing.T) {
 		}
 	}
 	r.apply()
-	eventually(t, testPatience, "new connections are refused", func() bool { return refused(service) })
+	nettest.Eventually(t, "new connections are refused", func() bool { return refused(service) })
 }
 
 func TestAListenerThatGoesMakesRoomForTheWildcard(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/splitd/splitd/internal/nettest"
 	"github.com/splitd/splitd/traffic"
 )
 
@@ -88,7 +89,7 @@ func TestFlowsOfARemovedSplitGoOnAndAreStillCounted(t *testing.T) {
 	if _, err := io.Copy(io.Discard, c); err != nil {
 		t.Errorf("end of the flow: %v", err)
 	}
-	eventually(t, testPatience, "the removed split leaves Counts", func() bool { return len(r.Counts()) == 0 })
+	nettest.Eventually(t, "the removed split leaves Counts", func() bool { return len(r.Counts()) == 0 })
 	r.apply(split)
 	if got := r.numbers("old"); got.Flows != 1 || got.In != uint64(len("beforeafter")) {
 		t.Errorf("counts of the split that came back = %+v, want them to go on", got)

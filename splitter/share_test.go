@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/splitd/splitd/internal/nettest"
 	"github.com/splitd/splitd/traffic"
 )
 
@@ -141,7 +142,7 @@ func TestTwoThousandWeightChangesUnderLoadLoseAndStrayNoConnection(t *testing.T)
 			r.setWeights(split, weights)
 		}
 		c.applied.Store(i)
-		eventually(t, testPatience, "a connection is served", func() bool { return c.served.Load() > before || t.Failed() })
+		nettest.Eventually(t, "a connection is served", func() bool { return c.served.Load() > before || t.Failed() })
 	}
 	close(stop)
 	load.Wait()

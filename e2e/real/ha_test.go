@@ -36,13 +36,13 @@ func TestARouterOfAPairFailsAndNoHeldFlowIsLost(t *testing.T) {
 		if len(held) != len(talks) || toCandidate(held) != heldFlows {
 			t.Fatalf("%s forwards %d flows, %d of them to the candidate, want %d and %d", r.ns.Name, len(held), toCandidate(held), len(talks), heldFlows)
 		}
-		eventually(t, other.ns.Name+" has been told of the flows", func() bool { return contains(other.told(), held) })
+		nettest.Eventually(t, other.ns.Name+" has been told of the flows", func() bool { return contains(other.told(), held) })
 		r.wired(false)
 		began := time.Now()
 		other.keepalived.until("takes over", other.master)
 		took := time.Now()
 		for i, talk := range talks {
-			eventually(t, fmt.Sprintf("flow %d goes on after %s failed", i, r.ns.Name), func() bool { return talk.heardAfter(t, took) })
+			nettest.Eventually(t, fmt.Sprintf("flow %d goes on after %s failed", i, r.ns.Name), func() bool { return talk.heardAfter(t, took) })
 		}
 		if diff := cmp.Diff(held, p.heldOf(other.inKernel()), cmp.AllowUnexported(tracked{})); diff != "" {
 			t.Errorf("the flows on %s, with backends and marks (-before +after):\n%s", other.ns.Name, diff)
@@ -279,7 +279,7 @@ func (v *visits) run(p *pair, first int) {
 // flow younger than what conntrackd has told the other router dies with its own.
 func (v *visits) until(what string, moment time.Time) {
 	v.t.Helper()
-	eventually(v.t, what, func() bool {
+	nettest.Eventually(v.t, what, func() bool {
 		v.mu.Lock()
 		defer v.mu.Unlock()
 		met := map[byte]int{}

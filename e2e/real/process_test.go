@@ -60,7 +60,7 @@ func serve(t testing.TB, ns *nettest.NS, name string, as *syscall.Credential, fo
 // until waits for the server to be ready and fails the test if it ends before.
 func (s *server) until(what string, ready func() bool) {
 	s.t.Helper()
-	eventually(s.t, s.name+" "+what, func() bool {
+	nettest.Eventually(s.t, s.name+" "+what, func() bool {
 		select {
 		case <-s.ended:
 			s.t.Fatalf("%s ended at its start: %v\n%s", s.name, s.err, s.said)

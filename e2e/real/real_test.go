@@ -19,7 +19,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"testing"
-	"time"
 
 	"github.com/splitd/splitd/internal/programs"
 )
@@ -86,16 +85,6 @@ func number(t testing.TB, text string) uint32 {
 		t.Fatal(err)
 	}
 	return uint32(n)
-}
-
-// eventually waits for a condition, for at most a time that no machine needs.
-func eventually(t testing.TB, what string, condition func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !condition(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("after 20 s it is still not so that %s", what)
-		}
-	}
 }
 
 // result is what a command printed and how it ended.

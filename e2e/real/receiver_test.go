@@ -136,7 +136,7 @@ func TestWhatPlanPrintsForTheNewHostMakesWhatTheDaemonMakes(t *testing.T) {
 			l, host := newReceiver(t)
 			l.networkd(host, l.printed(config, "networkd"), "")
 			var got string
-			eventually(t, "networkd has made what splitd makes", func() bool {
+			nettest.Eventually(t, "networkd has made what splitd makes", func() bool {
 				got = receiving(t, host)
 				return got == withoutTable || t.Context().Err() != nil
 			})
@@ -193,15 +193,15 @@ func TestBesideNetworkdReturnPathsStayAsTheyAreWanted(t *testing.T) {
 				return func() bool { return strings.Count(networkd.said.String(), "eth0: Gained carrier") == times }
 			}
 			networkd.until("has configured eth0", configured(1))
-			eventually(t, "all is as splitd wants it", asWanted)
+			nettest.Eventually(t, "all is as splitd wants it", asWanted)
 			host.Run("ip", "link", "set", "eth0", "down")
-			eventually(t, "the ways back are gone", func() bool { return !asWanted() })
+			nettest.Eventually(t, "the ways back are gone", func() bool { return !asWanted() })
 			host.Run("ip", "link", "set", "eth0", "up")
 			networkd.until("has configured eth0 again", configured(2))
-			eventually(t, "all is as splitd wants it", asWanted)
+			nettest.Eventually(t, "all is as splitd wants it", asWanted)
 			_ = networkd.cmd.Process.Signal(syscall.SIGTERM)
 			<-networkd.ended
-			eventually(t, "all is as splitd wants it", asWanted)
+			nettest.Eventually(t, "all is as splitd wants it", asWanted)
 			d.stop()
 		})
 	}

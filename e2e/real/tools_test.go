@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -78,12 +77,10 @@ func sorted(text string) string {
 func (l *lab) listedAsPlanned() {
 	l.t.Helper()
 	plan, listed := sorted(l.planned(l.splitting).Nft), ""
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
-		if listed = sorted(ours(l.old)); listed == plan {
-			return
-		}
-	}
-	l.t.Errorf("what nft lists is not the plan (-plan +nft):\n%s", cmp.Diff(plan, listed))
+	nettest.Eventually(l.t, "nft lists the plan (-plan +nft)", func() bool {
+		listed = sorted(ours(l.old))
+		return listed == plan
+	}, func() any { return cmp.Diff(plan, listed) })
 }
 
 // unchecked turns health checks off, where no server runs behind a split: what

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/splitd/splitd/internal/nettest"
 )
 
 // keptPerWay is how many connections are kept open from each client to each
@@ -252,7 +254,7 @@ func (w *webLoad) checkConntrack() {
 	if active["old"] == 0 || active["new"] == 0 {
 		t.Errorf("kept connections by side = %v, want some at both", active)
 	}
-	eventually(t, fmt.Sprintf("%v are the active flows in status", active), func() bool {
+	nettest.Eventually(t, fmt.Sprintf("%v are the active flows in status", active), func() bool {
 		for _, b := range w.lab.status("web").Backends {
 			if b.FlowsActive == nil || *b.FlowsActive != active[b.Name] {
 				return false

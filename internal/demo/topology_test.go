@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/splitd/splitd/internal/netns"
+	"github.com/splitd/splitd/internal/nettest"
 )
 
 // newNetwork is the kernel stage with its mail servers and clients, and
@@ -48,11 +49,7 @@ func (c *cast) mail(t *testing.T, count int) verdict {
 	pump := newPump(c.book, c.ways, 1000, c.clients.order)
 	stopped := make(chan error, 1)
 	go func() { stopped <- pump.Run(ctx) }()
-	for deadline := time.Now().Add(20 * time.Second); c.book.Tally(between).Sent < count; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("the mails were not sent")
-		}
-	}
+	nettest.Eventually(t, "the mails are sent", func() bool { return c.book.Tally(between).Sent >= count })
 	stop()
 	if err := <-stopped; err != nil {
 		t.Fatal(err)

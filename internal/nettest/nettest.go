@@ -1,5 +1,6 @@
-// Package nettest gives tests network namespaces on a real kernel. A test
-// package that uses it begins with
+// Package nettest gives tests network namespaces on a real kernel, and the
+// patience to wait for what happens there. A test package that uses it begins
+// with
 //
 //	func TestMain(m *testing.M) { nettest.Main(m) }
 //
@@ -15,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"testing"
+	"time"
 
 	"github.com/splitd/splitd/internal/netns"
 )
@@ -92,6 +94,26 @@ func (ns *NS) Run(name string, args ...string) string {
 		ns.t.Fatalf("%v in %q: %v\n%s", cmd.Args, ns.Name, err, out)
 	}
 	return string(out)
+}
+
+// patience is how long Eventually waits: what no machine needs, not even one
+// that is emulated and busy.
+const patience = 30 * time.Second
+
+// Eventually waits until a condition holds, and fails the test when it does not
+// in half a minute: with what is waited for ("the daemon has ended") and with
+// what was seen in its stead. The condition is asked in the calling goroutine.
+func Eventually(t testing.TB, what string, condition func() bool, seen ...func() any) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !condition(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().Before(deadline) {
+			continue
+		}
+		for _, see := range seen {
+			t.Logf("seen: %v", see())
+		}
+		t.Fatalf("after %v it is still not so that %s", patience, what)
+	}
 }
 
 // Link joins two namespaces by a veth pair; the addresses are written with

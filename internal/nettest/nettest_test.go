@@ -31,3 +31,11 @@ func TestLinkedNamespacesReachEachOtherOverBothFamilies(t *testing.T) {
 		_ = l.Close()
 	}
 }
+
+func TestEventuallyWaitsForTheConditionAndNoLonger(t *testing.T) {
+	asked := 0
+	nettest.Eventually(t, "it was asked three times", func() bool { asked++; return asked == 3 })
+	if asked != 3 {
+		t.Errorf("asked %d times, want 3", asked)
+	}
+}

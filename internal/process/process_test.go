@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/splitd/splitd/internal/nettest"
 	"github.com/splitd/splitd/internal/process"
 )
 
@@ -72,11 +73,7 @@ func TestKillEndsARunningAndAStoppedProcess(t *testing.T) {
 			if err := cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 				t.Fatal(err)
 			}
-			for deadline := time.Now().Add(5 * time.Second); state(t, cmd.Process.Pid) != "T"; {
-				if time.Now().After(deadline) {
-					t.Fatal("the process does not stop")
-				}
-			}
+			nettest.Eventually(t, "the process stands still", func() bool { return state(t, cmd.Process.Pid) == "T" })
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"strings"
@@ -71,11 +72,7 @@ func (l *lab) applyPaths(paths ...traffic.ReturnPath) {
 // untilServed waits: a bridge forwards after a moment.
 func (l *lab) untilServed() {
 	l.t.Helper()
-	for deadline := time.Now().Add(long); l.ask(1, 2*time.Second, service4)[fromLocal] != 1; {
-		if time.Now().After(deadline) {
-			l.t.Fatal("without splits nobody answers")
-		}
-	}
+	nettest.Eventually(l.t, "somebody answers without splits", func() bool { return l.ask(1, 2*time.Second, service4)[fromLocal] == 1 })
 }
 
 func TestClientsAndBackendOnOneLink(t *testing.T) {
@@ -204,13 +201,10 @@ func TestAHostThatForwardsLosesItsAdvertisedRoute(t *testing.T) {
 	}
 	until := func(want bool) {
 		t.Helper()
-		for deadline := time.Now().Add(long); hasRoute() != want; {
-			if time.Now().After(deadline) {
-				t.Fatalf("a default route: %v, want %v", !want, want)
-			}
+		nettest.Eventually(t, fmt.Sprintf("a default route: %v", want), func() bool {
 			advertise(t, l.world)
-			time.Sleep(10 * time.Millisecond)
-		}
+			return hasRoute() == want
+		})
 	}
 	until(true)
 	q := about([]traffic.Split{half()}, nil)
