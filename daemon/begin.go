@@ -40,9 +40,14 @@ func (d *Daemon) begins(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	warnings, _ := sorted(findings)
+	warnings, remarks := sorted(findings)
 	for _, w := range slices.Concat(notes, warnings) {
 		d.log.Warn("host", "warning", w)
+	}
+	if len(known) == 0 { // the first start: later on `splitctl plan` has them
+		for _, n := range remarks {
+			d.log.Info("host", "note", n)
+		}
 	}
 	if storeErr != nil {
 		d.lost.Store(true)

@@ -52,6 +52,7 @@ type fakeKernel struct {
 	mended    uint64        // return paths, by the kernel plane itself
 	slow      time.Duration // what SetBackends takes
 	open      []netfilter.OpenFlow
+	evidence  []traffic.Evidence
 	freed     []traffic.BackendKey
 	freeErr   error // why nothing can be freed
 }
@@ -73,11 +74,11 @@ func (k *fakeKernel) Preflight([]traffic.Split, []traffic.ReturnPath) ([]string,
 
 func (k *fakeKernel) Others() (uint32, bool) { return 0, false }
 
-func (k *fakeKernel) Glance(splits []traffic.Split, paths []traffic.ReturnPath, _ doctor.Others) ([]string, error) {
+func (k *fakeKernel) Glance(splits []traffic.Split, paths []traffic.ReturnPath, _ doctor.Others, _ replies) ([]string, error) {
 	return k.Preflight(splits, paths)
 }
 
-func (k *fakeKernel) Examine(context.Context, []traffic.Split, []traffic.ReturnPath) ([]doctor.Finding, error) {
+func (k *fakeKernel) Examine(context.Context, []traffic.Split, []traffic.ReturnPath, replies) ([]doctor.Finding, error) {
 	return k.found, nil
 }
 
@@ -218,7 +219,7 @@ func (k *fakeKernel) Flows(_ context.Context, splits ...traffic.Split) (map[stri
 }
 
 func (k *fakeKernel) Evidence(context.Context, []traffic.Split) ([]traffic.Evidence, error) {
-	return nil, k.countErr
+	return k.evidence, k.countErr
 }
 
 func (k *fakeKernel) OpenFlows(_ context.Context, which netfilter.Which) ([]netfilter.OpenFlow, error) {

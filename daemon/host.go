@@ -16,11 +16,14 @@ type Host interface {
 	// the splits is the error, all else worth saying are the warnings (see sorted).
 	Preflight(splits []traffic.Split, paths []traffic.ReturnPath) (warnings []string, err error)
 	// Glance is the same for each raise and each status, and quicker. Others tells
-	// whether other programs may have changed their rules since the last one.
-	Glance(splits []traffic.Split, paths []traffic.ReturnPath, others doctor.Others) (warnings []string, err error)
+	// whether other programs may have changed their rules since the last one,
+	// replies are what backends have answered, as far as it is known.
+	Glance(splits []traffic.Split, paths []traffic.ReturnPath, others doctor.Others, replies replies) (warnings []string, err error)
 	// Examine looks at everything and may take some seconds.
-	Examine(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) ([]doctor.Finding, error)
+	Examine(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath, replies replies) ([]doctor.Finding, error)
 }
+
+type replies = map[traffic.BackendKey]doctor.Replies
 
 // thisHost is the network namespace of the process.
 type thisHost struct {
@@ -34,19 +37,28 @@ func (h thisHost) Preflight(splits []traffic.Split, paths []traffic.ReturnPath) 
 	return doctor.Preflight(doctor.Question{Splits: splits, Paths: paths, Settings: h.settings})
 }
 
-func (h thisHost) Glance(splits []traffic.Split, paths []traffic.ReturnPath, others doctor.Others) ([]string, error) {
-	return doctor.Glance(doctor.Question{Splits: splits, Paths: paths, Settings: h.settings}, h.recall, others)
+func (h thisHost) Glance(splits []traffic.Split, paths []traffic.ReturnPath, others doctor.Others, replies replies) ([]string, error) {
+	return doctor.Glance(doctor.Question{Splits: splits, Paths: paths, Settings: h.settings, Replies: replies}, h.recall, others)
 }
 
-func (h thisHost) Examine(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) ([]doctor.Finding, error) {
-	return doctor.Examiner{}.Examine(ctx, doctor.Question{Splits: splits, Paths: paths, Settings: h.settings})
+func (h thisHost) Examine(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath, replies replies) ([]doctor.Finding, error) {
+	return doctor.Examiner{}.Examine(ctx, doctor.Question{Splits: splits, Paths: paths, Settings: h.settings, Replies: replies})
+}
+
+// repliesOf sums evidence up, given by split.
+func repliesOf(evidence map[string][]traffic.Evidence) replies {
+	var all []traffic.Evidence
+	for _, some := range evidence {
+		all = append(all, some...)
+	}
+	return doctor.RepliesOf(all)
 }
 
 // Doctor says what will go wrong on this host.
 func (d *Daemon) Doctor(ctx context.Context) (api.Doctor, error) {
 	v := d.view.Load()
 	inKernel, _ := byMode(v.splits())
-	findings, err := d.options.Host.Examine(ctx, inKernel, v.paths)
+	findings, err := d.options.Host.Examine(ctx, inKernel, v.paths, repliesOf(d.planes.evidence(ctx, inKernel)))
 	if err != nil {
 		return api.Doctor{}, err
 	}

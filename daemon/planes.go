@@ -128,9 +128,9 @@ func (p *planes) preflight(splits []traffic.Split, paths []traffic.ReturnPath) (
 }
 
 // glance is preflight for what is defined already.
-func (p *planes) glance(splits []traffic.Split, paths []traffic.ReturnPath) ([]string, error) {
+func (p *planes) glance(splits []traffic.Split, paths []traffic.ReturnPath, replies replies) ([]string, error) {
 	return p.askHost(splits, paths, func(kernel Kernel, inKernel []traffic.Split) ([]string, error) {
-		return p.host.Glance(inKernel, paths, kernel.Others)
+		return p.host.Glance(inKernel, paths, kernel.Others, replies)
 	})
 }
 

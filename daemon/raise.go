@@ -34,7 +34,7 @@ func (d *Daemon) raise(ctx context.Context, since uint64, decide decision) (warn
 	if err != nil || c.next == nil {
 		return nil, err
 	}
-	if _, err := d.planes.glance(c.touched(), c.next.paths); err != nil {
+	if _, err := d.planes.glance(c.touched(), c.next.paths, nil); err != nil {
 		return nil, fmt.Errorf("raise refused: %w", err)
 	}
 	attempt := &attempt{}

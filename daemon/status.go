@@ -10,6 +10,7 @@ import (
 	"github.com/splitd/splitd/control/api"
 	"github.com/splitd/splitd/health"
 	"github.com/splitd/splitd/metrics"
+	"github.com/splitd/splitd/netfilter/doctor"
 	"github.com/splitd/splitd/state"
 	"github.com/splitd/splitd/traffic"
 )
@@ -53,7 +54,7 @@ func (d *Daemon) look(ctx context.Context) reading {
 	for _, s := range splits {
 		r.health[s.Name] = d.health.Of(s.Name)
 	}
-	r.host, r.hostErr = d.planes.glance(splits, r.view.paths)
+	r.host, r.hostErr = d.planes.glance(splits, r.view.paths, repliesOf(r.evidence))
 	return r
 }
 
@@ -172,7 +173,7 @@ func (r reading) item(name string) api.Split {
 	if split.Mode == traffic.ModeKernel {
 		item.Kernel = &api.Kernel{InSync: r.inSync(split)}
 	}
-	statuses := statusesBy(r.health[name])
+	statuses, replies := statusesBy(r.health[name]), doctor.RepliesOf(r.evidence[name])
 	if split.Mode == traffic.ModeKernel {
 		split = health.Withdraw(split, r.found.down)
 	}
@@ -182,6 +183,8 @@ func (r reading) item(name string) api.Split {
 		item.Backends = append(item.Backends, one)
 		if one.State == string(health.Down) {
 			item.Warnings = append(item.Warnings, downWarning(split, one))
+		} else if !b.Local && replies[traffic.BackendKey{Split: name, Backend: b.Name}].Silent(split) {
+			item.Warnings = append(item.Warnings, fmt.Sprintf("nothing came back through this host for any of the flows that %q was given: it lacks a return path, or does not answer clients: see `splitctl doctor`", b.Name))
 		}
 	}
 	for _, e := range r.evidence[name] {

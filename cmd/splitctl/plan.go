@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -116,6 +117,9 @@ func planOf(config configs.Config) (api.Plan, error) {
 		Rules: append([]string{}, wanted.Rules...), Routes: append([]string{}, wanted.Routes...),
 		Notes: append([]string{}, config.Notes...),
 	}
+	if way := wayBackNote(config.Splits); way != "" {
+		plan.Notes = append(plan.Notes, way)
+	}
 	inKernel := false
 	for _, s := range config.Splits {
 		inKernel = inKernel || s.Mode != traffic.ModeProxy
@@ -127,6 +131,29 @@ func planOf(config configs.Config) (api.Plan, error) {
 		plan.Notes = append(plan.Notes, trackingNote())
 	}
 	return plan, nil
+}
+
+// wayBackNote says what no file and no health check shows of the backends that
+// answer by return_paths.
+func wayBackNote(splits []traffic.Split) string {
+	var named []string
+	for _, s := range splits {
+		for _, b := range s.Backends() {
+			elsewhere := slices.ContainsFunc(b.Addresses, func(a traffic.Address) bool { return !slices.Contains(s.Service.Addresses, a.IP) })
+			if s.Mode != traffic.ModeProxy && s.Return == traffic.ReturnPolicy && elsewhere {
+				named = append(named, fmt.Sprintf("%q of split %q", b.Name, s.Name))
+			}
+		}
+	}
+	if len(named) == 0 {
+		return ""
+	}
+	more := ""
+	if len(named) > 1 {
+		more = fmt.Sprintf(" (and of %d more)", len(named)-1)
+	}
+	return "replies of backend " + named[0] + more + " have to come back through this host, which health checks do not see: " +
+		"that host needs return_paths, or `splitctl plan --receiver` makes them for it"
 }
 
 // trackingNote says what every kernel split does to its host: the first nat

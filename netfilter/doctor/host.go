@@ -12,6 +12,9 @@ type Question struct {
 	Splits   []traffic.Split
 	Paths    []traffic.ReturnPath
 	Settings netfilter.Settings
+	// Replies are what backends have answered; of one that is missing nothing is
+	// known.
+	Replies map[traffic.BackendKey]Replies
 }
 
 // Host is what was seen of a host. Maps hold what the question asks for.
@@ -65,6 +68,7 @@ type Way struct {
 type Device struct {
 	MTU      int
 	Up       bool
+	Ethernet bool           // who is on its link is asked for by ARP or neighbour discovery
 	Networks []netip.Prefix // its addresses with their prefix lengths
 	// AdvertisedRoute says that a router advertisement made a default route.
 	AdvertisedRoute bool

@@ -79,6 +79,21 @@ func judgePathDevices(e *examination) {
 	}
 }
 
+// judgePathVias: without a router's address the kernel takes the clients for
+// neighbours. Only a link on which somebody answers for all of them carries that.
+func judgePathVias(e *examination) {
+	for _, p := range e.Paths {
+		if p.Via.IsValid() || !e.Devices[p.Device].Ethernet {
+			continue
+		}
+		e.add(Finding{
+			Level: LevelWarning, Seen: seen("return path %q has no via, and %s is a link with neighbours", p.Name, p.Device),
+			Why: "this host asks on that link for each client by ARP or neighbour discovery, and no reply reaches the router",
+			If:  "unless the router answers for all clients (proxy_arp),", Do: "name it in the return path:", Cure: "via: ADDRESS",
+		})
+	}
+}
+
 func judgePathAddresses(e *examination) {
 	for _, p := range e.Paths {
 		if _, there := e.Devices[p.Device]; there && p.Match == traffic.MatchAddress && !e.Here[p.Address] {

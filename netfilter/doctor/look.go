@@ -183,7 +183,9 @@ func (h *Host) readDevices() (names map[int]string, err error) {
 	for _, l := range links {
 		attrs := l.Attrs()
 		names[attrs.Index] = attrs.Name
-		h.Devices[attrs.Name] = Device{MTU: attrs.MTU, Up: attrs.Flags&unix.IFF_UP != 0}
+		h.Devices[attrs.Name] = Device{
+			MTU: attrs.MTU, Up: attrs.Flags&unix.IFF_UP != 0, Ethernet: attrs.EncapType == "ether" && attrs.RawFlags&unix.IFF_NOARP == 0,
+		}
 	}
 	addresses, err := dump(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, unix.AF_UNSPEC) })
 	if err != nil {

@@ -57,6 +57,7 @@ func faults() []fault {
 	}
 	policy := to("192.0.2.100")
 	policy.Splits[0].Return = traffic.ReturnPolicy
+	ways := policy
 	dns := traffic.Port{Number: 53, Transport: traffic.UDP}
 	paths := func(p ...traffic.ReturnPath) Question { return about(nil, p) }
 	alias := byAddress()[0]
@@ -78,6 +79,7 @@ func faults() []fault {
 		}, level: LevelWarning, seen: "no route to 203.0.113.9", cure: "ip route get 203.0.113.9"},
 		{row: "backend-silent", question: to("10.0.0.77"), level: LevelWarning, seen: `10.0.0.77 of backend "new" cannot be reached`, cure: "ip neighbour show to 10.0.0.77"},
 		{row: "backend-silent", question: to("10.0.0.200"), level: LevelWarning, seen: "connection refused"},
+		{row: "way-back", question: ways, level: LevelNote, seen: `no flow has shown yet that replies of "new" (192.0.2.100) come back`, cure: "ip route get 198.51.100.10 from 192.0.2.100"},
 		{row: "first-dnat-wins", question: mx, breakIt: func(l *lab) { foreignNAT(-110, 25)(l.t, l.router) }, level: LevelWarning, seen: "takes 192.0.2.25 . tcp . 25"},
 		{row: "first-dnat-wins", question: about([]traffic.Split{local}, nil), breakIt: rules(onRouter, func(c *nftables.Conn) {
 			newRuleset(c, nftables.TableFamilyIPv4, "nat").hook("OUTPUT", nftables.ChainTypeNAT, nftables.ChainHookOutput, -110, anyPolicy, join(toAddress4("192.0.2.25"), translateToOther(0)))
@@ -116,6 +118,7 @@ func faults() []fault {
 		{row: "saved-ruleset", question: mx, files: fstest.MapFS{"etc/nftables.conf": file(savedRuleset)}, level: LevelWarning, seen: "/etc/nftables.conf holds 2 of splitd's own tables", cure: "sed -i -E '/^table (inet|ip|ip6) splitd/,/^}/d' /etc/nftables.conf"},
 
 		{row: "return-path-device", newHost: true, question: paths(traffic.ReturnPath{Name: "x", Device: "eth9", Match: traffic.MatchAddress, Address: addr("10.0.0.200")}), level: LevelWarning, seen: `there is no device "eth9"`},
+		{row: "return-path-via", newHost: true, question: paths(traffic.ReturnPath{Name: "x", Device: "eth0", Match: traffic.MatchAddress, Address: addr("10.0.0.200")}), level: LevelWarning, seen: `return path "x" has no via, and eth0 is a link with neighbours`, cure: "via: ADDRESS"},
 		{row: "return-path-address", newHost: true, question: paths(traffic.ReturnPath{Name: "x", Device: "eth0", Match: traffic.MatchAddress, Address: addr("10.0.0.201")}), level: LevelWarning, seen: "10.0.0.201 is not on this host", cure: "ip address add 10.0.0.201/32 dev eth0"},
 		{row: "rp-filter-new-host", newHost: true, question: paths(byMark()...), breakIt: set(onNewHost, "net/ipv4/conf/eth0/rp_filter", "1"), level: LevelWarning, seen: "rp_filter is strict on eth0", cure: "sysctl -w net/ipv4/conf/eth0/rp_filter=2"},
 		{row: "no-route-to-clients", newHost: true, question: paths(byMark()...), breakIt: func(l *lab) {

@@ -162,7 +162,7 @@ func byMark(ports ...traffic.Port) []traffic.ReturnPath {
 
 func mxSplit(candidate ...string) traffic.Split {
 	s := traffic.Split{
-		Name: "mx", Mode: traffic.ModeKernel, Return: traffic.ReturnPolicy, Generation: 1,
+		Name: "mx", Mode: traffic.ModeKernel, Return: traffic.ReturnGateway, Generation: 1,
 		Service: traffic.Service{
 			Addresses: []netip.Addr{addr("192.0.2.25")},
 			Ports:     []traffic.Port{{Number: 25, Transport: traffic.TCP}},
