@@ -100,18 +100,7 @@ func (l *lab) serve(ns *nettest.NS, address, name string) {
 	if strings.HasPrefix(address, "[") {
 		network = "tcp6"
 	}
-	var listener net.Listener
-	ns.Do(func() (err error) { listener, err = net.Listen(network, address); return err })
-	l.t.Cleanup(func() { _ = listener.Close() })
-	go func() {
-		for {
-			c, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go echo(c, name)
-		}
-	}()
+	ns.Serve(network, address, func(c net.Conn) { echo(c, name) })
 }
 
 func echo(c net.Conn, name string) {

@@ -44,22 +44,7 @@ func check(ns *nettest.NS, target health.Target) health.Result {
 // serve lets serve have every connection, and returns where.
 func serve(t *testing.T, ns *nettest.NS, serve func(net.Conn)) netip.AddrPort {
 	t.Helper()
-	var l net.Listener
-	ns.Do(func() (err error) { l, err = net.Listen("tcp", "127.0.0.1:0"); return err })
-	t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer func() { _ = c.Close() }()
-				serve(c)
-			}()
-		}
-	}()
-	return netip.MustParseAddrPort(l.Addr().String())
+	return netip.MustParseAddrPort(ns.Serve("tcp", "127.0.0.1:0", serve).String())
 }
 
 func at(where netip.AddrPort, h traffic.Health) health.Target {

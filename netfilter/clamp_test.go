@@ -127,27 +127,15 @@ func (lab blackHole) load(chains ...chain) {
 // how many it wants, 4 bytes each.
 func serveSizes(t *testing.T, ns *nettest.NS) {
 	t.Helper()
-	var l net.Listener
-	ns.Do(func() (err error) { l, err = net.Listen("tcp", ":25"); return err })
-	t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer func() { _ = c.Close() }()
-				var sizes [2]uint32
-				if binary.Read(c, binary.BigEndian, &sizes) != nil {
-					return
-				}
-				if _, err := io.CopyN(io.Discard, c, int64(sizes[0])); err == nil {
-					_, _ = c.Write(make([]byte, sizes[1]))
-				}
-			}()
+	ns.Serve("tcp", ":25", func(c net.Conn) {
+		var sizes [2]uint32
+		if binary.Read(c, binary.BigEndian, &sizes) != nil {
+			return
 		}
-	}()
+		if _, err := io.CopyN(io.Discard, c, int64(sizes[0])); err == nil {
+			_, _ = c.Write(make([]byte, sizes[1]))
+		}
+	})
 }
 
 // exchange sends and receives that many bytes within the time.

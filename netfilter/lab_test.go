@@ -118,11 +118,14 @@ func (lab *splitLab) serveAll() {
 // until the client ends it.
 func (lab *splitLab) serve(ns *nettest.NS, letter byte, address string) {
 	lab.t.Helper()
-	var l net.Listener
-	config := net.ListenConfig{KeepAlive: -1} // saves four system calls a connection
-	ns.Do(func() (err error) { l, err = config.Listen(lab.t.Context(), "tcp", address); return err })
-	lab.t.Cleanup(func() { _ = l.Close() })
-	go acceptLoop(l, letter)
+	ns.Serve("tcp", address, func(c net.Conn) {
+		buffer := []byte{letter}
+		for n, err := 1, error(nil); err == nil; n, err = c.Read(buffer) {
+			if _, err := c.Write(buffer[:n]); err != nil {
+				return
+			}
+		}
+	})
 }
 
 // serveUDP answers every datagram with the letter, from each of the addresses:
@@ -151,27 +154,6 @@ func (lab *splitLab) serveDNS() {
 	lab.serveUDP(lab.router, fromLocal, "192.0.2.25:53", "[2001:db8::25]:53")
 	lab.serveUDP(lab.old, fromOld, "10.0.1.11:53", "[2001:db8:1::11]:53")
 	lab.serveUDP(lab.new, fromNew, "10.0.2.12:53", "[2001:db8:2::12]:53")
-}
-
-func acceptLoop(l net.Listener, letter byte) {
-	for {
-		c, err := l.Accept()
-		if err != nil {
-			return
-		}
-		go func() {
-			defer func() { _ = c.Close() }()
-			buffer := []byte{letter}
-			for n := 1; ; {
-				if _, err := c.Write(buffer[:n]); err != nil {
-					return
-				}
-				if n, err = c.Read(buffer); err != nil {
-					return
-				}
-			}
-		}()
-	}
 }
 
 // split is a service on port 25, local here and on the new host, both

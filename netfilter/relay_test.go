@@ -280,29 +280,14 @@ func sendAs(from, to netip.AddrPort, data []byte) error {
 func (lab *splitLab) serveClients(ns *nettest.NS, letter byte, addresses ...string) {
 	lab.t.Helper()
 	for _, address := range addresses {
-		var l net.Listener
-		var u net.PacketConn
-		ns.Do(func() (err error) {
-			if l, err = net.Listen("tcp", address); err == nil {
-				u, err = net.ListenPacket("udp", address)
+		ns.Serve("tcp", address, func(c net.Conn) {
+			if _, err := c.Write([]byte{seenFrom(c.RemoteAddr().String(), letter)}); err == nil {
+				pump(c, c, nil)
 			}
-			return err
 		})
-		lab.t.Cleanup(func() { _, _ = l.Close(), u.Close() })
-		go func() {
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				go func() {
-					defer func() { _ = c.Close() }()
-					if _, err := c.Write([]byte{seenFrom(c.RemoteAddr().String(), letter)}); err == nil {
-						pump(c, c, nil)
-					}
-				}()
-			}
-		}()
+		var u net.PacketConn
+		ns.Do(func() (err error) { u, err = net.ListenPacket("udp", address); return err })
+		lab.t.Cleanup(func() { _ = u.Close() })
 		go func() {
 			buffer := make([]byte, 1)
 			for {

@@ -127,20 +127,10 @@ func (lab returnLab) translate(to ...string) {
 // the server sees it.
 func (lab returnLab) serve(port string) {
 	lab.t.Helper()
-	var l net.Listener
-	lab.host.Do(func() (err error) { l, err = net.Listen("tcp", ":"+port); return err })
-	lab.t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			host, _, _ := net.SplitHostPort(c.RemoteAddr().String())
-			_, _ = io.WriteString(c, host)
-			_ = c.Close()
-		}
-	}()
+	lab.host.Serve("tcp", ":"+port, func(c net.Conn) {
+		host, _, _ := net.SplitHostPort(c.RemoteAddr().String())
+		_, _ = io.WriteString(c, host)
+	})
 }
 
 // How long a connection that must come and one that must not are waited for.

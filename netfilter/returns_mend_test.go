@@ -126,18 +126,7 @@ func (lab returnLab) talk(address string) *atomic.Uint64 {
 // echo serves port 27 on the new host.
 func (lab returnLab) echo() {
 	lab.t.Helper()
-	var l net.Listener
-	lab.host.Do(func() (err error) { l, err = net.Listen("tcp", ":27"); return err })
-	lab.t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() { _, _ = io.Copy(c, c); _ = c.Close() }()
-		}
-	}()
+	lab.host.Serve("tcp", ":27", func(c net.Conn) { _, _ = io.Copy(c, c) })
 }
 
 func TestEachRuleAndRouteThatAnotherProgramDeletesIsPutBackUnderTraffic(t *testing.T) {

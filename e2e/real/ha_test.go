@@ -69,23 +69,11 @@ func TestARouterOfAPairFailsAndNoHeldFlowIsLost(t *testing.T) {
 // it hears.
 func echo(t testing.TB, ns *nettest.NS, letter byte) {
 	t.Helper()
-	var l net.Listener
-	ns.Do(func() (err error) { l, err = net.Listen("tcp", ":25"); return err })
-	t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer func() { _ = c.Close() }()
-				if _, err := c.Write([]byte{letter}); err == nil {
-					_, _ = io.Copy(c, c)
-				}
-			}()
+	ns.Serve("tcp", ":25", func(c net.Conn) {
+		if _, err := c.Write([]byte{letter}); err == nil {
+			_, _ = io.Copy(c, c)
 		}
-	}()
+	})
 }
 
 // called is a connection to the service and who answered it.

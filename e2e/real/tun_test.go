@@ -113,20 +113,10 @@ table inet byhand {
 // sayWhoAsks answers each connection to port 25 with the client's address.
 func sayWhoAsks(t *testing.T, ns *nettest.NS) {
 	t.Helper()
-	var listener net.Listener
-	ns.Do(func() (err error) { listener, err = net.Listen("tcp", ":25"); return err })
-	t.Cleanup(func() { _ = listener.Close() })
-	go func() {
-		for {
-			c, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			host, _, _ := net.SplitHostPort(c.RemoteAddr().String())
-			_, _ = io.WriteString(c, host)
-			_ = c.Close()
-		}
-	}()
+	ns.Serve("tcp", ":25", func(c net.Conn) {
+		host, _, _ := net.SplitHostPort(c.RemoteAddr().String())
+		_, _ = io.WriteString(c, host)
+	})
 }
 
 func whoAsks(from *nettest.NS, service string, within time.Duration) (string, error) {

@@ -13,6 +13,7 @@ package nettest
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"testing"
@@ -94,6 +95,30 @@ func (ns *NS) Run(name string, args ...string) string {
 		ns.t.Fatalf("%v in %q: %v\n%s", cmd.Args, ns.Name, err, out)
 	}
 	return string(out)
+}
+
+// Serve listens inside the namespace until the test ends, and returns where. Each
+// connection is handle's, in a goroutine of its own, and is closed when handle
+// returns.
+func (ns *NS) Serve(network, address string, handle func(net.Conn)) net.Addr {
+	ns.t.Helper()
+	var l net.Listener
+	config := net.ListenConfig{KeepAlive: -1} // saves four system calls a connection
+	ns.Do(func() (err error) { l, err = config.Listen(ns.t.Context(), network, address); return err })
+	ns.t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer func() { _ = c.Close() }()
+				handle(c)
+			}()
+		}
+	}()
+	return l.Addr()
 }
 
 // patience is how long Eventually waits: what no machine needs, not even one

@@ -103,19 +103,7 @@ func (l *lab) serveAll() {
 
 func (l *lab) serve(ns *nettest.NS, letter byte, address string) {
 	l.t.Helper()
-	var listener net.Listener
-	ns.Do(func() (err error) { listener, err = net.Listen("tcp", address); return err })
-	l.t.Cleanup(func() { _ = listener.Close() })
-	go func() {
-		for {
-			c, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			_, _ = c.Write([]byte{letter})
-			_ = c.Close()
-		}
-	}()
+	ns.Serve("tcp", address, func(c net.Conn) { _, _ = c.Write([]byte{letter}) })
 }
 
 const (
