@@ -6,8 +6,8 @@ import (
 	"slices"
 	"time"
 
-	"github.com/splitd/splitd/control"
 	"github.com/splitd/splitd/control/api"
+	"github.com/splitd/splitd/control/items"
 	"github.com/splitd/splitd/health"
 	"github.com/splitd/splitd/metrics"
 	"github.com/splitd/splitd/netfilter/doctor"
@@ -164,7 +164,7 @@ func (r reading) item(name string) api.Split {
 	split := r.view.split(name)
 	item := api.Split{
 		Name: name, Mode: string(split.Mode), ModeConfigured: string(record.Definition.Mode), Protocol: split.Protocol,
-		Service: serviceItem(split.Service), Draw: control.DrawItem(split), Generation: uint64(record.Generation), WeightPPM: int(split.CandidateWeight()),
+		Service: serviceItem(split.Service), Draw: items.Draw(split), Generation: uint64(record.Generation), WeightPPM: int(split.CandidateWeight()),
 		ObservedPPM: r.observed(record), Origin: originItem(record), Pinned: split.Pinned,
 		Flows:  api.Flows{AsOf: r.at},
 		Health: healthItem(split),
@@ -188,7 +188,7 @@ func (r reading) item(name string) api.Split {
 		}
 	}
 	for _, e := range r.evidence[name] {
-		item.Evidence = append(item.Evidence, control.EvidenceItem(e))
+		item.Evidence = append(item.Evidence, items.Evidence(e))
 	}
 	if split.Mode != traffic.ModeProxy && r.countErr == nil && slices.ContainsFunc(item.Backends, func(b api.Backend) bool { return b.FlowsActive != nil && b.BytesIn == nil }) {
 		item.Flows.Note = noteBytes
@@ -218,7 +218,7 @@ func (r reading) backendItem(record state.Record, b traffic.Backend, candidate b
 	if candidate {
 		item.Role = string(traffic.RoleCandidate)
 		item.Origin = new(overrideItem(record, record.Overrides[b.Name]))
-		item.Clients = control.ClientsItem(b.Clients)
+		item.Clients = items.Clients(b.Clients)
 	}
 	if o := record.Overrides[b.Name]; candidate && o.Drain {
 		item.Drain = &api.Drain{Since: o.Since, RatePerSecond: o.Rate, Ended: r.ended(traffic.BackendKey{Split: record.Name, Backend: b.Name})}

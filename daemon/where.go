@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"net/netip"
 
-	"github.com/splitd/splitd/control"
 	"github.com/splitd/splitd/control/api"
+	"github.com/splitd/splitd/control/items"
 	"github.com/splitd/splitd/health"
 	"github.com/splitd/splitd/netfilter"
 	"github.com/splitd/splitd/traffic"
@@ -56,7 +56,7 @@ func (d *Daemon) Where(ctx context.Context, name string, client netip.Addr) (api
 		}
 	}
 	for _, s := range splits {
-		item := control.WhereItem(s, drawnBy(s).Where(client))
+		item := items.Where(s, drawnBy(s).Where(client))
 		if known && s.Mode != traffic.ModeProxy {
 			item.Flows = append([]api.ClientFlow{}, flows[s.Name]...)
 		}

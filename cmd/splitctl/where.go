@@ -10,6 +10,7 @@ import (
 
 	"github.com/splitd/splitd/configs"
 	"github.com/splitd/splitd/control/api"
+	"github.com/splitd/splitd/control/items"
 	"github.com/splitd/splitd/traffic"
 )
 
@@ -72,7 +73,7 @@ func whereInFiles(files []string, name string, client netip.Addr) (api.WhereList
 	for _, s := range traffic.SortSplits(config.Splits) {
 		if name == "" || s.Name == name {
 			s.Slots = s.Layout()
-			list.Items = append(list.Items, whereItem(s, client))
+			list.Items = append(list.Items, items.Where(s, s.Where(client)))
 		}
 	}
 	if name != "" && len(list.Items) == 0 {
@@ -152,24 +153,4 @@ func whyText(item api.Where) string {
 		text += fmt.Sprintf("; meant for %s, but clients: never", item.Meant)
 	}
 	return text
-}
-
-// whereItem is a side as the API would show it; without a daemon nobody knows
-// open flows.
-func whereItem(s traffic.Split, client netip.Addr) api.Where {
-	side := s.Where(client)
-	item := api.Where{
-		Split: s.Name, Mode: string(s.Mode), Network: side.Client.String(), Why: string(side.Why),
-		Backend: side.Backend, Meant: side.Meant, But: string(side.But),
-	}
-	if side.Address.IsValid() {
-		item.Address = side.Address.String()
-	}
-	if side.Why == traffic.WhyAffinity {
-		item.NumberPPM = new(int(side.Number))
-	}
-	for _, o := range side.Odds {
-		item.Odds = append(item.Odds, api.Odds{Backend: o.Backend, WeightPPM: int(o.Weight)})
-	}
-	return item
 }

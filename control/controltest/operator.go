@@ -17,6 +17,7 @@ import (
 
 	"github.com/splitd/splitd/control"
 	"github.com/splitd/splitd/control/api"
+	"github.com/splitd/splitd/control/items"
 	"github.com/splitd/splitd/traffic"
 )
 
@@ -175,7 +176,7 @@ func (o *Operator) Where(_ context.Context, name string, client netip.Addr) (api
 	for _, s := range o.splits {
 		if name == "" || name == s.definition.Name {
 			state := traffic.Effective(s.definition, s.overrides)
-			list.Items = append(list.Items, control.WhereItem(state, state.Where(client)))
+			list.Items = append(list.Items, items.Where(state, state.Where(client)))
 		}
 	}
 	if name != "" && len(list.Items) == 0 {

@@ -3,8 +3,8 @@ package controltest
 import (
 	"time"
 
-	"github.com/splitd/splitd/control"
 	"github.com/splitd/splitd/control/api"
+	"github.com/splitd/splitd/control/items"
 	"github.com/splitd/splitd/traffic"
 )
 
@@ -14,7 +14,7 @@ func (o *Operator) show(s *split) api.Split {
 	shown := api.Split{
 		Name: s.definition.Name, Mode: string(s.definition.Mode), ModeConfigured: string(s.definition.Mode),
 		Protocol: s.definition.Protocol,
-		Service:  api.Service{Addresses: []string{}, Ports: []string{}}, Draw: control.DrawItem(effective),
+		Service:  api.Service{Addresses: []string{}, Ports: []string{}}, Draw: items.Draw(effective),
 		Generation: s.generation, WeightPPM: int(effective.CandidateWeight()),
 		Origin: api.Origin{Layer: string(traffic.LayerFile)}, Pinned: s.definition.Pinned,
 		Flows: api.Flows{Total: new(uint64(0)), AsOf: o.Now().UTC()}, Shadow: api.Shadow{State: "off"},
@@ -42,7 +42,7 @@ func (o *Operator) show(s *split) api.Split {
 			}
 			backend.Origin, shown.Origin = &origin, origin
 		}
-		backend.Clients = control.ClientsItem(b.Clients)
+		backend.Clients = items.Clients(b.Clients)
 		shown.Backends = append(shown.Backends, backend)
 	}
 	if o.Decorate != nil {

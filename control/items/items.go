@@ -1,4 +1,6 @@
-package control
+// Package items turns the vocabulary's values into what the API shows of them,
+// for everyone who shows them: the daemon, and splitctl where no daemon is asked.
+package items
 
 import (
 	"cmp"
@@ -8,8 +10,8 @@ import (
 	"github.com/splitd/splitd/traffic"
 )
 
-// DrawItem is whom a split draws and how, as the API shows it.
-func DrawItem(s traffic.Split) api.Draw {
+// Draw is whom a split draws and how, as the API shows it.
+func Draw(s traffic.Split) api.Draw {
 	item := api.Draw{
 		Affinity: string(cmp.Or(s.Affinity, traffic.AffinityNone)), LocalClients: s.LocalClients, UDPTimeoutSeconds: int(s.UDPTimeout / time.Second),
 	}
@@ -26,16 +28,16 @@ func DrawItem(s traffic.Split) api.Draw {
 	return item
 }
 
-// ClientsItem counts the groups of a backend; nil where it has none.
-func ClientsItem(c traffic.Clients) *api.Clients {
+// Clients counts the groups of a backend; nil where it has none.
+func Clients(c traffic.Clients) *api.Clients {
 	if c.IsZero() {
 		return nil
 	}
 	return &api.Clients{Always: len(c.Always), Never: len(c.Never)}
 }
 
-// WhereItem is a client's side, as the API shows it, without its open flows.
-func WhereItem(s traffic.Split, side traffic.Side) api.Where {
+// Where is a client's side as the API shows it, without its open flows.
+func Where(s traffic.Split, side traffic.Side) api.Where {
 	item := api.Where{
 		Split: s.Name, Mode: string(s.Mode), Network: side.Client.String(), Why: string(side.Why),
 		Backend: side.Backend, Meant: side.Meant, But: string(side.But),
@@ -52,8 +54,8 @@ func WhereItem(s traffic.Split, side traffic.Side) api.Where {
 	return item
 }
 
-// EvidenceItem is evidence as the API shows it.
-func EvidenceItem(e traffic.Evidence) api.Evidence {
+// Evidence is evidence as the API shows it.
+func Evidence(e traffic.Evidence) api.Evidence {
 	item := api.Evidence{
 		Backend: e.Backend, Generation: uint64(e.Generation), Since: e.Since.UTC(), Until: e.Until.UTC(),
 		Flows: e.Flows, Active: e.Active, HalfOpen: e.HalfOpen, Ended: e.Ended,

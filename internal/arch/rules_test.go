@@ -40,14 +40,15 @@ func rooms() []room {
 		{path: "metrics", may: []string{"traffic"}, why: "metrics pulls from a Source of its own; daemon gives it one"},
 		{path: "control", may: []string{"control/api", "traffic"}, tests: []string{"control/controltest"}, why: operator},
 		{path: "control/api", why: wire},
+		{path: "control/items", may: []string{"control/api", "traffic"}, why: values},
 		{path: "control/client", may: []string{"control/api"}, tests: []string{"control", "control/controltest"}, why: client},
-		{path: "control/controltest", may: []string{"control", "control/api", "traffic"}, why: operator},
+		{path: "control/controltest", may: []string{"control", "control/api", "control/items", "traffic"}, why: operator},
 		{path: "daemon", may: []string{
-			"configs", "control", "control/api", "control/client", "flowlog", "health", "internal/build", "metrics", "netfilter", "netfilter/doctor", "splitter", "state", "traffic",
+			"configs", "control", "control/api", "control/client", "control/items", "flowlog", "health", "internal/build", "metrics", "netfilter", "netfilter/doctor", "splitter", "state", "traffic",
 		}, why: wiring},
 		{path: "cmd/splitd", may: []string{"configs", "daemon", "internal/..."}, why: command},
 		{path: "cmd/splitctl", may: []string{
-			"configs", "control/api", "control/client", "internal/build", "internal/process", "netfilter", "netfilter/doctor", "state", "traffic",
+			"configs", "control/api", "control/client", "control/items", "internal/build", "internal/process", "netfilter", "netfilter/doctor", "state", "traffic",
 		}, tests: []string{"control", "control/controltest"}, why: rescuer},
 		{path: "internal/arch", why: inner},
 		{path: "internal/build", why: inner},
