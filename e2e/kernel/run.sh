@@ -11,25 +11,12 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 suites=("$@")
 [ $# -gt 0 ] || suites=(bookworm bookworm-backports trixie-backports)
-patience=${PATIENCE:-420} # seconds for one kernel
+patience=${PATIENCE:-1200} # seconds for one kernel
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/splitd/kernels
 out=bin/kernel
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$cache" "$out"
-
-# packages installs the emulator and what packs its memory; nft goes into the
-# guest with its libraries.
-packages() {
-    local missing=()
-    for package in qemu-system-x86 cpio kmod xz-utils nftables; do
-        dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
-    done
-    [ ${#missing[@]} -gt 0 ] || return 0
-    [ "$(id -u)" = 0 ] || { echo "run.sh: installing ${missing[*]} needs root" >&2; exit 1; }
-    apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" </dev/null >/dev/null
-}
 
 # apt_for SUITE COMMAND ARGUMENTS... is apt with that one suite as its only
 # source.
@@ -157,7 +144,8 @@ table() {
     done
 }
 
-packages
+# The emulator and what packs its memory; nft goes into the guest with its libraries.
+e2e/install.sh qemu-system-x86 cpio kmod xz-utils nftables
 base
 failed=0
 releases=()
