@@ -66,7 +66,7 @@ func dispatch(methods map[string]answerFunc) http.Handler {
 			})
 			return
 		}
-		value, err := answer(r)
+		value, err := answer(withProgress(w, r))
 		if err != nil {
 			refusal := asError(err)
 			writeError(w, status(refusal), refusal)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/splitd/splitd/control"
 	"github.com/splitd/splitd/netfilter"
 	"github.com/splitd/splitd/state"
 	"github.com/splitd/splitd/traffic"
@@ -59,6 +60,9 @@ func (d *Daemon) carry(ctx context.Context, since uint64, decide decision) ([]st
 		d.lowered.Add(1) // also when nothing changes: it was somebody's newer word
 		if c.next == nil {
 			return nil
+		}
+		if len(c.records) > recordsMany {
+			control.Working(ctx)
 		}
 		if err := d.enact(context.WithoutCancel(ctx), &c); err != nil {
 			return errors.Join(err, d.retreat(ctx, c, nil).err)

@@ -17,7 +17,7 @@ func (d *Daemon) somethingToRecord(c change) bool {
 // world is told. Called under the change lock, so that the order on disk is the
 // order in force.
 func (d *Daemon) recordLowering(c change) (written, told ticket) {
-	if len(c.entries) > entriesMany && allOff(c.entries) && d.missing() == nil {
+	if len(c.entries) > recordsMany && allOff(c.entries) && d.missing() == nil {
 		return d.recordMany(c), ticket{}
 	}
 	missing, needed := d.missing(), d.somethingToRecord(c)
@@ -38,8 +38,9 @@ func (d *Daemon) recordLowering(c change) (written, told ticket) {
 	return written, d.scribe.submit(func() error { return d.tell(entries) })
 }
 
-// entriesMany is from how many lines on a history takes long to write.
-const entriesMany = 200
+// recordsMany is from how many splits on a change takes long to make and to
+// write.
+const recordsMany = 200
 
 func allOff(entries []state.Entry) bool {
 	return !slices.ContainsFunc(entries, func(e state.Entry) bool { return e.Action != state.ActionOff })
@@ -110,7 +111,7 @@ func (d *Daemon) publish(entries []state.Entry) ticket {
 
 // announce writes the log and systemd's status line.
 func (d *Daemon) announce(entries []state.Entry) {
-	if len(entries) > entriesMany {
+	if len(entries) > recordsMany {
 		e := entries[0]
 		d.log.Info("changed", "splits", len(entries), "action", string(e.Action),
 			"user", e.User, "uid", e.UID, "pid", e.PID, "sudo_user", e.SudoUser, "command", e.Command, "reason", e.Reason)

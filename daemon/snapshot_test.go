@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"testing"
 
@@ -46,4 +47,43 @@ func TestWhatAChangeSavesForABootIsNoMoreThanTheChange(t *testing.T) {
 		t.Fatal(err)
 	}
 	saved("after an apply", 1, 70_000)
+}
+
+// Records and history of thousands take the disk longer than somebody waits
+// who switches everything off.
+func TestWhoSwitchesThousandsOffWaitsForOneMarkerAlone(t *testing.T) {
+	var splits []traffic.Split
+	for i := range recordsMany + 1 {
+		s := mx(percent(5))
+		s.Name, s.Service.Ports = fmt.Sprintf("s%d", i), []traffic.Port{{Number: uint16(1000 + i), Transport: traffic.TCP}}
+		splits = append(splits, s)
+	}
+	w := newWorld(t, splits...)
+	d := w.mustBoot()
+	answer := w.hang()
+	list, err := d.OffAll(t.Context(), control.Actor{User: "ann"}, api.Request{Reason: "CHG-7"})
+	forced, unread := state.ReadForced(w.dir)
+	if err != nil || len(list.Items) != len(splits) || len(list.Warnings) > 0 || unread != nil || len(forced) != 1 {
+		t.Fatalf("OffAll = %d changes, warnings %q, %v; marker %+v, %v", len(list.Items), list.Warnings, err, forced, unread)
+	}
+	if f := forced[0]; !f.Covers("s0") || !f.Covers("s200") || f.User != "ann" || f.Reason != "CHG-7" {
+		t.Errorf("the marker is %+v", f)
+	}
+	if got := w.kernel.weight("s7"); got != 0 {
+		t.Errorf("s7 has %s in the kernel", got)
+	}
+	answer()
+	records, err := d.scribe.records(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, r := range records {
+		if inForce(r).CandidateWeight() != 0 {
+			t.Errorf("%s is recorded with %s", name, inForce(r).CandidateWeight())
+		}
+	}
+	snapshot, err := state.ReadSnapshot(d.file(snapshotFile))
+	if err != nil || snapshot.Splits[0].CandidateWeight() != 0 {
+		t.Errorf("the snapshot has %+v, %v", snapshot.Splits[0], err)
+	}
 }

@@ -18,6 +18,11 @@ const Version = "splitd/v1"
 // Lowering is made however late.
 const DeadlineHeader = "Splitd-Deadline"
 
+// ProgressHeader is an HTTP header of requests: with any value, a caller who
+// would soon give up is told by an interim answer (HTTP status 102) that what it
+// asked for is under way. Switching thousands of splits off takes a second.
+const ProgressHeader = "Splitd-Progress"
+
 // The kinds of envelopes.
 const (
 	KindSplitList  = "SplitList"

@@ -18,7 +18,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/netip"
+	"net/textproto"
 	"net/url"
 	"strconv"
 	"syscall"
@@ -160,14 +162,17 @@ func (c *Client) timeout() time.Duration {
 // call sends one request on a connection of its own.
 func call[T any](ctx context.Context, c *Client, method, path string, request any) (T, error) {
 	var answer, zero T
-	ctx, cancel := context.WithTimeout(ctx, c.timeout())
+	deadline := time.Now().Add(c.timeout())
+	dialing, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
-	conn, socket, err := dial(ctx, c.Paths())
+	conn, socket, err := dial(dialing, c.Paths())
 	if err != nil {
 		return zero, err
 	}
 	defer func() { _ = conn.Close() }()
-	status, body, err := exchange(ctx, conn, method, path, request)
+	ctx, stop := waiting(ctx, deadline)
+	defer stop()
+	status, body, err := exchange(ctx, conn, deadline, method, path, request)
 	if err != nil {
 		return zero, noAnswer(ctx, socket, err)
 	}
@@ -180,8 +185,25 @@ func call[T any](ctx context.Context, c *Client, method, path string, request an
 	return answer, nil
 }
 
+// waiting ends at the deadline, or DefaultTimeout after a daemon has said that
+// it is at work.
+func waiting(ctx context.Context, deadline time.Time) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	timer := time.AfterFunc(time.Until(deadline), func() { cancel(context.DeadlineExceeded) })
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got1xxResponse: func(code int, _ textproto.MIMEHeader) error {
+		if code == http.StatusProcessing {
+			timer.Reset(DefaultTimeout)
+		}
+		return nil
+	}})
+	return ctx, func() {
+		timer.Stop()
+		cancel(nil)
+	}
+}
+
 // exchange writes the request and reads the answer's status and body.
-func exchange(ctx context.Context, conn net.Conn, method, path string, request any) (int, []byte, error) {
+func exchange(ctx context.Context, conn net.Conn, deadline time.Time, method, path string, request any) (int, []byte, error) {
 	var body io.Reader
 	if request != nil {
 		text, err := json.Marshal(request)
@@ -198,9 +220,11 @@ func exchange(ctx context.Context, conn net.Conn, method, path string, request a
 	if body != nil {
 		r.Header.Set("Content-Type", "application/json")
 	}
-	if deadline, ok := ctx.Deadline(); ok {
-		r.Header.Set(api.DeadlineHeader, deadline.UTC().Format(time.RFC3339Nano))
+	if sooner, ok := ctx.Deadline(); ok && sooner.Before(deadline) {
+		deadline = sooner
 	}
+	r.Header.Set(api.DeadlineHeader, deadline.UTC().Format(time.RFC3339Nano))
+	r.Header.Set(api.ProgressHeader, "1")
 	transport := &http.Transport{
 		DisableKeepAlives:  true,
 		DisableCompression: true,

@@ -284,3 +284,26 @@ func TestTheFirstSocketWithADaemonIsTaken(t *testing.T) {
 		t.Errorf("error = %v, want one about %q", err, missing)
 	}
 }
+
+func TestADaemonThatIsAtWorkIsWaitedForLongerThanOneThatIsSilent(t *testing.T) {
+	const patience = 100 * time.Millisecond
+	for name, test := range map[string]struct {
+		working bool
+		want    error
+	}{"at work": {true, nil}, "silent": {false, client.ErrUnreachable}} {
+		late := make(chan struct{})
+		path := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			if test.working && r.Header.Get(api.ProgressHeader) != "" {
+				w.WriteHeader(http.StatusProcessing)
+			}
+			<-late
+			answer(w, http.StatusOK, `{"apiVersion":"splitd/v1","kind":"ChangeList","items":[]}`)
+		})
+		wake := time.AfterFunc(3*patience, func() { close(late) })
+		defer wake.Stop()
+		_, err := (&client.Client{Socket: path, Timeout: patience}).OffAll(t.Context(), api.Request{})
+		if !errors.Is(err, test.want) {
+			t.Errorf("%s: OffAll = %v, want %v", name, err, test.want)
+		}
+	}
+}

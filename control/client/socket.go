@@ -91,10 +91,10 @@ func dial(ctx context.Context, paths []string) (*net.UnixConn, string, error) {
 
 // noAnswer explains why an exchange on an open connection ended without one.
 func noAnswer(ctx context.Context, socket string, err error) error {
-	switch {
-	case errors.Is(ctx.Err(), context.Canceled):
-		return ctx.Err()
-	case ctx.Err() != nil:
+	switch cause := context.Cause(ctx); {
+	case errors.Is(cause, context.Canceled):
+		return cause
+	case cause != nil:
 		return &Unreachable{Socket: socket, Hung: true, Cause: err}
 	}
 	return &Unreachable{Socket: socket, Cause: err}
