@@ -138,7 +138,7 @@ func (r reader) readCounter(name string, counters map[string]uint64) error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("read counter %q of table %q: %w", name, r.table.Name, err)
+		return fmt.Errorf("read counter %q of table %q: %w", name, r.table.Name, r.link.failed(err))
 	}
 	switch c := object.(type) {
 	case *nftables.CounterObj:
@@ -160,7 +160,7 @@ func (k *Kernel) readCounters() (map[string]uint64, error) {
 			return err
 		}
 		for _, t := range tables {
-			r, o := reader{conn: l.conn, table: t}, missing(t.Name)
+			r, o := l.readerOf(t), missing(t.Name)
 			if err := r.readObjects(&o); err != nil {
 				return err
 			}

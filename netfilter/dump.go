@@ -1,6 +1,7 @@
 package netfilter
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/google/nftables"
@@ -13,13 +14,21 @@ import (
 // names a chain when it asks, and has no other way to read what is answered,
 // so it is given a dial that asks for the whole table in its place.
 func (l *link) allRules(table *nftables.Table) (map[string][]*nftables.Rule, error) {
-	conn, err := nftables.New(nftables.WithTestDial(l.askForTable))
+	if err := l.open(); err != nil { // thousands of splits take their time
+		return nil, err
+	}
+	var unread error // the library would ask a dial that fails for ever
+	conn, err := nftables.New(nftables.WithTestDial(func(requests []netlink.Message) ([]netlink.Message, error) {
+		answers, err := l.askForTable(requests)
+		unread = cmp.Or(unread, err)
+		return answers, nil
+	}))
 	if err != nil {
 		return nil, fmt.Errorf("read table %q: %w", table.Name, err)
 	}
 	rules, err := conn.GetRules(table, &nftables.Chain{Table: table})
-	if err != nil {
-		return nil, fmt.Errorf("read table %q: %w", table.Name, err)
+	if err = cmp.Or(unread, err); err != nil {
+		return nil, fmt.Errorf("read table %q: %w", table.Name, l.failed(err))
 	}
 	byChain := map[string][]*nftables.Rule{}
 	for _, r := range rules {
@@ -53,8 +62,11 @@ func (l *link) askForTable(requests []netlink.Message) ([]netlink.Message, error
 		Header: netlink.Header{Type: request.Header.Type, Flags: request.Header.Flags},
 		Data:   append(request.Data[:nfgenmsgSize:nfgenmsgSize], data...),
 	})
+	if err != nil {
+		return nil, err
+	}
 	for i := range answers {
 		answers[i].Header.Flags &^= netlink.Multi // they have come, all of them
 	}
-	return answers, err
+	return answers, nil
 }

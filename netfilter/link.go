@@ -64,9 +64,21 @@ func (l *link) open() error {
 		l.port.Store(l.socket.PID())
 	}
 	if err := l.socket.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		l.close()
 		return fmt.Errorf("open netlink: %w", err)
 	}
 	return nil
+}
+
+// failed closes the link after a read that did not end as it should, and
+// returns why: what was not read of the answer would be taken for that to the
+// next question, because the library does not compare their numbers. That there
+// is nothing of that name is a whole answer.
+func (l *link) failed(err error) error {
+	if !errors.Is(err, unix.ENOENT) {
+		l.close()
+	}
+	return err
 }
 
 func (l *link) close() {
@@ -115,8 +127,7 @@ func (l *link) hasTable(name string) (bool, error) {
 		return false, nil
 	}
 	if err != nil {
-		l.close()
-		return false, fmt.Errorf("read table %q: %w", name, err)
+		return false, fmt.Errorf("read table %q: %w", name, l.failed(err))
 	}
 	return true, nil
 }

@@ -191,7 +191,7 @@ func (r reader) rulesOf(chain string) ([]observedRule, error) {
 	for _, rule := range raw {
 		for _, name := range anonymousMaps(rule.Exprs) {
 			if draws[name], err = r.conn.GetSetByName(r.table, name); err != nil {
-				return nil, fmt.Errorf("read map %q: %w", name, err)
+				return nil, fmt.Errorf("read map %q: %w", name, r.link.failed(err))
 			}
 		}
 	}
@@ -216,8 +216,7 @@ func (l *link) generation() (uint32, error) {
 	}
 	gen, err := l.conn.GetGen()
 	if err != nil {
-		l.close()
-		return 0, fmt.Errorf("read the generation of the ruleset: %w", err)
+		return 0, fmt.Errorf("read the generation of the ruleset: %w", l.failed(err))
 	}
 	return gen.ID, nil
 }

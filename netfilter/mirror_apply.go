@@ -28,14 +28,12 @@ func (l *link) readMirror(t mirrorTable) (observedMirror, error) {
 		return o, nil
 	}
 	if err != nil {
-		l.close()
-		return o, fmt.Errorf("read %s: %w", t.title(), err)
+		return o, fmt.Errorf("read %s: %w", t.title(), l.failed(err))
 	}
 	o.exists, o.odd = true, table.Flags&nftables.TableFlagDormant != 0
 	chains, err := l.conn.ListChainsOfTableFamily(t.family())
 	if err != nil {
-		l.close()
-		return o, fmt.Errorf("read %s: %w", t.title(), err)
+		return o, fmt.Errorf("read %s: %w", t.title(), l.failed(err))
 	}
 	for _, c := range chains {
 		switch {
@@ -47,7 +45,7 @@ func (l *link) readMirror(t mirrorTable) (observedMirror, error) {
 			if c.Hooknum != nil {
 				o.copy.hook, o.copy.odd = parseHook(c)
 			}
-			r := reader{conn: l.conn, table: &nftables.Table{Name: TableMirror, Family: t.family()}}
+			r := l.readerOf(&nftables.Table{Name: TableMirror, Family: t.family()})
 			if o.copy.rules, err = r.rules(chainCopy, nil); err != nil {
 				return o, err
 			}

@@ -109,8 +109,9 @@ func weightsOnly(chain string) bool {
 	return kind != string(traffic.RolePrimary) && kind != string(traffic.RoleCandidate)
 }
 
-// reader reads one table over a link.
+// reader reads one table over a link, until a read fails.
 type reader struct {
+	link  *link
 	conn  *nftables.Conn
 	table *nftables.Table
 }
@@ -119,7 +120,12 @@ func (l *link) reader(table string) (reader, error) {
 	if err := l.open(); err != nil {
 		return reader{}, err
 	}
-	return reader{conn: l.conn, table: &nftables.Table{Name: table, Family: nftables.TableFamilyINet}}, nil
+	return l.readerOf(&nftables.Table{Name: table, Family: nftables.TableFamilyINet}), nil
+}
+
+// readerOf is reader on a link that is open.
+func (l *link) readerOf(table *nftables.Table) reader {
+	return reader{link: l, conn: l.conn, table: table}
 }
 
 // errNeverQuiet says that no reading fell between two changes.
@@ -160,8 +166,7 @@ func (l *link) splitTables() ([]*nftables.Table, error) {
 	}
 	tables, err := l.conn.ListTablesOfFamily(nftables.TableFamilyINet)
 	if err != nil {
-		l.close()
-		return nil, fmt.Errorf("list tables: %w", err)
+		return nil, fmt.Errorf("list tables: %w", l.failed(err))
 	}
 	return slices.DeleteFunc(tables, func(t *nftables.Table) bool {
 		_, ours := tableNumber(t.Name)
@@ -180,7 +185,7 @@ func (l *link) readTables(of scope) (sight, error) {
 	}
 	s := sight{}
 	for _, t := range tables {
-		r := reader{conn: l.conn, table: &nftables.Table{Name: t.Name, Family: nftables.TableFamilyINet}}
+		r := l.readerOf(&nftables.Table{Name: t.Name, Family: nftables.TableFamilyINet})
 		rules, err := l.allRules(r.table)
 		if err != nil {
 			return nil, err
@@ -202,8 +207,7 @@ func (l *link) splitChains() (map[string][]*nftables.Chain, error) {
 	}
 	chains, err := l.conn.ListChainsOfTableFamily(nftables.TableFamilyINet)
 	if err != nil {
-		l.close()
-		return nil, fmt.Errorf("list chains: %w", err)
+		return nil, fmt.Errorf("list chains: %w", l.failed(err))
 	}
 	byTable := map[string][]*nftables.Chain{}
 	for _, c := range chains {
@@ -239,7 +243,7 @@ func (r reader) read(of scope, chains []*nftables.Chain, rules map[string][]*nft
 func (r reader) readObjects(o *observed) error {
 	objects, err := r.conn.GetNamedObjects(r.table)
 	if err != nil {
-		return fmt.Errorf("read counters of table %q: %w", r.table.Name, err)
+		return fmt.Errorf("read counters of table %q: %w", r.table.Name, r.link.failed(err))
 	}
 	for _, object := range objects {
 		named, ok := object.(*nftables.NamedObj)
@@ -261,7 +265,7 @@ func (r reader) readObjects(o *observed) error {
 func (r reader) readSets(o *observed) (map[string]*nftables.Set, error) {
 	sets, err := r.conn.GetSets(r.table)
 	if err != nil {
-		return nil, fmt.Errorf("read sets of table %q: %w", r.table.Name, err)
+		return nil, fmt.Errorf("read sets of table %q: %w", r.table.Name, r.link.failed(err))
 	}
 	draws := map[string]*nftables.Set{}
 	w := writer{name: r.table.Name}
@@ -296,7 +300,7 @@ func isGroup(s, want *nftables.Set) bool {
 func (r reader) readServices(o *observed, m serviceMap, s *nftables.Set) error {
 	elements, err := r.conn.GetSetElements(s)
 	if err != nil {
-		return fmt.Errorf("read map %q: %w", s.Name, err)
+		return fmt.Errorf("read map %q: %w", s.Name, r.link.failed(err))
 	}
 	for _, e := range elements {
 		key, ok := parseService(e.Key, e.KeyEnd)
@@ -314,7 +318,7 @@ func (r reader) readServices(o *observed, m serviceMap, s *nftables.Set) error {
 func (r reader) readGroup(s *nftables.Set) (map[network]bool, error) {
 	elements, err := r.conn.GetSetElements(s)
 	if err != nil {
-		return nil, fmt.Errorf("read set %q: %w", s.Name, err)
+		return nil, fmt.Errorf("read set %q: %w", s.Name, r.link.failed(err))
 	}
 	return parseNetworks(elements), nil
 }
@@ -447,7 +451,7 @@ func (r reader) rules(chain string, draws map[string]*nftables.Set) ([]observedR
 func (r reader) raw(chain string) ([]*nftables.Rule, error) {
 	rules, err := r.conn.GetRules(r.table, &nftables.Chain{Name: chain, Table: r.table})
 	if err != nil {
-		return nil, fmt.Errorf("read chain %q: %w", chain, err)
+		return nil, fmt.Errorf("read chain %q: %w", chain, r.link.failed(err))
 	}
 	return rules, nil
 }
@@ -500,7 +504,7 @@ func forIPv6(expressions []expr.Any) bool {
 func (r reader) shares(s *nftables.Set) ([]share, error) {
 	elements, err := r.conn.GetSetElements(s)
 	if err != nil {
-		return nil, fmt.Errorf("read map %q: %w", s.Name, err)
+		return nil, fmt.Errorf("read map %q: %w", s.Name, r.link.failed(err))
 	}
 	slices.SortStableFunc(elements, func(a, b nftables.SetElement) int { return slices.Compare(a.Key, b.Key) })
 	var shares []share

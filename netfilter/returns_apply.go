@@ -177,6 +177,13 @@ func (s *steps) marks(ctx context.Context, want Returns) {
 	known, err := findNeighbours(ctx, want, conn)
 	if err != nil {
 		s.faults = append(s.faults, err)
+		_ = conn.CloseLasting() // answers may still come
+		again, err := nftables.New(nftables.AsLasting())
+		if err != nil {
+			s.faults = append(s.faults, fmt.Errorf("open nftables: %w", err))
+			return
+		}
+		conn = again
 	}
 	did, followed, err := want.applyMarks(conn, known)
 	s.did, s.followed = append(s.did, did...), append(s.followed, followed...)
