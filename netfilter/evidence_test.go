@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/ti-mo/conntrack"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/splitd/splitd/internal/nettest"
@@ -119,8 +120,7 @@ func TestAnAttemptWithoutAReplyIsHalfOpenAndThenUnanswered(t *testing.T) {
 	lab := newSplitLab(t)
 	s := remoteSplit(1, traffic.Whole)
 	lab.apply(s)
-	lab.new.Run("ip", "link", "set", "lo", "up")
-	lab.router.Run("ip", "neighbour", "replace", "10.0.2.12", "lladdr", "02:00:00:00:00:99", "dev", "eth2") // nobody's
+	lab.loseNewHost()
 	lab.follow(s)
 	fd := lab.attempt(service25v4)
 	defer func() { _ = unix.Close(fd) }()
@@ -138,6 +138,28 @@ func TestAnAttemptWithoutAReplyIsHalfOpenAndThenUnanswered(t *testing.T) {
 	lab.eventually("it ended without an answer", func() bool {
 		e := lab.evidence(s, "new")
 		return e.Unanswered >= 1 && e.Refused == 0 && e.Resets == 0
+	})
+}
+
+// loseNewHost makes the router send what is for the new host to a link-layer
+// address that is nobody's.
+func (lab *splitLab) loseNewHost() {
+	lab.t.Helper()
+	lab.router.Do(func() error {
+		link, err := netlink.LinkByName("eth2")
+		if err != nil {
+			return err
+		}
+		for _, ip := range []string{"10.0.2.12", "2001:db8:2::12"} {
+			neighbour := &netlink.Neigh{
+				LinkIndex: link.Attrs().Index, IP: net.ParseIP(ip), State: netlink.NUD_PERMANENT,
+				HardwareAddr: net.HardwareAddr{0x02, 0, 0, 0, 0, 0x99},
+			}
+			if err := netlink.NeighSet(neighbour); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }
 

@@ -46,8 +46,9 @@ func (lab *splitLab) collect() *collector {
 	lab.t.Helper()
 	host := nettest.New(lab.t, "collector")
 	nettest.Link(lab.t, lab.router, "eth3", []string{"10.0.3.1/24", "2001:db8:3::1/64"}, host, "eth0", []string{"10.0.3.40/24", "2001:db8:3::40/64"})
-	host.Run("ip", "address", "add", "192.0.2.25/32", "dev", "lo")
-	host.Run("ip", "address", "add", "2001:db8::25/128", "dev", "lo", "nodad")
+	if err := host.AddAddresses("lo", "192.0.2.25/32", "2001:db8::25/128"); err != nil {
+		lab.t.Fatal(err)
+	}
 	c := &collector{copies: map[netip.AddrPort]int{}}
 	for _, address := range []string{"192.0.2.25:53", "[2001:db8::25]:53"} {
 		var u net.PacketConn

@@ -3,7 +3,6 @@ package netfilter
 import (
 	"testing"
 
-	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
 	"github.com/splitd/splitd/internal/nettest"
@@ -30,18 +29,5 @@ func TestNetAdminIsKnownFromTheCapabilityOverThisNamespace(t *testing.T) {
 			t.Error("HasNetAdmin() = true without the capability")
 		}
 		return nil
-	})
-}
-
-// changeRuleset changes the ruleset of ns.
-func changeRuleset(t *testing.T, ns *nettest.NS, change func(*nftables.Conn)) {
-	t.Helper()
-	ns.Do(func() error {
-		conn, err := nftables.New()
-		if err != nil {
-			return err
-		}
-		change(conn)
-		return conn.Flush()
 	})
 }

@@ -114,8 +114,7 @@ func TestAnAttemptThatIsFreedGoesElsewhereByItsNextSyn(t *testing.T) {
 	s := remoteSplit(1, traffic.Whole)
 	lab.apply(s)
 	established, _ := lab.dial(service25v4)
-	lab.router.Run("ip", "neighbour", "replace", "10.0.2.12", "lladdr", "02:00:00:00:00:99", "dev", "eth2") // nobody's: it is dead
-	lab.router.Run("ip", "-6", "neighbour", "replace", "2001:db8:2::12", "lladdr", "02:00:00:00:00:99", "dev", "eth2")
+	lab.loseNewHost()
 	fds := []int{lab.attempt(service25v4), lab.attempt(service25v6)}
 	lab.eventually("both attempts wait", func() bool {
 		return len(lab.openFlows(Which{Splits: []traffic.Split{s}, HalfOpen: true})) == 2

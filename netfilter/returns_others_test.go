@@ -111,7 +111,7 @@ func TestRulesRoutesAndTablesOfOthersStayUntouched(t *testing.T) {
 // Tailscale does on some: it gives its eight bits of both marks a value.
 func (lab returnLab) overwriteMarks(keep, value uint32) {
 	lab.t.Helper()
-	changeRuleset(lab.t, lab.host, func(conn *nftables.Conn) {
+	lab.host.ChangeRuleset(func(conn *nftables.Conn) {
 		table := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "theirs"})
 		for name, hook := range map[string]*nftables.ChainHook{"pre": nftables.ChainHookPrerouting, "out": nftables.ChainHookOutput} {
 			for i, priority := range []nftables.ChainPriority{priorityReturn - 1, priorityReturn + 1} {
@@ -322,7 +322,7 @@ func TestWhatOthersDidToTheMarkingTableIsNamedAndMended(t *testing.T) {
 			lab.serve("25")
 			lab.translate("10.0.0.12", "fd00::12")
 			lab.apply(byMark()...)
-			changeRuleset(t, lab.host, test.meddle)
+			lab.host.ChangeRuleset(test.meddle)
 			if diff := cmp.Diff(test.want, lab.differences(byMark())); diff != "" {
 				t.Errorf("differences (-want +got):\n%s", diff)
 			}

@@ -1,6 +1,7 @@
 package netfilter
 
 import (
+	"errors"
 	"maps"
 	"net"
 	"slices"
@@ -8,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/splitd/splitd/traffic"
 )
@@ -245,8 +248,16 @@ func TestRulesAndRoutesForRelaysComeAndGoWithThem(t *testing.T) {
 		if changed, lines := lab.apply(split), lab.differences(split); changed || len(lines) > 0 {
 			t.Errorf("the second apply changed something: %t, or left differences: %q", changed, lines)
 		}
-		lab.router.Run("ip", "rule", "del", "pref", "5217")
-		lab.router.Run("ip", "-6", "route", "flush", "table", "5315")
+		lab.router.Do(func() error { // as another program might
+			rule := netlink.NewRule()
+			rule.Family, rule.Priority = unix.AF_INET, 5217
+			routes, err := netlink.RouteListFiltered(unix.AF_INET6, &netlink.Route{Table: 5315}, netlink.RT_FILTER_TABLE)
+			err = errors.Join(err, netlink.RuleDel(rule))
+			for i := range routes {
+				err = errors.Join(err, netlink.RouteDel(&routes[i]))
+			}
+			return err
+		})
 		if diff := cmp.Diff([]string{want[1] + ": missing", want[2] + ": missing"}, lab.differences(split)); diff != "" {
 			t.Errorf("differences (-want +got):\n%s", diff)
 		}

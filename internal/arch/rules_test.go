@@ -88,7 +88,7 @@ func owners() []owner {
 		{"github.com/prometheus", []string{"metrics"}, false, "only metrics imports prometheus: the other rooms count in plain numbers"},
 		{"golang.org/x/sys", kernel, true, system},
 		{"github.com/vishvananda", kernel, true, system},
-		{"github.com/google/nftables", []string{"netfilter", "netfilter/doctor", "internal/netns"}, true, system},
+		{"github.com/google/nftables", []string{"netfilter", "netfilter/doctor", "internal/netns", "internal/nettest"}, true, system},
 		{"github.com/ti-mo", []string{"netfilter", "internal/netns"}, true, system},
 		{"golang.org/x/net/bpf", []string{"netfilter"}, false, "filters of sockets of netlink are written in its bpf"},
 		{"github.com/mdlayher/netlink", []string{"netfilter", "netfilter/doctor"}, true, system},

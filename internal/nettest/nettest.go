@@ -19,6 +19,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/nftables"
+
 	"github.com/splitd/splitd/internal/netns"
 )
 
@@ -95,6 +97,19 @@ func (ns *NS) Run(name string, args ...string) string {
 		ns.t.Fatalf("%v in %q: %v\n%s", cmd.Args, ns.Name, err, out)
 	}
 	return string(out)
+}
+
+// ChangeRuleset makes a transaction of change on the namespace's nftables.
+func (ns *NS) ChangeRuleset(change func(*nftables.Conn)) {
+	ns.t.Helper()
+	ns.Do(func() error {
+		conn, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		change(conn)
+		return conn.Flush()
+	})
 }
 
 // Serve listens inside the namespace until the test ends, and returns where. Each

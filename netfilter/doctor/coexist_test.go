@@ -54,7 +54,7 @@ func TestDockersRulesAndOurs(t *testing.T) {
 	l := newLab(t)
 	l.serve(l.new, fromNew, "10.0.0.12:25")
 	l.serve(l.new, fromOther, "10.0.0.99:25") // the container
-	changeRuleset(t, l.router, func(c *nftables.Conn) {
+	l.router.ChangeRuleset(func(c *nftables.Conn) {
 		filter := newRuleset(c, nftables.TableFamilyIPv4, "filter")
 		filter.chain("DOCKER-USER")
 		filter.chain("DOCKER-FORWARD", join(ctState(1<<1|1<<2), accept()), join(toAddress4("10.0.0.99"), toPort(25), accept()))
@@ -71,7 +71,7 @@ func TestDockersRulesAndOurs(t *testing.T) {
 	if got, want := l.cureOf("forward-drop", split), "iptables -I DOCKER-USER -m conntrack --ctstate DNAT -j ACCEPT"; got != want {
 		t.Errorf("the cure is %q, want %q", got, want)
 	}
-	changeRuleset(t, l.router, func(c *nftables.Conn) {
+	l.router.ChangeRuleset(func(c *nftables.Conn) {
 		table := &nftables.Table{Family: nftables.TableFamilyIPv4, Name: "filter"}
 		c.InsertRule(&nftables.Rule{Table: table, Chain: &nftables.Chain{Name: "DOCKER-USER", Table: table}, Exprs: join(ctState(1<<7), accept())})
 	})
@@ -98,7 +98,7 @@ func TestUfwsRulesAndOurs(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
 	l.serveAll()
-	changeRuleset(t, l.router, func(c *nftables.Conn) {
+	l.router.ChangeRuleset(func(c *nftables.Conn) {
 		filter := newRuleset(c, nftables.TableFamilyIPv4, "filter")
 		filter.chain("ufw-user-forward")
 		filter.chain("ufw-user-input", join(fromNetwork("203.0.113.0/24"), drop()), join(toPort(25), accept()))
@@ -118,7 +118,7 @@ func TestUfwsRulesAndOurs(t *testing.T) {
 	if len(skipped) != 1 || skipped[0].Seen != want {
 		t.Errorf("skipped: %+v, want %q", skipped, want)
 	}
-	changeRuleset(t, l.router, func(c *nftables.Conn) {
+	l.router.ChangeRuleset(func(c *nftables.Conn) {
 		table := &nftables.Table{Family: nftables.TableFamilyIPv4, Name: "filter"}
 		c.AddRule(&nftables.Rule{Table: table, Chain: &nftables.Chain{Name: "ufw-user-forward", Table: table}, Exprs: join(toAddress4("10.0.0.12"), toPort(25), accept())})
 	})
@@ -141,7 +141,7 @@ func TestFirewalldsRulesAndOurs(t *testing.T) {
 			t.Parallel()
 			l := newLab(t)
 			l.serveAll()
-			changeRuleset(t, l.router, func(c *nftables.Conn) {
+			l.router.ChangeRuleset(func(c *nftables.Conn) {
 				f := newRuleset(c, nftables.TableFamilyINet, "firewalld")
 				f.chain("nat_PRE_public", join(toPort(25), translateToOther(0)))
 				f.chain("filter_FWD_public")
@@ -186,7 +186,7 @@ func TestOthersMarksStayBesideOurs(t *testing.T) {
 	notNull := func(mask uint32) []expr.Any {
 		return []expr.Any{&expr.Meta{Key: expr.MetaKeyMARK, Register: 1}, masked(mask, 0), notZero()}
 	}
-	changeRuleset(t, l.router, func(c *nftables.Conn) {
+	l.router.ChangeRuleset(func(c *nftables.Conn) {
 		m := newRuleset(c, nftables.TableFamilyIPv4, "mangle")
 		m.hook("PREROUTING", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, -150, anyPolicy,
 			keep(wanMask, connmarkRestore),

@@ -37,7 +37,7 @@ func onRouter(l *lab) *nettest.NS  { return l.router }
 func onNewHost(l *lab) *nettest.NS { return l.new }
 
 func rules(where func(*lab) *nettest.NS, write func(*nftables.Conn)) func(*lab) {
-	return func(l *lab) { changeRuleset(l.t, where(l), write) }
+	return func(l *lab) { where(l).ChangeRuleset(write) }
 }
 
 func faults() []fault {
@@ -283,7 +283,7 @@ func TestEveryRowIsTested(t *testing.T) {
 func TestMarksOfOthersBesideOursAreNoCollision(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
-	changeRuleset(t, l.router, func(c *nftables.Conn) {
+	l.router.ChangeRuleset(func(c *nftables.Conn) {
 		newRuleset(c, nftables.TableFamilyIPv4, "mangle").hook("PREROUTING", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, -150, anyPolicy,
 			setPacketMark(0x3f00, 0x100), setFlowMark(0x3f00, 0x100),
 			// -j CONNMARK --save-mark --nfmask 0x3f00 --ctmask 0x3f00
@@ -309,7 +309,7 @@ func connmark(mask uint32, mode byte) *xt.Unknown {
 func TestARestoredMarkWithoutAMaskIsACollision(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
-	changeRuleset(t, l.router, func(c *nftables.Conn) {
+	l.router.ChangeRuleset(func(c *nftables.Conn) {
 		newRuleset(c, nftables.TableFamilyIPv4, "mangle").hook("PREROUTING", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, -150, anyPolicy,
 			[]expr.Any{&expr.Target{Name: "CONNMARK", Rev: 1, Info: connmark(^uint32(0), connmarkSave)}})
 	})

@@ -43,19 +43,6 @@ func preflight(t *testing.T, ns *nettest.NS, splits []traffic.Split, paths []tra
 	return warnings, fault
 }
 
-// changeRuleset changes the ruleset of ns.
-func changeRuleset(t *testing.T, ns *nettest.NS, change func(*nftables.Conn)) {
-	t.Helper()
-	ns.Do(func() error {
-		conn, err := nftables.New()
-		if err != nil {
-			return err
-		}
-		change(conn)
-		return conn.Flush()
-	})
-}
-
 const trackingNote = "note: connection tracking is turned on"
 
 func TestPreflightFindsTheFaultInTheKernel(t *testing.T) {
@@ -86,7 +73,7 @@ func TestPreflightFindsTheFaultInTheKernel(t *testing.T) {
 		"drop":              {breakIt: foreignForward(nftables.ChainPolicyDrop), splits: []traffic.Split{mxSplit("10.0.0.12")}, want: []string{"`nft insert rule inet fw fwd ct status dnat accept`", trackingNote}},
 		"marks of another": {breakIt: func(t *testing.T, ns *nettest.NS) {
 			t.Helper()
-			changeRuleset(t, ns, func(c *nftables.Conn) {
+			ns.ChangeRuleset(func(c *nftables.Conn) {
 				newRuleset(c, nftables.TableFamilyINet, "qos").hook("pre", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, -150, anyPolicy, setFlowMark(0xfff00000, 0x00300000))
 			})
 		}, splits: []traffic.Split{both}, want: []string{"of which 0xfff00000 are splitd's: table inet qos, chain pre", trackingNote}},
@@ -166,7 +153,7 @@ func noDefault(t *testing.T, ns *nettest.NS) {
 func foreignNAT(priority int, port uint16) func(*testing.T, *nettest.NS) {
 	return func(t *testing.T, ns *nettest.NS) {
 		t.Helper()
-		changeRuleset(t, ns, func(conn *nftables.Conn) {
+		ns.ChangeRuleset(func(conn *nftables.Conn) {
 			newRuleset(conn, nftables.TableFamilyINet, "theirs").hook("pre", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, priority, nftables.ChainPolicyAccept,
 				join(toAddress("192.0.2.25"), toPort(port), translateToOther(0)))
 		})
@@ -176,7 +163,7 @@ func foreignNAT(priority int, port uint16) func(*testing.T, *nettest.NS) {
 func foreignForward(policy nftables.ChainPolicy, rules ...[]expr.Any) func(*testing.T, *nettest.NS) {
 	return func(t *testing.T, ns *nettest.NS) {
 		t.Helper()
-		changeRuleset(t, ns, func(conn *nftables.Conn) {
+		ns.ChangeRuleset(func(conn *nftables.Conn) {
 			newRuleset(conn, nftables.TableFamilyINet, "fw").hook("fwd", nftables.ChainTypeFilter, nftables.ChainHookForward, 0, policy, rules...)
 		})
 	}
