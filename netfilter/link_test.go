@@ -127,6 +127,9 @@ func TestALinkIsClosedWhenAnAnswerIsCutShort(t *testing.T) {
 					return nil
 				})
 			}
+			if read.name == "Owned" && !lab.kernel.link.owner.wanted {
+				return // this kernel knows no such thing, so nothing is asked
+			}
 			if failed < read.least {
 				t.Errorf("answers of %d kinds were cut short, want %d at least", failed, read.least)
 			}
