@@ -50,7 +50,9 @@ func gate(s traffic.Split, b traffic.Backend) []rule {
 		}
 	}
 	for _, g := range candidateGroups(s, b, groupNever, b.Clients.Never) {
-		rules = append(rules, rule{statements: []statement{member{group: g.name}, primary}})
+		for _, set := range g.sets() {
+			rules = append(rules, rule{statements: []statement{member{set: set}, primary}})
+		}
 	}
 	return rules
 }

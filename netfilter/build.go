@@ -205,7 +205,9 @@ func versionRules(s traffic.Split, settings Settings, version int) chain {
 			continue
 		}
 		for _, g := range candidateGroups(s, candidate, groupAlways, candidate.Clients.Always) {
-			add(member{group: g.name}, goTo(backendChain(s.Name, traffic.RoleCandidate, candidate.Name)))
+			for _, set := range g.sets() {
+				add(member{set: set}, goTo(backendChain(s.Name, traffic.RoleCandidate, candidate.Name)))
+			}
 		}
 	}
 	if samples(s) {

@@ -118,12 +118,17 @@ func tableDifferences(have observed, want table) []string {
 func groupDifferences(have observed, want table) []string {
 	var lines []string
 	for _, g := range want.groups {
-		networks, stands := have.groups[g.name]
-		if !stands {
-			lines = append(lines, fmt.Sprintf("set %s is missing", g.name))
+		whole := true
+		for _, set := range g.sets() {
+			if _, stands := have.groups[set]; !stands {
+				whole = false
+				lines = append(lines, fmt.Sprintf("set %s is missing", set))
+			}
+		}
+		if !whole {
 			continue
 		}
-		add, remove := networkChanges(networks, g.networks)
+		add, remove := networkChanges(have.networks(g), g.networks)
 		if len(add) > 0 {
 			lines = append(lines, fmt.Sprintf("set %s lacks %d networks, such as %s", g.name, len(add), add[0].text()))
 		}

@@ -229,12 +229,12 @@ func (s oneIn) expressions() []expr.Any {
 }
 
 func (s member) expressions() []expr.Any {
-	six := groupIs6(s.group)
+	six := groupIs6(s.set)
 	load := loadNetwork(offsetSource4, 4)
 	if six {
 		load = loadNetwork(offsetSource6, 16)
 	}
-	return append(ofFamily(six), load, &expr.Lookup{SourceRegister: register1, SetName: s.group})
+	return append(ofFamily(six), load, &expr.Lookup{SourceRegister: register1, SetName: s.set})
 }
 
 func (s setTimeout) expressions() []expr.Any {

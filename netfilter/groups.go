@@ -9,12 +9,19 @@ import (
 	"github.com/splitd/splitd/traffic"
 )
 
-// A group is a named set of client networks of one family: those that always
-// or never go to a candidate. Its networks change without touching a rule.
+// A group are client networks of one family: those that always or never go to a
+// candidate. They change without touching a rule. Each is in one of two sets,
+// of which a client may be in either: a set takes no network that overlaps
+// another, and with two of them the new ones come before the old ones go.
 type group struct {
-	name     string
+	name     string         // of its first set
 	networks []netip.Prefix // sorted, apart from each other
 }
+
+// sets are the names of the two sets.
+func (g group) sets() [2]string { return [2]string{g.name, g.name + secondSet} }
+
+const secondSet = "/2"
 
 // The kinds of groups.
 const (
@@ -31,7 +38,8 @@ func groupName(split, candidate, kind string, six bool) string {
 	return backendChain(split, traffic.RoleCandidate, candidate) + "/" + kind + family
 }
 
-func groupIs6(name string) bool { return strings.HasSuffix(name, "6") }
+// groupIs6 says whether a set of a group is of IPv6.
+func groupIs6(set string) bool { return strings.HasSuffix(strings.TrimSuffix(set, secondSet), "6") }
 
 // groups are the groups of a split that have networks of a family that its
 // service has.
@@ -67,13 +75,15 @@ func serves(s traffic.Split, six bool) bool {
 }
 
 // text lists the networks as nft 1.0.6 does: two a line for IPv4, one for IPv6.
+// All stand in the first set.
 func (g group) text() string {
 	kind, row := "ipv4_addr", 2
 	if groupIs6(g.name) {
 		kind, row = "ipv6_addr", 1
 	}
+	const set = "\tset %s {\n\t\ttype %s\n\t\tflags interval\n"
 	var b strings.Builder
-	fmt.Fprintf(&b, "\tset %s {\n\t\ttype %s\n\t\tflags interval\n\t\telements = { ", g.name, kind)
+	fmt.Fprintf(&b, set+"\t\telements = { ", g.sets()[0], kind)
 	for i, n := range g.networks {
 		switch {
 		case i == 0:
@@ -89,6 +99,7 @@ func (g group) text() string {
 		}
 	}
 	b.WriteString(" }\n\t}\n\n")
+	fmt.Fprintf(&b, set+"\t}\n\n", g.sets()[1], kind)
 	return b.String()
 }
 

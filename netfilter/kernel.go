@@ -272,7 +272,9 @@ func (k *Kernel) wantAgain(t table) {
 		delete(k.leftovers, leftover{kind: leftTimeout, table: t.name, name: o.name()})
 	}
 	for _, g := range t.groups {
-		delete(k.leftovers, leftover{kind: leftGroup, table: t.name, name: g.name})
+		for _, set := range g.sets() {
+			delete(k.leftovers, leftover{kind: leftGroup, table: t.name, name: set})
+		}
 	}
 }
 

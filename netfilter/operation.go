@@ -42,9 +42,9 @@ type (
 	addTimeout    struct{ timeout timeout }
 	removeTimeout struct{ name string }
 	addMap        struct{ name serviceMap }
-	// addGroup makes the set of a group with its networks; addNetworks and
-	// removeNetworks change those of one that stands.
-	addGroup    struct{ group group }
+	// addGroup makes a set of a group; addNetworks and removeNetworks change
+	// the networks of one that stands.
+	addGroup    struct{ set string }
 	addNetworks struct {
 		group    string
 		networks []network
@@ -151,7 +151,7 @@ func (o removeTimeout) write(w *writer) error {
 func (o addMap) write(w *writer) error { return w.conn.AddSet(w.set(o.name), nil) }
 
 func (o addGroup) write(w *writer) error {
-	return w.conn.AddSet(w.group(o.group.name), networkElements(networksOf(o.group.networks)))
+	return w.conn.AddSet(w.group(o.set), nil)
 }
 
 func (o addNetworks) write(w *writer) error {
@@ -328,7 +328,7 @@ func (o addTimeout) size() int    { return 2 * sizeSmall }
 func (o removeTimeout) size() int { return sizeSmall + len(o.name) }
 func (o addMap) size() int        { return sizeSet }
 func (o addGroup) size() int {
-	return sizeSet + len(o.group.name) + 2*sizeElement*len(o.group.networks)
+	return sizeSet + len(o.set)
 }
 
 func (o addNetworks) size() int {

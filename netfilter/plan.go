@@ -226,8 +226,10 @@ func (o observed) broken(want table) bool {
 		}
 	}
 	for _, g := range want.groups {
-		if slices.Contains(o.sets, g.name) {
-			return true
+		for _, set := range g.sets() {
+			if slices.Contains(o.sets, set) {
+				return true
+			}
 		}
 	}
 	return slices.ContainsFunc(want.chains, func(w chain) bool {
@@ -279,28 +281,45 @@ func (t tablePlan) objects() {
 }
 
 // groups makes the sets of groups and brings their networks to the wanted
-// ones. No rule changes for that. A group that nothing looks at any more goes
+// ones. No rule changes for that. A set that nothing looks at any more goes
 // later.
 func (t tablePlan) groups() {
 	wanted := map[string]bool{}
 	for _, g := range t.want.groups {
-		wanted[g.name] = true
-		have, stands := t.have.groups[g.name]
-		if !stands {
-			t.prepared(addGroup{group: group{name: g.name}})
+		stand := false
+		for _, set := range g.sets() {
+			wanted[set] = true
+			if _, stands := t.have.groups[set]; stands {
+				stand = true
+			} else {
+				t.prepared(addGroup{set: set})
+			}
 		}
-		add, remove := networkChanges(have, g.networks)
-		place := t.prepared
-		if stands {
-			place = t.opened
+		sets := g.sets()
+		c := regroup([2]map[network]bool{t.have.groups[sets[0]], t.have.groups[sets[1]]}, g.networks)
+		open := t.opened
+		if !stand { // nothing looks at them yet
+			open = t.prepared
 		}
-		for _, m := range networkMoves(remove, add, networksMost) {
-			place(m.operations(g.name)...)
-		}
+		changeNetworks(t.prepared, sets, c.prepare)
+		changeNetworks(open, sets, c.door)
+		changeNetworks(t.closed, sets, c.shut)
 	}
 	for _, name := range slices.Sorted(maps.Keys(t.have.groups)) {
 		if !wanted[name] {
 			t.left(leftGroup, name)
+		}
+	}
+}
+
+// changeNetworks puts changes of two sets where they are due, so many at a time.
+func changeNetworks(at func(...operation), sets [2]string, changes [2]setChange) {
+	for i, c := range changes {
+		for some := range slices.Chunk(c.remove, networksMost) {
+			at(removeNetworks{group: sets[i], networks: some})
+		}
+		for some := range slices.Chunk(c.add, networksMost) {
+			at(addNetworks{group: sets[i], networks: some})
 		}
 	}
 }
@@ -461,27 +480,18 @@ func ours(chain string) bool {
 }
 
 // transactions packs groups, in their order, into as few transactions as the
-// bytes that one may have allow. One that has added networks to a set removes
-// none of it: where a network was removed before that begins like the added
-// one, the kernel (6.18) does not find that again (ENOENT).
+// bytes that one may have allow.
 func transactions(groups [][]step, most int) [][]step {
 	var all [][]step
 	room := 0
-	grown := map[setName]bool{}
 	for _, g := range groups {
 		need := 0
 		for _, o := range g {
 			need += o.size()
 		}
-		if len(all) == 0 || need > room || slices.ContainsFunc(g, func(o step) bool { return grown[shrinks(o)] }) {
+		if len(all) == 0 || need > room {
 			all = append(all, nil)
 			room = most
-			clear(grown)
-		}
-		for _, o := range g {
-			if added, ok := o.operation.(addNetworks); ok {
-				grown[setName{o.table, added.group}] = true
-			}
 		}
 		all[len(all)-1] = append(all[len(all)-1], g...)
 		room -= need

@@ -115,8 +115,8 @@ func (s *SplitState) readGroups(split string, o observed) {
 	for backend := range s.Weights {
 		var c traffic.Clients
 		for _, six := range []bool{false, true} {
-			c.Always = append(c.Always, prefixesOf(o.groups[groupName(split, backend, groupAlways, six)])...)
-			c.Never = append(c.Never, prefixesOf(o.groups[groupName(split, backend, groupNever, six)])...)
+			c.Always = append(c.Always, prefixesOf(o.networks(group{name: groupName(split, backend, groupAlways, six)}))...)
+			c.Never = append(c.Never, prefixesOf(o.networks(group{name: groupName(split, backend, groupNever, six)}))...)
 		}
 		if c.IsZero() {
 			continue

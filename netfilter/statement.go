@@ -61,8 +61,8 @@ type (
 	packetMarked struct{ mask, value uint32 }
 	// established holds for packets of flows that have been answered.
 	established struct{}
-	// member holds for packets from a network of the group.
-	member struct{ group string }
+	// member holds for packets from a network in the set of a group.
+	member struct{ set string }
 	// oneIn holds for one in so many draws.
 	oneIn struct {
 		by lot
@@ -153,10 +153,10 @@ func (s setTimeout) text() string { return `meta l4proto udp ct timeout set "` +
 func (s oneIn) text() string      { return fmt.Sprintf("%s 0", s.by.text(s.of)) }
 func (s member) text() string {
 	family := "ip"
-	if groupIs6(s.group) {
+	if groupIs6(s.set) {
 		family = "ip6"
 	}
-	return family + " saddr @" + s.group
+	return family + " saddr @" + s.set
 }
 
 // A whole address is listed by its name, which tells the family; part of one

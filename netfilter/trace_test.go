@@ -181,7 +181,7 @@ func (t *tracer) holds(condition statement) bool {
 	case member:
 		return slices.ContainsFunc(t.ruleset.groups, func(g group) bool {
 			inside := func(n netip.Prefix) bool { return n.Contains(t.packet.from) }
-			return g.name == c.group && slices.ContainsFunc(g.networks, inside)
+			return g.name == c.set && slices.ContainsFunc(g.networks, inside)
 		})
 	case oneIn:
 		return t.meets(c.by) && t.draw(c.of) == 0
