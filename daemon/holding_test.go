@@ -127,7 +127,7 @@ func TestWithoutAStoreNoGroupGetsMoreThanTheKernelGives(t *testing.T) {
 			}
 			sameClients(t, "with room again", tc.after.Candidates[0].Clients, w.groupsIn())
 			stop(t, d)
-			d = w.mustBoot()
+			w.mustBoot()
 			sameClients(t, "after a restart", tc.after.Candidates[0].Clients, w.groupsIn())
 		})
 	}
