@@ -31,7 +31,7 @@ e2e-real: build ## Postfix and nginx behind a split; as root, installs Debian pa
 	e2e/real/packages.sh
 	CGO_ENABLED=0 go test -count=1 -timeout 20m -tags e2ereal ./e2e/real/...
 
-e2e-kernel: build ## the kernel tests on Debian's kernels in qemu; as root, some minutes
+e2e-kernel: build ## the kernel tests on Debian's kernels in qemu; as root, half an hour
 	e2e/kernel/run.sh $(SUITES)
 
 bench-kernel: build ## splitd beside nft by hand, iptables and HAProxy; writes bench/results.md
