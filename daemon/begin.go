@@ -143,7 +143,7 @@ func (d *Daemon) kernelState(ctx context.Context, definition configs.Definition,
 
 // leftPaths says that an earlier run put return paths into the kernel.
 func (d *Daemon) leftPaths() bool {
-	snapshot, err := state.ReadSnapshot(d.file(snapshotFile))
+	snapshot, err := state.ReadSnapshot(d.snapshotPath())
 	return err == nil && len(snapshot.ReturnPaths) > 0
 }
 

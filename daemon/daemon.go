@@ -126,7 +126,7 @@ func New(o Options) *Daemon {
 	d.health = health.New(health.Options{
 		Checker: o.Checker, Notify: d.heed, Now: o.Now, Rand: o.Rand, Limit: checksMost, Log: o.Log,
 	})
-	d.saver = &saver{file: state.NewSnapshotFile(d.file(snapshotFile)), settings: netfilter.Settings(o.Config.Netfilter)}
+	d.saver = &saver{file: state.NewSnapshotFile(d.snapshotPath()), settings: netfilter.Settings(o.Config.Netfilter)}
 	d.planes = &planes{openKernel: o.OpenKernel, host: o.Host, relay: o.Relay, opened: d.opened}
 	d.view.Store(&view{})
 	return d
@@ -288,7 +288,7 @@ func (d *Daemon) tellSystemd(states ...string) {
 	d.options.Notify(message)
 }
 
-func (d *Daemon) file(name string) string { return filepath.Join(d.options.Config.StateDir, name) }
+func (d *Daemon) snapshotPath() string { return filepath.Join(d.options.Config.StateDir, snapshotFile) }
 
 // lastReload is when the configuration was last read and whether it was taken.
 func (d *Daemon) lastReload() metrics.Reload { return *d.reloads.Load() }

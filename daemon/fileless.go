@@ -30,7 +30,7 @@ func (d *Daemon) mayBeAlone(known map[string]state.Record) error {
 		there = append(there, fmt.Sprintf("split %q", name))
 		held = held || len(record.Overrides) > 0
 	}
-	snapshot, err := state.ReadSnapshot(d.file(snapshotFile))
+	snapshot, err := state.ReadSnapshot(d.snapshotPath())
 	if err == nil && len(there) == 0 { // the store is lost or cannot be read
 		for _, s := range snapshot.Splits {
 			there = append(there, fmt.Sprintf("split %q", s.Name))

@@ -106,7 +106,7 @@ func TestClientsKeepTheirSidesOverRestartReloadAndALostStore(t *testing.T) {
 	d = w.mustBoot()
 	equal(t, "after a restart", want, w.drawn())
 	stop(t, d)
-	snapshot, err := state.ReadSnapshot(d.file(snapshotFile))
+	snapshot, err := state.ReadSnapshot(d.snapshotPath())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,11 +19,11 @@ func TestWhatAChangeSavesForABootIsNoMoreThanTheChange(t *testing.T) {
 	d := w.mustBoot()
 	saved := func(about string, lines int, weight traffic.Weight) {
 		t.Helper()
-		text, err := os.ReadFile(d.file(snapshotFile))
+		text, err := os.ReadFile(d.snapshotPath())
 		if err != nil {
 			t.Fatal(err)
 		}
-		snapshot, err := state.ReadSnapshot(d.file(snapshotFile))
+		snapshot, err := state.ReadSnapshot(d.snapshotPath())
 		if got := snapshot.Splits[0].CandidateWeight(); err != nil || got != weight || bytes.Count(text, []byte("\n")) != lines {
 			t.Errorf("%s: a boot restores %s, from %d lines, error %v; want %s from %d", about, got, bytes.Count(text, []byte("\n")), err, weight, lines)
 		}
@@ -35,7 +35,7 @@ func TestWhatAChangeSavesForABootIsNoMoreThanTheChange(t *testing.T) {
 		}
 	}
 	saved("after two changes", 3, 60_000)
-	if err := os.Remove(d.file(snapshotFile)); err != nil {
+	if err := os.Remove(d.snapshotPath()); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := w.set(d, 70_000); err != nil {
@@ -82,7 +82,7 @@ func TestWhoSwitchesThousandsOffWaitsForOneMarkerAlone(t *testing.T) {
 			t.Errorf("%s is recorded with %s", name, inForce(r).CandidateWeight())
 		}
 	}
-	snapshot, err := state.ReadSnapshot(d.file(snapshotFile))
+	snapshot, err := state.ReadSnapshot(d.snapshotPath())
 	if err != nil || snapshot.Splits[0].CandidateWeight() != 0 {
 		t.Errorf("the snapshot has %+v, %v", snapshot.Splits[0], err)
 	}
