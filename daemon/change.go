@@ -53,7 +53,11 @@ type decision func(now *view) (change, error)
 func (d *Daemon) carry(ctx context.Context, since uint64, decide decision) ([]string, error) {
 	var c change
 	var written, told ticket
-	err := d.exclusively(func() (err error) {
+	if !d.changing.TryLock() {
+		control.Working(ctx) // on what came before it
+		d.changing.Lock()
+	}
+	err := d.locked(func() (err error) {
 		if c, err = decide(d.view.Load()); err != nil || c.raises {
 			return err
 		}
@@ -82,6 +86,11 @@ func (d *Daemon) carry(ctx context.Context, since uint64, decide decision) ([]st
 // exclusively does fn under the change lock.
 func (d *Daemon) exclusively(fn func() error) error {
 	d.changing.Lock()
+	return d.locked(fn)
+}
+
+// locked does fn and gives the change lock back.
+func (d *Daemon) locked(fn func() error) error {
 	defer d.changing.Unlock()
 	return fn()
 }
@@ -95,7 +104,7 @@ func (d *Daemon) enact(ctx context.Context, c *change) error {
 	if err := d.enter(ctx, *c); err != nil {
 		return err
 	}
-	if c.reach != reachNone {
+	if c.reach != reachNone && !c.switchesManyOff() { // of those, recordMany notes them
 		d.begun(ctx, c)
 	}
 	old := d.view.Load()

@@ -17,7 +17,7 @@ func (d *Daemon) somethingToRecord(c change) bool {
 // world is told. Called under the change lock, so that the order on disk is the
 // order in force.
 func (d *Daemon) recordLowering(c change) (written, told ticket) {
-	if len(c.entries) > recordsMany && allOff(c.entries) && d.missing() == nil {
+	if c.switchesManyOff() && d.missing() == nil {
 		return d.recordMany(c), ticket{}
 	}
 	missing, needed := d.missing(), d.somethingToRecord(c)
@@ -42,8 +42,8 @@ func (d *Daemon) recordLowering(c change) (written, told ticket) {
 // write.
 const recordsMany = 200
 
-func allOff(entries []state.Entry) bool {
-	return !slices.ContainsFunc(entries, func(e state.Entry) bool { return e.Action != state.ActionOff })
+func (c change) switchesManyOff() bool {
+	return len(c.entries) > recordsMany && !slices.ContainsFunc(c.entries, func(e state.Entry) bool { return e.Action != state.ActionOff })
 }
 
 // recordMany submits what thousands of splits that were switched off leave on
@@ -51,18 +51,54 @@ func allOff(entries []state.Entry) bool {
 // the same in one line; should the rest fail, a restart finds it.
 func (d *Daemon) recordMany(c change) ticket {
 	d.announce(c.entries)
-	marked := d.scribe.submit(func() error { return state.WriteForcedSpare(d.options.Config.StateDir, forcedBy(c.entries[0])) })
-	d.scribe.submit(d.scribe.withStore(func(store Store) error {
-		entries, err := write(store, c.running, c.records, c.entries)
+	marker, dir := forcedBy(c.entries[0]), d.options.Config.StateDir
+	marked := d.scribe.submit(func() error { return state.WriteForcedSpare(dir, marker) })
+	rest := d.scribe.submit(d.scribe.withStore(func(store Store) error {
+		entries, err := write(store, c.running, d.beginMany(c), c.entries)
 		if err == nil {
 			err = d.tell(entries)
 		}
-		if err = errors.Join(err, state.PrepareSpare(d.options.Config.StateDir)); err != nil {
+		if err == nil {
+			err = forgetMarker(dir, marker)
+		}
+		if err = errors.Join(err, state.PrepareSpare(dir)); err != nil {
 			d.log.Error("record change", "splits", len(c.records), "error", err)
 		}
 		return err
 	}))
+	if rest.full != nil {
+		d.log.Error("record change", "splits", len(c.records), "error", rest.full)
+	}
 	return marked
+}
+
+// beginMany notes the flow counters with which the generations have begun, a
+// moment later than begun does, and returns the records with them.
+func (d *Daemon) beginMany(c change) []state.Record {
+	records := slices.Clone(c.records)
+	d.begin(context.Background(), records, c.next)
+	_ = d.exclusively(func() error {
+		v := d.view.Load()
+		d.view.Store(v.with(slices.DeleteFunc(slices.Clone(records), func(r state.Record) bool {
+			now, stands := v.records.find(r.Name)
+			return !stands || now.Generation != r.Generation
+		})...))
+		return nil
+	})
+	return records
+}
+
+// forgetMarker removes the marker once what it says is recorded, unless others
+// stand beside it, which the next start looks at.
+func forgetMarker(dir string, marker state.Forced) error {
+	all, err := state.ReadForced(dir)
+	if err != nil || len(all) != 1 || !all[0].Time.Equal(marker.Time) {
+		return err
+	}
+	if _, err := state.TakeForced(dir); err != nil {
+		return err
+	}
+	return state.ForgetForced(dir)
 }
 
 // forcedBy is the marker of whoever made the entry, for all splits.

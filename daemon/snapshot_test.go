@@ -82,6 +82,9 @@ func TestWhoSwitchesThousandsOffWaitsForOneMarkerAlone(t *testing.T) {
 			t.Errorf("%s is recorded with %s", name, inForce(r).CandidateWeight())
 		}
 	}
+	if left, err := state.ReadForced(w.dir); err != nil || len(left) > 0 {
+		t.Errorf("with all of it recorded the marker stays: %+v, %v", left, err)
+	}
 	snapshot, err := state.ReadSnapshot(d.snapshotPath())
 	if err != nil || snapshot.Splits[0].CandidateWeight() != 0 {
 		t.Errorf("the snapshot has %+v, %v", snapshot.Splits[0], err)

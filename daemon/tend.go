@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -129,9 +128,12 @@ func (d *Daemon) freeAttempts(ctx context.Context, kernel Kernel) (rest time.Dur
 		return 0, false
 	}
 	var splits []traffic.Split
+	named := map[string]bool{}
+	for key := range from {
+		named[key.Split] = true
+	}
 	for _, name := range v.names() {
-		named := slices.ContainsFunc(slices.Collect(maps.Keys(from)), func(key traffic.BackendKey) bool { return key.Split == name })
-		if named {
+		if named[name] {
 			splits = append(splits, v.split(name))
 		}
 	}

@@ -131,6 +131,13 @@ func (m *memory) recall(l *link) (sight, error) {
 // ours says whether what is known has been ours alone to change ever since.
 func (m *memory) ours() bool { return m.owned && m.tenure.held() && m.held == m.tenure.now() }
 
+// alone is ours for who does not hold the lock.
+func (m *memory) alone() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.ours()
+}
+
 // current says whether nobody else can have changed what is known.
 func (m *memory) current(l *link) (bool, error) {
 	if m.ours() {

@@ -74,6 +74,7 @@ func (o *offCommand) run(ctx context.Context, split string) error {
 // ask has the daemon do it.
 func (o *offCommand) ask(ctx context.Context, split string) error {
 	daemon, request := o.client(offPatience), o.request(o.reason)
+	daemon.Strict = o.force // who forces does not wait for a change that goes on
 	if o.all {
 		list, err := daemon.OffAll(ctx, request)
 		if err != nil {

@@ -44,6 +44,9 @@ type Client struct {
 	// Timeout bounds each call; 0 means DefaultTimeout. A context may be
 	// shorter.
 	Timeout time.Duration
+	// Strict holds the daemon to Timeout also when it says that it is at work.
+	// Else that makes a call wait for another DefaultTimeout.
+	Strict bool
 	// Getenv reads the environment; nil is os.Getenv.
 	Getenv func(string) string
 }
@@ -170,9 +173,9 @@ func call[T any](ctx context.Context, c *Client, method, path string, request an
 		return zero, err
 	}
 	defer func() { _ = conn.Close() }()
-	ctx, stop := waiting(ctx, deadline)
+	ctx, stop := waiting(ctx, deadline, c.Strict)
 	defer stop()
-	status, body, err := exchange(ctx, conn, deadline, method, path, request)
+	status, body, err := exchange(ctx, conn, deadline, !c.Strict, method, path, request)
 	if err != nil {
 		return zero, noAnswer(ctx, socket, err)
 	}
@@ -185,14 +188,14 @@ func call[T any](ctx context.Context, c *Client, method, path string, request an
 	return answer, nil
 }
 
-// waiting ends at the deadline, or DefaultTimeout after a daemon has said that
-// it is at work.
-func waiting(ctx context.Context, deadline time.Time) (context.Context, context.CancelFunc) {
+// waiting ends at the deadline or, unless it is strict, DefaultTimeout after the
+// daemon has said that it is at work, if that is later.
+func waiting(ctx context.Context, deadline time.Time, strict bool) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	timer := time.AfterFunc(time.Until(deadline), func() { cancel(context.DeadlineExceeded) })
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got1xxResponse: func(code int, _ textproto.MIMEHeader) error {
-		if code == http.StatusProcessing {
-			timer.Reset(DefaultTimeout)
+		if code == http.StatusProcessing && !strict {
+			timer.Reset(max(DefaultTimeout, time.Until(deadline)))
 		}
 		return nil
 	}})
@@ -203,7 +206,7 @@ func waiting(ctx context.Context, deadline time.Time) (context.Context, context.
 }
 
 // exchange writes the request and reads the answer's status and body.
-func exchange(ctx context.Context, conn net.Conn, deadline time.Time, method, path string, request any) (int, []byte, error) {
+func exchange(ctx context.Context, conn net.Conn, deadline time.Time, progress bool, method, path string, request any) (int, []byte, error) {
 	var body io.Reader
 	if request != nil {
 		text, err := json.Marshal(request)
@@ -224,7 +227,9 @@ func exchange(ctx context.Context, conn net.Conn, deadline time.Time, method, pa
 		deadline = sooner
 	}
 	r.Header.Set(api.DeadlineHeader, deadline.UTC().Format(time.RFC3339Nano))
-	r.Header.Set(api.ProgressHeader, "1")
+	if progress {
+		r.Header.Set(api.ProgressHeader, "1")
+	}
 	transport := &http.Transport{
 		DisableKeepAlives:  true,
 		DisableCompression: true,

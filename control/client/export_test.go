@@ -10,3 +10,6 @@ func Dial(ctx context.Context, paths ...string) (string, error) {
 	}
 	return path, err
 }
+
+// Waiting is how long a call waits.
+var Waiting = waiting
