@@ -336,6 +336,11 @@ func (d *draft) readProxy(t *table) {
 				p.Fallback = word
 			}
 		}
+		if v, ok := t.take("splice"); ok {
+			if on, ok := v.boolean(); ok {
+				p.NoSplice = !on
+			}
+		}
 		t.laterWord("send_proxy", "none", "v1", "v2")
 		t.laterList("accept_proxy")
 		t.laterTrue("transparent")

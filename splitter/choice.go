@@ -2,7 +2,6 @@ package splitter
 
 import (
 	"fmt"
-	"net"
 	"net/netip"
 
 	"github.com/splitd/splitd/traffic"
@@ -14,36 +13,29 @@ import (
 type choice struct {
 	split      string
 	proxy      traffic.Proxy
-	dialer     *net.Dialer
-	network    string // "tcp4" or "tcp6"
 	primary    target
 	candidates []target
 }
 
 // target is a backend as one front reaches it.
 type target struct {
-	name    string
-	address string // IP:port
-	weight  traffic.Weight
-	counter *counter
+	name     string
+	address  string // IP:port
+	endpoint *endpoint
+	weight   traffic.Weight
+	counter  *counter
 }
 
 // newChoice makes the choice of a front at address; counterOf finds the
 // counter of a backend by its name.
 func newChoice(split traffic.Split, address netip.AddrPort, counterOf func(backend string) *counter) (*choice, error) {
-	c := &choice{
-		split:   split.Name,
-		proxy:   split.Proxy,
-		dialer:  &net.Dialer{Timeout: split.Proxy.ConnectTimeout},
-		network: network(address.Addr()),
-	}
-	c.dialer.SetMultipathTCP(false)
+	c := &choice{split: split.Name, proxy: split.Proxy}
 	for i, b := range split.Backends() {
 		to, err := reach(split.Name, b, address)
 		if err != nil {
 			return nil, err
 		}
-		t := target{name: b.Name, address: to.String(), weight: b.Weight, counter: counterOf(b.Name)}
+		t := target{name: b.Name, address: to.String(), endpoint: newEndpoint(to), weight: b.Weight, counter: counterOf(b.Name)}
 		if i == 0 {
 			c.primary = t
 		} else {
@@ -85,13 +77,4 @@ func (c *choice) pick(draw traffic.Weight) *target {
 		draw -= c.candidates[i].weight
 	}
 	return &c.primary
-}
-
-// network names the one family of ip, so that [::] never takes what belongs
-// to 0.0.0.0 (net sets IPV6_V6ONLY for "tcp6", ipv6(7)).
-func network(ip netip.Addr) string {
-	if ip.Is4() {
-		return "tcp4"
-	}
-	return "tcp6"
 }

@@ -9,14 +9,38 @@ import (
 // counter counts for one backend. It outlives the definitions of its split,
 // so that its numbers only grow.
 type counter struct {
+	tallies []tally // by worker
+}
+
+// tally is what one worker counts: alone, in cache lines of its own.
+type tally struct {
 	flows, failed     atomic.Uint64
 	active            atomic.Uint64
 	bytesIn, bytesOut atomic.Uint64
+	_                 [128 - 5*8]byte
+}
+
+// sum adds what one of the tallies' numbers is in all of them.
+func (c *counter) sum(of func(*tally) *atomic.Uint64) uint64 {
+	var sum uint64
+	for i := range c.tallies {
+		sum += of(&c.tallies[i]).Load()
+	}
+	return sum
+}
+
+func (c *counter) active() uint64 {
+	return c.sum(func(t *tally) *atomic.Uint64 { return &t.active })
 }
 
 func (c *counter) read() traffic.Counts {
-	active, in, out, failed := c.active.Load(), c.bytesIn.Load(), c.bytesOut.Load(), c.failed.Load()
-	return traffic.Counts{Flows: c.flows.Load(), Active: &active, BytesIn: &in, BytesOut: &out, ConnectFailed: &failed}
+	return traffic.Counts{
+		Flows:         c.sum(func(t *tally) *atomic.Uint64 { return &t.flows }),
+		Active:        new(c.active()),
+		BytesIn:       new(c.sum(func(t *tally) *atomic.Uint64 { return &t.bytesIn })),
+		BytesOut:      new(c.sum(func(t *tally) *atomic.Uint64 { return &t.bytesOut })),
+		ConnectFailed: new(c.sum(func(t *tally) *atomic.Uint64 { return &t.failed })),
+	}
 }
 
 // Faults counts what went wrong on this host and is no backend's fault.
@@ -26,23 +50,30 @@ type Faults struct {
 	// Dials is the number of attempts to reach a backend that failed for lack
 	// of local ports, file descriptors or memory; they are in no ConnectFailed.
 	Dials uint64
+	// Shed is the number of connections that were reset because nothing could be
+	// accepted for over a second.
+	Shed uint64
+	// Splices is the number of times that bytes were copied for lack of a pipe.
+	Splices uint64
 	// Panics is the number of flows that a panic cut off.
 	Panics uint64
+	// Unsaid is the number of log messages that were left out because the log
+	// did not take them in time.
+	Unsaid uint64
 }
 
-type faults struct{ accepts, dials, panics atomic.Uint64 }
+type faults struct{ accepts, dials, shed, splices, panics, unsaid atomic.Uint64 }
 
 // Counts returns the counters of all backends of the splits served now, and of
-// removed ones that still have open flows. Bytes of open flows are at most
-// half a second behind, and a slow receiver's by one chunk on its way (16 KiB
-// to 1 MiB, sized to pass in a quarter of a second). It may be called from
-// many goroutines and waits for no network.
+// removed ones that still have open flows. A byte is counted when it has been
+// written to its receiver's socket. It may be called from many goroutines and
+// waits for no network.
 func (r *Relay) Counts() map[traffic.BackendKey]traffic.Counts {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	counts := make(map[traffic.BackendKey]traffic.Counts, len(r.counters))
 	for key, c := range r.counters {
-		if r.serves(key) || c.active.Load() > 0 {
+		if r.serves(key) || c.active() > 0 {
 			counts[key] = c.read()
 		}
 	}
@@ -52,7 +83,11 @@ func (r *Relay) Counts() map[traffic.BackendKey]traffic.Counts {
 // Faults returns what went wrong on this host since New. It may be called
 // from many goroutines.
 func (r *Relay) Faults() Faults {
-	return Faults{Accepts: r.faults.accepts.Load(), Dials: r.faults.dials.Load(), Panics: r.faults.panics.Load()}
+	f := &r.faults
+	return Faults{
+		Accepts: f.accepts.Load(), Dials: f.dials.Load(), Shed: f.shed.Load(),
+		Splices: f.splices.Load(), Panics: f.panics.Load(), Unsaid: f.unsaid.Load(),
+	}
 }
 
 // serves says whether the backend is one of a split served now; r.mu is held.
@@ -70,7 +105,7 @@ func (r *Relay) serves(key traffic.BackendKey) bool {
 func (r *Relay) counterOf(key traffic.BackendKey) *counter {
 	c, ok := r.counters[key]
 	if !ok {
-		c = &counter{}
+		c = &counter{tallies: make([]tally, r.wanted)}
 		r.counters[key] = c
 	}
 	return c

@@ -18,7 +18,13 @@
 // with an RST on both sides, because a FIN would look like a whole stream.
 //
 // The package carries TCP only, never looks into the bytes and sets no socket
-// option that needs a capability. The engine is accept.go, flow.go, dial.go
-// and pump.go: it is entered by Relay.accept with a bound front and left by
-// flow.abort; all else does not know how bytes move.
+// option that needs a capability.
+//
+// The engine is a few workers, one for each core, each on a thread and with an
+// epoll of its own. A worker has its own listener of every address
+// (SO_REUSEPORT), and a flow stays with the worker that accepted it. What a
+// flow does next is a function from values to values (stream.go), and so are
+// its timeouts (wheel.go); the kernel stands behind an interface (edge.go).
+// Bytes are copied while messages are small and spliced when they stream. A
+// flow that waits holds two sockets and no goroutine, buffer or pipe.
 package splitter

@@ -1,13 +1,12 @@
 package splitter
 
 import (
-	"context"
 	"errors"
 	"io"
 	"net"
 	"net/netip"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -182,24 +181,48 @@ func TestPanicInOneFlowCostsOnlyThatFlow(t *testing.T) {
 	})
 }
 
-// A pump runs in a goroutine of its own, where a panic is caught as well.
+// The panic comes after bytes have moved, from a call of the kernel's.
 func TestPanicInAPumpCutsBothSidesOff(t *testing.T) {
-	r, connect := startPairs(t, families()["IPv4"], nil)
-	_, connectBack := startPairs(t, families()["IPv4"], nil)
-	in, out := connect(t), connectBack(t)
-	f := &flow{relay: r.Relay, choice: &choice{split: "mx"}, client: newSide(in.server), backend: newSide(out.client)}
-	f.ctx, f.cancel = context.WithCancel(t.Context())
-	var pump sync.WaitGroup
-	pump.Add(1)
-	broken := &direction{flow: f, src: f.client, dst: f.backend} // counts into nothing
-	go broken.run(&pump)
-	if _, err := in.client.Write([]byte("hello")); err != nil {
+	broken := &brokenEdge{}
+	ip := families()["IPv4"]
+	accepted := make(chan *net.TCPConn, 2)
+	service := netip.AddrPortFrom(ip, freePort())
+	server := startServer(t, ip, func(c *net.TCPConn) { accepted <- c })
+	r := startRelay(t, Options{Workers: 1, edge: func() edge { return broken }}, newSplit("mx", service, server, nil))
+	p := pair{client: dial(t, service), server: <-accepted}
+	other := pair{client: dial(t, service), server: <-accepted}
+	for _, each := range []pair{p, other} {
+		t.Cleanup(func() { abortConn(each.server) })
+		if err := talk(each.client, each.server); err != nil {
+			t.Fatal(err)
+		}
+	}
+	broken.armed.Store(true)
+	if _, err := p.client.Write([]byte("hello")); err != nil {
 		t.Fatal(err)
 	}
-	pump.Wait()
-	awaitReset(t, in.client)
-	awaitReset(t, out.server)
+	awaitReset(t, p.client)
+	awaitReset(t, p.server)
+	if err := talk(other.client, other.server); err != nil {
+		t.Errorf("the other flow: %v", err)
+	}
 	if got := r.Faults(); got.Panics != 1 {
 		t.Errorf("Faults() = %+v, want 1 panic", got)
 	}
+	if got := r.numbers("old").Active; got != 1 {
+		t.Errorf("%d flows are active, want 1", got)
+	}
+}
+
+// brokenEdge panics once in a send, when it is armed.
+type brokenEdge struct {
+	system
+	armed atomic.Bool
+}
+
+func (b *brokenEdge) send(socket int, bytes []byte) outcome {
+	if b.armed.CompareAndSwap(true, false) {
+		panic("the send broke")
+	}
+	return b.system.send(socket, bytes)
 }

@@ -1,11 +1,10 @@
 package splitter
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"syscall"
 
@@ -14,121 +13,155 @@ import (
 	"github.com/splitd/splitd/traffic"
 )
 
-// front is one listener of a service address and port, and what is done with
-// its connections.
+// front is a service address and port: a listener for each worker, and what is
+// done with their connections.
 type front struct {
-	address  netip.AddrPort
-	listener *net.TCPListener
-	choice   atomic.Pointer[choice]
-	closed   chan struct{} // by Relay.close
-	leave    *leave        // while it goes; guarded by Relay.mu
+	address netip.AddrPort
+	sockets []int // by worker, whose they are once it listens
+	choice  atomic.Pointer[choice]
+	leave   *leave // while it goes; guarded by Relay.mu
 }
 
 // bind listens on every wanted address that no front has yet: on all of them
 // or on none. r.mu is held.
-func (r *Relay) bind(ctx context.Context, wanted map[netip.AddrPort]traffic.Split) ([]*front, error) {
+func (r *Relay) bind(wanted map[netip.AddrPort]traffic.Split) ([]*front, error) {
 	var bound []*front
-	var shared []*net.TCPListener
 	var errs []error
 	for _, address := range inOrder(wanted) {
 		if _, stays := r.fronts[address]; stays {
 			continue
 		}
-		leaving := r.leaving(address, wanted)
-		for _, l := range leaving {
-			errs = append(errs, shareAddress(l, true))
-		}
-		shared = append(shared, leaving...)
-		listener, err := listen(ctx, address, len(leaving) > 0)
+		sockets, err := listen(address, len(r.workers), r.overlapped(address, wanted))
 		if err != nil {
 			errs = append(errs, explainListen(address, wanted[address], err))
 			continue
 		}
-		bound = append(bound, &front{address: address, listener: listener, closed: make(chan struct{})})
+		bound = append(bound, &front{address: address, sockets: sockets})
 	}
 	err := errors.Join(errs...)
 	if err == nil {
 		return bound, nil
 	}
 	for _, f := range bound {
-		_ = f.listener.Close()
-	}
-	for _, l := range shared {
-		_ = shareAddress(l, false)
+		closeAll(f.sockets)
 	}
 	return nil, err
 }
 
-// leaving lists the fronts that will go but still stand in the way of a new
-// one at address: the wildcard's where a single address is to be, or the
-// other way round. r.mu is held.
-func (r *Relay) leaving(address netip.AddrPort, wanted map[netip.AddrPort]traffic.Split) []*net.TCPListener {
-	var leaving []*net.TCPListener
-	for old, f := range r.fronts {
+// overlapped says whether a front that will go covers address meanwhile: the
+// wildcard's where a single address is to be, or the other way round. r.mu is
+// held.
+func (r *Relay) overlapped(address netip.AddrPort, wanted map[netip.AddrPort]traffic.Split) bool {
+	for old := range r.fronts {
 		_, stays := wanted[old]
 		overlap := old.Addr().IsUnspecified() || address.Addr().IsUnspecified()
 		if !stays && overlap && familyOf(old) == familyOf(address) {
-			leaving = append(leaving, f.listener)
+			return true
 		}
 	}
-	return leaving
+	return false
 }
 
-// listen binds the address, for a moment beside a listener of ours that is
-// about to go when beside is true.
-func listen(ctx context.Context, address netip.AddrPort, beside bool) (*net.TCPListener, error) {
-	config := net.ListenConfig{}
-	if beside {
-		config.Control = func(_, _ string, c syscall.RawConn) error { return reusePort(c, true) }
+// open has the workers accept from a front. r.mu is held.
+func (r *Relay) open(f *front) {
+	for i, w := range r.workers {
+		w.post(func() { w.listen(f, f.sockets[i]) })
 	}
-	// An MPTCP socket costs every client's SYN more and is refused by some
-	// options (golang/go#74643); Go asks for one by default since 1.24.
-	config.SetMultipathTCP(false)
-	l, err := config.Listen(ctx, network(address.Addr()), address.String())
-	if err != nil {
-		return nil, err
+}
+
+// close ends a front, and returns when the connections in its queues have
+// become flows: their clients think themselves connected, and a close alone
+// would reset them. It is called once; r.mu is held.
+func (r *Relay) close(f *front) {
+	var closed sync.WaitGroup
+	for _, w := range r.workers {
+		closed.Add(1)
+		w.post(func() {
+			defer closed.Done()
+			w.leave(f)
+		})
 	}
-	listener, ok := l.(*net.TCPListener)
-	if !ok {
-		_ = l.Close()
-		return nil, fmt.Errorf("listener is a %T", l)
-	}
-	if beside {
-		// Only for the moment of the bind: another program of this user must
-		// not share our address in silence.
-		if err := shareAddress(listener, false); err != nil {
-			_ = listener.Close()
+	closed.Wait()
+	delete(r.fronts, f.address)
+	r.log.Info("stopped listening", "split", f.choice.Load().split, "address", f.address.String())
+}
+
+// backlog is more connections than the kernel lets wait, which therefore makes
+// it what it has at most: net.core.somaxconn, listen(2).
+const backlog = 1 << 16
+
+// listen makes so many listeners of one address. Of those that share it
+// (SO_REUSEPORT, socket(7)) the kernel gives each connection to one, by a hash.
+// The first of them asks for the address for itself, unless fronts of ours
+// overlap it: where another program has it, that is an error. Later the kernel
+// lets in programs of the same user that ask to share it, and no others.
+func listen(address netip.AddrPort, many int, overlapped bool) ([]int, error) {
+	var sockets []int
+	for i := range many {
+		socket, err := listenOnce(address, i > 0 || overlapped)
+		if err != nil {
+			closeAll(sockets)
 			return nil, err
 		}
+		sockets = append(sockets, socket)
 	}
-	return listener, nil
+	return sockets, nil
 }
 
-// shareAddress lets other listeners of this user bind overlapping addresses,
-// or ends that.
-func shareAddress(l *net.TCPListener, on bool) error {
-	raw, err := l.SyscallConn()
+func closeAll(sockets []int) {
+	for _, socket := range sockets {
+		_ = unix.Close(socket)
+	}
+}
+
+func listenOnce(address netip.AddrPort, shared bool) (int, error) {
+	to := newEndpoint(address)
+	// Plain TCP: an MPTCP socket, which package net asks for, costs every
+	// client's SYN more and is refused by some options (golang/go#74643).
+	socket, err := unix.Socket(to.family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
 	if err != nil {
-		return fmt.Errorf("share address %q: %w", l.Addr(), err)
+		return 0, err
 	}
-	if err := reusePort(raw, on); err != nil {
-		return fmt.Errorf("share address %q: %w", l.Addr(), err)
+	if err := prepare(socket, to, shared); err != nil {
+		_ = unix.Close(socket)
+		return 0, err
 	}
-	return nil
+	return socket, nil
 }
 
-// reusePort sets SO_REUSEPORT, which the kernel looks at in both sockets when
-// the second one binds (inet_bind_conflict in net/ipv4/inet_connection_sock.c).
-func reusePort(raw syscall.RawConn, on bool) error {
-	value := 0
-	if on {
-		value = 1
+// prepare binds and listens. What is set here accepted connections inherit.
+func prepare(socket int, to *endpoint, shared bool) error {
+	if to.family == unix.AF_INET6 {
+		// So that [::] never takes what belongs to 0.0.0.0: ipv6(7).
+		if err := unix.SetsockoptInt(socket, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1); err != nil {
+			return err
+		}
 	}
-	var err error
-	if e := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, value) }); e != nil {
-		return e
+	for _, o := range []struct{ level, option int }{
+		{unix.SOL_SOCKET, unix.SO_REUSEADDR}, {unix.IPPROTO_TCP, unix.TCP_NODELAY},
+	} {
+		if err := unix.SetsockoptInt(socket, o.level, o.option, 1); err != nil {
+			return err
+		}
 	}
-	return err
+	if err := keepAlive(socket); err != nil {
+		return err
+	}
+	if shared {
+		if err := unix.SetsockoptInt(socket, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
+			return err
+		}
+	}
+	if errno := to.bind(socket); errno != 0 {
+		return errno
+	}
+	// The kernel looks at it again in every socket that binds beside this one,
+	// and makes a group of those that listen (inet_bind_conflict and
+	// inet_reuseport_add_sock in net/ipv4).
+	if err := unix.SetsockoptInt(socket, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
+		return err
+	}
+	return unix.Listen(socket, backlog)
 }
 
 // explainListen says what to do about an address that could not be bound.

@@ -76,6 +76,18 @@ func startRelay(t testing.TB, o Options, splits ...traffic.Split) *testRelay {
 	return r
 }
 
+// inspect calls look on every worker's own thread.
+func (r *testRelay) inspect(look func(*worker)) {
+	for _, w := range r.workers {
+		seen := make(chan struct{})
+		w.post(func() {
+			defer close(seen)
+			look(w)
+		})
+		<-seen
+	}
+}
+
 func (r *testRelay) apply(splits ...traffic.Split) {
 	r.t.Helper()
 	if err := r.Apply(r.t.Context(), splits); err != nil {

@@ -87,13 +87,13 @@ func TestIdleTimeoutOfZeroIsNone(t *testing.T) {
 	if err := talk(p.client, p.server); err != nil {
 		t.Fatal(err)
 	}
-	r.flowsMu.Lock()
-	defer r.flowsMu.Unlock()
-	for f := range r.flows {
-		if f.idle != nil {
-			t.Error("the flow has an idle timer")
-		}
-	}
+	r.inspect(func(w *worker) {
+		w.flows.each(func(f *flow) {
+			if f.times.idle != 0 {
+				t.Error("the flow has a time to end at")
+			}
+		})
+	})
 }
 
 func TestFlowAtRestHoldsTwoFilesAndNoPipe(t *testing.T) {

@@ -2,12 +2,8 @@ package splitter
 
 import (
 	"maps"
-	"net"
 	"net/netip"
-	"os"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -44,7 +40,7 @@ func (r *Relay) retire(f *front) {
 	}
 	l := &leave{clients: clients, wanted: make(chan struct{})}
 	f.leave = l
-	r.accepts.Go(func() { r.await(f, l) })
+	r.leaving.Go(func() { r.await(f, l) })
 }
 
 // stay takes back that the front goes, and says whether it went. Relay.mu is
@@ -89,55 +85,4 @@ func (l *leave) over(address netip.AddrPort) bool {
 	}
 	maps.DeleteFunc(l.clients, func(client netip.AddrPort, _ bool) bool { return !now[client] })
 	return len(l.clients) == 0
-}
-
-// close ends the front and makes flows of the connections that wait in its
-// queue: their clients think themselves connected, and a close alone would
-// reset them. It is called once; r.mu is held.
-func (r *Relay) close(f *front) {
-	close(f.closed)
-	for _, client := range f.waiting() {
-		r.begin(client, f.choice.Load())
-	}
-	_ = f.listener.Close()
-	delete(r.fronts, f.address)
-	r.log.Info("stopped listening", "split", f.choice.Load().split, "address", f.address.String())
-}
-
-// waiting takes the connections out of the front's queue. It does not wait for
-// more, unlike AcceptTCP, which may stand in another goroutine meanwhile.
-func (f *front) waiting() []*net.TCPConn {
-	raw, err := f.listener.SyscallConn()
-	if err != nil {
-		return nil
-	}
-	var waiting []*net.TCPConn
-	_ = raw.Control(func(fd uintptr) {
-		for {
-			accepted, _, err := unix.Accept4(int(fd), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
-			if err != nil {
-				return
-			}
-			if client := adopt(accepted); client != nil {
-				waiting = append(waiting, client)
-			}
-		}
-	})
-	return waiting
-}
-
-// adopt gives the connection to package net; nil when that has no room for it.
-func adopt(fd int) *net.TCPConn {
-	file := os.NewFile(uintptr(fd), "client")
-	defer func() { _ = file.Close() }() // net.FileConn has a duplicate
-	conn, err := net.FileConn(file)
-	if err != nil {
-		return nil
-	}
-	client, ok := conn.(*net.TCPConn)
-	if !ok {
-		_ = conn.Close()
-		return nil
-	}
-	return client
 }

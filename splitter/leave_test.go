@@ -18,21 +18,25 @@ import (
 func TestConnectionsInTheQueueOfAListenerThatGoesAreServed(t *testing.T) {
 	ip := families()["IPv4"]
 	service := netip.AddrPortFrom(ip, freePort())
-	r := startRelay(t, Options{}) // serves nothing: the front below has no accept loop
-	c, err := newChoice(newSplit("mx", service, startServer(t, ip, echo), nil), service, func(string) *counter { return &counter{} })
-	if err != nil {
-		t.Fatal(err)
-	}
-	listener, err := listen(t.Context(), service, false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := &front{address: service, listener: listener, closed: make(chan struct{})}
-	f.choice.Store(c)
+	r := startRelay(t, Options{Workers: 1}, newSplit("mx", service, startServer(t, ip, echo), nil))
+	w, busy, free := r.workers[0], make(chan struct{}), make(chan struct{})
+	w.post(func() {
+		close(busy)
+		<-free
+	})
+	<-busy // it accepts nothing
 	clients := []*net.TCPConn{dial(t, service), dial(t, service), dial(t, service)}
-	r.mu.Lock()
-	r.retire(f)
-	r.mu.Unlock()
+	applied := make(chan error, 1)
+	go func() { applied <- r.Apply(t.Context(), nil) }()
+	nettest.Eventually(t, "the listener is to go", func() bool {
+		w.mail.mu.Lock()
+		defer w.mail.mu.Unlock()
+		return len(w.mail.orders) == 1
+	})
+	close(free)
+	if err := <-applied; err != nil {
+		t.Fatal(err)
+	}
 	for _, client := range clients {
 		exchange(t, client, "still here")
 	}

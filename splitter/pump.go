@@ -1,124 +1,117 @@
 package splitter
 
-import (
-	"errors"
-	"io"
-	"os"
-	"sync"
-	"sync/atomic"
-	"syscall"
-	"time"
-)
-
-// Bounds of what is moved between two looks at the clock. A chunk grows while
-// it passes fast and shrinks for a slow receiver, so that bytes are counted
-// soon after they have moved.
-const (
-	chunkLeast = 16 << 10
-	chunkFirst = 64 << 10
-	chunkMost  = 1 << 20
-	chunkSlow  = 250 * time.Millisecond
-	chunkFast  = 10 * time.Millisecond
-
-	// countEvery bounds how long bytes that have moved stay uncounted.
-	countEvery = 500 * time.Millisecond
-)
-
-// direction moves what src sends to dst.
-type direction struct {
-	flow     *flow
-	src, dst *side
-	bytes    *atomic.Uint64
-	rest     io.LimitedReader
-}
-
-// run pumps until src ends, passes the FIN on and then only watches src for an
-// RST while the other direction goes on. The direction that ends last closes
-// the flow.
-func (d *direction) run(both *sync.WaitGroup) {
-	defer both.Done()
-	defer d.flow.guard()
-	err := d.pump()
-	if err == nil {
-		err = d.dst.shutWrite()
-	}
-	if err == nil {
-		if d.flow.ended.Add(1) == 2 {
-			d.flow.finish()
+// pump does what the flow can do now: to its end, to the point where it has to
+// wait for news, or until others want to be served as well.
+func (w *worker) pump(f *flow) {
+	for acts := 0; ; acts++ {
+		from, a := f.stream.next()
+		switch a { //nolint:exhaustive // the rest are done below
+		case actNone:
+			w.settle(f)
 			return
-		}
-		err = d.src.awaitReset()
-	}
-	if err != nil && !d.lastWords() {
-		d.flow.abort()
-	}
-}
-
-// lastWords says whether dst is dead but src is not: then the other direction
-// still passes on what dst sent before it died (a server that answers "too
-// large" and closes), finds the end of it at once, and cuts the flow off.
-func (d *direction) lastWords() bool { return d.dst.dead() && !d.src.dead() }
-
-// pump moves bytes until src ends with a FIN, which is nil. While nothing
-// moves it holds neither a pipe nor a timer.
-func (d *direction) pump() error {
-	for {
-		if err := d.src.awaitReadable(); err != nil {
-			return err
-		}
-		ended, err := d.burst()
-		if ended || err != nil {
-			return err
-		}
-	}
-}
-
-// burst moves bytes until src has been silent for countEvery (false) or has
-// ended (true). A read deadline loses no byte of a splice: it only ever
-// interrupts the wait for src, when the pipe between is empty.
-func (d *direction) burst() (bool, error) {
-	chunk := int64(chunkFirst)
-	for {
-		start := time.Now()
-		if err := d.src.conn.SetReadDeadline(start.Add(countEvery)); err != nil {
-			return false, err
-		}
-		d.rest = io.LimitedReader{R: d.src.conn, N: chunk}
-		// Nothing may stand between the two *net.TCPConn but a LimitedReader:
-		// any other wrapper turns splice(2) into a copy (net/splice_linux.go).
-		n, err := io.Copy(d.dst.conn, &d.rest)
-		d.bytes.Add(uint64(n))
-		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			if n == 0 {
-				return false, d.src.conn.SetReadDeadline(time.Time{})
+		case actFinish:
+			w.finish(f)
+			return
+		case actAbort:
+			w.abort(f)
+			return
+		case actRecv, actDraw:
+			if acts >= actsAtOnce {
+				w.later(f)
+				return
 			}
-		case err != nil:
-			return false, err
-		case d.rest.N > 0:
-			return d.end()
 		}
-		chunk = nextChunk(chunk, time.Since(start))
+		f.stream = f.stream.after(from, a, w.perform(f, from, a))
 	}
 }
 
-// end tells a FIN from an RST whose error the other direction has already
-// been given: the kernel reports it once, and an end of stream to whom asks
-// next (sock_error in include/net/sock.h).
-func (d *direction) end() (bool, error) {
-	if d.src.dead() {
-		return false, syscall.ECONNRESET
+// perform asks the kernel.
+func (w *worker) perform(f *flow, from side, a act) outcome {
+	source, sink := int(f.sockets[from]), int(f.sockets[from.other()])
+	switch a {
+	case actRecv:
+		o := w.edge.recv(source, w.buffer)
+		w.fresh = w.buffer[:o.n]
+		return o
+	case actSend:
+		return w.send(f, from, sink)
+	case actDraw:
+		return w.draw(f, from, source)
+	case actPour:
+		return w.pour(f, from, sink)
+	case actShut:
+		return w.edge.shut(sink)
+	case actNone, actFinish, actAbort:
 	}
-	return true, d.src.conn.SetReadDeadline(time.Time{})
+	panic("no act of the kernel's")
 }
 
-// nextChunk sizes the next chunk by how long the last one took.
-func nextChunk(chunk int64, took time.Duration) int64 {
+// send gives the sink what the way holds: what was read last, or what was left
+// over when it was read.
+func (w *worker) send(f *flow, from side, sink int) outcome {
+	rest := &f.rests[from]
+	bytes := w.fresh
+	if rest.bytes != nil {
+		bytes = rest.bytes[rest.gone:]
+	}
+	if from == client {
+		w.hasten(f, sink)
+	}
+	o := w.edge.send(sink, bytes)
+	w.count(f, from, o)
 	switch {
-	case took < chunkFast:
-		return min(2*chunk, chunkMost)
-	case took > chunkSlow:
-		return max(chunk/2, chunkLeast)
+	case o.kind == failed || o.n == len(bytes):
+		w.forget(rest)
+	case rest.bytes != nil:
+		rest.gone += o.n
+	default:
+		rest.bytes = append(w.spare(), bytes[o.n:]...)
 	}
-	return chunk
+	return o
+}
+
+// hasten has a backend's small writes sent at once from the second on: the
+// first is never held back (Nagle's algorithm, RFC 9293, section 3.7.4), and
+// many flows have no other.
+func (w *worker) hasten(f *flow, sink int) {
+	switch {
+	case !f.spoken:
+		f.spoken = true
+	case !f.prompt:
+		f.prompt = true
+		w.edge.prompt(sink)
+	}
+}
+
+// count adds bytes that have reached their sink.
+func (w *worker) count(f *flow, from side, o outcome) {
+	switch {
+	case o.n == 0:
+	case from == client:
+		w.tally(f).bytesIn.Add(uint64(o.n))
+	default:
+		w.tally(f).bytesOut.Add(uint64(o.n))
+	}
+}
+
+// settle leaves a flow that has to wait with nothing but what it holds.
+func (w *worker) settle(f *flow) {
+	for from := range f.pipes {
+		if p := f.pipes[from]; p != nil && p.held == 0 {
+			w.pipes.give(p, w.edge)
+			f.pipes[from] = nil
+		}
+	}
+	if f.stream.parting() && f.times.cut == 0 {
+		f.times.cut = w.now + ticks(lastWords)
+		w.appoint(f)
+	}
+}
+
+// later lets others be served before the flow goes on.
+func (w *worker) later(f *flow) {
+	if !f.paused {
+		f.paused = true
+		w.paused = append(w.paused, f.ticket(ofClient))
+	}
 }

@@ -8,8 +8,12 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/splitd/splitd/traffic"
 )
@@ -24,6 +28,11 @@ type Options struct {
 	// Draw returns a number uniform in [0, traffic.Whole), one per flow. It is
 	// called from many goroutines. Nil is math/rand/v2.
 	Draw func() traffic.Weight
+	// Workers is the number of threads that relay; 0 is one for each core that
+	// this process may use.
+	Workers int
+
+	edge func() edge // nil is this kernel
 }
 
 // Relay listens on the services of proxy splits and relays their flows. Its
@@ -34,16 +43,21 @@ type Relay struct {
 	faults faults
 	quiet  limiter // for complaints that every flow could make
 
-	mu       sync.Mutex // guards what follows; never held while a socket is waited for
+	live     atomic.Int64 // flows that are open
+	sayings  chan saying
+	writing  sync.WaitGroup  // what writes what workers say
+	workings *errgroup.Group // the workers
+	broken   context.Context // ends when one of them fails
+	leaving  sync.WaitGroup  // what waits for fronts that go
+
+	mu       sync.Mutex // guards what follows
 	stopped  bool
+	wanted   int // workers
+	edge     func() edge
+	workers  []*worker // none before there is something to serve
 	fronts   map[netip.AddrPort]*front
 	splits   map[string]traffic.Split
 	counters map[traffic.BackendKey]*counter
-	accepts  sync.WaitGroup
-
-	flowsMu sync.Mutex
-	flows   map[*flow]struct{}
-	flowing sync.WaitGroup
 }
 
 // New returns a Relay that serves nothing yet.
@@ -54,14 +68,24 @@ func New(o Options) *Relay {
 	if o.Draw == nil {
 		o.Draw = func() traffic.Weight { return rand.N(traffic.Whole) }
 	}
-	return &Relay{
+	if o.Workers <= 0 {
+		o.Workers = runtime.GOMAXPROCS(0)
+	}
+	if o.edge == nil {
+		o.edge = func() edge { return system{} }
+	}
+	r := &Relay{
 		log:      o.Log,
 		draw:     o.Draw,
+		sayings:  make(chan saying, sayingsMost),
+		wanted:   o.Workers,
+		edge:     o.edge,
 		fronts:   map[netip.AddrPort]*front{},
 		splits:   map[string]traffic.Split{},
 		counters: map[traffic.BackendKey]*counter{},
-		flows:    map[*flow]struct{}{},
 	}
+	r.workings, r.broken = errgroup.WithContext(context.Background())
+	return r
 }
 
 // Apply brings the relay to exactly these splits, with the weights that are in
@@ -73,7 +97,7 @@ func New(o Options) *Relay {
 // listener that goes closes at once when nobody is on the way in; else it
 // serves on, with the weights it had, until the handshakes that it has begun
 // have ended, for a few seconds at most.
-func (r *Relay) Apply(ctx context.Context, splits []traffic.Split) error {
+func (r *Relay) Apply(_ context.Context, splits []traffic.Split) error {
 	wanted, err := layout(splits, r.hostAddresses())
 	if err != nil {
 		return err
@@ -87,7 +111,12 @@ func (r *Relay) Apply(ctx context.Context, splits []traffic.Split) error {
 	if err != nil {
 		return err
 	}
-	bound, err := r.bind(ctx, wanted)
+	if len(wanted) > 0 {
+		if err := r.begin(); err != nil {
+			return err
+		}
+	}
+	bound, err := r.bind(wanted)
 	if err != nil {
 		return err
 	}
@@ -127,8 +156,7 @@ func (r *Relay) swap(splits []traffic.Split, choices map[netip.AddrPort]*choice,
 		r.fronts[address].choice.Store(c)
 	}
 	for _, f := range bound {
-		r.accepts.Add(1)
-		go r.accept(f)
+		r.open(f)
 		r.log.Info("listening", "split", choices[f.address].split, "address", f.address.String())
 	}
 	for address, f := range r.fronts {

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/splitd/splitd/internal/nettest"
 	"github.com/splitd/splitd/traffic"
@@ -162,7 +163,7 @@ func TestServiceMovesBetweenWildcardAndAddress(t *testing.T) {
 			}
 			// No other program may join us, also after we have stood beside
 			// ourselves for the moment of a move.
-			if _, err := listen(t.Context(), service, false); !errors.Is(err, syscall.EADDRINUSE) {
+			if _, err := listen(service, 1, false); !errors.Is(err, syscall.EADDRINUSE) {
 				t.Errorf("second listener: %v, want address already in use", err)
 			}
 		})
@@ -213,7 +214,9 @@ func TestListenersSpeakPlainTCP(t *testing.T) {
 	ip := families()["IPv4"]
 	service := netip.AddrPortFrom(ip, freePort())
 	r := startRelay(t, Options{}, newSplit("mx", service, startServer(t, ip, echo), nil))
-	if on, err := multipath(r.fronts[service].listener); on || err != nil {
-		t.Errorf("listener speaks MPTCP: %v, %v", on, err)
+	for _, socket := range r.fronts[service].sockets {
+		if protocol, err := unix.GetsockoptInt(socket, unix.SOL_SOCKET, unix.SO_PROTOCOL); protocol != unix.IPPROTO_TCP || err != nil {
+			t.Errorf("listener speaks protocol %d, %v, want %d", protocol, err, unix.IPPROTO_TCP)
+		}
 	}
 }

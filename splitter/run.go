@@ -2,23 +2,53 @@ package splitter
 
 import (
 	"context"
-	"slices"
+	"sync"
 	"time"
 )
+
+// begin starts the workers unless they run. r.mu is held.
+func (r *Relay) begin() error {
+	if len(r.workers) > 0 {
+		return nil
+	}
+	var workers []*worker
+	for i := range r.wanted {
+		w, err := newWorker(r, i, r.edge())
+		if err != nil {
+			for _, w := range workers {
+				w.end()
+			}
+			return err
+		}
+		workers = append(workers, w)
+	}
+	r.workers = workers
+	for _, w := range workers {
+		r.workings.Go(w.run)
+	}
+	r.writing.Go(r.write)
+	return nil
+}
 
 // Run waits for the end of ctx, then stops accepting, waits for the open flows
 // up to the drain timeout of each split (zero: without limit), cuts off what is
 // left and returns nil. When it returns no goroutine and no socket of the
-// relay is left.
+// relay is left. An error is the kernel's and means that a part of the flows is
+// not served any more; Run returns it as soon as the rest has drained.
 func (r *Relay) Run(ctx context.Context) error {
-	<-ctx.Done()
+	select {
+	case <-ctx.Done():
+	case <-r.broken.Done():
+	}
 	r.stop()
-	r.drain()
-	return nil
+	err := r.workings.Wait()
+	close(r.sayings)
+	r.writing.Wait()
+	return err
 }
 
-// stop closes all fronts and waits for their goroutines, after which no flow
-// begins.
+// stop closes all fronts, after which no flow begins, and sets the time of
+// those that are open.
 func (r *Relay) stop() {
 	r.mu.Lock()
 	r.stopped = true
@@ -26,50 +56,35 @@ func (r *Relay) stop() {
 		r.retire(f)
 	}
 	r.mu.Unlock()
-	r.accepts.Wait()
-}
-
-// drain waits for the flows to end and helps those past their time.
-func (r *Relay) drain() {
-	for timeout, flows := range r.byDrainTimeout() {
-		r.log.Info("draining", "flows", len(flows), "drain_timeout", timeout)
-		if timeout == 0 {
-			continue
-		}
-		deadline := time.AfterFunc(timeout, func() { r.cut(flows) })
-		defer deadline.Stop()
-	}
-	r.flowing.Wait()
-}
-
-// cut ends the flows that are still open.
-func (r *Relay) cut(flows []*flow) {
-	r.flowsMu.Lock()
-	flows = slices.DeleteFunc(flows, func(f *flow) bool { _, open := r.flows[f]; return !open })
-	r.flowsMu.Unlock()
-	if len(flows) == 0 {
-		return
-	}
-	r.log.Warn("drain timeout is over: flows are cut off", "flows", len(flows))
-	for _, f := range flows {
-		f.abort()
+	r.leaving.Wait()
+	for timeout, n := range r.drain() {
+		r.log.Info("draining", "flows", n, "drain_timeout", timeout)
 	}
 }
 
-// byDrainTimeout sorts the open flows by how long they may go on: as their
-// split says now, or as it said when they began if it has been removed.
-func (r *Relay) byDrainTimeout() map[time.Duration][]*flow {
+// drain has the workers end with their flows, and returns how many have which
+// drain timeout.
+func (r *Relay) drain() map[time.Duration]int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.flowsMu.Lock()
-	defer r.flowsMu.Unlock()
-	sorted := map[time.Duration][]*flow{}
-	for f := range r.flows {
-		timeout := f.choice.proxy.DrainTimeout
-		if split, ok := r.splits[f.choice.split]; ok {
-			timeout = split.Proxy.DrainTimeout
-		}
-		sorted[timeout] = append(sorted[timeout], f)
+	timeouts := make(map[string]time.Duration, len(r.splits))
+	for name, split := range r.splits {
+		timeouts[name] = split.Proxy.DrainTimeout
 	}
-	return sorted
+	var mu sync.Mutex
+	var drained sync.WaitGroup
+	flows := map[time.Duration]int{}
+	for _, w := range r.workers {
+		drained.Add(1)
+		w.post(func() {
+			defer drained.Done()
+			mu.Lock()
+			defer mu.Unlock()
+			for timeout, n := range w.drain(timeouts) {
+				flows[timeout] += n
+			}
+		})
+	}
+	drained.Wait()
+	return flows
 }

@@ -204,6 +204,8 @@ type Proxy struct {
 	Fallback       Fallback      `json:"fallback"`
 	IdleTimeout    time.Duration `json:"idle_timeout"`  // no byte in either direction
 	DrainTimeout   time.Duration `json:"drain_timeout"` // for flows still open when the relay stops
+	// NoSplice has bytes copied where they could be spliced.
+	NoSplice bool `json:"no_splice,omitempty"`
 }
 
 // AffinityPrefix says how many bits of a client's address are its network, per

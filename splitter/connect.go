@@ -1,0 +1,107 @@
+package splitter
+
+import (
+	"log/slog"
+	"syscall"
+	"time"
+
+	"github.com/splitd/splitd/traffic"
+)
+
+// begin makes a flow of an accepted connection.
+func (w *worker) begin(socket int, c *choice) {
+	f := w.flows.take()
+	w.relay.live.Add(1)
+	f.stage, f.choice = connecting, c
+	f.sockets = [2]int32{client: int32(socket), backend: -1}
+	f.stream = opened(c.proxy.NoSplice)
+	defer w.guard(f)
+	if errno := w.poller.add(socket, connection, f.ticket(ofClient)); errno != 0 {
+		w.abort(f)
+		return
+	}
+	w.try(f, c.pick(w.relay.draw()))
+}
+
+func (f *flow) ticket(kind ticketKind) ticket {
+	return ticket{kind: kind, place: f.place, turn: f.turn}
+}
+
+// try begins to connect the flow to a backend. Nothing has been read from the
+// client yet, so it does not notice which; what it sends waits in its socket.
+func (w *worker) try(f *flow, t *target) {
+	f.target = t
+	socket, errno := w.edge.connect(t.endpoint)
+	if errno != 0 {
+		w.refused(f, errno)
+		return
+	}
+	f.sockets[backend] = int32(socket)
+	if errno := w.poller.add(socket, connection, f.ticket(ofBackend)); errno != 0 {
+		w.refused(f, errno)
+		return
+	}
+	f.times.connect = 0
+	if timeout := f.choice.proxy.ConnectTimeout; timeout > 0 {
+		f.times.connect = w.now + ticks(timeout)
+	}
+	w.appoint(f)
+}
+
+// refused goes on after the target could not be connected: to the primary, or
+// to the end.
+func (w *worker) refused(f *flow, cause syscall.Errno) {
+	if f.sockets[backend] >= 0 {
+		w.edge.close(int(f.sockets[backend]))
+		f.sockets[backend] = -1
+	}
+	w.blame(f, cause)
+	primary := &f.choice.primary
+	if f.target == primary || f.choice.proxy.Fallback == traffic.FallbackNone {
+		w.abort(f)
+		return
+	}
+	w.try(f, primary)
+}
+
+// blame counts a failed attempt where it belongs.
+func (w *worker) blame(f *flow, cause syscall.Errno) {
+	split, name := f.choice.split, f.target.name
+	if isShortage(cause) {
+		w.relay.faults.dials.Add(1)
+		if left, ok := w.relay.quiet.allow("local fault", time.Now()); ok {
+			w.relay.say(func(log *slog.Logger) {
+				log.Warn("connect backend: this host is short of ports, file descriptors or memory",
+					"split", split, "backend", name, "error", cause, "left_out", left)
+			})
+		}
+		return
+	}
+	w.tally(f).failed.Add(1)
+	address := f.target.address
+	if left, ok := w.relay.quiet.allow(address, time.Now()); ok {
+		w.relay.say(func(log *slog.Logger) {
+			log.Warn("connect backend", "split", split, "backend", name, "address", address, "error", cause, "left_out", left)
+		})
+	}
+}
+
+// tally is where this worker counts for the flow's target.
+func (w *worker) tally(f *flow) *tally { return &f.target.counter.tallies[w.number] }
+
+// connected begins to relay. The news that the backend takes bytes may be that
+// of its first ones, and of its end, too.
+func (w *worker) connected(f *flow, n news) {
+	f.stage = relaying
+	t := w.tally(f)
+	t.flows.Add(1)
+	t.active.Add(1)
+	f.times.connect = 0
+	f.times.lasting = w.now + ticks(lastingAfter)
+	if timeout := f.choice.proxy.IdleTimeout; timeout > 0 {
+		f.times.idle = w.now + ticks(timeout)
+	}
+	w.appoint(f)
+	f.stream = f.stream.hear(backend, n)
+	w.pump(f)
+}

@@ -1,0 +1,40 @@
+package splitter
+
+import (
+	"syscall"
+	"time"
+)
+
+// edge is what a worker asks of the kernel. Nothing in it waits. A worker has
+// one for itself; tests put faults into it.
+type edge interface {
+	// accept takes a connection from a listener; the error is EAGAIN when there
+	// is none.
+	accept(listener int) (int, syscall.Errno)
+	// connect begins a connection, which is done when the socket is writable.
+	connect(to *endpoint) (int, syscall.Errno)
+	// fault is why a connection could not be made.
+	fault(socket int) syscall.Errno
+
+	recv(socket int, into []byte) outcome
+	send(socket int, bytes []byte) outcome
+	// draw moves up to most bytes from a socket into a pipe, pour up to most
+	// bytes from a pipe to a socket.
+	draw(socket, pipe, most int) outcome
+	pour(pipe, socket, most int) outcome
+	shut(socket int) outcome
+
+	close(descriptor int)
+	// reset closes a connection with an RST.
+	reset(socket int)
+	// prompt has small writes sent at once, and lasting has the kernel find out
+	// that a peer is gone: what connections need that live longer.
+	prompt(socket int)
+	lasting(socket int)
+	// quiet says how long no byte has come or gone, retransmissions included;
+	// false when the kernel does not say.
+	quiet(socket int) (time.Duration, bool)
+
+	// pipe makes a pipe that holds room bytes at least.
+	pipe(room int) (*pipe, bool)
+}

@@ -1,0 +1,138 @@
+package splitter
+
+import (
+	"log/slog"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// finish closes both sides after all has been passed on.
+func (w *worker) finish(f *flow) { w.conclude(f, w.edge.close) }
+
+// abort cuts the flow off: both sides get an RST.
+func (w *worker) abort(f *flow) { w.conclude(f, w.edge.reset) }
+
+func (w *worker) conclude(f *flow, end func(socket int)) {
+	if f.stage == vacant {
+		return
+	}
+	for _, socket := range f.sockets {
+		if socket >= 0 {
+			end(int(socket))
+		}
+	}
+	for from := range f.rests {
+		w.forget(&f.rests[from])
+		if p := f.pipes[from]; p != nil {
+			w.pipes.give(p, w.edge)
+		}
+	}
+	if f.stage == relaying {
+		w.tally(f).active.Add(^uint64(0))
+	}
+	w.wheel.clear(f.place)
+	w.flows.release(f)
+	w.relay.live.Add(-1)
+}
+
+// appoint has the flow looked at when its next time comes.
+func (w *worker) appoint(f *flow) {
+	if at := f.times.first(); at != 0 {
+		w.wheel.set(f.place, at)
+	} else {
+		w.wheel.clear(f.place)
+	}
+}
+
+// expire looks at those whose time has come.
+func (w *worker) expire() {
+	w.due = w.wheel.advance(w.now, w.due[:0])
+	cut := 0
+	for _, id := range w.due {
+		if id == worksAlone {
+			w.resting = false
+			w.watch(unix.EPOLLIN)
+			continue
+		}
+		f := w.flows.at(id)
+		if f.stage == vacant {
+			continue // by a flow before it in this round
+		}
+		if w.draining && due(f.times.cut, w.now) {
+			cut++
+		}
+		w.expired(f)
+	}
+	if cut > 0 {
+		w.relay.say(func(log *slog.Logger) {
+			log.Warn("drain timeout is over: flows are cut off", "flows", cut)
+		})
+	}
+}
+
+// expired does what a time of the flow asks for.
+func (w *worker) expired(f *flow) {
+	defer w.guard(f)
+	switch {
+	case due(f.times.cut, w.now):
+		w.abort(f)
+		return
+	case due(f.times.connect, w.now):
+		f.times.connect = 0
+		w.refused(f, unix.ETIMEDOUT)
+		return
+	case due(f.times.idle, w.now):
+		timeout := f.choice.proxy.IdleTimeout
+		quiet := w.quiet(f)
+		if quiet >= timeout {
+			w.tellIdle(f.choice.split, timeout)
+			w.abort(f)
+			return
+		}
+		f.times.idle = w.now + ticks(max(timeout-quiet, idleGrain))
+	}
+	if due(f.times.lasting, w.now) {
+		f.times.lasting = 0
+		w.edge.lasting(int(f.sockets[backend]))
+	}
+	w.appoint(f)
+}
+
+// quiet says how long no byte has moved on either side. The kernel knows it, so
+// that what moves bytes need not keep it.
+func (w *worker) quiet(f *flow) time.Duration {
+	quiet := f.choice.proxy.IdleTimeout
+	for _, socket := range f.sockets {
+		if one, ok := w.edge.quiet(int(socket)); ok {
+			quiet = min(quiet, one)
+		}
+	}
+	return quiet
+}
+
+func (w *worker) tellIdle(split string, timeout time.Duration) {
+	w.relay.say(func(log *slog.Logger) {
+		log.Debug("idle flow is cut off", "split", split, "idle_timeout", timeout)
+	})
+}
+
+// drain has the worker end with its last flow. Flows that are open get a time
+// by which they are cut off: timeouts by split, their own choice's where that
+// has none, zero for no limit. It returns how many flows have which timeout.
+func (w *worker) drain(timeouts map[string]time.Duration) map[time.Duration]int {
+	w.draining = true
+	flows := map[time.Duration]int{}
+	w.flows.each(func(f *flow) {
+		timeout, ok := timeouts[f.choice.split]
+		if !ok {
+			timeout = f.choice.proxy.DrainTimeout
+		}
+		flows[timeout]++
+		if at := w.now + ticks(timeout); timeout > 0 && (f.times.cut == 0 || f.times.cut > at) {
+			f.times.cut = at
+			w.appoint(f)
+		}
+	})
+	return flows
+}

@@ -1,0 +1,109 @@
+package splitter
+
+const (
+	// pipeRoom is how much a splice can move at once.
+	pipeRoom = 1 << 20
+	// pipesOfAll bounds the pipes of all workers together: as many as the kernel
+	// lets an ordinary user have of that size (fs.pipe-user-pages-soft, pipe(7)).
+	pipesOfAll = 64
+	// sparesMost bounds the memory that a worker keeps for rests.
+	sparesMost = 16
+)
+
+// pipe is where bytes stand between two splices.
+type pipe struct {
+	read, write int
+	held        int // bytes in it
+}
+
+// pipes are a worker's: those that wait and the number of all.
+type pipes struct {
+	most, open int
+	free       []*pipe
+}
+
+// take returns an empty pipe, nil when there is none to be had.
+func (p *pipes) take(e edge) *pipe {
+	if n := len(p.free); n > 0 {
+		taken := p.free[n-1]
+		p.free = p.free[:n-1]
+		return taken
+	}
+	if p.open >= p.most {
+		return nil
+	}
+	made, ok := e.pipe(pipeRoom)
+	if !ok {
+		return nil
+	}
+	p.open++
+	return made
+}
+
+// give takes a pipe back; with bytes in it it is of no use any more.
+func (p *pipes) give(back *pipe, e edge) {
+	if back.held == 0 {
+		p.free = append(p.free, back)
+		return
+	}
+	e.close(back.read)
+	e.close(back.write)
+	p.open--
+}
+
+// close closes the pipes that wait.
+func (p *pipes) close(e edge) {
+	for _, free := range p.free {
+		e.close(free.read)
+		e.close(free.write)
+	}
+	p.open -= len(p.free)
+	p.free = nil
+}
+
+// draw fills a pipe from the source.
+func (w *worker) draw(f *flow, from side, source int) outcome {
+	p := f.pipes[from]
+	if p == nil {
+		p = w.pipes.take(w.edge)
+		f.pipes[from] = p
+	}
+	if p == nil {
+		w.relay.faults.splices.Add(1)
+		return outcome{kind: unable}
+	}
+	o := w.edge.draw(source, p.write, pipeRoom)
+	p.held += o.n
+	if o.kind == unable {
+		w.relay.faults.splices.Add(1)
+	}
+	return o
+}
+
+// pour empties a pipe into the sink.
+func (w *worker) pour(f *flow, from side, sink int) outcome {
+	p := f.pipes[from]
+	o := w.edge.pour(p.read, sink, p.held)
+	p.held -= o.n
+	w.count(f, from, o)
+	return o
+}
+
+// spare is memory for a rest.
+func (w *worker) spare() []byte {
+	n := len(w.spares)
+	if n == 0 {
+		return nil
+	}
+	spare := w.spares[n-1]
+	w.spares = w.spares[:n-1]
+	return spare
+}
+
+// forget ends a rest and keeps its memory, within bounds.
+func (w *worker) forget(r *rest) {
+	if r.bytes != nil && len(w.spares) < sparesMost {
+		w.spares = append(w.spares, r.bytes[:0])
+	}
+	*r = rest{}
+}

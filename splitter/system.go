@@ -1,0 +1,206 @@
+package splitter
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// system is the edge on this kernel. Calls of the data path are raw: they do
+// not wait, and telling the Go scheduler of each costs more than some take.
+type system struct{}
+
+// endpoint is an address as the kernel wants it.
+type endpoint struct {
+	family  int
+	address unsafe.Pointer // a RawSockaddrInet4 or RawSockaddrInet6
+	length  uintptr
+}
+
+func newEndpoint(address netip.AddrPort) *endpoint {
+	if ip := address.Addr(); ip.Is4() {
+		raw := &unix.RawSockaddrInet4{Family: unix.AF_INET, Port: networkOrder(address.Port()), Addr: ip.As4()}
+		return &endpoint{family: unix.AF_INET, address: unsafe.Pointer(raw), length: unsafe.Sizeof(*raw)}
+	}
+	raw := &unix.RawSockaddrInet6{Family: unix.AF_INET6, Port: networkOrder(address.Port()), Addr: address.Addr().As16()}
+	return &endpoint{family: unix.AF_INET6, address: unsafe.Pointer(raw), length: unsafe.Sizeof(*raw)}
+}
+
+// networkOrder is the port as it stands in a raw address: ip(7).
+func networkOrder(port uint16) uint16 {
+	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, port))
+}
+
+// bind gives the socket the address.
+func (e *endpoint) bind(socket int) syscall.Errno {
+	_, _, errno := unix.RawSyscall(unix.SYS_BIND, uintptr(socket), uintptr(e.address), e.length)
+	return errno
+}
+
+func (system) accept(listener int) (int, syscall.Errno) {
+	for {
+		fd, _, errno := unix.RawSyscall6(unix.SYS_ACCEPT4, uintptr(listener), 0, 0, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
+		if errno != unix.EINTR {
+			return int(fd), errno
+		}
+	}
+}
+
+func (s system) connect(to *endpoint) (int, syscall.Errno) {
+	fd, _, errno := unix.RawSyscall(unix.SYS_SOCKET, uintptr(to.family), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
+	if errno != 0 {
+		return 0, errno
+	}
+	_, _, errno = unix.RawSyscall(unix.SYS_CONNECT, fd, uintptr(to.address), to.length)
+	if errno != 0 && errno != unix.EINPROGRESS && errno != unix.EINTR {
+		s.close(int(fd))
+		return 0, errno
+	}
+	return int(fd), 0
+}
+
+func (system) fault(socket int) syscall.Errno {
+	code, err := unix.GetsockoptInt(socket, unix.SOL_SOCKET, unix.SO_ERROR)
+	if err != nil || code == 0 {
+		return unix.ECONNRESET
+	}
+	return syscall.Errno(code)
+}
+
+func (system) recv(socket int, into []byte) outcome {
+	for {
+		n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(socket), uintptr(unsafe.Pointer(unsafe.SliceData(into))), uintptr(len(into)), 0, 0, 0)
+		if errno != unix.EINTR {
+			return taken(n, errno, len(into))
+		}
+	}
+}
+
+// taken is the outcome of reading from a socket.
+func taken(n uintptr, errno syscall.Errno, room int) outcome {
+	switch {
+	case errno == unix.EAGAIN:
+		return outcome{kind: again}
+	case errno != 0:
+		return outcome{kind: failed}
+	case n == 0:
+		return outcome{kind: ended}
+	}
+	return outcome{kind: moved, n: int(n), full: int(n) == room}
+}
+
+func (system) send(socket int, bytes []byte) outcome {
+	for {
+		n, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(socket), uintptr(unsafe.Pointer(unsafe.SliceData(bytes))), uintptr(len(bytes)), unix.MSG_NOSIGNAL, 0, 0)
+		if errno != unix.EINTR {
+			return given(n, errno)
+		}
+	}
+}
+
+// given is the outcome of writing to a socket.
+func given(n uintptr, errno syscall.Errno) outcome {
+	switch {
+	case errno == unix.EAGAIN:
+		return outcome{kind: again}
+	case errno != 0:
+		return outcome{kind: failed}
+	}
+	return outcome{kind: moved, n: int(n)}
+}
+
+func splice(from, to, most int) (uintptr, syscall.Errno) {
+	for {
+		n, _, errno := unix.RawSyscall6(unix.SYS_SPLICE, uintptr(from), 0, uintptr(to), 0, uintptr(most), unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)
+		if errno != unix.EINTR {
+			return n, errno
+		}
+	}
+}
+
+func (system) draw(socket, pipe, most int) outcome {
+	n, errno := splice(socket, pipe, most)
+	switch errno { //nolint:exhaustive // the rest are errors of the connection
+	case unix.EINVAL, unix.ENOMEM, unix.ENOSYS:
+		return outcome{kind: unable}
+	}
+	o := taken(n, errno, most)
+	// A page of the pipe may hold as little as a byte.
+	o.full = o.n >= most/unix.Getpagesize()
+	return o
+}
+
+func (system) pour(pipe, socket, most int) outcome {
+	return given(splice(pipe, socket, most))
+}
+
+func (system) shut(socket int) outcome {
+	_, _, errno := unix.RawSyscall(unix.SYS_SHUTDOWN, uintptr(socket), unix.SHUT_WR, 0)
+	return given(0, errno)
+}
+
+func (system) close(descriptor int) {
+	_, _, _ = unix.RawSyscall(unix.SYS_CLOSE, uintptr(descriptor), 0, 0)
+}
+
+func (s system) reset(socket int) {
+	// socket(7): to linger for no time is to end with an RST.
+	_ = unix.SetsockoptLinger(socket, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	s.close(socket)
+}
+
+func (system) prompt(socket int) {
+	_ = unix.SetsockoptInt(socket, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+}
+
+// A peer that is gone is noticed after keepIdle + keepCount*keepEvery, in
+// seconds, as package net has it.
+const (
+	keepIdle  = 15
+	keepEvery = 15
+	keepCount = 9
+)
+
+func (system) lasting(socket int) { _ = keepAlive(socket) }
+
+func keepAlive(socket int) error {
+	for _, option := range []struct{ level, name, value int }{
+		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, keepIdle},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, keepEvery},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, keepCount},
+		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+	} {
+		if err := unix.SetsockoptInt(socket, option.level, option.name, option.value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (system) quiet(socket int) (time.Duration, bool) {
+	info, err := unix.GetsockoptTCPInfo(socket, unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err != nil {
+		return 0, false
+	}
+	return time.Duration(min(info.Last_data_recv, info.Last_data_sent)) * time.Millisecond, true
+}
+
+func (s system) pipe(room int) (*pipe, bool) {
+	var ends [2]int
+	if err := unix.Pipe2(ends[:], unix.O_NONBLOCK|unix.O_CLOEXEC); err != nil {
+		return nil, false
+	}
+	p := &pipe{read: ends[0], write: ends[1]}
+	// Beyond fs.pipe-user-pages-soft an ordinary user's pipes have two pages and
+	// do not grow (pipe(7)): less than a copy moves.
+	if size, err := unix.FcntlInt(uintptr(p.write), unix.F_SETPIPE_SZ, room); err != nil || size < room {
+		s.close(ends[0])
+		s.close(ends[1])
+		return nil, false
+	}
+	return p, true
+}

@@ -1,0 +1,241 @@
+package splitter
+
+import (
+	"fmt"
+	"log/slog"
+	"runtime"
+	"runtime/debug"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// bufferSize is what is read at once.
+	bufferSize = 64 << 10
+	// eventsAtOnce and acceptsAtOnce bound how long others wait in one round,
+	// actsAtOnce how long they wait for one flow.
+	eventsAtOnce  = 256
+	acceptsAtOnce = 64
+	actsAtOnce    = 32
+)
+
+// worker relays a share of the flows, alone: it has a thread, listeners,
+// connections and memory of its own and shares none of them. What others want
+// of it comes by post.
+type worker struct {
+	relay  *Relay
+	number int
+	edge   edge
+	poller *poller
+	born   time.Time
+
+	now       int64 // ticks since born
+	flows     slab
+	wheel     *wheel
+	listeners []listener    // by the place in their tickets
+	pause     time.Duration // of the last accept error, 0 since one succeeded
+	resting   bool          // nothing is accepted
+	reserve   int           // a descriptor that can be given up
+	paused    []ticket      // flows that had more to do than one round allows
+	due       []int32
+	buffer    []byte
+	fresh     []byte   // the part of buffer that the newest recv filled
+	spares    [][]byte // for rests
+	pipes     pipes
+	draining  bool
+
+	mail  mail
+	ended chan struct{} // closed when the worker is no more
+}
+
+// mail is what others want a worker to do.
+type mail struct {
+	mu     sync.Mutex
+	orders []func()
+	closed bool
+}
+
+// worksAlone is the id of the worker itself in its wheel.
+const worksAlone int32 = 0
+
+func newWorker(r *Relay, number int, e edge) (*worker, error) {
+	p, err := newPoller(eventsAtOnce)
+	if err != nil {
+		return nil, fmt.Errorf("start worker %d: %w", number, err)
+	}
+	reserve, err := newReserve()
+	if err != nil {
+		p.close()
+		return nil, fmt.Errorf("start worker %d: %w", number, err)
+	}
+	return &worker{
+		reserve: reserve, relay: r, number: number, edge: e, poller: p, born: time.Now(),
+		wheel: newWheel(0), buffer: make([]byte, bufferSize), pipes: pipes{most: max(pipesOfAll/r.wanted, 1)},
+		ended: make(chan struct{}),
+	}, nil
+}
+
+// run works until it drains and its last flow has ended. An error is the
+// kernel's, and nothing of this worker's is served any more.
+func (w *worker) run() error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	defer w.end()
+	for !w.draining || w.flows.open > 0 {
+		events, err := w.poller.wait(w.patience())
+		if err != nil {
+			return fmt.Errorf("worker %d: %w", w.number, err)
+		}
+		w.now = int64(time.Since(w.born) / time.Millisecond)
+		for i := range events {
+			w.hear(&events[i])
+		}
+		w.goOn()
+		w.expire()
+	}
+	return nil
+}
+
+// patience is how long the next wait may last, in milliseconds.
+func (w *worker) patience() int {
+	if len(w.paused) > 0 {
+		return 0
+	}
+	at, ok := w.wheel.next()
+	if !ok {
+		return -1
+	}
+	return int(max(at-int64(time.Since(w.born)/time.Millisecond), 0))
+}
+
+// hear does what an event asks for.
+func (w *worker) hear(e *unix.EpollEvent) {
+	t := ticketOf(e)
+	switch t.kind {
+	case ofBell:
+		w.poller.silence()
+		w.obey()
+	case ofListener:
+		w.accept(t.place)
+	case ofClient:
+		if f := w.flows.find(t); f != nil {
+			w.heard(f, client, newsOf(e))
+		}
+	case ofBackend:
+		if f := w.flows.find(t); f != nil {
+			w.heard(f, backend, newsOf(e))
+		}
+	}
+}
+
+// heard takes the news of a side to its flow.
+func (w *worker) heard(f *flow, from side, n news) {
+	defer w.guard(f)
+	if f.stage == relaying {
+		f.stream = f.stream.hear(from, n)
+		w.pump(f)
+		return
+	}
+	switch {
+	case from == client:
+		f.stream = f.stream.hear(from, n)
+	case n.reset:
+		w.refused(f, w.edge.fault(int(f.sockets[backend])))
+	case n.writable:
+		w.connected(f, n)
+	}
+}
+
+// goOn continues with the flows that had more to do than the last round
+// allowed.
+func (w *worker) goOn() {
+	for n := len(w.paused); n > 0; n-- {
+		t := w.paused[0]
+		w.paused = w.paused[1:]
+		if f := w.flows.find(t); f != nil {
+			f.paused = false
+			w.resume(f)
+		}
+	}
+	if len(w.paused) == 0 {
+		w.paused = nil
+	}
+}
+
+func (w *worker) resume(f *flow) {
+	defer w.guard(f)
+	w.pump(f)
+}
+
+// guard keeps a panic to the flow that it happened in. It is deferred by what
+// handles a flow.
+func (w *worker) guard(f *flow) {
+	v := recover()
+	if v == nil {
+		return
+	}
+	w.relay.faults.panics.Add(1)
+	split, stack := "", string(debug.Stack())
+	if f.choice != nil {
+		split = f.choice.split
+	}
+	w.abort(f)
+	w.relay.say(func(log *slog.Logger) {
+		log.Error("a flow panicked and is cut off", "split", split, "panic", fmt.Sprint(v), "stack", stack)
+	})
+}
+
+// post has the worker do something, soon and in the order of the posts. It may
+// be called from any goroutine. When the worker has ended, it is done here.
+func (w *worker) post(order func()) {
+	w.mail.mu.Lock()
+	if !w.mail.closed {
+		w.mail.orders = append(w.mail.orders, order)
+		w.poller.ring()
+		w.mail.mu.Unlock()
+		return
+	}
+	w.mail.mu.Unlock()
+	<-w.ended
+	order()
+}
+
+// obey does what has come by post.
+func (w *worker) obey() {
+	w.mail.mu.Lock()
+	orders := w.mail.orders
+	w.mail.orders = nil
+	w.mail.mu.Unlock()
+	for _, order := range orders {
+		order()
+	}
+}
+
+// end closes what the worker still has, and its post.
+func (w *worker) end() {
+	defer close(w.ended)
+	w.mail.mu.Lock()
+	w.mail.closed = true
+	w.mail.mu.Unlock()
+	w.obey()
+	w.flows.each(w.abort)
+	for i := range w.listeners {
+		w.close(int32(i))
+	}
+	w.pipes.close(w.edge)
+	w.edge.close(w.reserve)
+	w.poller.close()
+}
+
+// isShortage says whether an error is for lack of something that other flows
+// give back when they end: accept(2), socket(2), connect(2).
+func isShortage(errno syscall.Errno) bool {
+	switch errno { //nolint:exhaustive // it picks some of all there are
+	case unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.EADDRNOTAVAIL, unix.EADDRINUSE, unix.EAGAIN:
+		return true
+	}
+	return false
+}
