@@ -35,7 +35,7 @@ func TestOneLinerIsASplitInModeProxy(t *testing.T) {
 			Health:   traffic.Health{Check: traffic.CheckTCP, Interval: 2 * time.Second, Timeout: time.Second, Fall: 2, Rise: 3},
 			Proxy: traffic.Proxy{
 				ConnectTimeout: 500 * time.Millisecond, Fallback: traffic.FallbackPrimary,
-				IdleTimeout: time.Hour, DrainTimeout: 30 * time.Second,
+				IdleTimeout: time.Hour, DrainTimeout: 30 * time.Second, PeerTimeout: 5 * time.Minute,
 			},
 		}},
 		Places: map[string]configs.Place{"default": {File: "--listen"}},

@@ -50,16 +50,6 @@ func (v value) weight() (traffic.Weight, bool) {
 	return w, err == nil
 }
 
-// defaultProxy is what a split has where its file says nothing.
-func defaultProxy() traffic.Proxy {
-	return traffic.Proxy{
-		ConnectTimeout: 500 * time.Millisecond,
-		Fallback:       traffic.FallbackPrimary,
-		IdleTimeout:    time.Hour,
-		DrainTimeout:   30 * time.Second,
-	}
-}
-
 // newSplit returns a split with the defaults of everything that has one.
 func newSplit(name string) traffic.Split {
 	return traffic.Split{
@@ -323,30 +313,4 @@ func (t *table) duration(key string, target *time.Duration) {
 			*target = limit
 		}
 	}
-}
-
-func (d *draft) readProxy(t *table) {
-	t.inside("proxy", func(t *table) {
-		p := &d.split.Proxy
-		t.duration("connect_timeout", &p.ConnectTimeout)
-		t.duration("idle_timeout", &p.IdleTimeout)
-		t.duration("drain_timeout", &p.DrainTimeout)
-		if v, ok := t.take("fallback"); ok {
-			if word, ok := oneOf(v, []traffic.Fallback{traffic.FallbackPrimary, traffic.FallbackNone}, nil); ok {
-				p.Fallback = word
-			}
-		}
-		if v, ok := t.take("splice"); ok {
-			if on, ok := v.boolean(); ok {
-				p.NoSplice = !on
-			}
-		}
-		t.laterWord("send_proxy", "none", "v1", "v2")
-		t.laterList("accept_proxy")
-		t.laterTrue("transparent")
-		t.laterNumber("max_flows", "0")
-		for _, v := range t.given {
-			d.unusedIn(v, traffic.ModeKernel)
-		}
-	})
 }

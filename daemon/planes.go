@@ -47,6 +47,7 @@ type Relay interface {
 	Apply(ctx context.Context, splits []traffic.Split) error
 	SetWeights(split traffic.Split) error
 	Counts() map[traffic.BackendKey]traffic.Counts
+	Refusals() map[string]map[traffic.Refusal]uint64
 	Run(ctx context.Context) error
 }
 

@@ -281,6 +281,7 @@ func (d *Daemon) Sample(ctx context.Context) metrics.Sample {
 			sample.Failures++
 		}
 	}
+	refused := d.planes.relay.Refusals()
 	for _, split := range r.view.splits() {
 		counts := map[string]traffic.Counts{}
 		for _, b := range split.Backends() {
@@ -290,7 +291,7 @@ func (d *Daemon) Sample(ctx context.Context) metrics.Sample {
 		}
 		sample.Splits = append(sample.Splits, metrics.Split{
 			State: split, Mode: split.Mode, Counts: counts, Health: healthSamples(r.health[split.Name]),
-			ObservedPPM: r.observed(r.view.records.get(split.Name)), InSync: r.inSync(split),
+			ObservedPPM: r.observed(r.view.records.get(split.Name)), InSync: r.inSync(split), Refused: refused[split.Name],
 		})
 	}
 	return sample

@@ -1,6 +1,7 @@
 package metrics
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -58,6 +59,9 @@ func (c *collector) split(ch chan<- prometheus.Metric, split Split) {
 	if split.ObservedPPM != nil {
 		c.send(ch, c.names.observedCandidates, ratio(*split.ObservedPPM), name)
 	}
+	for _, reason := range slices.Sorted(maps.Keys(split.Refused)) {
+		c.send(ch, c.names.shut, float64(split.Refused[reason]), name, string(reason))
+	}
 	observed := observedByBackend(split)
 	seen := make(map[string]bool)
 	for i, backend := range split.State.Backends() {
@@ -88,6 +92,7 @@ func (c *collector) counts(ch chan<- prometheus.Metric, counts traffic.Counts, l
 	c.known(ch, c.names.bytes, counts.BytesIn, append(slices.Clone(labels), "in")...)
 	c.known(ch, c.names.bytes, counts.BytesOut, append(slices.Clone(labels), "out")...)
 	c.known(ch, c.names.connectFailures, counts.ConnectFailed, labels...)
+	c.known(ch, c.names.avoided, counts.Avoided, labels...)
 	c.known(ch, c.names.halfOpen, counts.HalfOpen, labels...)
 	c.known(ch, c.names.unanswered, counts.Unanswered, labels...)
 	c.known(ch, c.names.refused, counts.Refused, labels...)

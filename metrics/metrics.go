@@ -54,6 +54,9 @@ type Split struct {
 	Mode traffic.Mode
 	// Counts are by backend; one that is missing is unknown.
 	Counts map[string]traffic.Counts
+	// Refused are connections that were reset without being tried, by reason; nil
+	// in kernel mode.
+	Refused map[traffic.Refusal]uint64
 	// Health is by backend; one that is missing is unknown or not checked.
 	Health map[string]Health
 	// ObservedPPM is the candidates' share of the new flows since the

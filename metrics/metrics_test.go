@@ -49,9 +49,10 @@ func sample() metrics.Sample {
 				Observed: map[string]int{"old": 500_000, "new1": 100_000, "new2": 400_000},
 				Counts: map[string]traffic.Counts{
 					"old":  {Flows: 5, Active: new(uint64(1)), BytesIn: new(uint64(10)), BytesOut: new(uint64(20)), ConnectFailed: new(uint64(0))},
-					"new1": {Flows: 1, ConnectFailed: new(uint64(4))},
+					"new1": {Flows: 1, ConnectFailed: new(uint64(4)), Avoided: new(uint64(6))},
 					"new2": {Flows: 4},
 				},
+				Refused: map[traffic.Refusal]uint64{traffic.RefusedMaxFlows: 8, traffic.RefusedNoFiles: 2},
 			},
 			{State: split("dns", 1, 0), Mode: traffic.ModeKernel, InSync: new(false)},
 		},

@@ -10,6 +10,7 @@ const (
 	labelRole      = "role"      // primary | candidate
 	labelDirection = "direction" // in: from clients to the backend | out: back
 	labelMode      = "mode"      // kernel | proxy
+	labelReason    = "reason"    // max_flows | max_client_flows | no_files
 )
 
 // name is a metric of a sample: all that splitd itself exposes, but for
@@ -23,6 +24,7 @@ type name struct {
 // the two together.
 type names struct {
 	flows, flowsActive, bytes, connectFailures       name
+	avoided, shut                                    name
 	halfOpen, unanswered, refused, resets            name
 	up, addressesDown, checksLate                    name
 	weight, observed, observedCandidates, generation name
@@ -48,6 +50,10 @@ func newNames() names {
 			"Bytes that went from clients to the backend (direction in) and back (direction out).", append(backend, labelDirection)...),
 		connectFailures: counter("splitd_connect_failures_total",
 			"Attempts to reach the backend that failed.", backend...),
+		avoided: counter("splitd_flows_avoided_total",
+			"Flows drawn for the backend that went to the primary at once, because connects to it had failed in a row; proxy mode only.", backend...),
+		shut: counter("splitd_flows_shut_out_total",
+			"Connections of clients that were reset without being tried, by reason; proxy mode only.", labelSplit, labelReason),
 		up: gauge("splitd_backend_up",
 			"Whether the backend passes its health checks at one address at least (1) or at none (0).", backend...),
 		addressesDown: gauge("splitd_backend_addresses_down",
@@ -93,6 +99,7 @@ func newNames() names {
 func (n names) all() []name {
 	return []name{
 		n.flows, n.flowsActive, n.bytes, n.connectFailures,
+		n.avoided, n.shut,
 		n.halfOpen, n.unanswered, n.refused, n.resets,
 		n.up, n.addressesDown, n.checksLate,
 		n.weight, n.observed, n.observedCandidates, n.generation,

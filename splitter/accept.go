@@ -47,11 +47,11 @@ func (w *worker) accept(place int32) {
 		return
 	}
 	for range acceptsAtOnce {
-		socket, errno := w.edge.accept(l.socket)
+		socket, client, errno := w.edge.accept(l.socket)
 		switch {
 		case errno == 0:
 			w.pause = 0
-			w.begin(socket, l.front.choice.Load())
+			w.admit(socket, client, l.front.choice.Load())
 		case errno == unix.EAGAIN:
 			return
 		case isShortage(errno):
@@ -86,13 +86,13 @@ func (w *worker) rest(l listener, cause error) {
 func (w *worker) shed(l listener) {
 	w.edge.close(w.reserve)
 	for range backlog {
-		socket, errno := w.edge.accept(l.socket)
+		socket, _, errno := w.edge.accept(l.socket)
 		if errno == unix.EAGAIN || isShortage(errno) {
 			break
 		}
 		if errno == 0 {
 			w.edge.reset(socket)
-			w.relay.faults.shed.Add(1)
+			l.front.choice.Load().gate.noFiles.Add(1)
 		}
 	}
 	w.reserve, _ = newReserve() // -1 closes nothing
@@ -123,12 +123,12 @@ func (w *worker) leave(f *front) {
 			continue
 		}
 		for {
-			socket, errno := w.edge.accept(l.socket)
+			socket, client, errno := w.edge.accept(l.socket)
 			if errno == unix.EAGAIN || isShortage(errno) {
 				break
 			}
 			if errno == 0 {
-				w.begin(socket, f.choice.Load())
+				w.admit(socket, client, f.choice.Load())
 			}
 		}
 		w.close(int32(i))

@@ -13,6 +13,7 @@ import (
 type choice struct {
 	split      string
 	proxy      traffic.Proxy
+	gate       *gate
 	primary    target
 	candidates []target
 }
@@ -24,18 +25,19 @@ type target struct {
 	endpoint *endpoint
 	weight   traffic.Weight
 	counter  *counter
+	circuit  *circuit // nil: it is tried whatever became of others
 }
 
-// newChoice makes the choice of a front at address; counterOf finds the
-// counter of a backend by its name.
-func newChoice(split traffic.Split, address netip.AddrPort, counterOf func(backend string) *counter) (*choice, error) {
+// newChoice makes the choice of a front at address, as yet without gate, counters
+// and circuits.
+func newChoice(split traffic.Split, address netip.AddrPort) (*choice, error) {
 	c := &choice{split: split.Name, proxy: split.Proxy}
 	for i, b := range split.Backends() {
 		to, err := reach(split.Name, b, address)
 		if err != nil {
 			return nil, err
 		}
-		t := target{name: b.Name, address: to.String(), endpoint: newEndpoint(to), weight: b.Weight, counter: counterOf(b.Name)}
+		t := target{name: b.Name, address: to.String(), endpoint: newEndpoint(to), weight: b.Weight}
 		if i == 0 {
 			c.primary = t
 		} else {

@@ -2,17 +2,29 @@ package splitter
 
 import (
 	"log/slog"
+	"net/netip"
 	"syscall"
 	"time"
 
 	"github.com/splitd/splitd/traffic"
 )
 
-// begin makes a flow of an accepted connection.
-func (w *worker) begin(socket int, c *choice) {
+// admit makes a flow of an accepted connection, or resets it where there are
+// too many already.
+func (w *worker) admit(socket int, from netip.Addr, c *choice) {
+	counted, ok := c.gate.enter(c.proxy, from)
+	if !ok {
+		w.edge.reset(socket)
+		if left, ok := w.relay.quiet.allow("limit of "+c.split, time.Now()); ok {
+			w.relay.say(func(log *slog.Logger) {
+				log.Warn("flow refused: proxy.max_flows or proxy.max_client_flows is reached", "split", c.split, "client", from.String(), "left_out", left)
+			})
+		}
+		return
+	}
 	f := w.flows.take()
 	w.relay.live.Add(1)
-	f.stage, f.choice = connecting, c
+	f.stage, f.choice, f.counted = connecting, c, counted
 	f.sockets = [2]int32{client: int32(socket), backend: -1}
 	f.stream = opened(c.proxy.NoSplice)
 	defer w.guard(f)
@@ -20,7 +32,7 @@ func (w *worker) begin(socket int, c *choice) {
 		w.abort(f)
 		return
 	}
-	w.try(f, c.pick(w.relay.draw()))
+	w.try(f, w.choose(c))
 }
 
 func (f *flow) ticket(kind ticketKind) ticket {
@@ -78,6 +90,7 @@ func (w *worker) blame(f *flow, cause syscall.Errno) {
 		return
 	}
 	w.tally(f).failed.Add(1)
+	w.missed(f)
 	address := f.target.address
 	if left, ok := w.relay.quiet.allow(address, time.Now()); ok {
 		w.relay.say(func(log *slog.Logger) {
@@ -100,6 +113,11 @@ func (w *worker) connected(f *flow, n news) {
 	f.times.lasting = w.now + ticks(lastingAfter)
 	if timeout := f.choice.proxy.IdleTimeout; timeout > 0 {
 		f.times.idle = w.now + ticks(timeout)
+	}
+	if timeout := f.choice.proxy.FirstByteTimeout; timeout > 0 {
+		f.times.first = w.now + ticks(timeout)
+	} else {
+		f.target.circuit.served()
 	}
 	w.appoint(f)
 	f.stream = f.stream.hear(backend, n)

@@ -15,9 +15,9 @@ type counter struct {
 // tally is what one worker counts: alone, in cache lines of its own.
 type tally struct {
 	flows, failed     atomic.Uint64
-	active            atomic.Uint64
+	active, avoided   atomic.Uint64
 	bytesIn, bytesOut atomic.Uint64
-	_                 [128 - 5*8]byte
+	_                 [128 - 6*8]byte
 }
 
 // sum adds what one of the tallies' numbers is in all of them.
@@ -40,6 +40,7 @@ func (c *counter) read() traffic.Counts {
 		BytesIn:       new(c.sum(func(t *tally) *atomic.Uint64 { return &t.bytesIn })),
 		BytesOut:      new(c.sum(func(t *tally) *atomic.Uint64 { return &t.bytesOut })),
 		ConnectFailed: new(c.sum(func(t *tally) *atomic.Uint64 { return &t.failed })),
+		Avoided:       new(c.sum(func(t *tally) *atomic.Uint64 { return &t.avoided })),
 	}
 }
 
@@ -50,9 +51,6 @@ type Faults struct {
 	// Dials is the number of attempts to reach a backend that failed for lack
 	// of local ports, file descriptors or memory; they are in no ConnectFailed.
 	Dials uint64
-	// Shed is the number of connections that were reset because nothing could be
-	// accepted for over a second.
-	Shed uint64
 	// Splices is the number of times that bytes were copied for lack of a pipe.
 	Splices uint64
 	// Panics is the number of flows that a panic cut off.
@@ -62,7 +60,7 @@ type Faults struct {
 	Unsaid uint64
 }
 
-type faults struct{ accepts, dials, shed, splices, panics, unsaid atomic.Uint64 }
+type faults struct{ accepts, dials, splices, panics, unsaid atomic.Uint64 }
 
 // Counts returns the counters of all backends of the splits served now, and of
 // removed ones that still have open flows. A byte is counted when it has been
@@ -85,9 +83,24 @@ func (r *Relay) Counts() map[traffic.BackendKey]traffic.Counts {
 func (r *Relay) Faults() Faults {
 	f := &r.faults
 	return Faults{
-		Accepts: f.accepts.Load(), Dials: f.dials.Load(), Shed: f.shed.Load(),
+		Accepts: f.accepts.Load(), Dials: f.dials.Load(),
 		Splices: f.splices.Load(), Panics: f.panics.Load(), Unsaid: f.unsaid.Load(),
 	}
+}
+
+// Refusals returns how many connections were reset without being tried, by
+// split and reason; what is none is not there. It may be called from many
+// goroutines.
+func (r *Relay) Refusals() map[string]map[traffic.Refusal]uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	refusals := map[string]map[traffic.Refusal]uint64{}
+	for name := range r.splits {
+		if g := r.gates[name]; g != nil {
+			refusals[name] = g.refusals()
+		}
+	}
+	return refusals
 }
 
 // serves says whether the backend is one of a split served now; r.mu is held.

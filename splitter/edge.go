@@ -1,6 +1,7 @@
 package splitter
 
 import (
+	"net/netip"
 	"syscall"
 	"time"
 )
@@ -8,9 +9,9 @@ import (
 // edge is what a worker asks of the kernel. Nothing in it waits. A worker has
 // one for itself; tests put faults into it.
 type edge interface {
-	// accept takes a connection from a listener; the error is EAGAIN when there
-	// is none.
-	accept(listener int) (int, syscall.Errno)
+	// accept takes a connection from a listener, and says whose it is; the error
+	// is EAGAIN when there is none.
+	accept(listener int) (int, netip.Addr, syscall.Errno)
 	// connect begins a connection, which is done when the socket is writable.
 	connect(to *endpoint) (int, syscall.Errno)
 	// fault is why a connection could not be made.
@@ -28,9 +29,10 @@ type edge interface {
 	// reset closes a connection with an RST.
 	reset(socket int)
 	// prompt has small writes sent at once, and lasting has the kernel find out
-	// that a peer is gone: what connections need that live longer.
+	// that a peer is gone, and give it up that takes nothing for so long: what
+	// connections need that live longer.
 	prompt(socket int)
-	lasting(socket int)
+	lasting(socket int, patience time.Duration)
 	// quiet says how long no byte has come or gone, retransmissions included;
 	// false when the kernel does not say.
 	quiet(socket int) (time.Duration, bool)

@@ -2,6 +2,7 @@ package splitter
 
 import (
 	"log/slog"
+	"math"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -31,6 +32,9 @@ func (w *worker) conclude(f *flow, end func(socket int)) {
 	if f.stage == relaying {
 		w.tally(f).active.Add(^uint64(0))
 	}
+	if f.stage != probing {
+		f.choice.gate.leave(f.counted)
+	}
 	w.wheel.clear(f.place)
 	w.flows.release(f)
 	w.relay.live.Add(-1)
@@ -38,7 +42,7 @@ func (w *worker) conclude(f *flow, end func(socket int)) {
 
 // appoint has the flow looked at when its next time comes.
 func (w *worker) appoint(f *flow) {
-	if at := f.times.first(); at != 0 {
+	if at := f.times.next(); at != 0 {
 		w.wheel.set(f.place, at)
 	} else {
 		w.wheel.clear(f.place)
@@ -75,6 +79,9 @@ func (w *worker) expire() {
 func (w *worker) expired(f *flow) {
 	defer w.guard(f)
 	switch {
+	case f.stage == probing && due(f.times.connect, w.now):
+		w.expiredProbe(f)
+		return
 	case due(f.times.cut, w.now):
 		w.abort(f)
 		return
@@ -82,19 +89,26 @@ func (w *worker) expired(f *flow) {
 		f.times.connect = 0
 		w.refused(f, unix.ETIMEDOUT)
 		return
+	case due(f.times.first, w.now) && !f.heard:
+		if f.spoken {
+			w.missed(f)
+		}
+		w.cutOff(f, "the backend sends no first byte")
+		return
 	case due(f.times.idle, w.now):
-		timeout := f.choice.proxy.IdleTimeout
-		quiet := w.quiet(f)
-		if quiet >= timeout {
-			w.tellIdle(f.choice.split, timeout)
-			w.abort(f)
+		quiet, patience := w.quiet(f), f.patience()
+		if quiet >= patience {
+			w.cutOff(f, "no byte has moved")
 			return
 		}
-		f.times.idle = w.now + ticks(max(timeout-quiet, idleGrain))
+		f.times.idle = w.now + ticks(max(patience-quiet, idleGrain))
+	}
+	if due(f.times.first, w.now) {
+		f.times.first = 0
 	}
 	if due(f.times.lasting, w.now) {
 		f.times.lasting = 0
-		w.edge.lasting(int(f.sockets[backend]))
+		w.edge.lasting(int(f.sockets[backend]), f.choice.proxy.PeerTimeout)
 	}
 	w.appoint(f)
 }
@@ -102,7 +116,7 @@ func (w *worker) expired(f *flow) {
 // quiet says how long no byte has moved on either side. The kernel knows it, so
 // that what moves bytes need not keep it.
 func (w *worker) quiet(f *flow) time.Duration {
-	quiet := f.choice.proxy.IdleTimeout
+	quiet := time.Duration(math.MaxInt64)
 	for _, socket := range f.sockets {
 		if one, ok := w.edge.quiet(int(socket)); ok {
 			quiet = min(quiet, one)
@@ -111,9 +125,12 @@ func (w *worker) quiet(f *flow) time.Duration {
 	return quiet
 }
 
-func (w *worker) tellIdle(split string, timeout time.Duration) {
+// cutOff aborts a flow that took too long.
+func (w *worker) cutOff(f *flow, why string) {
+	split, name := f.choice.split, f.target.name
+	w.abort(f)
 	w.relay.say(func(log *slog.Logger) {
-		log.Debug("idle flow is cut off", "split", split, "idle_timeout", timeout)
+		log.Debug("flow is cut off by a timeout", "split", split, "backend", name, "why", why)
 	})
 }
 

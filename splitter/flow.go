@@ -1,6 +1,9 @@
 package splitter
 
-import "time"
+import (
+	"net/netip"
+	"time"
+)
 
 // flow is one client connection and the backend connection that serves it. It
 // belongs to one worker from its beginning to its end.
@@ -11,15 +14,18 @@ type flow struct {
 	paused bool // it is in the worker's list of flows to go on with
 	spoken bool // the backend has been sent something
 	prompt bool // and gets small writes at once
+	heard  bool // it has sent something
+	halved bool // one side has ended, and the timeout for that is set
 
 	sockets [2]int32 // by side; the backend's once it is tried
 	stream  stream
 	rests   [2]rest // what a way holds, where that is not in the worker's buffer
 	pipes   [2]*pipe
 
-	choice *choice
-	target *target // that is tried, or serves
-	times  times
+	choice  *choice
+	target  *target    // that is tried, or serves
+	counted netip.Addr // whose flow the gate has counted, if it did
+	times   times
 }
 
 // rest is what a sink has not taken of what was read.
@@ -35,6 +41,7 @@ const (
 	vacant     stage = iota // no flow
 	connecting              // the target is tried
 	relaying
+	probing // without a client, see probe.go
 )
 
 // times are the ticks at which something is due, 0 for never.
@@ -42,18 +49,28 @@ type times struct {
 	connect int64 // the target has had its time
 	lasting int64 // the flow is no short one
 	idle    int64 // nothing may have moved for too long
+	first   int64 // the backend ought to have sent something
 	cut     int64 // the relay stops, or a side is reset
 }
 
-// first is the earliest of the times, 0 for never.
-func (t times) first() int64 {
-	first := int64(0)
-	for _, at := range [...]int64{t.connect, t.lasting, t.idle, t.cut} {
-		if at != 0 && (first == 0 || at < first) {
-			first = at
+// next is the earliest of the times, 0 for never.
+func (t times) next() int64 {
+	next := int64(0)
+	for _, at := range [...]int64{t.connect, t.lasting, t.idle, t.first, t.cut} {
+		if at != 0 && (next == 0 || at < next) {
+			next = at
 		}
 	}
-	return first
+	return next
+}
+
+// patience is how long the flow may be silent, 0 for ever.
+func (f *flow) patience() time.Duration {
+	p := f.choice.proxy
+	if f.halved && (p.IdleTimeout == 0 || p.HalfClosedTimeout < p.IdleTimeout) {
+		return p.HalfClosedTimeout
+	}
+	return p.IdleTimeout
 }
 
 // due says whether a time has come.

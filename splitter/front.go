@@ -22,6 +22,18 @@ type front struct {
 	leave   *leave // while it goes; guarded by Relay.mu
 }
 
+// apply has connections that are accepted from now on treated as c says.
+// Relay.mu is held, without which no socket is closed.
+func (f *front) apply(c *choice) {
+	before := f.choice.Swap(c)
+	if before != nil && before.proxy.PeerTimeout == c.proxy.PeerTimeout {
+		return
+	}
+	for _, socket := range f.sockets {
+		_ = userTimeout(socket, c.proxy.PeerTimeout) // accepted ones inherit it
+	}
+}
+
 // bind listens on every wanted address that no front has yet: on all of them
 // or on none. r.mu is held.
 func (r *Relay) bind(wanted map[netip.AddrPort]traffic.Split) ([]*front, error) {

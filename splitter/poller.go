@@ -1,6 +1,7 @@
 package splitter
 
 import (
+	"errors"
 	"fmt"
 	"syscall"
 	"unsafe"
@@ -91,25 +92,29 @@ func (p *poller) control(operation, descriptor int, event unix.EpollEvent) sysca
 	return errno
 }
 
-// wait returns the events that are there, or waits for the first: up to so
-// many milliseconds, -1 for ever. A wait goes through the Go scheduler, which
-// could not stop the world otherwise.
-func (p *poller) wait(milliseconds int) ([]unix.EpollEvent, error) {
+// poll returns the events that are there, and does not wait.
+func (p *poller) poll() ([]unix.EpollEvent, error) {
 	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(p.epoll), uintptr(unsafe.Pointer(unsafe.SliceData(p.events))), uintptr(len(p.events)), 0, 0, 0)
-	if errno == 0 && n == 0 && milliseconds != 0 {
-		waited, err := unix.EpollWait(p.epoll, p.events, milliseconds)
-		if err == nil {
-			return p.events[:waited], nil
-		}
-		errno, _ = err.(syscall.Errno) //nolint:errorlint // EpollWait returns nothing else
+	if errno != 0 {
+		return p.heard(0, errno)
 	}
-	switch errno { //nolint:exhaustive // the rest are mistakes of ours
-	case 0:
-		return p.events[:n], nil
-	case unix.EINTR:
+	return p.events[:n], nil
+}
+
+// wait waits for the first event, up to so many milliseconds, -1 for ever. It
+// goes through the Go scheduler, which could not stop the world otherwise.
+func (p *poller) wait(milliseconds int) ([]unix.EpollEvent, error) {
+	return p.heard(unix.EpollWait(p.epoll, p.events, milliseconds))
+}
+
+func (p *poller) heard(n int, err error) ([]unix.EpollEvent, error) {
+	switch {
+	case errors.Is(err, unix.EINTR):
 		return nil, nil
+	case err != nil: // a mistake of ours
+		return nil, fmt.Errorf("wait for events: %w", err)
 	}
-	return nil, fmt.Errorf("wait for events: %w", errno)
+	return p.events[:n], nil
 }
 
 // ring wakes the poller up. It may be called from any goroutine.

@@ -90,6 +90,10 @@ func (w *worker) count(f *flow, from side, o outcome) {
 	case from == client:
 		w.tally(f).bytesIn.Add(uint64(o.n))
 	default:
+		if !f.heard {
+			f.heard = true
+			f.target.circuit.served()
+		}
 		w.tally(f).bytesOut.Add(uint64(o.n))
 	}
 }
@@ -100,6 +104,13 @@ func (w *worker) settle(f *flow) {
 		if p := f.pipes[from]; p != nil && p.held == 0 {
 			w.pipes.give(p, w.edge)
 			f.pipes[from] = nil
+		}
+	}
+	if timeout := f.choice.proxy.HalfClosedTimeout; timeout > 0 && !f.halved && f.stream.halfClosed() {
+		f.halved = true
+		if at := w.now + ticks(timeout); f.times.idle == 0 || at < f.times.idle {
+			f.times.idle = at
+			w.appoint(f)
 		}
 	}
 	if f.stream.parting() && f.times.cut == 0 {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -12,6 +13,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -43,6 +45,7 @@ type Relay struct {
 	faults faults
 	quiet  limiter // for complaints that every flow could make
 
+	born     time.Time    // ticks are counted since then
 	live     atomic.Int64 // flows that are open
 	sayings  chan saying
 	writing  sync.WaitGroup  // what writes what workers say
@@ -58,6 +61,8 @@ type Relay struct {
 	fronts   map[netip.AddrPort]*front
 	splits   map[string]traffic.Split
 	counters map[traffic.BackendKey]*counter
+	circuits map[circuitKey]*circuit // of what is served now
+	gates    map[string]*gate        // by split
 }
 
 // New returns a Relay that serves nothing yet.
@@ -77,12 +82,15 @@ func New(o Options) *Relay {
 	r := &Relay{
 		log:      o.Log,
 		draw:     o.Draw,
+		born:     time.Now(),
 		sayings:  make(chan saying, sayingsMost),
 		wanted:   o.Workers,
 		edge:     o.edge,
 		fronts:   map[netip.AddrPort]*front{},
 		splits:   map[string]traffic.Split{},
 		counters: map[traffic.BackendKey]*counter{},
+		circuits: map[circuitKey]*circuit{},
+		gates:    map[string]*gate{},
 	}
 	r.workings, r.broken = errgroup.WithContext(context.Background())
 	return r
@@ -129,7 +137,7 @@ func (r *Relay) choices(wanted map[netip.AddrPort]traffic.Split) (map[netip.Addr
 	choices := make(map[netip.AddrPort]*choice, len(wanted))
 	for _, address := range inOrder(wanted) {
 		split := wanted[address]
-		c, err := newChoice(split, address, r.countersOf(split.Name))
+		c, err := r.choice(split, address)
 		if err != nil {
 			return nil, err
 		}
@@ -138,10 +146,44 @@ func (r *Relay) choices(wanted map[netip.AddrPort]traffic.Split) (map[netip.Addr
 	return choices, nil
 }
 
-func (r *Relay) countersOf(split string) func(string) *counter {
-	return func(backend string) *counter {
-		return r.counterOf(traffic.BackendKey{Split: split, Backend: backend})
+// choice makes that of one front, with what there is of its split already: gate,
+// counters, circuits. r.mu is held.
+func (r *Relay) choice(split traffic.Split, address netip.AddrPort) (*choice, error) {
+	c, err := newChoice(split, address)
+	if err != nil {
+		return nil, err
 	}
+	if r.gates[split.Name] == nil {
+		r.gates[split.Name] = &gate{}
+	}
+	c.gate = r.gates[split.Name]
+	c.primary.counter = r.counterOf(traffic.BackendKey{Split: split.Name, Backend: c.primary.name})
+	for i := range c.candidates {
+		t := &c.candidates[i]
+		key := traffic.BackendKey{Split: split.Name, Backend: t.name}
+		t.counter = r.counterOf(key)
+		if split.Proxy.Fallback != traffic.FallbackNone {
+			t.circuit = r.circuitOf(circuitKey{key, t.address})
+		}
+	}
+	return c, nil
+}
+
+// circuitKey is what has a circuit: an address of a candidate.
+type circuitKey struct {
+	backend traffic.BackendKey
+	address string
+}
+
+// circuitOf returns the circuit of the address, a new one at first; r.mu is
+// held.
+func (r *Relay) circuitOf(key circuitKey) *circuit {
+	c, ok := r.circuits[key]
+	if !ok {
+		c = &circuit{}
+		r.circuits[key] = c
+	}
+	return c
 }
 
 // swap makes the new state the one that serves; it cannot fail. r.mu is held.
@@ -153,7 +195,7 @@ func (r *Relay) swap(splits []traffic.Split, choices map[netip.AddrPort]*choice,
 		if r.fronts[address].stay() {
 			r.log.Info("listening", "split", c.split, "address", address.String())
 		}
-		r.fronts[address].choice.Store(c)
+		r.fronts[address].apply(c)
 	}
 	for _, f := range bound {
 		r.open(f)
@@ -164,6 +206,12 @@ func (r *Relay) swap(splits []traffic.Split, choices map[netip.AddrPort]*choice,
 			r.retire(f)
 		}
 	}
+	maps.DeleteFunc(r.circuits, func(key circuitKey, _ *circuit) bool {
+		return !slices.ContainsFunc(splits, func(s traffic.Split) bool {
+			_, ok := s.Candidate(key.backend.Backend)
+			return ok && s.Name == key.backend.Split
+		})
+	})
 	clear(r.splits)
 	for _, split := range splits {
 		split.Candidates = slices.Clone(split.Candidates)
@@ -195,12 +243,12 @@ func (r *Relay) SetWeights(split traffic.Split) error {
 		if f.choice.Load().split != split.Name {
 			continue
 		}
-		if choices[f], err = newChoice(changed, address, r.countersOf(split.Name)); err != nil {
+		if choices[f], err = r.choice(changed, address); err != nil {
 			return err
 		}
 	}
 	for f, c := range choices {
-		f.choice.Store(c)
+		f.apply(c)
 	}
 	r.splits[split.Name] = changed
 	return nil

@@ -2,6 +2,7 @@ package splitter
 
 import (
 	"encoding/binary"
+	"math"
 	"net/netip"
 	"syscall"
 	"time"
@@ -41,11 +42,20 @@ func (e *endpoint) bind(socket int) syscall.Errno {
 	return errno
 }
 
-func (system) accept(listener int) (int, syscall.Errno) {
+func (system) accept(listener int) (int, netip.Addr, syscall.Errno) {
+	var client unix.RawSockaddrInet6 // the larger one
+	length := uint32(unix.SizeofSockaddrInet6)
 	for {
-		fd, _, errno := unix.RawSyscall6(unix.SYS_ACCEPT4, uintptr(listener), 0, 0, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
-		if errno != unix.EINTR {
-			return int(fd), errno
+		fd, _, errno := unix.RawSyscall6(unix.SYS_ACCEPT4, uintptr(listener), uintptr(unsafe.Pointer(&client)), uintptr(unsafe.Pointer(&length)),
+			unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
+		switch {
+		case errno == unix.EINTR:
+		case errno != 0:
+			return 0, netip.Addr{}, errno
+		case client.Family == unix.AF_INET:
+			return int(fd), netip.AddrFrom4((*unix.RawSockaddrInet4)(unsafe.Pointer(&client)).Addr), 0
+		default:
+			return int(fd), netip.AddrFrom16(client.Addr), 0
 		}
 	}
 }
@@ -165,7 +175,17 @@ const (
 	keepCount = 9
 )
 
-func (system) lasting(socket int) { _ = keepAlive(socket) }
+func (system) lasting(socket int, patience time.Duration) {
+	_ = keepAlive(socket)
+	_ = userTimeout(socket, patience)
+}
+
+// userTimeout bounds how long the peer may leave unacknowledged what it was
+// sent, or take nothing: keep-alives are not sent meanwhile (TCP_USER_TIMEOUT,
+// tcp(7)). 0 leaves it to the host: about 15 minutes, and for ever.
+func userTimeout(socket int, patience time.Duration) error {
+	return unix.SetsockoptInt(socket, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(min(patience.Milliseconds(), math.MaxInt32)))
+}
 
 func keepAlive(socket int) error {
 	for _, option := range []struct{ level, name, value int }{

@@ -72,7 +72,7 @@ func newWorker(r *Relay, number int, e edge) (*worker, error) {
 		return nil, fmt.Errorf("start worker %d: %w", number, err)
 	}
 	return &worker{
-		reserve: reserve, relay: r, number: number, edge: e, poller: p, born: time.Now(),
+		reserve: reserve, relay: r, number: number, edge: e, poller: p, born: r.born,
 		wheel: newWheel(0), buffer: make([]byte, bufferSize), pipes: pipes{most: max(pipesOfAll/r.wanted, 1)},
 		ended: make(chan struct{}),
 	}, nil
@@ -85,7 +85,7 @@ func (w *worker) run() error {
 	defer runtime.UnlockOSThread()
 	defer w.end()
 	for !w.draining || w.flows.open > 0 {
-		events, err := w.poller.wait(w.patience())
+		events, err := w.news()
 		if err != nil {
 			return fmt.Errorf("worker %d: %w", w.number, err)
 		}
@@ -99,11 +99,18 @@ func (w *worker) run() error {
 	return nil
 }
 
-// patience is how long the next wait may last, in milliseconds.
-func (w *worker) patience() int {
-	if len(w.paused) > 0 {
-		return 0
+// news are the events that are there. It waits for one only where there is none
+// and nothing else to do.
+func (w *worker) news() ([]unix.EpollEvent, error) {
+	events, err := w.poller.poll()
+	if err != nil || len(events) > 0 || len(w.paused) > 0 {
+		return events, err
 	}
+	return w.poller.wait(w.patience())
+}
+
+// patience is how long a wait may last, in milliseconds.
+func (w *worker) patience() int {
 	at, ok := w.wheel.next()
 	if !ok {
 		return -1
@@ -140,6 +147,8 @@ func (w *worker) heard(f *flow, from side, n news) {
 		return
 	}
 	switch {
+	case f.stage == probing:
+		w.heardOfProbe(f, n)
 	case from == client:
 		f.stream = f.stream.hear(from, n)
 	case n.reset:

@@ -20,6 +20,9 @@ type Counts struct {
 	// ConnectFailed is the number of attempts to reach the backend that failed:
 	// in the kernel plane Unanswered and Refused together.
 	ConnectFailed *uint64
+	// Avoided is the number of flows that were drawn for the backend and went to
+	// the primary at once, because connects to it had failed in a row.
+	Avoided *uint64
 	// HalfOpen are the flows of Active that have had no answer yet.
 	HalfOpen *uint64
 	// Unanswered are the attempts that ended without any answer, Refused those
@@ -27,3 +30,14 @@ type Counts struct {
 	// whichever side, after they had been answered.
 	Unanswered, Refused, Resets *uint64
 }
+
+// Refusal is why a data plane took a connection of a client and reset it.
+type Refusal string
+
+// The reasons: the limits of the same names in a split's configuration, and
+// the lack of file descriptors for over a second.
+const (
+	RefusedMaxFlows       Refusal = "max_flows"
+	RefusedMaxClientFlows Refusal = "max_client_flows"
+	RefusedNoFiles        Refusal = "no_files"
+)

@@ -204,6 +204,17 @@ type Proxy struct {
 	Fallback       Fallback      `json:"fallback"`
 	IdleTimeout    time.Duration `json:"idle_timeout"`  // no byte in either direction
 	DrainTimeout   time.Duration `json:"drain_timeout"` // for flows still open when the relay stops
+	// MaxFlows and MaxClientFlows are the most that may be open at once, of all
+	// clients together and of one address; 0 is no limit.
+	MaxFlows       int `json:"max_flows,omitempty"`
+	MaxClientFlows int `json:"max_client_flows,omitempty"`
+	// HalfClosedTimeout is how long a flow may last, without a byte in either
+	// direction, of which one side has ended; FirstByteTimeout how long until the
+	// first byte comes from the backend; PeerTimeout how long a peer may leave
+	// what it is sent without acknowledgement.
+	HalfClosedTimeout time.Duration `json:"half_closed_timeout,omitempty"`
+	FirstByteTimeout  time.Duration `json:"first_byte_timeout,omitempty"`
+	PeerTimeout       time.Duration `json:"peer_timeout,omitempty"`
 	// NoSplice has bytes copied where they could be spliced.
 	NoSplice bool `json:"no_splice,omitempty"`
 }

@@ -1,0 +1,61 @@
+package configs
+
+import (
+	"time"
+
+	"github.com/splitd/splitd/traffic"
+)
+
+// defaultProxy is what a split has where its file says nothing.
+func defaultProxy() traffic.Proxy {
+	return traffic.Proxy{
+		ConnectTimeout: 500 * time.Millisecond,
+		Fallback:       traffic.FallbackPrimary,
+		IdleTimeout:    time.Hour,
+		DrainTimeout:   30 * time.Second,
+		PeerTimeout:    5 * time.Minute,
+	}
+}
+
+// flowsMost bounds limits of flows: more than a process may have files.
+const flowsMost = 1 << 30
+
+// readProxy reads what mode proxy alone uses.
+func (d *draft) readProxy(t *table) {
+	t.inside("proxy", func(t *table) {
+		p := &d.split.Proxy
+		t.duration("connect_timeout", &p.ConnectTimeout)
+		t.duration("idle_timeout", &p.IdleTimeout)
+		t.duration("drain_timeout", &p.DrainTimeout)
+		t.duration("half_closed_timeout", &p.HalfClosedTimeout)
+		t.duration("first_byte_timeout", &p.FirstByteTimeout)
+		t.duration("peer_timeout", &p.PeerTimeout)
+		t.limit("max_flows", &p.MaxFlows)
+		t.limit("max_client_flows", &p.MaxClientFlows)
+		if v, ok := t.take("fallback"); ok {
+			if word, ok := oneOf(v, []traffic.Fallback{traffic.FallbackPrimary, traffic.FallbackNone}, nil); ok {
+				p.Fallback = word
+			}
+		}
+		if v, ok := t.take("splice"); ok {
+			if on, ok := v.boolean(); ok {
+				p.NoSplice = !on
+			}
+		}
+		t.laterWord("send_proxy", "none", "v1", "v2")
+		t.laterList("accept_proxy")
+		t.laterTrue("transparent")
+		for _, v := range t.given {
+			d.unusedIn(v, traffic.ModeKernel)
+		}
+	})
+}
+
+// limit reads a number of flows.
+func (t *table) limit(key string, target *int) {
+	if v, ok := t.take(key); ok {
+		if n, ok := v.number(flowsMost, "a number of flows, or 0 for no limit"); ok {
+			*target = n
+		}
+	}
+}

@@ -1,0 +1,121 @@
+package splitter
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// circuitFailures is how many connects have to fail in a row before a
+	// candidate is left out.
+	circuitFailures = 5
+	// circuitPause is how long it is left out before it is tried again; twice as
+	// long each time that fails.
+	circuitPause     = time.Second
+	circuitPauseMost = 30 * time.Second
+	// probePatience bounds a probe where the split has no connect timeout.
+	probePatience = 5 * time.Second
+)
+
+// breaker is what is known of connects to one address of a candidate. Times are
+// ticks. The zero value is a candidate that takes flows.
+type breaker struct {
+	failures int   // in a row
+	retry    int64 // not to be tried before; 0: it takes flows
+	pause    time.Duration
+}
+
+// open says that flows are kept away, as a circuit does that is open.
+func (b breaker) open() bool { return b.retry != 0 }
+
+// failed is b after a flow could not be connected.
+func (b breaker) failed(now int64) breaker {
+	b.failures++
+	if b.open() || b.failures < circuitFailures {
+		return b // those that had begun before it opened do not count again
+	}
+	b.pause = longer(b.pause)
+	b.retry = now + ticks(b.pause)
+	return b
+}
+
+// longer is the pause after a pause.
+func longer(pause time.Duration) time.Duration {
+	return min(max(2*pause, circuitPause), circuitPauseMost)
+}
+
+// probe is b after a probe has begun, if it is time for one: flows of clients
+// are none, so that nobody waits to find out.
+func (b breaker) probe(now int64) (breaker, bool) {
+	if !b.open() || now < b.retry {
+		return b, false
+	}
+	b.retry = now + ticks(circuitPauseMost) // unless its outcome is known before
+	return b, true
+}
+
+// probeFailed is b after a probe could not be connected.
+func (b breaker) probeFailed(now int64) breaker {
+	b.pause = longer(b.pause)
+	b.retry = now + ticks(b.pause)
+	return b
+}
+
+// probeServed is b after a probe has been connected: it takes flows, but the
+// first that fails opens it again, for longer.
+func (b breaker) probeServed() breaker {
+	b.failures, b.retry = circuitFailures-1, 0
+	return b
+}
+
+// circuit is a breaker that all workers share.
+type circuit struct {
+	mu      sync.Mutex
+	breaker breaker
+
+	// What flows read without the lock.
+	open    atomic.Bool
+	failing atomic.Bool
+}
+
+// change replaces the breaker, and says whether the circuit opened or closed.
+func (c *circuit) change(next func(breaker) breaker) (opened, closed bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	before := c.breaker
+	c.breaker = next(before)
+	c.open.Store(c.breaker.open())
+	c.failing.Store(c.breaker.failures > 0)
+	return !before.open() && c.breaker.open(), before.open() && !c.breaker.open()
+}
+
+// served says that a flow has been.
+func (c *circuit) served() {
+	if c != nil && c.failing.Load() {
+		c.change(func(breaker) breaker { return breaker{} })
+	}
+}
+
+// failed says that a flow could not be connected.
+func (c *circuit) failed(now int64) (opened bool) {
+	if c == nil {
+		return false
+	}
+	opened, _ = c.change(func(b breaker) breaker { return b.failed(now) })
+	return opened
+}
+
+// keepsAway says whether flows go to the primary instead, and whether the
+// caller is to probe.
+func (c *circuit) keepsAway(now int64) (away, probe bool) {
+	if c == nil || !c.open.Load() {
+		return false, false
+	}
+	c.change(func(b breaker) breaker {
+		away = b.open()
+		b, probe = b.probe(now)
+		return b
+	})
+	return away, probe
+}

@@ -1,0 +1,97 @@
+package splitter
+
+import (
+	"hash/maphash"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+
+	"github.com/splitd/splitd/traffic"
+)
+
+// gate counts the flows of a split that are open, whoever accepted them, and
+// lets no more in than may be. It outlives the definitions of its split.
+type gate struct {
+	open    atomic.Int64
+	clients clients
+
+	maxFlows, maxClientFlows, noFiles atomic.Uint64 // refused, by reason
+}
+
+// refusals are what the gate and the lack of files have refused, by reason;
+// none are left out.
+func (g *gate) refusals() map[traffic.Refusal]uint64 {
+	all := map[traffic.Refusal]uint64{
+		traffic.RefusedMaxFlows:       g.maxFlows.Load(),
+		traffic.RefusedMaxClientFlows: g.maxClientFlows.Load(),
+		traffic.RefusedNoFiles:        g.noFiles.Load(),
+	}
+	for reason, n := range all {
+		if n == 0 {
+			delete(all, reason)
+		}
+	}
+	return all
+}
+
+// enter lets a flow in, or refuses and counts it. A flow that is let in has to
+// leave with what enter has returned.
+func (g *gate) enter(limits traffic.Proxy, client netip.Addr) (counted netip.Addr, ok bool) {
+	if open := g.open.Add(1); limits.MaxFlows > 0 && open > int64(limits.MaxFlows) {
+		g.open.Add(-1)
+		g.maxFlows.Add(1)
+		return netip.Addr{}, false
+	}
+	if limits.MaxClientFlows <= 0 {
+		return netip.Addr{}, true
+	}
+	if !g.clients.add(client, limits.MaxClientFlows) {
+		g.open.Add(-1)
+		g.maxClientFlows.Add(1)
+		return netip.Addr{}, false
+	}
+	return client, true
+}
+
+// leave takes back what enter has counted.
+func (g *gate) leave(counted netip.Addr) {
+	g.open.Add(-1)
+	if counted.IsValid() {
+		g.clients.remove(counted)
+	}
+}
+
+// clients counts flows by client address, in parts that rarely meet.
+type clients struct {
+	once  sync.Once
+	seed  maphash.Seed
+	parts [32]struct {
+		mu    sync.Mutex
+		flows map[netip.Addr]int
+	}
+}
+
+// add counts a flow of the client unless it has so many already.
+func (c *clients) add(client netip.Addr, most int) bool {
+	c.once.Do(func() { c.seed = maphash.MakeSeed() })
+	part := &c.parts[maphash.Comparable(c.seed, client)%uint64(len(c.parts))]
+	part.mu.Lock()
+	defer part.mu.Unlock()
+	if part.flows[client] >= most {
+		return false
+	}
+	if part.flows == nil {
+		part.flows = map[netip.Addr]int{}
+	}
+	part.flows[client]++
+	return true
+}
+
+func (c *clients) remove(client netip.Addr) {
+	part := &c.parts[maphash.Comparable(c.seed, client)%uint64(len(c.parts))]
+	part.mu.Lock()
+	defer part.mu.Unlock()
+	if part.flows[client]--; part.flows[client] <= 0 {
+		delete(part.flows, client)
+	}
+}

@@ -1,0 +1,96 @@
+package splitter
+
+import (
+	"net"
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/splitd/splitd/internal/nettest"
+	"github.com/splitd/splitd/traffic"
+)
+
+// dialFrom dials from an address of this host.
+func dialFrom(t *testing.T, from netip.Addr, to netip.AddrPort) *net.TCPConn {
+	t.Helper()
+	c, err := net.DialTCP("tcp", &net.TCPAddr{IP: from.AsSlice()}, net.TCPAddrFromAddrPort(to))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { abortConn(c) })
+	return c
+}
+
+// wantReset checks that a client gets a connection, and no more than that.
+func wantReset(t *testing.T, from netip.Addr, to netip.AddrPort) {
+	t.Helper()
+	c, err := net.DialTCP("tcp", &net.TCPAddr{IP: from.AsSlice()}, net.TCPAddrFromAddrPort(to))
+	if err == nil { // else the reset has overtaken connect(2)
+		defer abortConn(c)
+		_, err = c.Read(make([]byte, 1))
+	}
+	if !isReset(err) {
+		t.Errorf("client got %v, want a reset", err)
+	}
+}
+
+func TestFlowsOverALimitAreResetAndCountedByReason(t *testing.T) {
+	first, second := netip.MustParseAddr("127.0.0.11"), netip.MustParseAddr("127.0.0.12")
+	for name, test := range map[string]struct {
+		proxy traffic.Proxy
+		full  []netip.Addr // have a flow each
+		next  netip.Addr
+		want  traffic.Refusal // "": it is served
+	}{
+		"no limit":             {traffic.Proxy{}, []netip.Addr{first, first, first}, first, ""},
+		"flows":                {traffic.Proxy{MaxFlows: 3}, []netip.Addr{first, first, second}, second, traffic.RefusedMaxFlows},
+		"flows, one below":     {traffic.Proxy{MaxFlows: 3}, []netip.Addr{first, second}, second, ""},
+		"client's flows":       {traffic.Proxy{MaxClientFlows: 2}, []netip.Addr{first, first, second}, first, traffic.RefusedMaxClientFlows},
+		"another client's":     {traffic.Proxy{MaxClientFlows: 2}, []netip.Addr{first, first, second}, second, ""},
+		"both, of all clients": {traffic.Proxy{MaxFlows: 2, MaxClientFlows: 2}, []netip.Addr{first, second}, second, traffic.RefusedMaxFlows},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ip := families()["IPv4"]
+			service := netip.AddrPortFrom(ip, freePort())
+			split := newSplit("mx", service, startServer(t, ip, echo), nil)
+			split.Proxy.MaxFlows, split.Proxy.MaxClientFlows = test.proxy.MaxFlows, test.proxy.MaxClientFlows
+			r := startRelay(t, Options{}, split)
+			var open []*net.TCPConn
+			for _, from := range test.full {
+				c := dialFrom(t, from, service)
+				exchange(t, c, "within the limit")
+				open = append(open, c)
+			}
+			want := map[string]map[traffic.Refusal]uint64{"mx": {}}
+			if test.want == "" {
+				exchange(t, dialFrom(t, test.next, service), "within the limit too")
+			} else {
+				want["mx"][test.want] = 1
+				wantReset(t, test.next, service)
+			}
+			if diff := cmp.Diff(want, r.Refusals()); diff != "" {
+				t.Errorf("Refusals() (-want +got):\n%s", diff)
+			}
+			before := r.live.Load()
+			abortConn(open[0])
+			nettest.Eventually(t, "a place is free", func() bool { return r.live.Load() < before })
+			exchange(t, dialFrom(t, test.full[0], service), "in its place")
+		})
+	}
+}
+
+// A reload that changes a limit counts the flows that are open already.
+func TestALimitCountsFlowsFromBeforeIt(t *testing.T) {
+	ip := families()["IPv4"]
+	service := netip.AddrPortFrom(ip, freePort())
+	split := newSplit("mx", service, startServer(t, ip, echo), nil)
+	r := startRelay(t, Options{}, split)
+	exchange(t, dial(t, service), "before")
+	split.Proxy.MaxFlows = 1
+	r.apply(split)
+	wantReset(t, ip, service)
+	split.Proxy.MaxFlows = 2
+	r.apply(split)
+	exchange(t, dial(t, service), "after")
+}
