@@ -292,7 +292,7 @@ func (r *fakeRelay) Counts() map[traffic.BackendKey]traffic.Counts {
 	return map[traffic.BackendKey]traffic.Counts{}
 }
 func (r *fakeRelay) Refusals() map[string]map[traffic.Refusal]uint64 { return nil }
-func (r *fakeRelay) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+func (r *fakeRelay) Run(ctx context.Context) error                   { <-ctx.Done(); return nil }
 
 // checks find everybody alive but those who are dead. The fixed clock of a
 // world makes none: see watched.

@@ -103,6 +103,12 @@ func TestRelayWithoutFilesKeepsItsFlowsRestsAndRecovers(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	exchange(t, early, "and still here")
+	nettest.Eventually(t, "who waits for over a second is reset", func() bool {
+		last := crowd[len(crowd)-1]
+		_ = last.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
+		_, err := last.Read(make([]byte, 1))
+		return isReset(err)
+	})
 	if share := (cpuTime(t, child) - used).Seconds() / time.Since(begin).Seconds(); share > 0.2 {
 		t.Errorf("the relay used %.0f%% of a core while it could not accept", 100*share)
 	}

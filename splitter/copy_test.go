@@ -2,7 +2,6 @@ package splitter
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"errors"
 	"io"
 	"math/rand/v2"
@@ -63,12 +62,14 @@ func randomBytes(seed uint64, n int) []byte {
 	return data
 }
 
-func TestReplyOfTenMegabytesArrivesAfterTheClientsFIN(t *testing.T) {
+func TestReplyOfAHundredMegabytesArrivesAfterTheClientsFIN(t *testing.T) {
+	const rounds = 100
+	megabyte := randomBytes(1, 1<<20)
 	for family, ip := range families() {
 		t.Run(family, func(t *testing.T) {
 			_, connect := startPairs(t, ip, nil)
 			p := connect(t)
-			request, reply := []byte("all of it, please"), randomBytes(1, 10<<20)
+			request := []byte("all of it, please")
 			if _, err := p.client.Write(request); err != nil {
 				t.Fatal(err)
 			}
@@ -79,13 +80,24 @@ func TestReplyOfTenMegabytesArrivesAfterTheClientsFIN(t *testing.T) {
 			if err != nil || !bytes.Equal(got, request) {
 				t.Fatalf("server read %q, %v", got, err)
 			}
+			deadline := time.Now().Add(time.Minute)
+			if err := errors.Join(p.client.SetDeadline(deadline), p.server.SetDeadline(deadline)); err != nil {
+				t.Fatal(err)
+			}
 			go func() {
-				_, _ = p.server.Write(reply)
+				for range rounds {
+					_, _ = p.server.Write(megabyte)
+				}
 				_ = p.server.Close()
 			}()
-			got, err = io.ReadAll(p.client)
-			if err != nil || sha256.Sum256(got) != sha256.Sum256(reply) {
-				t.Errorf("client read %d bytes, %v, want the reply of %d", len(got), err, len(reply))
+			piece := make([]byte, len(megabyte))
+			for i := range rounds {
+				if _, err := io.ReadFull(p.client, piece); err != nil || !bytes.Equal(piece, megabyte) {
+					t.Fatalf("megabyte %d: %v, or not what was sent", i, err)
+				}
+			}
+			if n, err := p.client.Read(piece); n != 0 || !errors.Is(err, io.EOF) {
+				t.Errorf("after the reply: %d bytes, %v, want the end", n, err)
 			}
 		})
 	}

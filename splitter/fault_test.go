@@ -1,0 +1,210 @@
+package splitter
+
+import (
+	"bytes"
+	"io"
+	"net"
+	"net/netip"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/splitd/splitd/internal/nettest"
+	"github.com/splitd/splitd/traffic"
+)
+
+// shortEdge has no memory for the first accepts.
+type shortEdge struct {
+	system
+	left  atomic.Int64
+	cause syscall.Errno
+}
+
+func (s *shortEdge) accept(listener int) (int, netip.Addr, syscall.Errno) {
+	if s.left.Add(-1) >= 0 {
+		return 0, netip.Addr{}, s.cause
+	}
+	return s.system.accept(listener)
+}
+
+func TestAcceptGoesOnAfterAShortageThatPasses(t *testing.T) {
+	for _, cause := range []syscall.Errno{unix.ENOBUFS, unix.ENOMEM, unix.ENFILE} {
+		t.Run(cause.Error(), func(t *testing.T) {
+			ip := families()["IPv4"]
+			service := netip.AddrPortFrom(ip, freePort())
+			short := &shortEdge{cause: cause}
+			short.left.Store(4)
+			r := startRelay(t, Options{Workers: 1, edge: func() edge { return short }}, newSplit("mx", service, startServer(t, ip, echo), nil))
+			begin := time.Now()
+			exchange(t, dial(t, service), "served in the end")
+			if took, least := time.Since(begin), 75*time.Millisecond; took < least {
+				t.Errorf("served after %v, want pauses of 5, 10, 20 and 40 ms before", took)
+			}
+			if got := r.Faults().Accepts; got != 4 {
+				t.Errorf("%d accept errors were counted, want 4", got)
+			}
+		})
+	}
+}
+
+// Their backends do not even accept: the connections wait in the kernel.
+func TestFiveThousandSilentClientsHinderNobody(t *testing.T) {
+	ip := families()["IPv4"]
+	service := netip.AddrPortFrom(ip, freePort())
+	splits := []traffic.Split{newSplit("mx", service, startServer(t, ip, echo), nil)}
+	var silent []netip.AddrPort
+	for _, name := range []string{"a", "b"} {
+		at := netip.AddrPortFrom(ip, freePort())
+		sockets, err := listen(at, 1, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { closeAll(sockets) })
+		silent = append(silent, netip.AddrPortFrom(ip, freePort()))
+		splits = append(splits, newSplit(name, silent[len(silent)-1], at, nil))
+	}
+	r := startRelay(t, Options{}, splits...)
+	goroutines := runtime.NumGoroutine()
+	const clients = 5000
+	for i := range clients {
+		dialFrom(t, netip.AddrFrom4([4]byte{127, 0, 1, byte(i % 250)}), silent[i%len(silent)])
+	}
+	nettest.Eventually(t, "all have a flow", func() bool { return r.live.Load() == clients })
+	if n := runtime.NumGoroutine() - goroutines; n > 20 {
+		t.Errorf("%d goroutines for %d flows", n, clients)
+	}
+	var took []time.Duration
+	for range 200 {
+		begin := time.Now()
+		c := dial(t, service)
+		exchange(t, c, "one that speaks")
+		abortConn(c)
+		took = append(took, time.Since(begin))
+	}
+	slices.Sort(took)
+	if p90 := took[len(took)*9/10]; p90 > time.Second {
+		t.Errorf("p90 beside %d silent clients is %v", clients, p90)
+	}
+}
+
+// The client's kernel drops what comes for it, so that nothing is acknowledged:
+// as if its host had gone.
+func TestAPeerThatIsGoneIsGivenUpInTime(t *testing.T) {
+	r, connect := startPairs(t, families()["IPv4"], func(p *traffic.Proxy) { p.PeerTimeout = 500 * time.Millisecond })
+	p, bystander := connect(t), connect(t)
+	deafen(t, p.client)
+	begin := time.Now()
+	if _, err := p.server.Write([]byte("are you there?")); err != nil {
+		t.Fatal(err)
+	}
+	awaitReset(t, p.server)
+	if took := time.Since(begin); took < 400*time.Millisecond || took > 5*time.Second {
+		t.Errorf("given up after %v, its time is 500 ms", took)
+	}
+	if err := talk(bystander.client, bystander.server); err != nil {
+		t.Errorf("another flow: %v", err)
+	}
+	if got := r.numbers("old").Active; got != 1 {
+		t.Errorf("%d flows are active, want the other one", got)
+	}
+}
+
+// deafen drops all that comes for the connection: a filter that takes 0 bytes.
+func deafen(t *testing.T, c *net.TCPConn) {
+	t.Helper()
+	raw, err := c.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K}}
+	var failure error
+	err = raw.Control(func(fd uintptr) {
+		failure = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &program[0]})
+	})
+	if err != nil || failure != nil {
+		t.Fatal(err, failure)
+	}
+}
+
+// Backends that send without end to clients that read nothing: what a flow may
+// hold does not grow.
+func TestRepliesWithoutEndFillNoMemory(t *testing.T) {
+	ip := families()["IPv4"]
+	service := netip.AddrPortFrom(ip, freePort())
+	chunk := bytes.Repeat([]byte("without end "), 10_000)
+	endless := startServer(t, ip, func(c *net.TCPConn) {
+		for {
+			if _, err := c.Write(chunk); err != nil {
+				return
+			}
+		}
+	})
+	split := newSplit("mx", service, endless, nil)
+	r := startRelay(t, Options{}, split)
+	heap := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := heap()
+	const flows = 20
+	for range flows {
+		dial(t, service)
+	}
+	last := uint64(0)
+	nettest.Eventually(t, "all is full", func() bool {
+		out := r.numbers("old").Out
+		full := out > 0 && out == last
+		last = out
+		time.Sleep(100 * time.Millisecond)
+		return full
+	})
+	if grown := int64(heap()) - int64(before); grown > flows*2*bufferSize+1<<20 {
+		t.Errorf("%d flows hold %d KiB", flows, grown>>10)
+	}
+}
+
+func TestAResetStormOfFiftyThousandLeavesNothingBehind(t *testing.T) {
+	storm := 50_000
+	if testing.Short() {
+		storm /= 10
+	}
+	ip := families()["IPv4"]
+	service := netip.AddrPortFrom(ip, freePort())
+	r := startRelay(t, Options{}, newSplit("mx", service, startServer(t, ip, func(c *net.TCPConn) {
+		_, _ = io.Copy(io.Discard, c)
+		abortConn(c)
+	}), nil))
+	exchangeless := func() {
+		c, err := net.DialTCP("tcp", nil, net.TCPAddrFromAddrPort(service))
+		if err == nil {
+			_, _ = c.Write([]byte("never mind"))
+			abortConn(c)
+		}
+	}
+	exchangeless()
+	nettest.Eventually(t, "the first is over", func() bool { return r.live.Load() == 0 })
+	goroutines, files, lines := runtime.NumGoroutine(), len(openFiles(t)), len(r.logs.String())
+	var clients sync.WaitGroup
+	for range 4 {
+		clients.Go(func() {
+			for range storm / 4 {
+				exchangeless()
+			}
+		})
+	}
+	clients.Wait()
+	nettest.Eventually(t, "goroutines and files are back at base", func() bool {
+		return r.live.Load() == 0 && runtime.NumGoroutine() <= goroutines && len(openFiles(t)) <= files
+	})
+	if n := len(r.logs.String()) - lines; n > 20_000 {
+		t.Errorf("the storm left %d bytes in the log", n)
+	}
+}
