@@ -20,6 +20,7 @@ import (
 	"github.com/splitd/splitd/health"
 	"github.com/splitd/splitd/netfilter"
 	"github.com/splitd/splitd/netfilter/doctor"
+	"github.com/splitd/splitd/splitter"
 	"github.com/splitd/splitd/state"
 	"github.com/splitd/splitd/traffic"
 )
@@ -291,6 +292,7 @@ func (r *fakeRelay) SetWeights(traffic.Split) error { return nil }
 func (r *fakeRelay) Counts() map[traffic.BackendKey]traffic.Counts {
 	return map[traffic.BackendKey]traffic.Counts{}
 }
+func (r *fakeRelay) Faults() splitter.Faults                         { return splitter.Faults{} }
 func (r *fakeRelay) Refusals() map[string]map[traffic.Refusal]uint64 { return nil }
 func (r *fakeRelay) Run(ctx context.Context) error                   { <-ctx.Done(); return nil }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/splitd/splitd/health"
 	"github.com/splitd/splitd/netfilter"
+	"github.com/splitd/splitd/splitter"
 	"github.com/splitd/splitd/traffic"
 )
 
@@ -48,6 +49,7 @@ type Relay interface {
 	SetWeights(split traffic.Split) error
 	Counts() map[traffic.BackendKey]traffic.Counts
 	Refusals() map[string]map[traffic.Refusal]uint64
+	Faults() splitter.Faults
 	Run(ctx context.Context) error
 }
 

@@ -281,7 +281,10 @@ func (d *Daemon) Sample(ctx context.Context) metrics.Sample {
 			sample.Failures++
 		}
 	}
-	refused := d.planes.relay.Refusals()
+	faults, refused := d.planes.relay.Faults(), d.planes.relay.Refusals()
+	sample.RelayFaults = map[string]uint64{
+		"accept": faults.Accepts, "connect": faults.Dials, "splice": faults.Splices, "panic": faults.Panics, "log": faults.Unsaid,
+	}
 	for _, split := range r.view.splits() {
 		counts := map[string]traffic.Counts{}
 		for _, b := range split.Backends() {

@@ -32,6 +32,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		c.send(ch, c.names.drift, float64(*d))
 	}
 	c.send(ch, c.names.mended, float64(c.sample.KernelMended))
+	for _, kind := range slices.Sorted(maps.Keys(c.sample.RelayFaults)) {
+		c.send(ch, c.names.relayFaults, float64(c.sample.RelayFaults[kind]), kind)
+	}
 	c.send(ch, c.names.start, seconds(c.sample.StartedAt))
 	if reload := c.sample.LastReload; !reload.At.IsZero() {
 		c.send(ch, c.names.reload, one(reload.OK))

@@ -39,6 +39,9 @@ type Sample struct {
 	// KernelMended is how often the kernel's rules, changed by another program,
 	// were put back.
 	KernelMended uint64
+	// RelayFaults are what went wrong on this host in mode proxy and was no
+	// backend's fault, by kind.
+	RelayFaults map[string]uint64
 	// ChecksLate is how many health checks began late.
 	ChecksLate uint64
 	// Failures is how many readings (of a data plane's counters, say) failed

@@ -35,6 +35,7 @@ func sample() metrics.Sample {
 		StartedAt:  time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC),
 		LastReload: metrics.Reload{At: time.Date(2026, 11, 20, 12, 0, 1, 500_000_000, time.UTC), OK: true},
 		StoreOK:    true, KernelMended: 2, KernelDrift: new(3), ChecksLate: 3,
+		RelayFaults: map[string]uint64{"accept": 4, "connect": 0, "splice": 9},
 		Splits: []metrics.Split{
 			{
 				State: split("mx", 15, 50_000), Mode: traffic.ModeKernel, ObservedPPM: new(49_876), InSync: new(true),

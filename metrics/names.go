@@ -11,6 +11,7 @@ const (
 	labelDirection = "direction" // in: from clients to the backend | out: back
 	labelMode      = "mode"      // kernel | proxy
 	labelReason    = "reason"    // max_flows | max_client_flows | no_files
+	labelKind      = "kind"      // accept | connect | splice | panic | log
 )
 
 // name is a metric of a sample: all that splitd itself exposes, but for
@@ -24,7 +25,7 @@ type name struct {
 // the two together.
 type names struct {
 	flows, flowsActive, bytes, connectFailures       name
-	avoided, shut                                    name
+	avoided, shut, relayFaults                       name
 	halfOpen, unanswered, refused, resets            name
 	up, addressesDown, checksLate                    name
 	weight, observed, observedCandidates, generation name
@@ -54,6 +55,8 @@ func newNames() names {
 			"Flows drawn for the backend that went to the primary at once, because connects to it had failed in a row; proxy mode only.", backend...),
 		shut: counter("splitd_flows_shut_out_total",
 			"Connections of clients that were reset without being tried, by reason; proxy mode only.", labelSplit, labelReason),
+		relayFaults: counter("splitd_relay_faults_total",
+			"What went wrong in the relay of mode proxy and was no backend's fault, by kind.", labelKind),
 		up: gauge("splitd_backend_up",
 			"Whether the backend passes its health checks at one address at least (1) or at none (0).", backend...),
 		addressesDown: gauge("splitd_backend_addresses_down",
@@ -99,7 +102,7 @@ func newNames() names {
 func (n names) all() []name {
 	return []name{
 		n.flows, n.flowsActive, n.bytes, n.connectFailures,
-		n.avoided, n.shut,
+		n.avoided, n.shut, n.relayFaults,
 		n.halfOpen, n.unanswered, n.refused, n.resets,
 		n.up, n.addressesDown, n.checksLate,
 		n.weight, n.observed, n.observedCandidates, n.generation,

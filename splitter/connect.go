@@ -22,8 +22,7 @@ func (w *worker) admit(socket int, from netip.Addr, c *choice) {
 		}
 		return
 	}
-	f := w.flows.take()
-	w.relay.live.Add(1)
+	f := w.take()
 	f.stage, f.choice, f.counted = connecting, c, counted
 	f.sockets = [2]int32{client: int32(socket), backend: -1}
 	f.stream = opened(c.proxy.NoSplice)
@@ -33,6 +32,12 @@ func (w *worker) admit(socket int, from netip.Addr, c *choice) {
 		return
 	}
 	w.try(f, w.choose(c))
+}
+
+// take opens a flow.
+func (w *worker) take() *flow {
+	w.relay.files.used.Add(filesOfFlow)
+	return w.flows.take()
 }
 
 func (f *flow) ticket(kind ticketKind) ticket {
@@ -53,6 +58,7 @@ func (w *worker) try(f *flow, t *target) {
 		w.refused(f, errno)
 		return
 	}
+	w.pause = 0 // there is enough of everything
 	f.times.connect = 0
 	if timeout := f.choice.proxy.ConnectTimeout; timeout > 0 {
 		f.times.connect = w.now + ticks(timeout)
@@ -79,6 +85,9 @@ func (w *worker) refused(f *flow, cause syscall.Errno) {
 // blame counts a failed attempt where it belongs.
 func (w *worker) blame(f *flow, cause syscall.Errno) {
 	split, name := f.choice.split, f.target.name
+	if isScarce(cause) {
+		w.rest()
+	}
 	if isShortage(cause) {
 		w.relay.faults.dials.Add(1)
 		if left, ok := w.relay.quiet.allow("local fault", time.Now()); ok {

@@ -103,7 +103,7 @@ func TestDrainCutsOffAFlowThatIsStillConnecting(t *testing.T) {
 	split.Proxy.ConnectTimeout = time.Minute
 	r := startRelay(t, Options{}, split)
 	c := dial(t, service)
-	nettest.Eventually(t, "the flow has begun", func() bool { return r.live.Load() == 1 })
+	nettest.Eventually(t, "the flow has begun", func() bool { return r.openFlows() == 1 })
 	r.stop()
 	if _, err := io.Copy(io.Discard, c); !isReset(err) {
 		t.Errorf("client's end: %v, want a reset", err)

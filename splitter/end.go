@@ -37,7 +37,7 @@ func (w *worker) conclude(f *flow, end func(socket int)) {
 	}
 	w.wheel.clear(f.place)
 	w.flows.release(f)
-	w.relay.live.Add(-1)
+	w.relay.files.used.Add(-filesOfFlow)
 }
 
 // appoint has the flow looked at when its next time comes.
@@ -55,8 +55,7 @@ func (w *worker) expire() {
 	cut := 0
 	for _, id := range w.due {
 		if id == worksAlone {
-			w.resting = false
-			w.watch(unix.EPOLLIN)
+			w.wake()
 			continue
 		}
 		f := w.flows.at(id)

@@ -75,7 +75,7 @@ func TestFiveThousandSilentClientsHinderNobody(t *testing.T) {
 	for i := range clients {
 		dialFrom(t, netip.AddrFrom4([4]byte{127, 0, 1, byte(i % 250)}), silent[i%len(silent)])
 	}
-	nettest.Eventually(t, "all have a flow", func() bool { return r.live.Load() == clients })
+	nettest.Eventually(t, "all have a flow", func() bool { return r.openFlows() == clients })
 	if n := runtime.NumGoroutine() - goroutines; n > 20 {
 		t.Errorf("%d goroutines for %d flows", n, clients)
 	}
@@ -190,7 +190,7 @@ func TestAResetStormOfFiftyThousandLeavesNothingBehind(t *testing.T) {
 		}
 	}
 	exchangeless()
-	nettest.Eventually(t, "the first is over", func() bool { return r.live.Load() == 0 })
+	nettest.Eventually(t, "the first is over", func() bool { return r.openFlows() == 0 })
 	goroutines, files, lines := runtime.NumGoroutine(), len(openFiles(t)), len(r.logs.String())
 	var clients sync.WaitGroup
 	for range 4 {
@@ -202,7 +202,7 @@ func TestAResetStormOfFiftyThousandLeavesNothingBehind(t *testing.T) {
 	}
 	clients.Wait()
 	nettest.Eventually(t, "goroutines and files are back at base", func() bool {
-		return r.live.Load() == 0 && runtime.NumGoroutine() <= goroutines && len(openFiles(t)) <= files
+		return r.openFlows() == 0 && runtime.NumGoroutine() <= goroutines && len(openFiles(t)) <= files
 	})
 	if n := len(r.logs.String()) - lines; n > 20_000 {
 		t.Errorf("the storm left %d bytes in the log", n)

@@ -72,9 +72,9 @@ func TestFlowsOverALimitAreResetAndCountedByReason(t *testing.T) {
 			if diff := cmp.Diff(want, r.Refusals()); diff != "" {
 				t.Errorf("Refusals() (-want +got):\n%s", diff)
 			}
-			before := r.live.Load()
+			before := r.openFlows()
 			abortConn(open[0])
-			nettest.Eventually(t, "a place is free", func() bool { return r.live.Load() < before })
+			nettest.Eventually(t, "a place is free", func() bool { return r.openFlows() < before })
 			exchange(t, dialFrom(t, test.full[0], service), "in its place")
 		})
 	}

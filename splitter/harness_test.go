@@ -88,6 +88,13 @@ func (r *testRelay) inspect(look func(*worker)) {
 	}
 }
 
+// openFlows is the number of flows, those that are being connected too.
+func (r *testRelay) openFlows() int {
+	open := 0
+	r.inspect(func(w *worker) { open += w.flows.open })
+	return open
+}
+
 func (r *testRelay) apply(splits ...traffic.Split) {
 	r.t.Helper()
 	if err := r.Apply(r.t.Context(), splits); err != nil {

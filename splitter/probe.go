@@ -24,8 +24,7 @@ func (w *worker) choose(c *choice) *target {
 
 // probe tries to connect a candidate that is left out: a flow without a client.
 func (w *worker) probe(c *choice, t *target) {
-	f := w.flows.take()
-	w.relay.live.Add(1)
+	f := w.take()
 	f.stage, f.choice, f.target = probing, c, t
 	f.sockets = [2]int32{client: -1, backend: -1}
 	defer w.guard(f)

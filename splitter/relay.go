@@ -12,7 +12,6 @@ import (
 	"runtime"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -43,10 +42,10 @@ type Relay struct {
 	log    *slog.Logger
 	draw   func() traffic.Weight
 	faults faults
+	files  files
 	quiet  limiter // for complaints that every flow could make
 
-	born     time.Time    // ticks are counted since then
-	live     atomic.Int64 // flows that are open
+	born     time.Time // ticks are counted since then
 	sayings  chan saying
 	writing  sync.WaitGroup  // what writes what workers say
 	workings *errgroup.Group // the workers

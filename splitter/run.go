@@ -11,6 +11,9 @@ func (r *Relay) begin() error {
 	if len(r.workers) > 0 {
 		return nil
 	}
+	if err := r.files.measure(); err != nil {
+		return err
+	}
 	var workers []*worker
 	for i := range r.wanted {
 		w, err := newWorker(r, i, r.edge())

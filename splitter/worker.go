@@ -6,7 +6,6 @@ import (
 	"runtime"
 	"runtime/debug"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -237,14 +236,4 @@ func (w *worker) end() {
 	w.pipes.close(w.edge)
 	w.edge.close(w.reserve)
 	w.poller.close()
-}
-
-// isShortage says whether an error is for lack of something that other flows
-// give back when they end: accept(2), socket(2), connect(2).
-func isShortage(errno syscall.Errno) bool {
-	switch errno { //nolint:exhaustive // it picks some of all there are
-	case unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.EADDRNOTAVAIL, unix.EADDRINUSE, unix.EAGAIN:
-		return true
-	}
-	return false
 }

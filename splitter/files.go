@@ -1,0 +1,50 @@
+package splitter
+
+import (
+	"fmt"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// filesKept is how many file descriptors flows leave to the rest of the process
+// (the control socket, without which there is no way back, the store, health
+// checks) and to pipes.
+const filesKept = 64 + 2*pipesOfAll
+
+// files counts the descriptors of flows, of all workers together.
+type files struct {
+	most int64 // set before there are workers
+	used atomic.Int64
+}
+
+// filesFor says how many descriptors flows may have of a limit of which so many
+// are taken.
+func filesFor(limit, taken uint64) int64 {
+	if taken >= limit {
+		return 0
+	}
+	free := int64(min(limit-taken, 1<<31))
+	return free - min(filesKept, free/4)
+}
+
+// measure sets the most by the process's limit.
+func (f *files) measure() error {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return fmt.Errorf("get limit of file descriptors: %w", err)
+	}
+	next, err := newReserve() // the lowest free number, which is about how many there are
+	if err != nil {
+		return fmt.Errorf("open file descriptor: %w", err)
+	}
+	_ = unix.Close(next)
+	f.most = filesFor(limit.Cur, uint64(next))
+	return nil
+}
+
+// short says whether there are too few for another flow.
+func (f *files) short() bool { return f.used.Load()+filesOfFlow > f.most }
+
+// filesOfFlow is how many a flow has.
+const filesOfFlow = 2
