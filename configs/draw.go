@@ -122,6 +122,9 @@ func (d *draft) judgeDraw() {
 		if len(d.draw.slots) > 0 {
 			d.draw.slotsAt.note("unused with affinity %s", d.split.Affinity)
 		}
+		if d.draw.whole {
+			d.judgeSlotNames()
+		}
 		return
 	}
 	d.split.AffinityPrefix, d.split.AffinitySeed = d.draw.prefix, d.draw.seed
@@ -129,7 +132,17 @@ func (d *draft) judgeDraw() {
 		return
 	}
 	d.split.Slots = d.draw.slots
+	d.judgeSlotNames()
 	d.judgeSlots()
+}
+
+// judgeSlotNames refuses runs of nobody.
+func (d *draft) judgeSlotNames() {
+	for i, slot := range d.draw.slots {
+		if _, known := d.split.Candidate(slot.Candidate); !known {
+			d.draw.runs[i].refuse("%q is not a candidate of this split", slot.Candidate)
+		}
+	}
 }
 
 // judgeSlots refuses runs that are not those of one split at its weights.
@@ -137,9 +150,7 @@ func (d *draft) judgeSlots() {
 	next := traffic.Weight(0)
 	sums := map[string]traffic.Weight{}
 	for i, slot := range d.draw.slots {
-		switch _, known := d.split.Candidate(slot.Candidate); {
-		case !known:
-			d.draw.runs[i].refuse("%q is not a candidate of this split", slot.Candidate)
+		switch {
 		case slot.Last < slot.First:
 			d.draw.runs[i].refuse("ends at %d, before it begins at %d", slot.Last, slot.First)
 			return

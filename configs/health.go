@@ -150,18 +150,19 @@ func readHTTP(t *table, h *traffic.Health) {
 		}
 	}
 	if v, ok := t.take("path"); ok {
-		text, ok := v.text()
-		if !ok {
-			return
-		}
-		if !strings.HasPrefix(text, "/") || strings.ContainsFunc(text, notInPath) {
-			v.refuse("%q is not a path: write one such as /healthz", text)
-		}
-		if text != "/" { // the default
+		text, ok := v.checkedText(checkPath)
+		if ok && text != "/" { // the default
 			h.Path = text
 			v.onlyWith(h, true, traffic.CheckHTTP)
 		}
 	}
+}
+
+func checkPath(text string) error {
+	if !strings.HasPrefix(text, "/") || strings.ContainsFunc(text, notInPath) {
+		return fmt.Errorf("%q is not a path: write one such as /healthz", text)
+	}
+	return nil
 }
 
 // notInHost says what no Host header holds (RFC 9110 section 7.2).

@@ -3,11 +3,13 @@ package configs
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 )
 
 // Load reads a configuration from all its sources. The error is Errors: every
@@ -41,22 +43,22 @@ func WithDefinition(o Options, d Definition) (Config, error) {
 	return ranked.config(d), nil
 }
 
-// Check judges each file alone: not this host, not the other files. The error
-// is Errors.
-func Check(files []string) error {
+// Check judges each file alone: not this host, not the other files. The notes
+// name what is accepted and has no effect. The error is Errors.
+func Check(files []string) (notes []string, err error) {
 	var all report
 	for _, file := range files {
 		text, ok := readFile(&all, file)
 		if !ok {
 			continue
 		}
-		if _, err := ParseDefinition(file, text); err != nil {
-			if found, ok := errors.AsType[Errors](err); ok {
-				all.errors = append(all.errors, found...)
-			}
-		}
+		c := collected{settings: map[string]setting{}}
+		one := report{}
+		c.read(&one, file, text)
+		definition, _ := c.definition(&one)
+		notes, all.errors = append(notes, definition.Notes...), append(all.errors, one.errors...)
 	}
-	return all.err()
+	return notes, all.err()
 }
 
 // files lists the files to read, in their order.
@@ -106,6 +108,9 @@ func readFile(r *report, name string) ([]byte, bool) {
 func (r *report) refuseFile(name string, err error) {
 	if cause, ok := errors.AsType[*fs.PathError](err); ok {
 		err = cause.Err
+	}
+	if errors.Is(err, syscall.EISDIR) {
+		err = fmt.Errorf("%w: name its files, as in %s", err, filepath.Join(name, "*.yaml"))
 	}
 	spot{report: r, file: name}.refuse("read file: %s", err)
 }

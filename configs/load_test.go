@@ -177,8 +177,8 @@ func TestAnOrdinaryUserHasDefaultsOfItsOwn(t *testing.T) {
 
 	_, err := configs.Load(configs.Options{Files: files, User: true})
 	refused(t, err,
-		"environment: control.socket: no default: set SPLITD_CONTROL_SOCKET, or control.socket in a file",
-		"environment: state_dir: no default: set SPLITD_STATE_DIR, or state_dir in a file")
+		"environment: control.socket: run as root (sudo); an ordinary user has no default: set SPLITD_CONTROL_SOCKET, or control.socket in a file",
+		"environment: state_dir: run as root (sudo); an ordinary user has no default: set SPLITD_STATE_DIR, or state_dir in a file")
 }
 
 func TestStandardPlacesAreReadInLexicalOrder(t *testing.T) {
@@ -243,13 +243,30 @@ func TestMistakesOfAllFilesAreReportedAtOnce(t *testing.T) {
 func TestCheckJudgesEachFileAlone(t *testing.T) {
 	dir := t.TempDir()
 	a, b := write(t, dir, "a.yaml", mx), write(t, dir, "b.yaml", mx)
-	if err := configs.Check([]string{a, b}); err != nil {
+	if _, err := configs.Check([]string{a, b}); err != nil {
 		t.Errorf("two files that clash, each right by itself:\n%v", err)
 	}
 	bad := write(t, dir, "c.yaml", "log: {level: loud}\n")
-	refused(t, configs.Check([]string{a, bad, dir}),
-		dir+": read file: is a directory",
+	_, err := configs.Check([]string{a, bad, dir})
+	refused(t, err,
+		dir+": read file: is a directory: name its files, as in "+dir+"/*.yaml",
 		bad+`:1:14: log.level: "loud" is not a level: use debug, info, warn or error`)
+}
+
+// The daemon's own settings have an effect where the daemon reads the file.
+func TestCheckNotesWhatHasNoEffect(t *testing.T) {
+	file := write(t, t.TempDir(), "a.yaml", "log: {level: debug}\n"+mx+"    proxy: {idle_timeout: 2h}\n    health: {check: tcp, path: /x}\n")
+	notes, err := configs.Check([]string{file})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		file + ":8:27: splits[0].proxy.idle_timeout: unused in mode kernel",
+		file + ":9:32: splits[0].health.path: unused with check: tcp",
+	}
+	if diff := cmp.Diff(want, notes); diff != "" {
+		t.Errorf("notes (-want +got):\n%s", diff)
+	}
 }
 
 func TestAFileOverFourMebibytesIsRefused(t *testing.T) {
@@ -260,7 +277,8 @@ func TestAFileOverFourMebibytesIsRefused(t *testing.T) {
 	_, err := configs.ParseDefinition("a.yaml", []byte(fits+"x"))
 	refused(t, err, "a.yaml:1:1: text has 4194305 bytes, over 4 MiB: spread the splits over several files")
 	file := write(t, t.TempDir(), "a.yaml", fits+strings.Repeat("x", 1<<20))
-	refused(t, configs.Check([]string{file}), file+":1:1: text has 4194305 bytes, over 4 MiB: spread the splits over several files")
+	_, err = configs.Check([]string{file})
+	refused(t, err, file+":1:1: text has 4194305 bytes, over 4 MiB: spread the splits over several files")
 }
 
 func TestNotesNameWhatHasNoEffect(t *testing.T) {

@@ -87,7 +87,7 @@ func (o Options) fallback(s scalar, r *report) string {
 	}
 	at := spot{report: r, file: "environment", path: s.key}
 	if path == "" {
-		at.refuse("no default: set %s, or %s in a file", s.env, s.key)
+		at.refuse("run as root (sudo); an ordinary user has no default: set %s, or %s in a file", s.env, s.key)
 	} else if err := s.check(path); err != nil {
 		at.refuse("default: %s: set %s", err, s.env)
 	}

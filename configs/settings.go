@@ -94,12 +94,8 @@ func (c *collected) readSetting(t *table, key string, s scalar) {
 	if !given {
 		return
 	}
-	text, ok := v.setting(s.number)
+	text, ok := v.setting(s)
 	if !ok {
-		return
-	}
-	if err := s.check(text); err != nil {
-		v.refuse("%s", err)
 		return
 	}
 	if first, twice := c.settings[s.key]; twice {
@@ -110,16 +106,23 @@ func (c *collected) readSetting(t *table, key string, s scalar) {
 }
 
 // setting returns a scalar of the daemon as it is written.
-func (v value) setting(number bool) (string, bool) {
-	if !number {
-		return v.text()
+func (v value) setting(s scalar) (string, bool) {
+	if !s.number {
+		return v.checkedText(s.check)
 	}
 	text, ok := v.scalar("a number")
-	if ok && v.node.ShortTag() != "!!int" {
+	if !ok {
+		return "", false
+	}
+	if v.node.ShortTag() != "!!int" {
 		v.refuse("%q is not a whole number", text)
 		return "", false
 	}
-	return text, ok
+	if err := s.check(text); err != nil {
+		v.refuse("%s", err)
+		return "", false
+	}
+	return text, true
 }
 
 // socketMax is the longest path of a unix socket (sun_path in unix(7), without
@@ -176,6 +179,9 @@ func checkListen(address string) error {
 	}
 	if _, err := parseIP(address); err == nil {
 		return fmt.Errorf("%q has no port: write one such as 127.0.0.1:9480", address)
+	}
+	if n, err := strconv.ParseUint(address, 10, 16); err == nil && n > 0 {
+		return fmt.Errorf("%s is a port without an address: write \"127.0.0.1:%d\", or \":%d\" for every address", address, n, n)
 	}
 	if found && isHostName(host) {
 		return fmt.Errorf("%q is a host name: write its IP address", address)

@@ -95,14 +95,7 @@ func readSplit(v value) (*draft, bool) {
 
 // readName reads a name; one that is wrong is "".
 func readName(v value) string {
-	name, ok := v.text()
-	if !ok {
-		return ""
-	}
-	if err := traffic.CheckName(name); err != nil {
-		v.refuse("%s", err)
-		return ""
-	}
+	name, _ := v.checkedText(traffic.CheckName)
 	return name
 }
 
@@ -222,7 +215,7 @@ func (d *draft) readBackends(t *table) {
 		return
 	}
 	each(v, candidatesMax, "a backend under trial", func(item value) bool {
-		b, ok := readBackend(item, len(d.backends))
+		b, ok := readBackend(item, 1+len(d.split.Candidates))
 		if ok {
 			d.split.Candidates = append(d.split.Candidates, b.backend)
 			d.backends = append(d.backends, b)

@@ -161,8 +161,21 @@ func (v value) scalar(want string) (string, bool) {
 
 // text returns a text. A number or a date must be quoted to be one.
 func (v value) text() (string, bool) {
+	return v.checkedText(func(string) error { return nil })
+}
+
+// checkedText is a text that check accepts. Whoever is told to write quotes has
+// nothing else to mend.
+func (v value) checkedText(check func(string) error) (string, bool) {
 	s, ok := v.scalar("text")
-	if ok && v.node.ShortTag() != "!!str" {
+	if !ok {
+		return "", false
+	}
+	if err := check(s); err != nil {
+		v.refuse("%s", err)
+		return "", false
+	}
+	if v.node.ShortTag() != "!!str" {
 		v.refuse("is %s, must be text: write %q in quotes", v.kind(), s)
 		return "", false
 	}

@@ -103,7 +103,7 @@ func Open(o Options) (*Kernel, error) {
 // decideOwner says whether tables are to be owned.
 func (k *Kernel) decideOwner() error {
 	if k.options.Settings.Owner != OwnerAuto {
-		return nil
+		return k.warnOfFlags()
 	}
 	can, err := k.link.canOwn()
 	if err != nil {
@@ -112,6 +112,23 @@ func (k *Kernel) decideOwner() error {
 	k.link.owner.wanted = can
 	if !can {
 		k.options.Log.Info("this kernel knows no owned tables that persist (Linux 6.9): other programs can flush ours, and they are put back then")
+	}
+	return nil
+}
+
+// warnOfFlags tells of tables that an owner has left: Linux refuses to take the
+// flag away, and nft before 1.1 cannot load a listing of such a table.
+func (k *Kernel) warnOfFlags() error {
+	tables, err := k.link.splitTables()
+	if err != nil {
+		return err
+	}
+	for _, t := range tables {
+		if t.Flags&ownedFlags != 0 {
+			k.options.Log.Warn("cleanup needed: tables keep the flag of the owner that they had before netfilter.owner was set to never; "+
+				"stop splitd, run `splitd cleanup`, start it", "table", t.Name)
+			break
+		}
 	}
 	return nil
 }

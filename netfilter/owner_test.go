@@ -1,7 +1,10 @@
 package netfilter
 
 import (
+	"bytes"
 	"errors"
+	"log/slog"
+	"strings"
 	"testing"
 
 	"github.com/google/nftables"
@@ -144,6 +147,40 @@ func TestATableThatWasNeverOwnedStaysInForceUnowned(t *testing.T) {
 		t.Error("Owned says that the tables are")
 	}
 	lab.setWeights(remoteSplit(2, 400_000))
+}
+
+// Linux takes the flag of a former owner away with the table alone.
+func TestAStartWithoutAnOwnerNamesTheCleanupThatItNeeds(t *testing.T) {
+	lab := newSplitLab(t)
+	lab.openOwner()
+	lab.apply(remoteSplit(1, 500_000))
+	reopen := func() string {
+		var log bytes.Buffer
+		lab.router.Do(func() error {
+			if err := lab.kernel.Close(); err != nil {
+				return err
+			}
+			settings := labSettings
+			settings.Owner = "never"
+			k, err := Open(Options{Settings: settings, Log: slog.New(slog.NewTextHandler(&log, nil))})
+			lab.kernel = k
+			return err
+		})
+		return log.String()
+	}
+	if got := reopen(); !strings.Contains(got, "cleanup needed") || !strings.Contains(got, "splitd cleanup") {
+		t.Errorf("over tables that had an owner the log says %q", got)
+	}
+	lab.router.Do(func() error {
+		if err := lab.kernel.Close(); err != nil {
+			return err
+		}
+		_, err := Cleanup(t.Context(), labSettings, true)
+		return err
+	})
+	if got := reopen(); strings.Contains(got, "cleanup needed") {
+		t.Errorf("after a cleanup the log says %q", got)
+	}
 }
 
 func TestForceOffAndCleanupWorkWhenTheOwnerIsGone(t *testing.T) {

@@ -19,9 +19,13 @@ func checkCommand() *cobra.Command {
 			return nil
 		},
 		RunE: failing(func(cmd *cobra.Command, args []string) error {
-			if err := configs.Check(args); err != nil {
-				// The lines are the answer, in the form that editors and
-				// configuration managers know: no prefix.
+			// The lines are the answer, in the form that editors and
+			// configuration managers know: no prefix.
+			notes, err := configs.Check(args)
+			for _, note := range notes {
+				say(cmd.ErrOrStderr(), "%s (note)\n", note)
+			}
+			if err != nil {
 				say(cmd.ErrOrStderr(), "%v\n", err)
 				return exit{code: exitError}
 			}

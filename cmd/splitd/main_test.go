@@ -14,6 +14,17 @@ func TestCommandLinesEndAsTheyShould(t *testing.T) {
 	if err := os.WriteFile(bad, []byte("splits:\n  - {name: mx, weihgt: 5}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	unused := filepath.Join(dir, "unused.yaml")
+	text := `splits:
+  - name: mx
+    service: {addresses: [192.0.2.25], ports: [25/tcp]}
+    primary: {name: old, addresses: [local]}
+    candidates: [{name: new, addresses: [10.0.0.12]}]
+    health: {check: tcp, path: /x}
+`
+	if err := os.WriteFile(unused, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	tests := []struct {
 		name           string
 		args           []string
@@ -26,6 +37,8 @@ func TestCommandLinesEndAsTheyShould(t *testing.T) {
 		{"no such flag", []string{"run", "--frob"}, exitUsage, "", "unknown flag: --frob"},
 		{"too many words", []string{"restore", "now"}, exitUsage, "", "run `splitd --help`"},
 		{"check without a file", []string{"check"}, exitUsage, "", "name a file: usage: splitd check FILE"},
+		{"check of a key without effect", []string{"check", unused}, exitOK, "", unused + ":6:32: splits[0].health.path: unused with check: tcp (note)"},
+		{"run with a directory", []string{"run", "--config", dir}, exitError, "", dir + ": read file: is a directory: name its files, as in " + dir + "/*.yaml"},
 		{"check of a bad file", []string{"check", bad}, exitError, "", bad + ":2:16: splits[0].weihgt: unknown key"},
 		{"run with a bad file", []string{"run", "--config", bad}, exitError, "", bad + ":2:16:"},
 		{"run without the file", []string{"run", "--config", filepath.Join(dir, "none.yaml")}, exitError, "", "none.yaml"},

@@ -91,6 +91,7 @@ func TestWhatARulesetFileDoesToOurTables(t *testing.T) {
 		"tables that are kept":           {text: plain, release: "6.1.0", enabled: true, own: Own{Kept: true}},
 		"owner never":                    {text: plain, release: "6.18.44", owner: "never", enabled: true, want: "warning", because: "netfilter.owner: never leaves them open to all"},
 		"owner never, the flag from old": {text: plain, release: "6.18.44", owner: "never", enabled: true, own: Own{Kept: true}, want: "warning"},
+		"owner never, but owned now":     {text: plain, release: "6.18.44", owner: "never", enabled: true, own: Own{Kept: true, Owned: true}},
 		"tables without the flags":       {text: plain, release: "6.18.44", enabled: true, own: Own{Open: []string{"splitd"}}, want: "warning", because: "splitd was made without an owner"},
 		"one of the tables without them": {text: plain, release: "6.18.44", enabled: true, own: Own{Kept: true, Open: []string{"splitd_1"}}, want: "warning"},
 		"a return path by mark":          {text: plain, release: "6.18.44", enabled: true, paths: byMark(), want: "warning", because: "splitd_return has no owner"},
@@ -228,7 +229,7 @@ func TestAnOwnerFlagOfOurTableIsSeen(t *testing.T) {
 		}
 		var h Host
 		err = h.readRuleset(entire, nil, nil)
-		if diff := cmp.Diff(Own{Kept: true, Open: []string{"splitd_1"}}, h.Own); diff != "" {
+		if diff := cmp.Diff(Own{Kept: true, Owned: true, Open: []string{"splitd_1"}}, h.Own); diff != "" {
 			t.Errorf("our tables (-want +got):\n%s", diff)
 		}
 		return err
@@ -285,6 +286,14 @@ func TestWhatMayNotBeReadIsSaid(t *testing.T) {
 	if len(unread) != 1 || unread[0].Level != LevelWarning || !strings.Contains(unread[0].Seen, "other programs' rules cannot be read: list tables: ") {
 		t.Errorf("found %+v", unread)
 	}
+	if len(unread) == 1 && unread[0].Why != "not judged, or not by all there is: kernel-features, first-dnat-wins, forward-drop, input-skipped, mark-collision, conntrack-begins, ruleset-reload, nft-listing" {
+		t.Errorf("why: %s", unread[0].Why)
+	}
+	for _, row := range []string{"first-dnat-wins", "forward-drop", "mark-collision"} {
+		if got := of(found, row); len(got) > 0 {
+			t.Errorf("what was not read is judged: %+v", got)
+		}
+	}
 	if off := of(found, "forwarding-off"); len(off) == 0 || off[0].Level != LevelError {
 		t.Errorf("what can be seen is not judged: %+v", off)
 	}
@@ -294,6 +303,11 @@ func TestAFileThatMayNotBeReadIsNamed(t *testing.T) {
 	got := one(t, "unread", Host{Files: readFiles(locked{fstest.MapFS{
 		"etc/nftables.conf": file(savedRuleset), "etc/nftables": &fstest.MapFile{Mode: fs.ModeDir},
 	}})}, Question{})
+	for _, f := range Judge(Host{Files: Files{Unread: []string{"/etc/nftables.conf"}}}, Question{}) {
+		if f.ID == "saved-ruleset" {
+			t.Errorf("a file that was not read is judged: %+v", f)
+		}
+	}
 	want := []string{
 		"warning: /etc/nftables.conf cannot be read: permission denied: as root, `splitctl doctor`",
 		"warning: /etc/nftables cannot be read: permission denied: as root, `splitctl doctor`",

@@ -77,6 +77,7 @@ func (h *Host) readOwn(conn *nftables.Conn, table *nftables.Table, reach reach) 
 func (o *Own) note(t *nftables.Table) {
 	kept := t.Flags&(nftables.TableFlagOwner|nftables.TableFlagPersist) != 0
 	o.Kept = o.Kept || kept
+	o.Owned = o.Owned || t.Flags&nftables.TableFlagOwner != 0
 	if t.Family == nftables.TableFamilyINet && netfilter.IsSplitTable(t.Name) && !kept {
 		o.Open = append(o.Open, t.Name)
 	}

@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/splitd/splitd/netfilter"
 	"github.com/splitd/splitd/traffic"
@@ -32,6 +33,7 @@ type Host struct {
 	Devices            map[string]Device
 	// Silent are the neighbours that do not answer ARP or neighbour discovery.
 	Silent map[netip.Addr]string // the device
+	names  map[int]string        // of the devices, by index
 	// Refusals are why backends could not be connected; only a whole look
 	// tries.
 	Refusals map[netip.AddrPort]string
@@ -52,8 +54,8 @@ type Host struct {
 	Files  Files
 	// Missing are the features of nf_tables that this kernel lacks.
 	Missing []Feature
-	// Unread says what could not be looked at.
-	Unread []string
+	// Unread says what could not be looked at, why by the part.
+	Unread map[part]string
 }
 
 // Way is a route; its zero value is none.
@@ -68,10 +70,16 @@ type Way struct {
 type Device struct {
 	MTU      int
 	Up       bool
+	Loopback bool
 	Ethernet bool           // who is on its link is asked for by ARP or neighbour discovery
 	Networks []netip.Prefix // its addresses with their prefix lengths
 	// AdvertisedRoute says that a router advertisement made a default route.
 	AdvertisedRoute bool
+}
+
+// has says whether the address is in a network of the device.
+func (d Device) has(a netip.Addr) bool {
+	return slices.ContainsFunc(d.Networks, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
 // Rule is an `ip rule` that looks at the packet mark or stands where ours do.
@@ -112,6 +120,9 @@ type Loop struct {
 type Own struct {
 	// Kept says that a table has the owner or the persist flag.
 	Kept bool
+	// Owned says that a table of splits has an owner now: nobody else can change
+	// or flush it. The persist flag alone, which an owner leaves, keeps nobody out.
+	Owned bool
 	// Open are the tables of splits that were made without them: no daemon can
 	// own those.
 	Open []string

@@ -14,47 +14,59 @@ type row struct {
 	where Where
 	// start says that it is also looked at before a start or a change.
 	start bool
+	// reads is what of the host it cannot be judged well without.
+	reads part
 	judge func(*examination)
 }
+
+// A part is one of a host that one may not be allowed to look at, or several.
+type part uint8
+
+const (
+	ofRules   part = 1 << iota // of nftables, ours and others'
+	ofFiles                    // of /etc
+	ofTunnels                  // what devices are tunnels, and to where
+)
 
 // rows lists all that is looked at, what keeps flows from passing first.
 func rows() []row {
 	return []row{
-		{"unread", "what this host lets us look at", OnBoth, false, judgeUnread},
-		{"kernel-features", "what of nf_tables this kernel has", OnBoth, false, judgeFeatures},
-		{"forwarding-off", "ip_forward and IPv6 forwarding", OnRouter, true, judgeForwarding},
-		{"family-gap", "backends for each family of the service", OnRouter, false, judgeFamilies},
-		{"loopback-service", "services on loopback addresses", OnRouter, false, judgeLoopback},
-		{"service-elsewhere", "service addresses on this host", OnRouter, true, judgeServices},
-		{"backend-no-route", "routes to backends", OnRouter, true, judgeBackendRoutes},
-		{"backend-silent", "backends that answer", OnRouter, true, judgeSilent},
-		{"way-back", "replies of backends through this host", OnRouter, true, judgeWayBack},
-		{"first-dnat-wins", "other programs' translations before ours", OnRouter, true, judgeForeignTranslation},
-		{"forward-drop", "chains that drop what is forwarded", OnRouter, true, judgeForeignDrop},
-		{"iptables-legacy", "rules that nf_tables does not show", OnBoth, false, judgeLegacy},
-		{"input-skipped", "what protects a local primary and not the candidates", OnRouter, true, judgeInput},
-		{"rp-filter-router", "reverse path filtering towards backends", OnRouter, true, judgeStrictRouter},
-		{"rp-filter-new-host", "reverse path filtering where marked flows come in", OnNewHost, true, judgeStrictNewHost},
-		{"return-path-device", "devices of return paths", OnNewHost, true, judgePathDevices},
-		{"return-path-via", "routers of return paths on links with neighbours", OnNewHost, true, judgePathVias},
-		{"return-path-address", "addresses of return paths", OnNewHost, true, judgePathAddresses},
-		{"no-route-to-clients", "a route to clients for flows that come in by mark", OnNewHost, true, judgeClientRoute},
-		{"wildcard-udp", "UDP servers that answer from another address", OnNewHost, false, judgeWildcardUDP},
-		{"shared-alias", "return path addresses that serve direct clients too", OnNewHost, false, judgeAlias},
-		{"tunnel-loop", "marks that lead a tunnel's outer packets into it", OnBoth, false, judgeLoops},
-		{"route-table-taken", "other programs in our route tables and priorities", OnNewHost, true, judgeTaken},
-		{"mark-collision", "other programs that use our mark bits", OnBoth, true, judgeMarks},
-		{"path-mtu", "the size of packets on the way to backends", OnRouter, false, judgeMTU},
-		{"hairpin", "clients and backends on one link", OnRouter, false, judgeHairpin},
-		{"router-advertisements", "IPv6 router advertisements on a host that forwards", OnRouter, false, judgeAdvertisements},
-		{"conntrack-begins", "connection tracking at work", OnBoth, true, judgeTracking},
-		{"conntrack-full", "room for flows in connection tracking", OnBoth, false, judgeRoom},
-		{"conntrack-accounting", "bytes per flow (nf_conntrack_acct)", OnRouter, false, judgeAccounting},
-		{"conntrack-loose", "flows that are picked up in the middle (nf_conntrack_tcp_loose)", OnRouter, false, judgeLoose},
-		{"saved-ruleset", "rulesets saved with our tables inside", OnBoth, false, judgeSaved},
-		{"ruleset-reload", "ruleset files whose reload removes our tables", OnBoth, false, judgeReload},
-		{"nft-listing", "an nft program that can list our tables", OnBoth, false, judgeNft},
-		{"networkd-rules", "systemd-networkd and other programs' rules", OnNewHost, false, judgeNetworkd},
+		{"unread", "what this host lets us look at", OnBoth, false, 0, judgeUnread},
+		{"kernel-features", "what of nf_tables this kernel has", OnBoth, false, ofRules, judgeFeatures},
+		{"forwarding-off", "ip_forward and IPv6 forwarding", OnRouter, true, 0, judgeForwarding},
+		{"family-gap", "backends for each family of the service", OnRouter, false, 0, judgeFamilies},
+		{"loopback-service", "services on loopback addresses", OnRouter, false, 0, judgeLoopback},
+		{"service-elsewhere", "service addresses on this host", OnRouter, true, 0, judgeServices},
+		{"backend-no-route", "routes to backends", OnRouter, true, 0, judgeBackendRoutes},
+		{"backend-silent", "backends that answer", OnRouter, true, 0, judgeSilent},
+		{"way-back", "replies of backends through this host", OnRouter, true, 0, judgeWayBack},
+		{"first-dnat-wins", "other programs' translations before ours", OnRouter, true, ofRules, judgeForeignTranslation},
+		{"forward-drop", "chains that drop what is forwarded", OnRouter, true, ofRules, judgeForeignDrop},
+		{"iptables-legacy", "rules that nf_tables does not show", OnBoth, false, 0, judgeLegacy},
+		{"input-skipped", "what protects a local primary and not the candidates", OnRouter, true, ofRules, judgeInput},
+		{"rp-filter-router", "reverse path filtering towards backends", OnRouter, true, 0, judgeStrictRouter},
+		{"rp-filter-new-host", "reverse path filtering where marked flows come in", OnNewHost, true, 0, judgeStrictNewHost},
+		{"return-path-device", "devices of return paths", OnNewHost, true, 0, judgePathDevices},
+		{"return-path-via", "routers of return paths on links with neighbours", OnNewHost, true, 0, judgePathVias},
+		{"return-path-address", "addresses of return paths", OnNewHost, true, 0, judgePathAddresses},
+		{"no-route-to-clients", "a route to clients for flows that come in by mark", OnNewHost, true, 0, judgeClientRoute},
+		{"wildcard-udp", "UDP servers that answer from another address", OnNewHost, false, 0, judgeWildcardUDP},
+		{"shared-alias", "return path addresses that serve direct clients too", OnNewHost, false, 0, judgeAlias},
+		{"tunnel-loop", "marks that lead a tunnel's outer packets into it", OnBoth, false, ofTunnels, judgeLoops},
+		{"route-table-taken", "other programs in our route tables and priorities", OnNewHost, true, 0, judgeTaken},
+		{"mark-collision", "other programs that use our mark bits", OnBoth, true, ofRules, judgeMarks},
+		{"mirror-target", "where copies of flows are sent", OnRouter, false, 0, judgeMirror},
+		{"path-mtu", "the size of packets on the way to backends", OnRouter, false, 0, judgeMTU},
+		{"hairpin", "clients and backends on one link", OnRouter, false, 0, judgeHairpin},
+		{"router-advertisements", "IPv6 router advertisements on a host that forwards", OnRouter, false, 0, judgeAdvertisements},
+		{"conntrack-begins", "connection tracking at work", OnBoth, true, ofRules, judgeTracking},
+		{"conntrack-full", "room for flows in connection tracking", OnBoth, false, 0, judgeRoom},
+		{"conntrack-accounting", "bytes per flow (nf_conntrack_acct)", OnRouter, false, 0, judgeAccounting},
+		{"conntrack-loose", "flows that are picked up in the middle (nf_conntrack_tcp_loose)", OnRouter, false, 0, judgeLoose},
+		{"saved-ruleset", "rulesets saved with our tables inside", OnBoth, false, ofFiles, judgeSaved},
+		{"ruleset-reload", "ruleset files whose reload removes our tables", OnBoth, false, ofRules | ofFiles, judgeReload},
+		{"nft-listing", "an nft program that can list our tables", OnBoth, false, ofRules, judgeNft},
+		{"networkd-rules", "systemd-networkd and other programs' rules", OnNewHost, false, ofFiles, judgeNetworkd},
 	}
 }
 
@@ -77,12 +89,13 @@ type forward struct {
 
 // Judge says what of the host stands in the way of what it is asked to carry.
 // Every row yields at least one finding; it is LevelOK where nothing was found.
+// A row that could not be judged yields none: the row "unread" names it.
 func Judge(host Host, question Question) []Finding {
 	var all []Finding
 	e := host.examination(question)
 	for _, r := range rows() {
 		found := e.judge(r)
-		if len(found) == 0 {
+		if len(found) == 0 && r.reads&host.lacking() == 0 {
 			found = []Finding{{ID: r.id, Level: LevelOK, Where: r.where, Seen: r.about}}
 		}
 		all = append(all, found...)

@@ -175,8 +175,10 @@ func judgeSilent(e *examination) {
 			continue
 		}
 		why, device := e.Refusals[netip.AddrPortFrom(w.to.IP, w.to.Port)], e.Silent[hop]
+		do, cure := "try", seen("nc -vz %s %d", w.to.IP, w.to.Port)
 		switch {
 		case device == way.Device:
+			do, cure = "see", seen("ip neighbour show to %s", hop)
 			why = seen("%s does not answer on %s (ARP or neighbour discovery failed)", hop, device)
 		case w.port.Transport != traffic.TCP || why == "":
 			continue
@@ -184,7 +186,7 @@ func judgeSilent(e *examination) {
 		told[w.to.IP] = true
 		e.add(Finding{
 			Level: LevelWarning, Seen: seen("split %q: %s of backend %q cannot be reached: %s", w.split.Name, w.to.IP, w.backend, why),
-			Why: "connections that are sent there fail", Do: "see", Cure: seen("ip neighbour show to %s", hop),
+			Why: "connections that are sent there fail", Do: do, Cure: cure,
 		})
 	}
 }

@@ -91,7 +91,7 @@ func (e *examination) flushable() (because, why string) {
 	const resets = "each reload resets the open flows of candidates"
 	marked := slices.ContainsFunc(e.Paths, func(p traffic.ReturnPath) bool { return p.Match == traffic.MatchMark })
 	switch {
-	case len(e.Splits) > 0 && e.Settings.Owner != netfilter.OwnerAuto:
+	case len(e.Splits) > 0 && e.Settings.Owner != netfilter.OwnerAuto && !e.Own.Owned:
 		return "netfilter.owner: never leaves them open to all", resets
 	case len(e.Splits) > 0 && !e.Own.Kept && !atLeast(e.Release, 6, 9):
 		return seen("this kernel (%s) cannot keep them", e.Release), resets
@@ -146,19 +146,6 @@ func judgeNetworkd(e *examination) {
 		Cure: "mkdir -p /etc/systemd/networkd.conf.d && printf '[Network]\\n" + strings.Join(lines, `\n`) +
 			"\\n' > /etc/systemd/networkd.conf.d/splitd.conf && systemctl restart systemd-networkd",
 	})
-}
-
-func judgeUnread(e *examination) {
-	lines := slices.Clone(e.Unread)
-	for _, name := range e.Files.Unread {
-		lines = append(lines, name+" cannot be read: permission denied")
-	}
-	for _, what := range lines {
-		e.add(Finding{
-			Level: LevelWarning, Seen: what, Why: "what stands there is not judged",
-			Do: "as root,", Cure: "splitctl doctor",
-		})
-	}
 }
 
 func judgeFeatures(e *examination) {

@@ -15,7 +15,7 @@ func judgeMTU(e *examination) {
 		way := e.Ways[w.to.IP]
 		size, clients := e.mtu(way), e.mtu(e.clients(w.to.IP))
 		if clients == 0 {
-			clients = e.mtu(e.serviceWay(w.service))
+			clients = e.serviceMTU(w.service)
 		}
 		tcp := w.port.Transport == traffic.TCP
 		if size == 0 || size >= clients || told[way.Device] || tcp && e.Own.Clamps {
@@ -48,10 +48,22 @@ func (h Host) mtu(w Way) int {
 	return h.Devices[w.Device].MTU
 }
 
+// serviceMTU is that of the devices whose networks have the address, 0 where
+// none has: of the loopback device, where a router may hold a service's address,
+// it says nothing of clients.
+func (h Host) serviceMTU(a netip.Addr) int {
+	for _, name := range sortedKeys(h.Devices) {
+		if d := h.Devices[name]; !d.Loopback && d.has(a) {
+			return d.MTU
+		}
+	}
+	return 0
+}
+
 // serviceWay is the device whose network has the address.
 func (h Host) serviceWay(a netip.Addr) Way {
 	for _, name := range sortedKeys(h.Devices) {
-		if slices.ContainsFunc(h.Devices[name].Networks, func(p netip.Prefix) bool { return p.Contains(a) }) {
+		if h.Devices[name].has(a) {
 			return Way{Device: name}
 		}
 	}

@@ -65,14 +65,14 @@ func (e *examination) wayBack(level Level, w forward, what string) {
 	e.add(Finding{
 		Level: level, Seen: what,
 		Why: "health checks come from this host and do not see it: without a way back the connections of clients hang",
-		Do:  "look on that host whether the way to a client leads through this one:", Cure: wayToClient(w.to.IP),
+		Do:  "look on that host whether the way to the address of a client leads through this one:", Cure: wayToClient(w.to.IP),
 	})
 }
 
-// wayToClient asks for the way to an address of nobody (RFC 5737, RFC 3849).
+// wayToClient asks for the way to a client whose address the operator fills in.
 func wayToClient(from netip.Addr) string {
 	if from.Is6() {
-		return seen("ip -6 route get 2001:db8:ffff::10 from %s", from)
+		return seen("ip -6 route get CLIENT from %s", from)
 	}
-	return seen("ip route get 198.51.100.10 from %s", from)
+	return seen("ip route get CLIENT from %s", from)
 }

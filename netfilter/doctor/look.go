@@ -50,11 +50,15 @@ func (x Examiner) Examine(ctx context.Context, q Question) ([]Finding, error) {
 	host.Files.NftVersion = x.NftVersion(ctx)
 	host.readRest()
 	if err := host.readRuleset(entire, nil, nil); err != nil {
-		host.Unread = append(host.Unread, unread("other programs' rules", err))
+		host.Unread[ofRules] = unread("other programs' rules", err)
 	} else {
 		host.Missing = missingFeatures(q)
 	}
-	host.connect(ctx, forwards(q.Splits, host.Here), x.Patience)
+	host.connect(ctx, append(forwards(q.Splits, host.Here), collectors(q.Splits)...), x.Patience)
+	// Who has not answered until now is still asked for, unless it was given up.
+	if err := host.readNeighbours(netlink.NUD_FAILED | netlink.NUD_INCOMPLETE); err != nil {
+		return nil, fmt.Errorf("look at this host: %w", err)
+	}
 	return Judge(host, q), nil
 }
 
@@ -92,7 +96,7 @@ func beforeChange(q Question, reach reach, recall *Recall, others Others) (warni
 func look(q Question) (Host, error) {
 	h := Host{
 		Sysctls: map[string]int{}, Here: map[netip.Addr]bool{}, Ways: map[netip.Addr]Way{}, Devices: map[string]Device{},
-		Silent: map[netip.Addr]string{}, Refusals: map[netip.AddrPort]string{},
+		Silent: map[netip.Addr]string{}, Refusals: map[netip.AddrPort]string{}, Unread: map[part]string{},
 	}
 	names, err := h.readDevices()
 	if err != nil {
@@ -108,7 +112,8 @@ func look(q Question) (Host, error) {
 	}
 	h.Tracking.Count, h.Tracking.Max = h.sysctl("net/netfilter/nf_conntrack_count"), h.sysctl("net/netfilter/nf_conntrack_max")
 	h.Tracking.On = h.Tracking.Count > 0
-	err = errors.Join(h.readNeighbours(names), h.readRules(q))
+	h.names = names
+	err = errors.Join(h.readNeighbours(netlink.NUD_FAILED), h.readRules(q))
 	// A router may have a million routes: they are listed only where they matter.
 	if len(q.Paths) > 0 || h.sysctl("net/ipv6/conf/all/forwarding") == 0 {
 		err = errors.Join(err, h.readTaken(q, names))
@@ -148,6 +153,7 @@ func (h *Host) readWays(q Question, names map[int]string) {
 		for _, a := range s.Service.Addresses {
 			note(a)
 		}
+		note(s.Mirror.To)
 		for _, b := range s.Backends() {
 			for _, a := range b.Addresses {
 				note(a.IP)
@@ -184,7 +190,8 @@ func (h *Host) readDevices() (names map[int]string, err error) {
 		attrs := l.Attrs()
 		names[attrs.Index] = attrs.Name
 		h.Devices[attrs.Name] = Device{
-			MTU: attrs.MTU, Up: attrs.Flags&unix.IFF_UP != 0, Ethernet: attrs.EncapType == "ether" && attrs.RawFlags&unix.IFF_NOARP == 0,
+			MTU: attrs.MTU, Up: attrs.RawFlags&unix.IFF_UP != 0, Loopback: attrs.RawFlags&unix.IFF_LOOPBACK != 0,
+			Ethernet: attrs.EncapType == "ether" && attrs.RawFlags&unix.IFF_NOARP == 0,
 		}
 	}
 	addresses, err := dump(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, unix.AF_UNSPEC) })
@@ -224,14 +231,15 @@ func (h *Host) readSysctls(names ...string) {
 	}
 }
 
-func (h *Host) readNeighbours(names map[int]string) error {
+// readNeighbours takes those in these states for silent.
+func (h *Host) readNeighbours(states int) error {
 	all, err := dump(func() ([]netlink.Neigh, error) { return netlink.NeighList(0, 0) })
 	if err != nil {
 		return fmt.Errorf("list neighbours: %w", err)
 	}
 	for _, n := range all {
-		if n.State&netlink.NUD_FAILED != 0 {
-			h.Silent[addrOf(n.IP)] = names[n.LinkIndex]
+		if n.State&states != 0 {
+			h.Silent[addrOf(n.IP)] = h.names[n.LinkIndex]
 		}
 	}
 	return nil
@@ -340,7 +348,7 @@ func (h *Host) readRest() {
 	h.Legacy = append(strings.Fields(proc("ip_tables_names")), strings.Fields(proc("ip6_tables_names"))...)
 	h.AnyUDP = h.unboundUDP()
 	if err := h.readLoops(); err != nil {
-		h.Unread = append(h.Unread, unread("tunnels", err))
+		h.Unread[ofTunnels] = unread("tunnels", err)
 	}
 }
 

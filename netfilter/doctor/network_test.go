@@ -255,3 +255,22 @@ func TestOurOwnClampIsForTCPAlone(t *testing.T) {
 		t.Errorf("UDP: %s, want a note", got)
 	}
 }
+
+// A router may hold the service's address on lo, whose MTU of 65536 no client has.
+func TestTheLoopbackDeviceIsNotTheClientsSide(t *testing.T) {
+	split := mxSplit("10.0.0.12")
+	host := Host{
+		Ways: map[netip.Addr]Way{addr("10.0.0.12"): {Device: "eth1"}},
+		Devices: map[string]Device{
+			"eth1": {MTU: 1400}, "lo": {MTU: 65536, Loopback: true, Networks: []netip.Prefix{netip.MustParsePrefix("192.0.2.25/32")}},
+		},
+	}
+	if got := one(t, "path-mtu", host, about([]traffic.Split{split}, nil)); len(got) > 0 {
+		t.Errorf("found %q", got)
+	}
+	host.Clients4 = Way{Device: "eth0"}
+	host.Devices["eth0"] = Device{MTU: 1500}
+	if got := one(t, "path-mtu", host, about([]traffic.Split{split}, nil)); len(got) != 1 || !strings.Contains(got[0], "1400 bytes, those of clients 1500") {
+		t.Errorf("found %q", got)
+	}
+}

@@ -55,6 +55,11 @@ func faults() []fault {
 		s.Service.Addresses = s.Service.Addresses[:1]
 		return about([]traffic.Split{s}, nil)
 	}
+	mirror := func(address string) Question {
+		s := half()
+		s.Mirror = traffic.Mirror{To: addr(address), Sample: traffic.Whole}
+		return about([]traffic.Split{s}, nil)
+	}
 	policy := to("192.0.2.100")
 	policy.Splits[0].Return = traffic.ReturnPolicy
 	ways := policy
@@ -78,8 +83,14 @@ func faults() []fault {
 			l.router.Do(func() error { return netlink.RouteDel(&netlink.Route{Dst: network("0.0.0.0/0")}) })
 		}, level: LevelWarning, seen: "no route to 203.0.113.9", cure: "ip route get 203.0.113.9"},
 		{row: "backend-silent", question: to("10.0.0.77"), level: LevelWarning, seen: `10.0.0.77 of backend "new" cannot be reached`, cure: "ip neighbour show to 10.0.0.77"},
-		{row: "backend-silent", question: to("10.0.0.200"), level: LevelWarning, seen: "connection refused"},
-		{row: "way-back", question: ways, level: LevelNote, seen: `no flow has shown yet that replies of "new" (192.0.2.100) come back`, cure: "ip route get 198.51.100.10 from 192.0.2.100"},
+		{row: "backend-silent", question: to("10.0.0.200"), level: LevelWarning, seen: "connection refused", cure: "nc -vz 10.0.0.200 25"},
+		{row: "mirror-target", question: mirror("10.0.0.77"), level: LevelWarning, seen: "the collector 10.0.0.77 does not answer on eth1", cure: "ip neighbour show to 10.0.0.77"},
+		{row: "mirror-target", question: mirror("198.51.100.7"), level: LevelWarning, seen: "the collector 198.51.100.7 is not on a link of this host, but behind 192.0.2.1"},
+		{row: "mirror-target", question: mirror("10.0.0.1"), level: LevelWarning, seen: "the collector 10.0.0.1 is an address of this host"},
+		{row: "mirror-target", question: mirror("203.0.113.9"), breakIt: func(l *lab) {
+			l.router.Do(func() error { return netlink.RouteDel(&netlink.Route{Dst: network("0.0.0.0/0")}) })
+		}, level: LevelWarning, seen: "no route to the collector 203.0.113.9", cure: "ip route get 203.0.113.9"},
+		{row: "way-back", question: ways, level: LevelNote, seen: `no flow has shown yet that replies of "new" (192.0.2.100) come back`, cure: "ip route get CLIENT from 192.0.2.100"},
 		{row: "first-dnat-wins", question: mx, breakIt: func(l *lab) { foreignNAT(-110, 25)(l.t, l.router) }, level: LevelWarning, seen: "takes 192.0.2.25 . tcp . 25"},
 		{row: "first-dnat-wins", question: about([]traffic.Split{local}, nil), breakIt: rules(onRouter, func(c *nftables.Conn) {
 			newRuleset(c, nftables.TableFamilyIPv4, "nat").hook("OUTPUT", nftables.ChainTypeNAT, nftables.ChainHookOutput, -110, anyPolicy, join(toAddress4("192.0.2.25"), translateToOther(0)))
