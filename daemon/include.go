@@ -35,6 +35,11 @@ func includePath(cfg configs.Config) string {
 	return filepath.Join(filepath.Dir(cfg.Control.Socket), netfilter.IncludeFile)
 }
 
+// aboutOf is what the kernel's tables tell of the daemon, for who cannot ask it.
+func aboutOf(cfg configs.Config) netfilter.About {
+	return netfilter.About{StateDir: cfg.StateDir, Include: includePath(cfg)}
+}
+
 // keepInclude keeps the file as the kernel is, until ctx ends. Then our tables
 // are anybody's to flush, so it leaves them there.
 func (d *Daemon) keepInclude(ctx context.Context, kernel Kernel) error {
@@ -79,7 +84,7 @@ func WriteInclude(ctx context.Context, cfg configs.Config, log *slog.Logger) (st
 	if len(snapshot.Splits)+len(snapshot.ReturnPaths) == 0 { // nf_tables may not even be there
 		return "nothing to include: the kernel carries no splits and no return paths", replaceFile(path, "")
 	}
-	kernel, err := netfilter.Open(netfilter.Options{Settings: settingsOf(snapshot, ""), StateDir: cfg.StateDir, Log: log})
+	kernel, err := netfilter.Open(netfilter.Options{Settings: settingsOf(snapshot, ""), About: aboutOf(cfg), Log: log})
 	if err != nil {
 		return "", err
 	}

@@ -40,7 +40,7 @@ func Restore(ctx context.Context, cfg configs.Config, log *slog.Logger, now func
 	}
 	settings := settingsOf(snapshot, cfg.Netfilter.Owner)
 	kernel, err := netfilter.Open(netfilter.Options{
-		Settings: settings, StateDir: cfg.StateDir, Log: log, Now: now,
+		Settings: settings, About: aboutOf(cfg), Log: log, Now: now,
 	})
 	if err != nil {
 		return "", err
@@ -195,6 +195,7 @@ func Cleanup(ctx context.Context, cfg configs.Config, now bool) (Cleaned, error)
 	if unread == nil {
 		settings = settingsOf(snapshot, cfg.Netfilter.Owner)
 	}
+	includes := includesOf(cfg)
 	result, err := netfilter.Cleanup(ctx, settings, now)
 	cleaned := Cleaned{CleanupResult: result}
 	if err != nil {
@@ -205,10 +206,22 @@ func Cleanup(ctx context.Context, cfg configs.Config, now bool) (Cleaned, error)
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return cleaned, fmt.Errorf("remove snapshot, which `splitd restore` would put back at boot: %w", err)
 	}
-	if err := os.Remove(includePath(cfg)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return cleaned, fmt.Errorf("remove what nftables.conf may include: %w", err)
+	for _, include := range includes {
+		if err := os.Remove(include); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return cleaned, fmt.Errorf("remove what nftables.conf may include: %w", err)
+		}
 	}
 	return cleaned, unknown
+}
+
+// includesOf are the files that nftables.conf may include: where the
+// configuration says, and where the daemon kept it whose tables still stand.
+func includesOf(cfg configs.Config) []string {
+	paths := []string{includePath(cfg)}
+	if about, err := netfilter.ReadAbout(); err == nil && about.Include != "" && about.Include != paths[0] {
+		paths = append(paths, about.Include)
+	}
+	return paths
 }
 
 // returning names the splits of the snapshot that get their weights back: not
@@ -228,4 +241,7 @@ func returning(snapshot state.Snapshot, forced []state.Forced) []string {
 
 // StateDirInKernel is the state_dir of the daemon whose table stands in the
 // kernel, for who cannot read its configuration.
-func StateDirInKernel() (string, error) { return netfilter.ReadStateDir() }
+func StateDirInKernel() (string, error) {
+	about, err := netfilter.ReadAbout()
+	return about.StateDir, err
+}

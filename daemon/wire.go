@@ -84,7 +84,7 @@ func Logger(w io.Writer, c configs.Log) *slog.Logger {
 // interface that is not nil.
 func openKernel(cfg configs.Config, log *slog.Logger) (Kernel, error) {
 	kernel, err := netfilter.Open(netfilter.Options{
-		Settings: netfilter.Settings(cfg.Netfilter), StateDir: cfg.StateDir, Log: log, Now: time.Now,
+		Settings: netfilter.Settings(cfg.Netfilter), About: aboutOf(cfg), Log: log, Now: time.Now,
 	})
 	if err != nil {
 		return nil, err

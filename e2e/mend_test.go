@@ -234,6 +234,31 @@ func TestTheFileForNftablesConfNeverBringsBackWhatAForcedOffHasTaken(t *testing.
 	}
 }
 
+// Who does not know where the socket was is told by the kernel's tables.
+func TestTheFileForNftablesConfIsFoundWhereverTheSocketIs(t *testing.T) {
+	other := filepath.Join(t.TempDir(), "splitd.sock")
+	for name, undo := range map[string][]string{
+		"off":     {"splitctl", "--socket", other, "off", "--all", "--force"},
+		"cleanup": {"splitd", "cleanup", "--now", "--control-socket", other},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t)
+			l.start()
+			l.ok("set", "mx", "30%")
+			l.stop()
+			if text := l.included(); !strings.Contains(text, "0-299999 : goto split/mx/candidate/new") {
+				t.Fatalf("before, the file says:\n%s", text)
+			}
+			if r := l.run(undo[0], undo[1:]...); r.code != 0 {
+				t.Fatalf("%v: exit %d\n%s", undo, r.code, r.stderr)
+			}
+			if text, err := os.ReadFile(filepath.Join(l.dir, "include.nft")); err == nil && len(text) > 0 {
+				t.Errorf("afterwards, the file says:\n%s", text)
+			}
+		})
+	}
+}
+
 func TestCleanupLeavesNothingForNftablesConfToBringBack(t *testing.T) {
 	l := newLab(t)
 	l.start()

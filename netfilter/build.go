@@ -82,7 +82,7 @@ func exits(splits []traffic.Split, settings Settings) []chain {
 }
 
 func buildTable(name string, splits []traffic.Split, settings Settings, versions map[string]int) table {
-	t := table{name: name, chains: []chain{aboutChain("")}}
+	t := table{name: name, chains: []chain{aboutChain(About{})}}
 	for _, s := range splits {
 		for _, b := range s.Backends() {
 			t.counters = append(t.counters, counterName(s.Name, b.Name))

@@ -2,11 +2,13 @@ package netfilter
 
 import (
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/google/nftables"
 
 	"github.com/splitd/splitd/traffic"
@@ -116,9 +118,10 @@ func TestTheOrderOfSplitsDoesNotMatter(t *testing.T) {
 	}
 }
 
-func TestTheStateDirectoryIsReadBackWhole(t *testing.T) {
+func TestWhoWroteTheRulesIsReadBackWhole(t *testing.T) {
 	for _, dir := range []string{"", "/var/lib/splitd", `/a "b" 100%`, "/" + strings.Repeat("long%", 200), "/é\n"} {
-		c := aboutChain(dir)
+		want := About{StateDir: dir, Include: filepath.Join("/run", dir, IncludeFile)}
+		c := aboutChain(want)
 		var comments []string
 		for _, r := range c.rules {
 			if len(r.comment) > commentMax {
@@ -126,8 +129,17 @@ func TestTheStateDirectoryIsReadBackWhole(t *testing.T) {
 			}
 			comments = append(comments, r.comment)
 		}
-		if got := stateDirOf(comments); got != dir {
-			t.Errorf("state directory %q was read back as %q", dir, got)
+		if diff := cmp.Diff(want, aboutOf(comments)); diff != "" {
+			t.Errorf("read back (-want +got):\n%s", diff)
+		}
+	}
+}
+
+// Whoever may write the comments must not choose what root empties or removes.
+func TestAFileToIncludeOfAnotherNameIsNone(t *testing.T) {
+	for _, path := range []string{"/etc/passwd", "run/include.nft", "include.nft", "/run/include.nft/", "/"} {
+		if got := aboutOf([]string{"include=" + path}).Include; got != "" {
+			t.Errorf("%q was read as %q", path, got)
 		}
 	}
 }

@@ -37,7 +37,7 @@ func Describe(splits []traffic.Split, paths []traffic.ReturnPath, settings Setti
 
 // Describe is like the function of that name, but it knows the kernel: the
 // versions have the numbers that they have there, or would get, the text names
-// the state directory, and the return paths are those that this host can have.
+// the state directory and the file to include, and the return paths are those that this host can have.
 // It changes nothing.
 func (k *Kernel) Describe(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) (Description, error) {
 	if err := ctx.Err(); err != nil {
@@ -54,7 +54,7 @@ func (k *Kernel) Describe(ctx context.Context, splits []traffic.Split, paths []t
 	if err != nil {
 		return Description{}, fmt.Errorf("describe splits: %w", err)
 	}
-	want := wanted(have, kernelSplits(splits), k.options.Settings, k.options.StateDir, k.versions.all())
+	want := wanted(have, kernelSplits(splits), k.options.Settings, k.options.About, k.versions.all())
 	return Description{Nft: want.Text() + returns.Text() + mirrorText(kernelSplits(splits)), Rules: returns.Rules(), Routes: returns.Routes()}, nil
 }
 

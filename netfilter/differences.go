@@ -23,7 +23,7 @@ func (k *Kernel) Differences(ctx context.Context, splits []traffic.Split, paths 
 		return nil, fmt.Errorf("compare with the kernel: %w", err)
 	}
 	lines := k.compared.lines(have, splits, func() []string {
-		return differences(have, wanted(have, splits, k.options.Settings, k.options.StateDir, nil), splits)
+		return differences(have, wanted(have, splits, k.options.Settings, k.options.About, nil), splits)
 	})
 	var more, copies []string
 	err = k.withLink(func(l *link) error {

@@ -112,23 +112,23 @@ func (o observed) primary(split string) (string, bool) {
 	return names[0], true
 }
 
-// ReadStateDir returns the state directory of the daemon that wrote the
-// kernel's rules, "" when the table is missing or names none.
-func ReadStateDir() (string, error) {
+// ReadAbout returns what the kernel's tables tell of the daemon that wrote
+// them, the zero value when there is no table or it tells nothing.
+func ReadAbout() (About, error) {
 	var l link
 	defer l.close()
 	have, err := l.observe(func(chain string) bool { return chain == chainAbout })
 	if err != nil {
-		return "", fmt.Errorf("read the state directory from the kernel: %w", err)
+		return About{}, fmt.Errorf("read from the kernel who wrote its rules: %w", err)
 	}
 	for _, name := range have.names() {
 		var comments []string
 		for _, r := range have[name].chains[chainAbout].rules {
 			comments = append(comments, r.comment)
 		}
-		if dir := stateDirOf(comments); dir != "" {
-			return dir, nil
+		if about := aboutOf(comments); about != (About{}) {
+			return about, nil
 		}
 	}
-	return "", nil
+	return About{}, nil
 }

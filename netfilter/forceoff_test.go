@@ -91,18 +91,18 @@ func TestForceOffNamesTheSplitsThereAre(t *testing.T) {
 	})
 }
 
-func TestTheStateDirectoryIsInTheKernel(t *testing.T) {
+func TestWhoWroteTheRulesIsInTheKernel(t *testing.T) {
 	lab := newSplitLab(t)
-	want := "/var/lib/splitd/" + strings.Repeat("deep/", 100)
-	for _, dir := range []string{"", want} {
-		lab.kernel.options.StateDir = want
-		if dir != "" {
+	about := About{StateDir: "/var/lib/splitd/" + strings.Repeat("deep/", 100), Include: "/run/elsewhere/include.nft"}
+	for _, want := range []About{{}, about} {
+		lab.kernel.options.About = about
+		if want != (About{}) {
 			lab.apply(localSplit(1, 1))
 		}
 		lab.router.Do(func() error {
-			got, err := ReadStateDir()
-			if got != dir {
-				t.Errorf("state directory is %q, want %q", got, dir)
+			got, err := ReadAbout()
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("read (-want +got):\n%s", diff)
 			}
 			return err
 		})

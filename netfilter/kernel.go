@@ -19,9 +19,9 @@ import (
 // Options are what Open needs.
 type Options struct {
 	Settings Settings
-	// StateDir is written into the kernel for ReadStateDir; "" leaves it out.
-	StateDir string
-	Log      *slog.Logger
+	// About is written into the kernel for ReadAbout; "" is left out.
+	About About
+	Log   *slog.Logger
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }
@@ -182,7 +182,7 @@ func (k *Kernel) applySplits(ctx context.Context, splits []traffic.Split) (bool,
 	if err != nil {
 		return false, err
 	}
-	p, want := makePlan(have, splits, k.options.Settings, k.options.StateDir, k.versions.all())
+	p, want := makePlan(have, splits, k.options.Settings, k.options.About, k.versions.all())
 	k.remember(have, want, p)
 	if p.empty() {
 		return false, k.dropKeeper(len(have) > 0)
@@ -194,7 +194,7 @@ func (k *Kernel) applySplits(ctx context.Context, splits []traffic.Split) (bool,
 	if err != nil {
 		return true, fmt.Errorf("read back: %w", err)
 	}
-	if p, want = makePlan(have, splits, k.options.Settings, k.options.StateDir, k.versions.all()); !p.empty() {
+	if p, want = makePlan(have, splits, k.options.Settings, k.options.About, k.versions.all()); !p.empty() {
 		return true, fmt.Errorf("read back: the kernel differs from what was written, another program may be changing table %q: %s", TableSplits, first(differences(have, want, splits)))
 	}
 	k.remember(have, want, p)

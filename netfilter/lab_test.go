@@ -100,7 +100,7 @@ func (lab *splitLab) openWith(settings Settings) *Kernel {
 	}
 	var k *Kernel
 	lab.router.Do(func() (err error) {
-		k, err = Open(Options{Settings: settings, StateDir: "/var/lib/splitd", Log: slog.New(slog.DiscardHandler), Now: lab.clock.Now})
+		k, err = Open(Options{Settings: settings, About: About{StateDir: "/var/lib/splitd"}, Log: slog.New(slog.DiscardHandler), Now: lab.clock.Now})
 		return err
 	})
 	lab.t.Cleanup(func() { _ = k.Close() })

@@ -83,8 +83,8 @@ func (p plan) empty() bool {
 // makePlan is pure. It also returns the ruleset that the plan leads to, which
 // has the versions that the kernel is to have. No version at or below the
 // floor of its split is made anew.
-func makePlan(have sight, splits []traffic.Split, settings Settings, stateDir string, floor map[string]int) (plan, Ruleset) {
-	want := wanted(have, splits, settings, stateDir, floor)
+func makePlan(have sight, splits []traffic.Split, settings Settings, about About, floor map[string]int) (plan, Ruleset) {
+	want := wanted(have, splits, settings, about, floor)
 	var p plan
 	for _, w := range want.tables {
 		p.bring(have.table(w.name), w)
@@ -99,11 +99,11 @@ func makePlan(have sight, splits []traffic.Split, settings Settings, stateDir st
 
 // wanted is the ruleset that the kernel is to have, with the versions and in
 // the tables that it has already where it can be.
-func wanted(have sight, splits []traffic.Split, settings Settings, stateDir string, floor map[string]int) Ruleset {
+func wanted(have sight, splits []traffic.Split, settings Settings, about About, floor map[string]int) Ruleset {
 	if len(splits) == 0 && len(have) == 0 {
 		return Ruleset{}
 	}
-	return build(splits, settings, chooseVersions(have, splits, settings, floor), have.standing()).WithStateDir(stateDir)
+	return build(splits, settings, chooseVersions(have, splits, settings, floor), have.standing()).WithAbout(about)
 }
 
 // bring plans for one table.

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"syscall"
 	"time"
 
 	"github.com/splitd/splitd/control/api"
@@ -27,6 +29,8 @@ type rescue struct {
 	permitted func() error
 	// stateDir reads the daemon's state_dir from the kernel's table.
 	stateDir func() (string, error)
+	// include reads from there which file the daemon keeps for nftables.conf.
+	include func() (string, error)
 	// mark leaves word for the daemon's next start that a split, or all when
 	// it is "", was forced off.
 	mark func(dir, split string, request api.Request) error
@@ -95,10 +99,9 @@ func (o *offCommand) forceOff(ctx context.Context, split string, alive bool) err
 // emptyIncludes empties what a dead daemon has left for nftables.conf to
 // include: the next reload of a firewall would load the old weights.
 func (o *offCommand) emptyIncludes(ctx context.Context) {
-	for _, socket := range o.client(0).Paths() {
-		path := filepath.Join(filepath.Dir(socket), netfilter.IncludeFile)
+	for _, path := range o.includes() {
 		emptied := make(chan error, 1)
-		go func() { emptied <- os.Truncate(path, 0) }()
+		go func() { emptied <- emptyFile(path) }()
 		err, done := receive(ctx, emptied)
 		if !done {
 			err = errors.New("the disk does not answer")
@@ -107,6 +110,30 @@ func (o *offCommand) emptyIncludes(ctx context.Context) {
 			o.warn("empty %q: %v: a reload of nftables.conf WOULD RESTORE the old weights: remove that file", path, err)
 		}
 	}
+}
+
+// includes are the files that may be a daemon's: as the kernel's table says,
+// and beside every socket that it may have.
+func (o *offCommand) includes() []string {
+	var paths []string
+	if path, err := o.rescue.include(); err == nil && path != "" {
+		paths = append(paths, path)
+	}
+	for _, socket := range o.client(0).Paths() {
+		paths = append(paths, filepath.Join(filepath.Dir(socket), netfilter.IncludeFile))
+	}
+	slices.Sort(paths)
+	return slices.Compact(paths)
+}
+
+// emptyFile follows no link, open(2): the directory may be another user's, who
+// must not choose what root empties.
+func emptyFile(path string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_TRUNC|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	return f.Close()
 }
 
 // inProxyMode adds what has come of it if the kernel never had the split.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/user"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/splitd/splitd/control/api"
@@ -19,9 +20,11 @@ const daemonProgram = "splitd"
 
 // osRescue is the rescue on this host's kernel and disk.
 func osRescue() rescue {
+	about := sync.OnceValues(netfilter.ReadAbout)
 	return rescue{
 		permitted: permitted,
-		stateDir:  netfilter.ReadStateDir,
+		stateDir:  func() (string, error) { a, err := about(); return a.StateDir, err },
+		include:   func() (string, error) { a, err := about(); return a.Include, err },
 		mark:      mark,
 		holder:    netfilter.Holder,
 		kill:      func(ctx context.Context, pid int) error { return process.Kill(ctx, pid, daemonProgram) },

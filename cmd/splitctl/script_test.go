@@ -230,6 +230,7 @@ func jsonCommand(ts *testscript.TestScript, neg bool, args []string) {
 func fileRescue(kernel string) rescue {
 	type table struct {
 		StateDir string                       `json:"state_dir"`
+		Include  string                       `json:"include"`
 		Splits   map[string]map[string]uint64 `json:"splits"` // generation, ppm
 		Denied   bool                         `json:"denied"`
 	}
@@ -253,6 +254,10 @@ func fileRescue(kernel string) rescue {
 		stateDir: func() (string, error) {
 			t, err := load()
 			return t.StateDir, err
+		},
+		include: func() (string, error) {
+			t, err := load()
+			return t.Include, err
 		},
 		mark:   mark,
 		holder: func() (int, bool) { return 0, false },

@@ -57,10 +57,10 @@ func withoutOwner(text string) string {
 	return regexp.MustCompile(`(?m)^\tflags .*\n\n`).ReplaceAllString(text, "")
 }
 
-// withoutStateDir leaves out the comment in which a daemon notes where it keeps
-// its state.
-func withoutStateDir(text string) string {
-	return regexp.MustCompile(`(?m)^\t\treturn comment "state_dir=.*\n`).ReplaceAllString(text, "")
+// withoutPlaces leaves out the comments in which a daemon notes where it keeps
+// its state and the file for nftables.conf.
+func withoutPlaces(text string) string {
+	return regexp.MustCompile(`(?m)^\t\treturn comment "(state_dir|include)\+?=.*\n`).ReplaceAllString(text, "")
 }
 
 // sorted is the text of one table with its parts in order: nft lists chains in
@@ -105,7 +105,7 @@ func TestThePlanIsTheTextThatNftListsAndLoads(t *testing.T) {
 	}
 	for _, tt := range []struct{ name, text, want string }{
 		{"of the daemon", l.ok("plan"), plan.Nft},
-		{"from the file", r.stdout, withoutStateDir(plan.Nft)},
+		{"from the file", r.stdout, withoutPlaces(plan.Nft)},
 	} {
 		elsewhere := nettest.New(t, "elsewhere")
 		elsewhere.Run("nft", "-f", write(t, filepath.Join(l.dir, "plan.nft"), tt.text))
