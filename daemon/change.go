@@ -19,6 +19,7 @@ type change struct {
 	records []state.Record // as they will be, removed ones among them
 	entries []state.Entry
 	raises  bool
+	silent  bool // finds nothing to change and is nobody's last word, see Undo
 	reach   reach
 	// running is the definition that an apply makes the running one; nil
 	// outside an apply.
@@ -61,7 +62,9 @@ func (d *Daemon) carry(ctx context.Context, since uint64, decide decision) ([]st
 		if c, err = decide(d.view.Load()); err != nil || c.raises {
 			return err
 		}
-		d.lowered.Add(1) // also when nothing changes: it was somebody's newer word
+		if !c.silent {
+			d.lowered.Add(1) // also when nothing changes: it was somebody's newer word
+		}
 		if c.next == nil {
 			return nil
 		}

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -105,6 +106,69 @@ func TestAnOffBeatsAnUndoThatReadsTheHistory(t *testing.T) {
 		return err
 	})
 	<-w.hanging
+	w.off(d)
+	answer()
+	if err := <-undo; !isConflict(err) {
+		t.Errorf("the undo = %v, want a conflict", err)
+	}
+	w.endsAtNothing(d)
+}
+
+// undoesPastAnApply is a world in which an undo finds an apply that changed no
+// weight first, and behind it an off that it would undo.
+func undoesPastAnApply(t *testing.T) (*world, *Daemon) {
+	t.Helper()
+	w := newPair(t)
+	d := w.mustBoot()
+	if err := w.sets(d, "mx", percent(20))(); err != nil {
+		t.Fatal(err)
+	}
+	w.off(d)
+	w.files.Splits = slices.Clone(w.files.Splits)
+	w.files.Splits[0].Health.Interval = time.Hour
+	if answer, err := d.Apply(t.Context(), control.Actor{}, api.ApplyRequest{}); err != nil || !answer.Changed {
+		t.Fatalf("apply = %+v, %v", answer, err)
+	}
+	return w, d
+}
+
+func TestAnUndoGoesBackBehindAnApplyThatChangedNoWeight(t *testing.T) {
+	w, d := undoesPastAnApply(t)
+	change, err := d.Undo(t.Context(), control.Actor{}, "mx", api.Request{})
+	if err != nil || w.kernel.weight("mx") != percent(20) {
+		t.Errorf("undo = %+v, %v; the kernel has %s, want 20%%", change, err, w.kernel.weight("mx"))
+	}
+	w.agrees(d)
+}
+
+func TestAnUndoGoesBackBehindASetThatHasExpired(t *testing.T) {
+	w := newPair(t)
+	d := w.mustBoot()
+	for _, request := range []api.SetRequest{
+		{WeightPPM: new(int(percent(20)))}, {Default: true}, {WeightPPM: new(int(percent(30))), TTLSeconds: 8},
+	} {
+		if _, err := d.Set(t.Context(), control.Actor{}, "mx", request); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.now = w.now.Add(9 * time.Second)
+	d.expireDue(t.Context())
+	if got := w.kernel.weight("mx"); got != 0 {
+		t.Fatalf("after the ttl the kernel has %s, want nothing", got)
+	}
+	if _, err := d.Undo(t.Context(), control.Actor{}, "mx", api.Request{}); err != nil || w.kernel.weight("mx") != percent(20) {
+		t.Errorf("undo = %v; the kernel has %s, want 20%%", err, w.kernel.weight("mx"))
+	}
+}
+
+func TestAnOffBeatsAnUndoThatGoesFurtherBack(t *testing.T) {
+	w, d := undoesPastAnApply(t)
+	answer := w.hang()
+	undo := asks(func() error {
+		_, err := d.Undo(t.Context(), control.Actor{}, "mx", api.Request{})
+		return err
+	})
+	<-w.hanging // in the history
 	w.off(d)
 	answer()
 	if err := <-undo; !isConflict(err) {

@@ -44,6 +44,8 @@ func (d *Daemon) steer(ctx context.Context, w word, name string,
 		if len(c.records) > 0 {
 			c.next = v.with(c.records...)
 			down = d.warnOfDown(c.next.split(record.Name), inForce(record).Weights())
+		} else {
+			c.silent = w.action == state.ActionUndo // which goes further back
 		}
 		return c, nil
 	})
