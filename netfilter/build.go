@@ -107,11 +107,20 @@ func buildTable(name string, splits []traffic.Split, settings Settings, versions
 // startsHere says whether flows that start on this host are split.
 func startsHere(s traffic.Split) bool { return s.LocalClients }
 
+// asksItself says whether a check of the split's primary asks for the service
+// itself, so that conntrack alone cannot tell it from a client's flow.
+func asksItself(s traffic.Split) bool {
+	return slices.ContainsFunc(s.Service.Addresses, func(ip netip.Addr) bool {
+		return slices.ContainsFunc(s.Service.Ports, func(p traffic.Port) bool { return s.StaysHere(s.Primary, ip, p.Number) })
+	})
+}
+
 // entrances are where packets come in: the last chains to be made.
 func (t table) entrances(splits []traffic.Split, settings Settings) []chain {
 	all := []chain{entrance(entranceChain, hookPrerouting, chainDispatch)}
-	if slices.ContainsFunc(splits, startsHere) {
-		all = append(all, localEntrance(settings))
+	local := slices.ContainsFunc(splits, startsHere)
+	if local || slices.ContainsFunc(splits, asksItself) {
+		all = append(all, localEntrance(settings, local))
 	}
 	return all
 }
@@ -125,16 +134,21 @@ func entrance(name, where, to string) chain {
 	}
 }
 
-// localEntrance is where packets of this host come in. Its health checks pass
-// by: they are to find the backend that they are for. So do the flows of a
-// relay, which have been drawn already.
-func localEntrance(settings Settings) chain {
-	c := chain{name: entranceLocalChain, hook: &hook{name: hookOutput, priority: prioritySplit}}
-	for _, mark := range []uint32{settings.CheckMark(), settings.LegMark()} {
-		own := packetMarked{mask: settings.ClassMask(), value: mark}
-		c.rules = append(c.rules, rule{statements: []statement{own, back()}})
+// localEntrance is where packets of this host come in, split or not. Its health
+// checks pass by: they are to find the backend that they are for, and their
+// class leaves them out of what is known of clients' flows. So do the flows of
+// a relay, which have been drawn already.
+func localEntrance(settings Settings, split bool) chain {
+	marked := func(mark uint32) packetMarked { return packetMarked{mask: settings.ClassMask(), value: mark} }
+	noted := markFlow{keep: settings.keep(), value: settings.mark(classCheck)}
+	c := chain{name: entranceLocalChain, hook: &hook{name: hookOutput, priority: prioritySplit}, rules: []rule{
+		{statements: []statement{marked(settings.CheckMark()), noted, back()}},
+	}}
+	if split {
+		c.rules = append(c.rules,
+			rule{statements: []statement{marked(settings.LegMark()), back()}},
+			rule{statements: []statement{jumpTo(chainDispatchLocal)}})
 	}
-	c.rules = append(c.rules, rule{statements: []statement{jumpTo(chainDispatchLocal)}})
 	return c
 }
 

@@ -1,6 +1,7 @@
 package netfilter
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"syscall"
@@ -91,25 +92,55 @@ func TestChecksOfThisHostAreNotSplit(t *testing.T) {
 		mark uint32
 		want byte
 	}{"a client here": {0, fromNew}, "with another mark": {1, fromNew}, "a check": {mark, fromLocal}, "a check with a foreign bit": {mark | 1, fromLocal}} {
-		var letter byte
-		lab.router.Do(func() error {
-			d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
-				var err error
-				_ = c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, int(tt.mark)) })
-				return err
-			}}
-			c, err := d.DialContext(t.Context(), "tcp", service25v4)
-			if err != nil {
-				return err
-			}
-			defer func() { _ = c.Close() }()
-			answer := make([]byte, 1)
-			_, err = c.Read(answer)
-			letter = answer[0]
-			return err
-		})
-		if letter != tt.want {
+		if letter := lab.dialHere(tt.mark); letter != tt.want {
 			t.Errorf("%s is answered by %c, want %c", name, letter, tt.want)
 		}
 	}
+}
+
+// A check of a local primary is no client: what it does is no evidence of the
+// primary, whether local clients are split or not.
+func TestChecksOfThisHostAreNotThePrimarysFlows(t *testing.T) {
+	for name, local := range map[string]bool{"local clients are not split": false, "local clients are split": true} {
+		t.Run(name, func(t *testing.T) {
+			lab := newSplitLab(t)
+			lab.serveAll()
+			s := localSplit(1, 0)
+			s.LocalClients = local
+			lab.apply(s)
+			lab.follow(s)
+			lab.eventually("a look was taken", func() bool { return lab.kernel.lookup.Load() != nil })
+			lab.dialHere(lab.kernel.options.Settings.CheckMark())
+			c, _ := lab.dial(service25v4) // news and looks come in order: behind the check
+			lab.eventually("the client's flow is seen", func() bool { return lab.evidence(s, "old").Flows > 0 })
+			_ = c.Close()
+			lab.eventually("the client's flow has ended", func() bool { return lab.evidence(s, "old").Ended > 0 })
+			if e := lab.evidence(s, "old"); e.Flows != 1 || e.Ended != 1 || e.Resets != 0 || e.Refused != 0 {
+				t.Errorf("with one client and one check the primary had %+v, want one flow", e)
+			}
+		})
+	}
+}
+
+// dialHere connects from the router itself to the service with a packet mark,
+// and returns who answered. It ends as a check does: by a reset.
+func (lab *splitLab) dialHere(mark uint32) (letter byte) {
+	lab.t.Helper()
+	lab.router.Do(func() error {
+		d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
+			var err error
+			_ = c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, int(mark)) })
+			return err
+		}}
+		c, err := d.DialContext(lab.t.Context(), "tcp", service25v4)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = c.Close() }()
+		answer := make([]byte, 1)
+		_, err = c.Read(answer)
+		letter = answer[0]
+		return errors.Join(err, c.(*net.TCPConn).SetLinger(0))
+	})
+	return letter
 }

@@ -149,9 +149,10 @@ func (k *lookedUp) leadsLike(s *traffic.Split) bool {
 }
 
 // find says where the flow belongs. A flow of a relay's own, which is part of
-// another flow, belongs nowhere.
+// another flow, belongs nowhere, nor does a health check.
 func (l *lookup) find(e *entry) (home, bool) {
-	if e.mark&l.settings.ClassMask() == l.settings.mark(classLeg) {
+	switch e.mark & l.settings.ClassMask() {
+	case l.settings.mark(classLeg), l.settings.mark(classCheck):
 		return home{}, false
 	}
 	asked := e.service()

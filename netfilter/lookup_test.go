@@ -36,6 +36,8 @@ func TestAFlowIsKnownByWhatWasAskedForAndWhoAnswers(t *testing.T) {
 	l := newLookup([]traffic.Split{mx, dns}, labSettings)
 	leg := flowOf("192.0.2.25:25", "192.0.2.25:25")
 	leg.mark = labSettings.mark(classLeg)
+	check := flowOf("192.0.2.25:53", "192.0.2.25:53")
+	check.mark = labSettings.mark(classCheck)
 	udp := flowOf("192.0.2.25:53", "192.0.2.25:53")
 	udp.original.protocol = unix.IPPROTO_UDP
 	for name, tc := range map[string]struct {
@@ -58,6 +60,7 @@ func TestAFlowIsKnownByWhatWasAskedForAndWhoAnswers(t *testing.T) {
 		"an answer of nobody's":                   {flowOf("192.0.2.25:25", "10.0.9.9:25"), ""},
 		"a client that asks a backend itself":     {flowOf("10.0.2.12:25", "10.0.2.12:25"), ""},
 		"a relay's own leg":                       {leg, ""},
+		"a health check of what stays here":       {check, ""},
 		"another transport":                       {udp, ""},
 	} {
 		got := ""

@@ -80,6 +80,7 @@ const (
 	classSampled    markClass = 3  // the primary's, handed to a local relay, which shadows it
 	classLeg        markClass = 4  // a local relay's own flow to the primary
 	classSampledOut markClass = 5  // as classSampled, masqueraded where no relay listens
+	classCheck      markClass = 6  // a health check, which is nobody's flow
 	classReturn     markClass = 16 // the first of ReturnsMax: came in for return path i
 )
 
