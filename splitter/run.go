@@ -2,6 +2,7 @@ package splitter
 
 import (
 	"context"
+	"runtime"
 	"sync"
 	"time"
 )
@@ -26,11 +27,22 @@ func (r *Relay) begin() error {
 		workers = append(workers, w)
 	}
 	r.workers = workers
+	leaveRoom(len(workers))
 	for _, w := range workers {
 		r.workings.Go(w.run)
 	}
 	r.writing.Go(r.write)
 	return nil
+}
+
+// leaveRoom lets Go run more threads than workers at once, by one. A worker's
+// thread is in the kernel for most of its time: where all that may run are, the
+// runtime looks 20,000 times a second whether they still are, takes away from
+// each what it needs to go on, and gives it back (retake in runtime/proc.go).
+func leaveRoom(workers int) {
+	if runtime.GOMAXPROCS(0) <= workers {
+		runtime.GOMAXPROCS(workers + 1)
+	}
 }
 
 // Run waits for the end of ctx, then stops accepting, waits for the open flows

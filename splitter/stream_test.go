@@ -326,12 +326,19 @@ func TestStreamSplicesWhatStreamsAndCopiesWhatIsCalm(t *testing.T) {
 		o    outcome
 		want act
 	}{
-		{full, actRecv}, {little, actRecv}, {full, actRecv},
+		{full, actRecv},
+		{little, actRecv},
+		{full, actRecv},
 		{full, actRecv}, // two in a row
-		{full, actDraw}, {little, actDraw}, {little, actDraw}, {full, actDraw},
-		{little, actDraw}, {little, actDraw},
+		{full, actDraw},
+		{little, actDraw},
+		{little, actDraw},
+		{full, actDraw},
+		{little, actDraw},
+		{little, actDraw},
 		{little, actDraw}, // three in a row
-		{little, actRecv}, {full, actRecv},
+		{little, actRecv},
+		{full, actRecv},
 	} {
 		if got := take(client, step.o); got != step.want {
 			t.Errorf("read %d is act %d, want %d", i, got, step.want)

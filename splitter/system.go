@@ -167,8 +167,9 @@ func (system) prompt(socket int) {
 	_ = unix.SetsockoptInt(socket, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 }
 
-// A peer that is gone is noticed after keepIdle + keepCount*keepEvery, in
-// seconds, as package net has it.
+// A silent peer that is gone is noticed after keepIdle + keepCount*keepEvery, in
+// seconds, as package net has it: where there is no userTimeout, which holds for
+// keep-alives too (tcp_keepalive_timer in net/ipv4/tcp_timer.c).
 const (
 	keepIdle  = 15
 	keepEvery = 15
