@@ -110,7 +110,7 @@ func (r *report) refuseFile(name string, err error) {
 		err = cause.Err
 	}
 	if errors.Is(err, syscall.EISDIR) {
-		err = fmt.Errorf("%w: name its files, as in %s", err, filepath.Join(name, "*.yaml"))
+		err = fmt.Errorf("%w: name its files, one by one", err)
 	}
 	spot{report: r, file: name}.refuse("read file: %s", err)
 }

@@ -249,7 +249,7 @@ func TestCheckJudgesEachFileAlone(t *testing.T) {
 	bad := write(t, dir, "c.yaml", "log: {level: loud}\n")
 	_, err := configs.Check([]string{a, bad, dir})
 	refused(t, err,
-		dir+": read file: is a directory: name its files, as in "+dir+"/*.yaml",
+		dir+": read file: is a directory: name its files, one by one",
 		bad+`:1:14: log.level: "loud" is not a level: use debug, info, warn or error`)
 }
 

@@ -145,8 +145,25 @@ func (d *Daemon) Run(ctx context.Context, hangup <-chan os.Signal) error {
 	d.log.Info("ready", "socket", d.options.Config.Control.Socket, "splits", len(d.view.Load().names()))
 	<-ctx.Done()
 	d.tellSystemd("STOPPING=1")
-	d.log.Info("stopping; open flows of the relay drain, a second signal ends them; kernel rules stay in place until `splitd cleanup`")
+	d.log.Info(stopping(d.view.Load().modes))
 	return errors.Join(group.Wait(), d.stop())
+}
+
+// stopping says what becomes of the flows of splits in these modes.
+func stopping(modes map[string]traffic.Mode) string {
+	text := "stopping"
+	relayed, inKernel := false, false
+	for _, mode := range modes {
+		relayed = relayed || mode == traffic.ModeProxy
+		inKernel = inKernel || mode != traffic.ModeProxy
+	}
+	if relayed {
+		text += "; open flows of the relay drain, a second signal ends them"
+	}
+	if inKernel {
+		text += "; kernel rules stay in place until `splitd cleanup`"
+	}
+	return text
 }
 
 // start brings the planes to the configuration and opens what clients connect

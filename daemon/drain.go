@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/splitd/splitd/control"
@@ -16,6 +17,9 @@ import (
 // Drain closes a candidate to new flows, those of its groups too, until its
 // weight is set. It only lowers. Open flows stay, unless the request ends them.
 func (d *Daemon) Drain(ctx context.Context, who control.Actor, name string, request api.DrainRequest) (api.Change, error) {
+	if err := d.view.Load().candidateMissing(name, request.Backend); err != nil {
+		return api.Change{}, err
+	}
 	w := word{who: who, action: state.ActionDrain, reason: request.Reason, expect: request.ExpectGeneration}
 	change, err := d.steer(ctx, w, name, func(record state.Record, now time.Time) (traffic.Overrides, error) {
 		if err := d.drainable(record, request); err != nil {
@@ -41,6 +45,23 @@ func (d *Daemon) Drain(ctx context.Context, who control.Actor, name string, requ
 		d.kill(ctx, &change, request.Backend)
 	}
 	return change, nil
+}
+
+// candidateMissing refuses the name of a split where that of a candidate was to
+// follow.
+func (v *view) candidateMissing(split, candidate string) error {
+	if split != "" {
+		return nil
+	}
+	record, ok := v.records.find(candidate)
+	if !ok {
+		return nil
+	}
+	names := v.names()
+	if _, ok := record.Definition.Candidate(candidate); ok && len(names) == 1 {
+		return nil
+	}
+	return refuse(api.CodeInvalid, "drain %q: name a candidate: %s", candidate, strings.Join(candidateNames(record.Definition), ", "))
 }
 
 // drainable refuses what cannot be drained, and what this plane cannot do.

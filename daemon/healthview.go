@@ -30,7 +30,7 @@ func (d *Daemon) warnOfDown(s traffic.Split, before map[string]traffic.Weight) [
 // down says that a backend is down, and why: the reason of one with several
 // addresses begins with an address, that of others with the state.
 func down(reason string) string {
-	return "down: " + strings.TrimPrefix(reason, "down: ")
+	return "down: " + strings.TrimPrefix(strings.TrimPrefix(reason, "down: "), "down, ")
 }
 
 // consequence says what becomes of the flows of a candidate that is down.

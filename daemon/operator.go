@@ -230,6 +230,11 @@ func (d *Daemon) History(ctx context.Context, name string, limit int) (api.Histo
 	if err != nil {
 		return api.History{}, fmt.Errorf("read history: %w", err)
 	}
+	// What was removed has a history still, also where nothing else is known of it.
+	if view := d.view.Load(); name != "" && len(entries) == 0 && view.known(name) == nil {
+		_, err := view.find(name)
+		return api.History{}, err
+	}
 	history := api.History{Envelope: api.Of(api.KindHistory), Items: make([]api.Entry, 0, len(entries))}
 	for _, e := range entries {
 		history.Items = append(history.Items, historyItem(e))

@@ -138,7 +138,7 @@ func (v *view) choice() string {
 	if len(names) == 1 {
 		return "the only split is " + quoted(names)
 	}
-	return fmt.Sprintf("the splits are %s (`splitctl off --all` takes all)", quoted(names))
+	return "the splits are " + quoted(names)
 }
 
 // quoted lists names for people: `"mx", "web"`.

@@ -40,7 +40,7 @@ func ForceOff(ctx context.Context, _ Settings, split string) ([]Forced, error) {
 	names := slices.Sorted(maps.Keys(standing))
 	if split != "" {
 		if !slices.Contains(names, split) {
-			return nil, fmt.Errorf("force off: the kernel has no split %q, it has: %s", split, cmp.Or(strings.Join(names, ", "), "none"))
+			return nil, fmt.Errorf("force off: the kernel has no split %q, it has %s", split, cmp.Or(strings.Join(names, ", "), "none at all"))
 		}
 		names = []string{split}
 	}

@@ -86,7 +86,7 @@ func TestForceOffNamesTheSplitsThereAre(t *testing.T) {
 	lab.apply(localSplit(1, 1))
 	lab.router.Do(func() error {
 		_, err := ForceOff(t.Context(), labSettings, "web")
-		wantError(t, err, `force off: the kernel has no split "web", it has: mx`)
+		wantError(t, err, `force off: the kernel has no split "web", it has mx`)
 		return nil
 	})
 }

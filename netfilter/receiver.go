@@ -116,6 +116,10 @@ func (r Returns) script(paths []traffic.ReturnPath) string {
 		b.WriteString("# The sets hold the routers' link-layer addresses. A router that changes its\n" +
 			"# network card is followed by splitd run, but not by this file: run it again.\n")
 	}
+	if len(r.marks) > 0 {
+		b.WriteString("# This host needs a route to the clients, a default route say, wherever it leads:\n" +
+			"# without one it never makes the first SYN-ACK that the mark could turn.\n")
+	}
 	b.WriteString(tunnelHint(r))
 	return b.String()
 }

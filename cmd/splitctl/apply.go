@@ -25,7 +25,12 @@ func (a *app) apply() *cobra.Command {
 		Short: "Make the daemon read its files again, or run FILE instead",
 		Long: "Make the daemon read again the files that it was started with. With -f it runs FILE (- is standard\n" +
 			"input) instead, until the next apply without -f. A bad file changes nothing.",
-		Args: cobra.NoArgs,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usagef("name the file with -f: splitctl apply -f %s", args[0])
+			}
+			return nil
+		},
 	}
 	output := formatFlag(cmd)
 	cmd.Flags().StringVarP(&file, "file", "f", "", "a configuration to run instead of the daemon's files; - is standard input")

@@ -10,9 +10,17 @@ import (
 // printChange writes what a change did to one split. Its warnings go to
 // standard error in every format: a change is a moment to look up.
 func (a *app) printChange(output *format, change api.Change) error {
+	return a.printChangeOf(output, change, changed)
+}
+
+// changed is what changed where the command alone does not tell.
+const changed = "changed"
+
+// printChangeOf says what changed where the weight did not.
+func (a *app) printChangeOf(output *format, change api.Change, what string) error {
 	a.warnOf(change)
 	return a.print(output, change, func(w io.Writer) error {
-		_, err := fmt.Fprintln(w, changeLine(change))
+		_, err := fmt.Fprintln(w, changeLine(change, what))
 		return err
 	}, nil)
 }
@@ -29,29 +37,29 @@ func (a *app) printChanges(output *format, list api.ChangeList) error {
 
 func writeChanges(w io.Writer, changes []api.Change) error {
 	for _, change := range changes {
-		if _, err := fmt.Fprintln(w, changeLine(change)); err != nil {
+		if _, err := fmt.Fprintln(w, changeLine(change, changed)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func changeLine(change api.Change) string {
-	line := changeText(change)
+func changeLine(change api.Change, what string) string {
+	line := changeText(change, what)
 	if change.Ended != nil {
 		line += fmt.Sprintf(", %d open flows ended", *change.Ended)
 	}
 	return line
 }
 
-func changeText(change api.Change) string {
+func changeText(change api.Change, what string) string {
 	switch {
 	case change.Removed:
 		return fmt.Sprintf("%s: removed (was %s), generation %d", change.Split, percent(change.PreviousPPM), change.Generation)
 	case !change.Changed:
 		return fmt.Sprintf("%s: already %s, generation %d", change.Split, percent(change.WeightPPM), change.Generation)
 	case change.PreviousPPM == change.WeightPPM:
-		return fmt.Sprintf("%s: changed, weight still %s, generation %d", change.Split, percent(change.WeightPPM), change.Generation)
+		return fmt.Sprintf("%s: %s, weight still %s, generation %d", change.Split, what, percent(change.WeightPPM), change.Generation)
 	}
 	return fmt.Sprintf("%s: %s -> %s, generation %d", change.Split, percent(change.PreviousPPM), percent(change.WeightPPM), change.Generation)
 }

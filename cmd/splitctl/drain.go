@@ -62,7 +62,11 @@ func (a *app) drain() *cobra.Command {
 		if err != nil {
 			return unsure(err)
 		}
-		return a.printChange(output, change)
+		what := request.Backend + " is drained: it gets no new flow, of its groups neither"
+		if request.RatePerSecond > 0 {
+			what += ", and " + rate + " of the open ones end"
+		}
+		return a.printChangeOf(output, change, what)
 	}
 	return cmd
 }

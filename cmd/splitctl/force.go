@@ -67,17 +67,17 @@ func (o *offCommand) forceOff(ctx context.Context, split string, alive bool) err
 	} else {
 		daemon.pid, alive = o.rescue.holder()
 	}
-	marked := make(chan error, 1)
-	go func() { marked <- o.rescue.mark(o.findStateDir(daemon.pid), split, o.request(o.reason)) }()
+	word := make(chan error, 1)
+	go func() { word <- o.rescue.mark(o.findStateDir(daemon.pid), split, o.request(o.reason)) }()
 	early, stop := context.WithTimeout(ctx, markerPatience)
-	err, done := receive(early, marked)
+	err, done := receive(early, word)
 	stop()
 	ended := alive && o.endDaemon(ctx, daemon)
 	// Late is better than never: the kernel is rewritten whatever time is left.
 	changes, failed := o.rescue.forceOff(context.WithoutCancel(ctx), split)
 	o.emptyIncludes(ctx)
 	if !done {
-		if err, done = receive(ctx, marked); !done {
+		if err, done = receive(ctx, word); !done {
 			err = errors.New("write forced marker: the disk does not answer")
 		}
 	}
@@ -91,7 +91,7 @@ func (o *offCommand) forceOff(ctx context.Context, split string, alive bool) err
 	case failed == nil:
 		return o.printForced(split, changes)
 	case split != "" && err == nil:
-		return inProxyMode(failed, ended)
+		return marked(failed, ended)
 	}
 	return failed
 }
@@ -136,13 +136,14 @@ func emptyFile(path string) error {
 	return f.Close()
 }
 
-// inProxyMode adds what has come of it if the kernel never had the split.
-func inProxyMode(err error, ended bool) error {
-	how := "has been ended"
-	if !ended {
-		how = "does not run"
+// marked adds what was done all the same: the split may be in proxy mode, which
+// the kernel does not know.
+func marked(err error, ended bool) error {
+	how := ""
+	if ended {
+		how = "the daemon has been ended, and "
 	}
-	return fmt.Errorf("%w: if it is in proxy mode, its daemon %s and its next start keeps it off", err, how)
+	return fmt.Errorf("%w: %sa marker is left: its next start keeps the split off", err, how)
 }
 
 // receive returns what comes before ctx ends.

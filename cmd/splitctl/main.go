@@ -64,7 +64,7 @@ func run(ctx context.Context, e env) int {
 	root.SetErr(e.stderr)
 	err := root.ExecuteContext(ctx)
 	if err != nil && !a.started {
-		err = usage(err)
+		err = usage(a.daemons(err))
 	}
 	return a.finish(err)
 }

@@ -67,7 +67,7 @@ func (o *offCommand) run(ctx context.Context, split string) error {
 	if refusal, ok := errors.AsType[*api.Error](err); ok && refusal.Code != api.CodeFailed {
 		return err
 	}
-	o.say("splitctl: " + printableLines(err.Error()) + ": going on without it")
+	o.say("splitctl: going on without the daemon, in the kernel: " + printableLines(err.Error()))
 	return o.forceOff(ctx, split, !silent || missing.Hung)
 }
 
@@ -84,9 +84,20 @@ func (o *offCommand) ask(ctx context.Context, split string) error {
 	}
 	change, err := daemon.Off(ctx, split, request)
 	if err != nil {
+		return orAll(err)
+	}
+	return o.printChangeOf(o.output, change, "closed, its groups too")
+}
+
+// orAll adds to the daemon's question which split is meant that all may be.
+func orAll(err error) error {
+	refusal, ok := errors.AsType[*api.Error](err)
+	if !ok || refusal.Code != api.CodeInvalid && refusal.Code != api.CodeNotFound {
 		return err
 	}
-	return o.printChange(o.output, change)
+	more := *refusal
+	more.Message += " (`splitctl off --all` takes all)"
+	return &more
 }
 
 // teach names the command that needs no daemon.

@@ -88,6 +88,9 @@ func (r *receiver) text(config configs.Config, form string) (string, error) {
 		if err != nil {
 			return "", err
 		}
+		if err := r.checkBackend(config.Splits); err != nil {
+			return "", err
+		}
 		if paths, err = r.paths(config.Splits, vias); err != nil {
 			return "", err
 		}
@@ -116,6 +119,20 @@ func (r *receiver) routers() (map[bool]netip.Addr, error) {
 		return nil, usagef("--device is missing: the new host's network device towards this router")
 	}
 	return vias, nil
+}
+
+// checkBackend refuses a name that no candidate has.
+func (r *receiver) checkBackend(splits []traffic.Split) error {
+	names := map[string]bool{}
+	for _, s := range splits {
+		for _, b := range s.Candidates {
+			names[b.Name] = true
+		}
+	}
+	if r.backend == "" || names[r.backend] {
+		return nil
+	}
+	return usagef("--backend %q: no candidate has that name, there are %s", r.backend, strings.Join(slices.Sorted(maps.Keys(names)), ", "))
 }
 
 // paths are what the new host needs for these splits.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -63,6 +64,14 @@ func (a *app) root() *cobra.Command {
 	add(root, groupChange, a.set(), a.off(), a.drain(), a.undo(), a.apply())
 	add(root, groupLater, later()...)
 	return root
+}
+
+// daemons names the program that has the command, where it is the other one.
+func (a *app) daemons(err error) error {
+	if len(a.args) > 0 && slices.Contains([]string{"check", "cleanup", "demo", "restore", "run"}, a.args[0]) {
+		return fmt.Errorf("unknown command %q: that is `splitd %s`", a.args[0], a.args[0])
+	}
+	return err
 }
 
 func add(root *cobra.Command, group string, commands ...*cobra.Command) {

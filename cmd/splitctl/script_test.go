@@ -276,7 +276,7 @@ func fileRescue(kernel string) rescue {
 				s["generation"], s["ppm"] = s["generation"]+1, 0
 			}
 			if split != "" && len(all) == 0 {
-				return nil, fmt.Errorf("force off: the kernel has no split %q, it has: dns, mx", split)
+				return nil, fmt.Errorf("force off: the kernel has no split %q, it has dns, mx", split)
 			}
 			text, err := json.Marshal(t)
 			if err != nil {

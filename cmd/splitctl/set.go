@@ -35,6 +35,7 @@ func (a *app) set() *cobra.Command {
 		},
 		ValidArgsFunction: a.completeSplits,
 	}
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return setFlagError(err) })
 	output := formatFlag(cmd)
 	cmd.Flags().StringVar(&reason, "reason", "", "why, for the history")
 	cmd.Flags().DurationVar(&ttl, "ttl", 0, "end the override by itself after this time, as in 2h30m")
@@ -66,6 +67,24 @@ func (a *app) set() *cobra.Command {
 		return a.printChange(output, change)
 	}
 	return cmd
+}
+
+// setFlagError says what to write for what is no flag, and no duration in Go's
+// words.
+func setFlagError(err error) error {
+	var days int
+	text := err.Error()
+	if _, cut, ok := strings.Cut(text, "unknown shorthand flag: '"); ok && cut[0] >= '0' && cut[0] <= '9' {
+		return fmt.Errorf("%s: weights are 0%% to 100%%", cut[strings.LastIndex(cut, " ")+1:])
+	}
+	if _, cut, ok := strings.Cut(text, "invalid argument \""); ok && strings.Contains(text, "--ttl") {
+		written, _, _ := strings.Cut(cut, "\"")
+		if n, _ := fmt.Sscanf(written, "%dd", &days); n == 1 && written == fmt.Sprintf("%dd", days) {
+			return fmt.Errorf("--ttl %s: write %dh", written, 24*days)
+		}
+		return fmt.Errorf("--ttl %s: write a duration such as 90m or 2h30m", written)
+	}
+	return err
 }
 
 // parseSet reads [SPLIT] and then one weight, weights by candidate, or the

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/spf13/cobra"
 )
@@ -55,13 +56,22 @@ func run(ctx context.Context, e env) int {
 	if !known {
 		// Everything that our own commands return is an exit: this is cobra
 		// about flags, arguments or an unknown command.
-		say(e.stderr, "splitd: %v\nrun `splitd --help` for the commands\n", err)
+		say(e.stderr, "splitd: %v%s\nrun `splitd --help` for the commands\n", err, operators(e.args))
 		return exitUsage
 	}
 	if with.err != nil {
 		say(e.stderr, "splitd: %v\n", with.err)
 	}
 	return with.code
+}
+
+// operators names the program that has the command, where it is the other one.
+func operators(args []string) string {
+	all := []string{"apply", "doctor", "drain", "history", "off", "plan", "set", "show", "status", "undo", "wait", "where"}
+	if len(args) == 0 || !slices.Contains(all, args[0]) {
+		return ""
+	}
+	return fmt.Sprintf(": that is `splitctl %s`", args[0])
 }
 
 // say prints for people; nobody is left to tell when that fails.
