@@ -40,10 +40,8 @@ func (d *Daemon) begins(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	warnings, remarks := sorted(findings)
-	for _, w := range slices.Concat(notes, warnings) {
-		d.log.Warn("host", "warning", w)
-	}
+	_, remarks := sorted(findings)
+	d.tellOfHost(slices.Concat(notes, findings))
 	if len(known) == 0 { // the first start: later on `splitctl plan` has them
 		for _, n := range remarks {
 			d.log.Info("host", "note", n)
@@ -166,12 +164,13 @@ func (d *Daemon) settleAll(definition configs.Definition, known map[string]state
 		if !ok {
 			entry.Before.Weights = s.before.weights()
 		}
-		if f, off := covering(forced, split.Name); off && !prior.UpdatedAt.After(f.Time) {
+		if f, off := firstSince(forced, split.Name, prior.UpdatedAt); off {
 			s, entry = d.turnedOff(s, entry, f, now)
 		}
 		p.add(s, entry)
 	}
 	d.remove(&p, known, definition, itself, "", now)
+	slices.SortStableFunc(p.entries, func(a, b state.Entry) int { return a.Time.Compare(b.Time) })
 	return p.gathered()
 }
 
@@ -191,6 +190,17 @@ func (d *Daemon) turnedOff(s settled, entry state.Entry, f state.Forced, now tim
 	off := d.entry(who, s.action, s.record, s.record, f.Reason, f.Time)
 	off.Before = entry.Before
 	return s, off
+}
+
+// firstSince returns the oldest forced off that covers the split and is not older
+// than its record: the one that took it off, and not those that found it so.
+func firstSince(forced []state.Forced, split string, recorded time.Time) (state.Forced, bool) {
+	for _, f := range forced {
+		if f.Covers(split) && !recorded.After(f.Time) {
+			return f, true
+		}
+	}
+	return state.Forced{}, false
 }
 
 // covering returns the newest forced off that covers the split.

@@ -96,6 +96,9 @@ type Daemon struct {
 	expiry   chan struct{} // wakes expire
 	opened   chan Kernel   // the kernel plane, when it opens
 
+	telling sync.Mutex      // guards told
+	told    map[string]bool // the host's warnings that the log has
+
 	include   chan struct{}           // wakes keepInclude; holds one
 	strangers chan netfilter.Stranger // who may have changed the kernel's rules; holds one
 	mended    atomic.Uint64           // how often they were put back
@@ -117,7 +120,7 @@ type Daemon struct {
 func New(o Options) *Daemon {
 	d := &Daemon{
 		options: o, log: o.Log, now: o.Now,
-		scribe: newScribe(o.OpenStore), reserved: map[string]traffic.Generation{},
+		scribe: newScribe(o.OpenStore), reserved: map[string]traffic.Generation{}, told: map[string]bool{},
 		expiry:  make(chan struct{}, 1),
 		include: make(chan struct{}, 1),
 		opened:  make(chan Kernel, 1), strangers: make(chan netfilter.Stranger, 1),

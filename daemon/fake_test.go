@@ -45,6 +45,7 @@ type fakeKernel struct {
 	fail   error // what the next changes answer
 	refuse error // what preflight answers
 	found  []doctor.Finding
+	warns  []string // what a glance finds besides a note
 	// failAfter is what the next Apply answers after it has changed things.
 	failAfter error
 	countErr  error // why counters cannot be read
@@ -75,8 +76,8 @@ func (k *fakeKernel) Preflight([]traffic.Split, []traffic.ReturnPath) ([]string,
 
 func (k *fakeKernel) Others() (uint32, bool) { return 0, false }
 
-func (k *fakeKernel) Glance(splits []traffic.Split, paths []traffic.ReturnPath, _ doctor.Others, _ replies) ([]string, error) {
-	return k.Preflight(splits, paths)
+func (k *fakeKernel) Glance([]traffic.Split, []traffic.ReturnPath, doctor.Others, replies) ([]string, error) {
+	return append([]string{"note: fake"}, k.warns...), k.refuse
 }
 
 func (k *fakeKernel) Examine(context.Context, []traffic.Split, []traffic.ReturnPath, replies) ([]doctor.Finding, error) {

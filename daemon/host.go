@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/splitd/splitd/control/api"
 	"github.com/splitd/splitd/netfilter"
@@ -52,6 +53,46 @@ func repliesOf(evidence map[string][]traffic.Evidence) replies {
 		all = append(all, some...)
 	}
 	return doctor.RepliesOf(all)
+}
+
+// toldMost bounds what is remembered of the host's warnings.
+const toldMost = 1000
+
+// tellOfHost returns the warnings among what the host check found, and logs
+// those that the log does not have yet: each raise looks again.
+func (d *Daemon) tellOfHost(findings []string) []string {
+	warnings, _ := sorted(findings)
+	d.telling.Lock()
+	defer d.telling.Unlock()
+	if len(d.told) > toldMost { // they may have numbers in them
+		clear(d.told)
+	}
+	for _, w := range warnings {
+		if !d.told[w] {
+			d.log.Warn("host", "warning", w)
+			d.told[w] = true
+		}
+	}
+	return warnings
+}
+
+// aboutHost sums up what the host check found, of which there is something.
+func aboutHost(warnings []string, notes int) string {
+	count := func(n int, what string) string {
+		if n == 1 {
+			return "1 " + what
+		}
+		return fmt.Sprintf("%d %ss", n, what)
+	}
+	switch {
+	case len(warnings) == 0:
+		return "about this host `splitctl plan` has " + count(notes, "note")
+	case len(warnings) == 1 && notes == 0:
+		return "about this host: " + warnings[0]
+	case notes == 0:
+		return fmt.Sprintf("about this host `splitctl plan` has %s, the first: %s", count(len(warnings), "warning"), warnings[0])
+	}
+	return fmt.Sprintf("about this host `splitctl plan` has %s and %s, the first: %s", count(len(warnings), "warning"), count(notes, "note"), warnings[0])
 }
 
 // Doctor says what will go wrong on this host.

@@ -106,12 +106,36 @@ func adopt(definition traffic.Split, record *state.Record, kernel netfilter.Spli
 	return settled{record: next, before: holdingsIn(kernel), action: state.ActionAdopt}
 }
 
-// gone is a record whose split the definition no longer has. Its generation
-// lives on; nobody's word does, should the split come back.
+// gone is a record whose split the definition no longer has. Should the split
+// come back, its generation goes on, and what was switched off or drained is so
+// still; other words give way to the file.
 func gone(record state.Record, now time.Time) state.Record {
 	record = advance(record, now)
-	record.Removed, record.Overrides = true, nil
+	record.Removed = true
+	record.Overrides, _ = outlasting(record.Overrides)
 	return record
+}
+
+// outlasting tells the overrides that outlast a removal, those that let no flow
+// through, from those that do not. A drain ends no more flows.
+func outlasting(overrides traffic.Overrides) (kept, dropped traffic.Overrides) {
+	for name, o := range overrides {
+		if !o.Off && !o.Drain {
+			dropped = with(dropped, name, o)
+			continue
+		}
+		o.Rate = 0
+		kept = with(kept, name, o)
+	}
+	return kept, dropped
+}
+
+func with(overrides traffic.Overrides, name string, o traffic.Override) traffic.Overrides {
+	if overrides == nil {
+		overrides = traffic.Overrides{}
+	}
+	overrides[name] = o
+	return overrides
 }
 
 // advance gives a record its next generation.

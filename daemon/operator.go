@@ -50,8 +50,17 @@ func (d *Daemon) notPinned(record state.Record, verb string) error {
 	if !record.Definition.Pinned {
 		return nil
 	}
+	place := d.view.Load().places[record.Name]
+	if o, ok := newest(record); ok {
+		held := "`off`"
+		if o.Drain {
+			held = "`drain`"
+		}
+		return refuse(api.CodeConflict, "%s %q: the file pins its weights (%s) and %s holds above them: `splitctl set %s default` drops it and takes the file's",
+			verb, record.Name, place, held, record.Name)
+	}
 	return refuse(api.CodeConflict, "%s %q: the file pins its weights (%s): change the weight there and run `splitctl apply`, or remove `pinned: true`; `splitctl off` works",
-		verb, record.Name, d.view.Load().places[record.Name])
+		verb, record.Name, place)
 }
 
 // Off sets every candidate of a split to 0, now. It only lowers.

@@ -21,6 +21,7 @@ type proposal struct {
 	before  map[string]holdings // by split, as far as known
 	raises  bool
 	cut     []string // splits whose groups are held down
+	parting []string // what becomes of the overrides of splits that go
 }
 
 func newProposal(definition configs.Definition) proposal {
@@ -65,12 +66,26 @@ func (d *Daemon) remove(p *proposal, known map[string]state.Record, definition c
 		if record.Removed || has {
 			continue
 		}
+		p.parting = append(p.parting, parting(record)...)
 		grave := gone(record, now)
 		grave.Generation = max(grave.Generation, d.reserved[name]+1)
 		p.next.graves[name] = grave
 		p.records = append(p.records, grave)
 		p.entries = append(p.entries, d.entry(who, state.ActionRemove, record, grave, reason, now))
 	}
+}
+
+// parting says what becomes of the overrides of a split that is removed.
+func parting(record state.Record) (notes []string) {
+	kept, dropped := outlasting(record.Overrides)
+	for _, name := range slices.Sorted(maps.Keys(kept)) {
+		notes = append(notes, fmt.Sprintf("split %q: %q stays closed by %s, should the split come back", record.Name, name, kept[name].Actor))
+	}
+	for _, name := range slices.Sorted(maps.Keys(dropped)) {
+		notes = append(notes, fmt.Sprintf("split %q: the %s that %s set for %q are forgotten: should the split come back, the file's weight is in force",
+			record.Name, dropped[name].Weight, dropped[name].Actor, name))
+	}
+	return notes
 }
 
 // heldDown is the proposal with every raise taken out of it.
@@ -95,9 +110,14 @@ func (p proposal) overruled() []string {
 		record := p.next.records.get(name)
 		for _, c := range inForce(record).Candidates {
 			file, _ := record.Definition.Candidate(c.Name)
-			if o, ok := record.Overrides[c.Name]; ok && file.Weight != c.Weight {
+			o, ok := record.Overrides[c.Name]
+			switch {
+			case ok && file.Weight != c.Weight:
 				notes = append(notes, fmt.Sprintf("split %q: the file's %s for %q is not in force: %s set %s; `splitctl set %s default` takes the file's",
 					name, file.Weight, c.Name, o.Actor, c.Weight, name))
+			case ok && c.Closed && len(file.Clients.Always) > 0:
+				notes = append(notes, fmt.Sprintf("split %q: the file's clients.always of %q are not in force: %s closed it; `splitctl set %s default` takes the file's",
+					name, c.Name, o.Actor, name))
 			}
 		}
 	}

@@ -34,9 +34,11 @@ func (d *Daemon) raise(ctx context.Context, since uint64, decide decision) (warn
 	if err != nil || c.next == nil {
 		return nil, err
 	}
-	if _, err := d.planes.glance(c.touched(), c.next.paths, nil); err != nil {
+	findings, err := d.planes.glance(c.touched(), c.next.paths, nil)
+	if err != nil {
 		return nil, fmt.Errorf("raise refused: %w", err)
 	}
+	host := d.tellOfHost(findings)
 	attempt := &attempt{}
 	var t ticket
 	err = d.exclusively(func() error {
@@ -56,7 +58,11 @@ func (d *Daemon) raise(ctx context.Context, since uint64, decide decision) (warn
 		return nil, refused(err)
 	}
 	c.entries = *attempt.entries.Load()
-	return d.enactRaise(context.WithoutCancel(ctx), ctx.Err(), since, from, c)
+	warnings, err = d.enactRaise(context.WithoutCancel(ctx), ctx.Err(), since, from, c)
+	if c.reach == reachAll || err != nil {
+		return warnings, err // an apply has the host's already
+	}
+	return append(host, warnings...), nil
 }
 
 // enactRaise puts a recorded raise into force, or takes it back when something

@@ -53,8 +53,8 @@ func (d *Daemon) reload(ctx context.Context, who control.Actor, request api.Appl
 	if err != nil {
 		return api.Apply{}, err
 	}
-	hostWarnings, _ := sorted(findings)
-	answer := applied(p, slices.Concat(notes, autoNotes, hostWarnings, p.overruled(), warnings))
+	hostWarnings := d.tellOfHost(findings)
+	answer := applied(p, slices.Concat(notes, autoNotes, hostWarnings, p.overruled(), p.parting, warnings))
 	answer.Changed = answer.Changed || !samePaths
 	return answer, nil
 }

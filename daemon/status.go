@@ -137,8 +137,8 @@ func (d *Daemon) warnings(r reading) []string {
 	if r.hostErr != nil {
 		warnings = append(warnings, r.hostErr.Error())
 	}
-	if host, _ := sorted(r.host); len(host)+len(r.view.auto) > 0 {
-		warnings = append(warnings, fmt.Sprintf("about this host there is something to know: see the %d notes of `splitctl plan`", len(host)+len(r.view.auto)))
+	if host, notes := sorted(r.host); len(host)+len(r.view.auto) > 0 { // notes alone are the plan's
+		warnings = append(warnings, aboutHost(host, len(notes)+len(r.view.auto)))
 	}
 	if !d.lastReload().OK {
 		warnings = append(warnings, "the newest reload was refused and what ran before runs on: `splitctl apply` says why")

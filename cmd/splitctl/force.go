@@ -61,6 +61,9 @@ func (o *offCommand) forceOff(ctx context.Context, split string, alive bool) err
 	}
 	ctx, cancel := context.WithTimeout(ctx, forcePatience)
 	defer cancel()
+	if err := o.checkStateDir(ctx); err != nil {
+		return err
+	}
 	var daemon peer
 	if alive {
 		daemon.pid, daemon.err = o.peerPID(ctx)
@@ -68,7 +71,7 @@ func (o *offCommand) forceOff(ctx context.Context, split string, alive bool) err
 		daemon.pid, alive = o.rescue.holder()
 	}
 	word := make(chan error, 1)
-	go func() { word <- o.rescue.mark(o.findStateDir(daemon.pid), split, o.request(o.reason)) }()
+	go func() { word <- o.leaveWord(daemon.pid, split) }()
 	early, stop := context.WithTimeout(ctx, markerPatience)
 	err, done := receive(early, word)
 	stop()

@@ -148,7 +148,11 @@ func (a *app) writeOrigins(w io.Writer, s api.Split) error {
 	t := a.table(nil, "CANDIDATE", "WEIGHT", "DECIDED BY")
 	for _, b := range s.Backends {
 		if b.Origin != nil {
-			t.row(b.Name, percent(b.WeightPPM), a.originLine(*b.Origin))
+			weight := percent(b.WeightPPM)
+			if b.Closed {
+				weight += ", closed"
+			}
+			t.row(b.Name, weight, a.originLine(*b.Origin))
 		}
 	}
 	return a.writeBelow(w, t)

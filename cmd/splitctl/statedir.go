@@ -2,11 +2,15 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"go.yaml.in/yaml/v3"
 
@@ -21,6 +25,61 @@ const (
 	keyStateDir    = "state_dir"
 	envStateDir    = "SPLITD_STATE_DIR"
 )
+
+// checkStateDir refuses a --state-dir that is not there: nobody would read the
+// word that is left in it. A disk that does not answer refuses nothing.
+func (o *offCommand) checkStateDir(ctx context.Context) error {
+	if o.stateDir == "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, markerPatience)
+	defer cancel()
+	looked := make(chan error, 1)
+	go func() { looked <- mustBeDir(o.stateDir) }()
+	err, _ := receive(ctx, looked)
+	if err == nil {
+		return nil
+	}
+	cure := "name the daemon's state_dir"
+	if dir, unread := o.rescue.stateDir(); unread == nil && dir != "" {
+		cure = fmt.Sprintf("leave it out: the kernel's table says %q", dir)
+	}
+	return fmt.Errorf("force off: --state-dir %q: %w: %s", o.stateDir, err, cure)
+}
+
+func mustBeDir(path string) error {
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return errors.New("there is no such directory")
+	case errors.Is(err, syscall.ENOTDIR) || err == nil && !info.IsDir():
+		return errors.New("it is no directory")
+	}
+	return nil
+}
+
+// leaveWord leaves the marker for the daemon's next start: where the operator
+// says, and where the kernel's table says if that is another place.
+func (o *offCommand) leaveWord(pid int, split string) error {
+	dir := o.findStateDir(pid)
+	err := o.rescue.mark(dir, split, o.request(o.reason))
+	if o.stateDir == "" {
+		return err
+	}
+	inKernel, unread := o.rescue.stateDir()
+	if unread != nil || inKernel == "" || sameDir(dir, inKernel) {
+		return err
+	}
+	o.warn("--state-dir %q is not the kernel's table's word, %q: the marker is left in both", dir, inKernel)
+	return errors.Join(err, o.rescue.mark(inKernel, split, o.request(o.reason)))
+}
+
+// sameDir says whether two paths lead to one directory.
+func sameDir(a, b string) bool {
+	x, errX := os.Stat(a)
+	y, errY := os.Stat(b)
+	return errX == nil && errY == nil && os.SameFile(x, y)
+}
 
 // findStateDir asks whom it can, who knows best first: the operator, the
 // kernel's table, the daemon's process (pid 0: none), this environment and the

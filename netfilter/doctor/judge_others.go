@@ -55,14 +55,23 @@ func judgeForeignDrop(e *examination) {
 			if c.hook != hookForward {
 				continue
 			}
-			i := slices.IndexFunc(e.ways, func(w forward) bool { return table.walk(c, e.forwarded(w)).drops(c) })
-			if i < 0 {
+			dropped := map[string]bool{}
+			var w forward
+			for _, way := range e.ways {
+				if dropped[way.split.Name] || !table.walk(c, e.forwarded(way)).drops(c) {
+					continue
+				}
+				if len(dropped) == 0 {
+					w = way
+				}
+				dropped[way.split.Name] = true
+			}
+			if len(dropped) == 0 {
 				continue
 			}
-			w := e.ways[i]
 			e.add(Finding{
 				Level: LevelWarning,
-				Seen:  seen("split %q: chain %s of table %s %s drops what this host forwards, flows to %s too", w.split.Name, c.name, table.family, table.name, w.to.IP),
+				Seen:  seen("split %q%s: chain %s of table %s %s drops what this host forwards, flows to %s too", w.split.Name, more(len(dropped)), c.name, table.family, table.name, w.to.IP),
 				Why:   "an accept in a table of ours does not help: a drop is final, and the share of remote backends times out",
 				Cure:  table.letThrough(c, w),
 			})

@@ -42,7 +42,8 @@ func rules(where func(*lab) *nettest.NS, write func(*nftables.Conn)) func(*lab) 
 
 func faults() []fault {
 	mx := about([]traffic.Split{half()}, nil)
-	gap, local := half(), half()
+	gap, local, other := half(), half(), half()
+	other.Name = "web"
 	local.LocalClients = true
 	gap.Candidates[0].Addresses = gap.Candidates[0].Addresses[:1]
 	loopback4, loopback6 := half(), half()
@@ -96,6 +97,7 @@ func faults() []fault {
 			newRuleset(c, nftables.TableFamilyIPv4, "nat").hook("OUTPUT", nftables.ChainTypeNAT, nftables.ChainHookOutput, -110, anyPolicy, join(toAddress4("192.0.2.25"), translateToOther(0)))
 		}), level: LevelWarning, seen: "takes 192.0.2.25 . tcp . 25"},
 		{row: "forward-drop", question: mx, breakIt: func(l *lab) { foreignForward(nftables.ChainPolicyDrop)(l.t, l.router) }, level: LevelWarning, seen: "chain fwd of table inet fw drops", cure: "nft insert rule inet fw fwd ct status dnat accept"},
+		{row: "forward-drop", question: about([]traffic.Split{half(), other}, nil), breakIt: func(l *lab) { foreignForward(nftables.ChainPolicyDrop)(l.t, l.router) }, level: LevelWarning, seen: `split "mx" (and 1 more): chain fwd`},
 		{row: "input-skipped", question: mx, breakIt: rules(onRouter, func(c *nftables.Conn) {
 			newRuleset(c, nftables.TableFamilyINet, "fw").hook("in", nftables.ChainTypeFilter, nftables.ChainHookInput, 0, nftables.ChainPolicyAccept,
 				join(inState(establishedRelated), accept()),
