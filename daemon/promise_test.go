@@ -213,7 +213,7 @@ func TestAChangedReturnPathIsAChange(t *testing.T) {
 	w.files.ReturnPaths = []traffic.ReturnPath{{Name: "from-old", Device: "eth0", Match: traffic.MatchMark}}
 	for _, want := range []bool{true, false} {
 		answer, err := d.Apply(t.Context(), control.Actor{}, api.ApplyRequest{})
-		if err != nil || answer.Changed != want {
+		if err != nil || answer.Changed != want || answer.ReturnPathsChanged != want {
 			t.Errorf("apply = %+v, %v, want changed %v", answer, err, want)
 		}
 	}

@@ -183,7 +183,7 @@ func (r reading) item(name string) api.Split {
 		item.Backends = append(item.Backends, one)
 		if one.State == string(health.Down) {
 			item.Warnings = append(item.Warnings, downWarning(split, one))
-		} else if !b.Local && replies[traffic.BackendKey{Split: name, Backend: b.Name}].Silent(split) {
+		} else if !b.Local && doctor.Silent(replies, split, b.Name) {
 			item.Warnings = append(item.Warnings, fmt.Sprintf("nothing came back through this host for any of the flows that %q was given: it lacks a return path, or does not answer clients: see `splitctl doctor`", b.Name))
 		}
 	}

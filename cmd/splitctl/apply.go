@@ -92,9 +92,14 @@ func writeApply(w io.Writer, applied api.Apply) error {
 		_, err := io.WriteString(w, "nothing changed\n")
 		return err
 	}
-	if len(applied.Items) == 0 {
+	if len(applied.Items) == 0 && !applied.ReturnPathsChanged { // an older daemon
 		_, err := io.WriteString(w, "applied: no split changed\n")
 		return err
+	}
+	if applied.ReturnPathsChanged {
+		if _, err := io.WriteString(w, "return paths changed\n"); err != nil {
+			return err
+		}
 	}
 	return writeChanges(w, applied.Items)
 }

@@ -77,7 +77,7 @@ func (a *app) backends(splits []api.Split) *table {
 		"SPLIT", "BACKEND", "ROLE", "ADDRESSES", "SHARE", "STATE", "FLOWS", "ACTIVE", "BYTES IN", "BYTES OUT", failed)
 	for _, s := range splits {
 		for _, b := range s.Backends {
-			t.row(s.Name, b.Name, b.Role, joined(b.Addresses), percent(b.WeightPPM), stateCell(b.State), numberOrNone(b.FlowsTotal),
+			t.row(s.Name, b.Name, b.Role, joined(b.Addresses), percent(b.WeightPPM), backendCell(b), numberOrNone(b.FlowsTotal),
 				numberOrNone(b.FlowsActive), numberOrNone(b.BytesIn), numberOrNone(b.BytesOut), numberOrNone(b.ConnectFailed))
 		}
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -86,6 +87,21 @@ func stateCell(state string) cell {
 		return cell{state, styleBad}
 	}
 	return cell{text: state}
+}
+
+// backendCell is stateCell; of a backend that is up with a part of its
+// addresses it says with how many.
+func backendCell(b api.Backend) cell {
+	alive := 0
+	for _, c := range b.Checks {
+		if c.State != "down" {
+			alive++
+		}
+	}
+	if b.State != "up" || alive == len(b.Checks) {
+		return stateCell(b.State)
+	}
+	return cell{text: fmt.Sprintf("up %d/%d", alive, len(b.Checks))}
 }
 
 func yesNo(yes bool) string {

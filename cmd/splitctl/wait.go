@@ -28,7 +28,8 @@ func (a *app) wait() *cobra.Command {
 			"  in-sync               the kernel does what splitd wants\n" +
 			"  weight=5%             the candidates together have that weight; weight=CANDIDATE:5% of one\n" +
 			"  healthy               every backend is up by its health checks\n" +
-			"  up=BACKEND, down=BACKEND",
+			"  up=BACKEND            at least one of its addresses passes them; `status` has up 1/2 where another does not\n" +
+			"  down=BACKEND          none of its addresses passes them",
 		Example: "  splitctl drain mx new && splitctl wait mx --for=drained --timeout 10m",
 		Args:    onlySplit, ValidArgsFunction: a.completeSplits,
 	}

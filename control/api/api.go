@@ -375,9 +375,11 @@ type ApplyRequest struct {
 // Apply is what an apply did.
 type Apply struct {
 	Envelope
-	Changed  bool     `json:"changed"`
-	Items    []Change `json:"items"` // the splits that changed
-	Warnings []string `json:"warnings,omitempty"`
+	Changed bool     `json:"changed"`
+	Items   []Change `json:"items"` // the splits that changed
+	// ReturnPathsChanged says that they did, with or without splits.
+	ReturnPathsChanged bool     `json:"return_paths_changed,omitempty"`
+	Warnings           []string `json:"warnings,omitempty"`
 }
 
 // History is a list of changes, newest first.

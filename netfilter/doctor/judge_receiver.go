@@ -81,16 +81,30 @@ func judgePathDevices(e *examination) {
 
 // judgePathVias: without a router's address the kernel takes the clients for
 // neighbours. Only a link on which somebody answers for all of them carries that.
+// A router that is not on the link, or that nobody is, has the replies dropped.
 func judgePathVias(e *examination) {
 	for _, p := range e.Paths {
-		if p.Via.IsValid() || !e.Devices[p.Device].Ethernet {
-			continue
+		device := e.Devices[p.Device]
+		switch {
+		case !device.Ethernet:
+		case !p.Via.IsValid():
+			e.add(Finding{
+				Level: LevelWarning, Seen: seen("return path %q has no via, and %s is a link with neighbours", p.Name, p.Device),
+				Why: "this host asks on that link for each client by ARP or neighbour discovery, and no reply reaches the router",
+				If:  "unless the router answers for all clients (proxy_arp),", Do: "name it in the return path:", Cure: "via: ADDRESS",
+			})
+		case !device.has(p.Via):
+			e.add(Finding{
+				Level: LevelWarning, Seen: seen("return path %q: via %s is on no network of %s", p.Name, p.Via, p.Device),
+				Why: "the kernel takes no route to a router that it cannot reach, and the replies are dropped; `splitctl apply` does not mend it",
+				If:  "unless a route of its own leads there,", Do: "write the router's address on that link, see", Cure: "ip address show dev " + p.Device,
+			})
+		case e.Silent[p.Via] == p.Device:
+			e.add(Finding{
+				Level: LevelWarning, Seen: seen("return path %q: nobody on %s answers for via %s", p.Name, p.Device, p.Via),
+				Why: "every reply of the path is dropped", Do: "see", Cure: "ip neighbour show to " + p.Via.String(),
+			})
 		}
-		e.add(Finding{
-			Level: LevelWarning, Seen: seen("return path %q has no via, and %s is a link with neighbours", p.Name, p.Device),
-			Why: "this host asks on that link for each client by ARP or neighbour discovery, and no reply reaches the router",
-			If:  "unless the router answers for all clients (proxy_arp),", Do: "name it in the return path:", Cure: "via: ADDRESS",
-		})
 	}
 }
 

@@ -30,11 +30,17 @@ func RepliesOf(all []traffic.Evidence) map[traffic.BackendKey]Replies {
 
 // Silent says that a backend of the split has answered none of the flows that
 // it was given, and that these are enough to tell: its replies take another way
-// than through this host, or there are none. Datagrams may want no answer.
-func (r Replies) Silent(s traffic.Split) bool {
+// than through this host, or there are none. Datagrams may want no answer: of
+// them it is known only where the primary's have had one.
+func Silent(replies map[traffic.BackendKey]Replies, s traffic.Split, backend string) bool {
 	const enough = 3
+	of := func(name string) Replies { return replies[traffic.BackendKey{Split: s.Name, Backend: name}] }
+	r := of(backend)
 	datagrams := slices.ContainsFunc(s.Service.Ports, func(p traffic.Port) bool { return p.Transport != traffic.TCP })
-	return r.Answered == 0 && r.Given >= enough && !datagrams && s.Return != traffic.ReturnMasquerade
+	if datagrams && of(s.Primary.Name).Answered == 0 {
+		return false
+	}
+	return r.Answered == 0 && r.Given >= enough && s.Return != traffic.ReturnMasquerade
 }
 
 // judgeWayBack: a backend whose replies take another way than through this host
@@ -48,7 +54,7 @@ func judgeWayBack(e *examination) {
 		replies := e.Replies[key]
 		switch {
 		case told[key] || replies.Answered > 0:
-		case replies.Silent(*w.split):
+		case Silent(e.Replies, *w.split, w.backend):
 			e.wayBack(LevelWarning, w, seen("split %q: nothing came back through this host for any of the %d flows that %q (%s) was given", w.split.Name, replies.Given, w.backend, w.to.IP))
 		case w.split.Return == traffic.ReturnPolicy: // else its own routes lead here, whoever made them
 			unknown = append(unknown, w)

@@ -66,6 +66,9 @@ func faults() []fault {
 	ways := policy
 	dns := traffic.Port{Number: 53, Transport: traffic.UDP}
 	paths := func(p ...traffic.ReturnPath) Question { return about(nil, p) }
+	through := func(via string) traffic.ReturnPath {
+		return traffic.ReturnPath{Name: "x", Device: "eth0", Via: addr(via), Match: traffic.MatchAddress, Address: addr("10.0.0.200")}
+	}
 	alias := byAddress()[0]
 	shared := alias
 	shared.Address = addr("10.0.0.12")
@@ -96,8 +99,8 @@ func faults() []fault {
 		{row: "first-dnat-wins", question: about([]traffic.Split{local}, nil), breakIt: rules(onRouter, func(c *nftables.Conn) {
 			newRuleset(c, nftables.TableFamilyIPv4, "nat").hook("OUTPUT", nftables.ChainTypeNAT, nftables.ChainHookOutput, -110, anyPolicy, join(toAddress4("192.0.2.25"), translateToOther(0)))
 		}), level: LevelWarning, seen: "takes 192.0.2.25 . tcp . 25"},
-		{row: "forward-drop", question: mx, breakIt: func(l *lab) { foreignForward(nftables.ChainPolicyDrop)(l.t, l.router) }, level: LevelWarning, seen: "chain fwd of table inet fw drops", cure: "nft insert rule inet fw fwd ct status dnat accept"},
-		{row: "forward-drop", question: about([]traffic.Split{half(), other}, nil), breakIt: func(l *lab) { foreignForward(nftables.ChainPolicyDrop)(l.t, l.router) }, level: LevelWarning, seen: `split "mx" (and 1 more): chain fwd`},
+		{row: "forward-drop", question: mx, breakIt: func(l *lab) { foreignForward()(l.t, l.router) }, level: LevelWarning, seen: "chain fwd of table inet fw drops", cure: "nft insert rule inet fw fwd ct status dnat accept"},
+		{row: "forward-drop", question: about([]traffic.Split{half(), other}, nil), breakIt: func(l *lab) { foreignForward()(l.t, l.router) }, level: LevelWarning, seen: `split "mx" (and 1 more): chain fwd`},
 		{row: "input-skipped", question: mx, breakIt: rules(onRouter, func(c *nftables.Conn) {
 			newRuleset(c, nftables.TableFamilyINet, "fw").hook("in", nftables.ChainTypeFilter, nftables.ChainHookInput, 0, nftables.ChainPolicyAccept,
 				join(inState(establishedRelated), accept()),
@@ -131,6 +134,12 @@ func faults() []fault {
 		{row: "saved-ruleset", question: mx, files: fstest.MapFS{"etc/nftables.conf": file(savedRuleset)}, level: LevelWarning, seen: "/etc/nftables.conf holds 2 of splitd's own tables", cure: "sed -i -E '/^table (inet|ip|ip6) splitd/,/^}/d' /etc/nftables.conf"},
 
 		{row: "return-path-device", newHost: true, question: paths(traffic.ReturnPath{Name: "x", Device: "eth9", Match: traffic.MatchAddress, Address: addr("10.0.0.200")}), level: LevelWarning, seen: `there is no device "eth9"`},
+		{row: "return-path-via", newHost: true, question: paths(through("10.9.9.9")), level: LevelWarning, seen: `return path "x": via 10.9.9.9 is on no network of eth0`, cure: "ip address show dev eth0"},
+		{row: "return-path-via", newHost: true, question: paths(through("10.0.0.99")), breakIt: func(l *lab) {
+			onDevice(l.t, l.new, "eth0", func(link netlink.Link) error { // as after a reply
+				return netlink.NeighSet(&netlink.Neigh{LinkIndex: link.Attrs().Index, IP: net.ParseIP("10.0.0.99"), State: netlink.NUD_FAILED})
+			})
+		}, level: LevelWarning, seen: `return path "x": nobody on eth0 answers for via 10.0.0.99`, cure: "ip neighbour show to 10.0.0.99"},
 		{row: "return-path-via", newHost: true, question: paths(traffic.ReturnPath{Name: "x", Device: "eth0", Match: traffic.MatchAddress, Address: addr("10.0.0.200")}), level: LevelWarning, seen: `return path "x" has no via, and eth0 is a link with neighbours`, cure: "via: ADDRESS"},
 		{row: "return-path-address", newHost: true, question: paths(traffic.ReturnPath{Name: "x", Device: "eth0", Match: traffic.MatchAddress, Address: addr("10.0.0.201")}), level: LevelWarning, seen: "10.0.0.201 is not on this host", cure: "ip address add 10.0.0.201/32 dev eth0"},
 		{row: "rp-filter-new-host", newHost: true, question: paths(byMark()...), breakIt: set(onNewHost, "net/ipv4/conf/eth0/rp_filter", "1"), level: LevelWarning, seen: "rp_filter is strict on eth0", cure: "sysctl -w net/ipv4/conf/eth0/rp_filter=2"},

@@ -70,7 +70,7 @@ func TestPreflightFindsTheFaultInTheKernel(t *testing.T) {
 		"tracking already":  {breakIt: foreignNAT(-100, 25), splits: []traffic.Split{both}},
 		"taken before":      {breakIt: foreignNAT(-110, 25), splits: []traffic.Split{both}, want: []string{"rule takes 192.0.2.25 . tcp . 25 before splitd sees it"}},
 		"another port":      {breakIt: foreignNAT(-110, 26), splits: []traffic.Split{both}},
-		"drop":              {breakIt: foreignForward(nftables.ChainPolicyDrop), splits: []traffic.Split{mxSplit("10.0.0.12")}, want: []string{"`nft insert rule inet fw fwd ct status dnat accept`", trackingNote}},
+		"drop":              {breakIt: foreignForward(), splits: []traffic.Split{mxSplit("10.0.0.12")}, want: []string{"`nft insert rule inet fw fwd ct status dnat accept`", trackingNote}},
 		"marks of another": {breakIt: func(t *testing.T, ns *nettest.NS) {
 			t.Helper()
 			ns.ChangeRuleset(func(c *nftables.Conn) {
@@ -90,7 +90,7 @@ func TestPreflightFindsTheFaultInTheKernel(t *testing.T) {
 				return netlink.RouteAdd(&netlink.Route{Table: 5300, Dst: network("0.0.0.0/0"), Gw: net.ParseIP("10.0.0.12"), LinkIndex: link.Attrs().Index})
 			})
 		}, paths: byAddress()[:1], want: []string{`return path "four": another program has the default route in table 5300: default via 10.0.0.12 dev eth0: set ` + "`netfilter: {route_table: 5316}`"}},
-		"drop with cure": {breakIt: foreignForward(nftables.ChainPolicyDrop, join(isTranslated(), accept())), splits: []traffic.Split{both}, want: []string{trackingNote}},
+		"drop with cure": {breakIt: foreignForward(join(isTranslated(), accept())), splits: []traffic.Split{both}, want: []string{trackingNote}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -160,11 +160,11 @@ func foreignNAT(priority int, port uint16) func(*testing.T, *nettest.NS) {
 	}
 }
 
-func foreignForward(policy nftables.ChainPolicy, rules ...[]expr.Any) func(*testing.T, *nettest.NS) {
+func foreignForward(rules ...[]expr.Any) func(*testing.T, *nettest.NS) {
 	return func(t *testing.T, ns *nettest.NS) {
 		t.Helper()
 		ns.ChangeRuleset(func(conn *nftables.Conn) {
-			newRuleset(conn, nftables.TableFamilyINet, "fw").hook("fwd", nftables.ChainTypeFilter, nftables.ChainHookForward, 0, policy, rules...)
+			newRuleset(conn, nftables.TableFamilyINet, "fw").hook("fwd", nftables.ChainTypeFilter, nftables.ChainHookForward, 0, nftables.ChainPolicyDrop, rules...)
 		})
 	}
 }

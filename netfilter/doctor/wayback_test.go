@@ -22,15 +22,17 @@ func TestTheWayBackIsKnownByWhatIsAnswered(t *testing.T) {
 		evidence []traffic.Evidence
 		want     string
 	}{
-		"nothing is known":                    {with(traffic.ReturnPolicy), nil, unseen},
-		"too few to say":                      {with(traffic.ReturnPolicy), []traffic.Evidence{e(2, 1, 1)}, unseen},
-		"none is answered":                    {with(traffic.ReturnPolicy), []traffic.Evidence{e(3, 2, 1), e(2, 0, 2)}, none},
-		"one is answered":                     {with(traffic.ReturnPolicy), []traffic.Evidence{e(5, 4, 0)}, ""},
-		"one was, of a generation before":     {with(traffic.ReturnPolicy), []traffic.Evidence{e(5, 5, 0), e(1, 0, 0)}, ""},
-		"datagrams may want no answer":        {udp(with(traffic.ReturnPolicy)), []traffic.Evidence{e(5, 5, 0)}, unseen},
-		"routes of its own, nothing known":    {with(traffic.ReturnGateway), nil, ""},
-		"routes of its own, none answered":    {with(traffic.ReturnGateway), []traffic.Evidence{e(5, 0, 5)}, none},
-		"our own address: it cannot be wrong": {with(traffic.ReturnMasquerade), []traffic.Evidence{e(5, 0, 5)}, ""},
+		"nothing is known":                     {with(traffic.ReturnPolicy), nil, unseen},
+		"too few to say":                       {with(traffic.ReturnPolicy), []traffic.Evidence{e(2, 1, 1)}, unseen},
+		"none is answered":                     {with(traffic.ReturnPolicy), []traffic.Evidence{e(3, 2, 1), e(2, 0, 2)}, none},
+		"one is answered":                      {with(traffic.ReturnPolicy), []traffic.Evidence{e(5, 4, 0)}, ""},
+		"one was, of a generation before":      {with(traffic.ReturnPolicy), []traffic.Evidence{e(5, 5, 0), e(1, 0, 0)}, ""},
+		"datagrams may want no answer":         {udp(with(traffic.ReturnPolicy)), []traffic.Evidence{e(5, 5, 0)}, unseen},
+		"the primary's datagrams are answered": {udp(with(traffic.ReturnPolicy)), []traffic.Evidence{e(5, 5, 0), {Split: "mx", Backend: "old", Flows: 1}}, none},
+		"the primary's are not either":         {udp(with(traffic.ReturnPolicy)), []traffic.Evidence{e(5, 5, 0), {Split: "mx", Backend: "old", Flows: 9, Unanswered: 9}}, unseen},
+		"routes of its own, nothing known":     {with(traffic.ReturnGateway), nil, ""},
+		"routes of its own, none answered":     {with(traffic.ReturnGateway), []traffic.Evidence{e(5, 0, 5)}, none},
+		"our own address: it cannot be wrong":  {with(traffic.ReturnMasquerade), []traffic.Evidence{e(5, 0, 5)}, ""},
 	} {
 		q := about([]traffic.Split{test.split}, nil)
 		q.Replies = RepliesOf(test.evidence)
