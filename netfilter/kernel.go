@@ -230,9 +230,8 @@ func (k *Kernel) carryOut(ctx context.Context, p plan) error {
 			return fmt.Errorf("remove the table for rebuilding: %w: the rules before stay in force", err)
 		}
 	}
-	prepare := transactions(p.prepare, k.link.room)
-	door := append(transactions(p.door, k.link.room), transactions(p.shut, k.link.room)...)
-	for i, t := range append(prepare, door...) {
+	all, unseen := p.transactions(k.link.room)
+	for i, t := range all {
 		err := ctx.Err()
 		if err == nil {
 			err = k.commit(t)
@@ -244,10 +243,10 @@ func (k *Kernel) carryOut(ctx context.Context, p plan) error {
 		switch {
 		case len(p.rebuild) > 0:
 			force = "the table was of a shape that had to be rebuilt and nothing is split until an apply succeeds"
-		case i > len(prepare):
+		case i > unseen:
 			force = "the transactions before it are in force, apply again"
 		}
-		return fmt.Errorf("transaction %d of %d: %w: %s", i+1, len(prepare)+len(door), err, force)
+		return fmt.Errorf("transaction %d of %d: %w: %s", i+1, len(all), err, force)
 	}
 	return nil
 }

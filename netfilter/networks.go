@@ -13,7 +13,7 @@ type setChange struct{ remove, add []network }
 
 // A regrouping brings the two sets of a group to other networks, in three steps
 // of as many transactions as it takes.
-type regrouping struct{ prepare, door, shut [2]setChange }
+type regrouping struct{ prepare, grow, shrink [2]setChange }
 
 // networksMost is how many networks are added or removed at a time.
 const networksMost = 500
@@ -59,7 +59,7 @@ func regroup(have [2]map[network]bool, want []netip.Prefix) regrouping {
 	}
 	for _, n := range networksOf(want) { // in both after an end amid a change
 		if have[0][n] && have[1][n] {
-			all.shut[1].remove = append(all.shut[1].remove, n)
+			all.shrink[1].remove = append(all.shrink[1].remove, n)
 		}
 	}
 	return all
@@ -72,18 +72,18 @@ func (r *regrouping) take(have [2]map[network]bool, ordered [2][]network, m over
 		to = 1
 	}
 	from := 1 - to
-	r.door[to].add = append(r.door[to].add, m.add...)
+	r.grow[to].add = append(r.grow[to].add, m.add...)
 	moved := standing(have[to], m.remove)
 	if len(m.add) > 0 && len(moved) > 0 {
-		r.door[to].remove = append(r.door[to].remove, moved...)
+		r.grow[to].remove = append(r.grow[to].remove, moved...)
 		if !slices.ContainsFunc(moved, func(n network) bool { return len(overlapping(ordered[from], n)) > 0 }) {
 			r.prepare[from].add = append(r.prepare[from].add, moved...)
-			r.shut[from].remove = append(r.shut[from].remove, moved...)
+			r.shrink[from].remove = append(r.shrink[from].remove, moved...)
 		} // else an end amid another change left both: they are out for a moment
 		moved = nil
 	}
-	r.shut[to].remove = append(r.shut[to].remove, moved...)
-	r.shut[from].remove = append(r.shut[from].remove, standing(have[from], m.remove)...)
+	r.shrink[to].remove = append(r.shrink[to].remove, moved...)
+	r.shrink[from].remove = append(r.shrink[from].remove, standing(have[from], m.remove)...)
 }
 
 // standing are those of the networks that a set has.

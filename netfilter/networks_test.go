@@ -140,7 +140,7 @@ func regroupWithoutAGap(t *testing.T, have groupSets, from, to []netip.Prefix) {
 	t.Helper()
 	before, want := newGroupSets(from), newGroupSets(to)
 	change := regroup(have, to)
-	for i, step := range [][2]setChange{change.prepare, change.door, change.shut} {
+	for i, step := range [][2]setChange{change.prepare, change.grow, change.shrink} {
 		meanwhile := have.apply(t, step)
 		for _, p := range slices.Concat(from, to) {
 			ip := p.Addr()
@@ -169,13 +169,13 @@ func TestWhatADeadProcessLeavesOfAChangeIsMended(t *testing.T) {
 			have := newGroupSets(one)
 			regroupWithoutAGap(t, have, one, other)
 			change := regroup(have, two)
-			for i, step := range [][2]setChange{change.prepare, change.door, change.shut} {
+			for i, step := range [][2]setChange{change.prepare, change.grow, change.shrink} {
 				if i < dies {
 					have.apply(t, step)
 				}
 			}
 			change = regroup(have, want)
-			for _, step := range [][2]setChange{change.prepare, change.door, change.shut} {
+			for _, step := range [][2]setChange{change.prepare, change.grow, change.shrink} {
 				have.apply(t, step)
 			}
 			if diff := cmp.Diff(union(newGroupSets(want)), union(have), cmp.AllowUnexported(network{})); diff != "" {
@@ -192,8 +192,8 @@ func TestAHundredThousandNetworksOfOneArePlannedAtOnce(t *testing.T) {
 	one, many := prefixes("10.0.0.0/8"), parts("10.0.0.0/8", 26, 100_000)
 	for _, way := range [][2][]netip.Prefix{{one, many}, {many, one}} {
 		c := regroup(newGroupSets(way[0]), way[1])
-		if n := len(c.door[1].add); n != len(way[1]) || len(c.shut[0].remove) != len(way[0]) {
-			t.Errorf("%d networks are added and %d removed, want %d and %d", n, len(c.shut[0].remove), len(way[1]), len(way[0]))
+		if n := len(c.grow[1].add); n != len(way[1]) || len(c.shrink[0].remove) != len(way[0]) {
+			t.Errorf("%d networks are added and %d removed, want %d and %d", n, len(c.shrink[0].remove), len(way[1]), len(way[0]))
 		}
 	}
 }

@@ -15,11 +15,7 @@ type plan struct {
 	// rebuild are tables of a shape that cannot be mended; they go away before
 	// anything is prepared.
 	rebuild []string
-	// prepare makes what no packet reaches yet, door opens it: rules that are
-	// replaced in one step, services that are added. shut closes what nobody
-	// shall reach any more, after all doors have opened: a service that moves
-	// from one table to another is in both for a moment, never in none.
-	prepare, door, shut [][]step
+	steps   [phases][][]step
 	// leftovers are no longer reached then. They go away later, when no packet
 	// can be inside any more.
 	leftovers []leftover
@@ -77,7 +73,7 @@ func (l leftover) removal() []step {
 }
 
 func (p plan) empty() bool {
-	return len(p.rebuild) == 0 && len(p.prepare) == 0 && len(p.door) == 0 && len(p.shut) == 0
+	return len(p.rebuild) == 0 && !slices.ContainsFunc(p.steps[:], func(s [][]step) bool { return len(s) > 0 })
 }
 
 // makePlan is pure. It also returns the ruleset that the plan leads to, which
@@ -86,8 +82,9 @@ func (p plan) empty() bool {
 func makePlan(have sight, splits []traffic.Split, settings Settings, about About, floor map[string]int) (plan, Ruleset) {
 	want := wanted(have, splits, settings, about, floor)
 	var p plan
+	served := servedBy(want)
 	for _, w := range want.tables {
-		p.bring(have.table(w.name), w)
+		p.bring(have.table(w.name), w, served)
 	}
 	for _, name := range have.names() {
 		if _, wanted := want.table(name); !wanted {
@@ -106,17 +103,18 @@ func wanted(have sight, splits []traffic.Split, settings Settings, about About, 
 	return build(splits, settings, chooseVersions(have, splits, settings, floor), have.standing()).WithAbout(about)
 }
 
-// bring plans for one table.
-func (p *plan) bring(have observed, want table) {
+// bring plans for one table. served says of what clients ask for whether any of
+// the tables is to serve it.
+func (p *plan) bring(have observed, want table, served func(place) bool) {
 	if have.exists && have.broken(want) {
 		p.rebuild = append(p.rebuild, want.name)
 		have = missing(want.name)
 	}
-	t := tablePlan{plan: p, have: have, want: want}
+	t := tablePlan{plan: p, have: have, want: want, changing: map[string]bool{}}
 	t.objects()
 	t.groups()
 	t.chains()
-	t.services()
+	t.services(served)
 	t.entrances()
 	t.foreign()
 }
@@ -129,7 +127,7 @@ func (p *plan) abandon(have observed) {
 		remove = append(remove, at.removal())
 	}
 	if len(remove) > 0 {
-		p.shut = append(p.shut, on(have.table, remove...))
+		p.steps[shut] = append(p.steps[shut], on(have.table, remove...))
 	}
 	p.leftovers = append(p.leftovers, leftover{kind: leftTable, table: have.table})
 }
@@ -139,18 +137,13 @@ type tablePlan struct {
 	*plan
 	have observed
 	want table
+	// changing are the splits that packets find otherwise meanwhile.
+	changing map[string]bool
 }
 
-func (t tablePlan) prepared(operations ...operation) {
-	t.prepare = append(t.prepare, on(t.want.name, operations...))
-}
-
-func (t tablePlan) opened(operations ...operation) {
-	t.door = append(t.door, on(t.want.name, operations...))
-}
-
-func (t tablePlan) closed(operations ...operation) {
-	t.shut = append(t.shut, on(t.want.name, operations...))
+// in adds one group of steps to a phase.
+func (t tablePlan) in(at phase, operations ...operation) {
+	t.steps[at] = append(t.steps[at], on(t.want.name, operations...))
 }
 
 func (t tablePlan) left(kind leftoverKind, name string) {
@@ -248,19 +241,19 @@ func (c observedChain) hookedLike(w chain) bool {
 // objects makes the table itself, its named objects and its maps.
 func (t tablePlan) objects() {
 	if !t.have.exists {
-		t.prepared(addTable{})
+		t.in(prepare, addTable{})
 	}
 	counters, timeouts := map[string]bool{}, map[string]bool{}
 	for _, name := range t.want.counters {
 		counters[name] = true
 		if _, ok := t.have.counters[name]; !ok {
-			t.prepared(addCounter{name: name})
+			t.in(prepare, addCounter{name: name})
 		}
 	}
 	for _, wanted := range t.want.timeouts {
 		timeouts[wanted.name()] = true
 		if !t.have.timeouts[wanted.name()] {
-			t.prepared(addTimeout{timeout: wanted})
+			t.in(prepare, addTimeout{timeout: wanted})
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(t.have.counters)) {
@@ -275,51 +268,7 @@ func (t tablePlan) objects() {
 	}
 	for _, m := range t.want.maps() {
 		if _, ok := t.have.maps[m]; !ok {
-			t.prepared(addMap{name: m})
-		}
-	}
-}
-
-// groups makes the sets of groups and brings their networks to the wanted
-// ones. No rule changes for that. A set that nothing looks at any more goes
-// later.
-func (t tablePlan) groups() {
-	wanted := map[string]bool{}
-	for _, g := range t.want.groups {
-		stand := false
-		for _, set := range g.sets() {
-			wanted[set] = true
-			if _, stands := t.have.groups[set]; stands {
-				stand = true
-			} else {
-				t.prepared(addGroup{set: set})
-			}
-		}
-		sets := g.sets()
-		c := regroup([2]map[network]bool{t.have.groups[sets[0]], t.have.groups[sets[1]]}, g.networks)
-		open := t.opened
-		if !stand { // nothing looks at them yet
-			open = t.prepared
-		}
-		changeNetworks(t.prepared, sets, c.prepare)
-		changeNetworks(open, sets, c.door)
-		changeNetworks(t.closed, sets, c.shut)
-	}
-	for _, name := range slices.Sorted(maps.Keys(t.have.groups)) {
-		if !wanted[name] {
-			t.left(leftGroup, name)
-		}
-	}
-}
-
-// changeNetworks puts changes of two sets where they are due, so many at a time.
-func changeNetworks(at func(...operation), sets [2]string, changes [2]setChange) {
-	for i, c := range changes {
-		for some := range slices.Chunk(c.remove, networksMost) {
-			at(removeNetworks{group: sets[i], networks: some})
-		}
-		for some := range slices.Chunk(c.add, networksMost) {
-			at(addNetworks{group: sets[i], networks: some})
+			t.in(prepare, addMap{name: m})
 		}
 	}
 }
@@ -333,7 +282,7 @@ func (t tablePlan) chains() {
 		h, ok := t.have.chains[w.name]
 		if !ok {
 			if w.name != entranceChain && w.name != entranceLocalChain {
-				t.prepared(addChain{chain: w})
+				t.in(prepare, addChain{chain: w})
 			}
 			continue
 		}
@@ -346,7 +295,8 @@ func (t tablePlan) chains() {
 		}
 	}
 	for _, split := range order {
-		t.opened(mends[split]...)
+		t.in(door, mends[split]...)
+		t.changing[split] = true
 	}
 }
 
@@ -355,7 +305,7 @@ func (t tablePlan) entrances() {
 	for _, name := range []string{entranceChain, entranceLocalChain} {
 		w, wanted := t.want.chain(name)
 		if _, stands := t.have.chains[name]; wanted && !stands {
-			t.opened(addChain{chain: w})
+			t.in(enter, addChain{chain: w})
 		}
 	}
 }
@@ -396,56 +346,6 @@ func compareRuleLists(have []observedRule, want []rule) (extra []observedRule, m
 	return append(extra, have[next:]...), missing
 }
 
-// services adds and removes elements of the maps. One that moves to another
-// split of the table is removed and added in one transaction, and so are all
-// that change of runs of ports: a new one may overlap an old one.
-func (t tablePlan) services() {
-	wanted := map[place]bool{}
-	runs := map[serviceMap][]operation{}
-	for _, e := range t.want.elements {
-		wanted[e.place] = true
-	}
-	for at := range t.have.elements {
-		switch {
-		case wanted[at]:
-		case at.in.ranges:
-			runs[at.in] = append(runs[at.in], at.removal())
-		default:
-			t.closed(at.removal())
-		}
-	}
-	for _, e := range t.want.elements {
-		var change []operation
-		target, ok := t.have.elements[e.place]
-		switch {
-		case ok && target == e.chain:
-			continue
-		case ok:
-			change = []operation{e.removal(), addElement{element: e}}
-		default:
-			change = []operation{addElement{element: e}}
-		}
-		if e.in.ranges {
-			runs[e.in] = append(runs[e.in], change...)
-		} else {
-			t.opened(change...)
-		}
-	}
-	for _, m := range serviceMaps() {
-		if len(runs[m]) > 0 {
-			t.opened(runs[m]...)
-		}
-	}
-	for _, e := range t.have.foreign {
-		t.closed(e)
-	}
-}
-
-func (p place) removal() removeElement {
-	key, end := p.service.keys()
-	return removeElement{set: p.in.name(), key: key, end: end}
-}
-
 // foreign sorts what nothing wants: chains of ours become leftovers, what
 // another program put into our table goes at once.
 func (t tablePlan) foreign() {
@@ -468,7 +368,7 @@ func (t tablePlan) foreign() {
 		remove = append(remove, removeSet{name: name})
 	}
 	if len(remove) > 0 {
-		t.opened(append(flush, remove...)...)
+		t.in(enter, append(flush, remove...)...)
 	}
 }
 
@@ -477,24 +377,4 @@ func ours(chain string) bool {
 	return strings.HasPrefix(chain, splitPrefix) || slices.Contains([]string{
 		exitChain, chainClamp, chainClampOpening, entranceLocalChain, chainDispatchLocal, chainDivert, chainDivertLocal, chainDispatchSampled,
 	}, chain)
-}
-
-// transactions packs groups, in their order, into as few transactions as the
-// bytes that one may have allow.
-func transactions(groups [][]step, most int) [][]step {
-	var all [][]step
-	room := 0
-	for _, g := range groups {
-		need := 0
-		for _, o := range g {
-			need += o.size()
-		}
-		if len(all) == 0 || need > room {
-			all = append(all, nil)
-			room = most
-		}
-		all[len(all)-1] = append(all[len(all)-1], g...)
-		room -= need
-	}
-	return all
 }
