@@ -96,11 +96,19 @@ func (r Rule) looksAtMark() bool { return r.Mark != 0 || r.Mask != ^uint32(0) }
 // in says whether the rule has a priority or a route table that is to be ours.
 func (r Rule) in(s netfilter.Settings) bool {
 	return r.Priority >= s.RulePriority && r.Priority < s.RulePriority+rulePriorities ||
-		r.Table >= s.RouteTable && r.Table < s.RouteTable+netfilter.ReturnsMax
+		r.Table >= s.RouteTable && r.Table < s.RouteTable+netfilter.RouteTables
 }
 
 // rulePriorities is how many are ours (netfilter.Settings).
 const rulePriorities = 20
+
+// hasRelay says whether a relay on this host gets a sample of a split's flows.
+func (q Question) hasRelay() bool {
+	return slices.ContainsFunc(q.Splits, func(s traffic.Split) bool { return s.SamplePort != 0 })
+}
+
+// hasRoutes says whether route tables and rules of ours are to be here.
+func (q Question) hasRoutes() bool { return len(q.Paths) > 0 || q.hasRelay() }
 
 // TakenRoute is a route of another program in a table of ours.
 type TakenRoute struct {

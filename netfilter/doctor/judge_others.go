@@ -181,9 +181,10 @@ func (c baseChain) policy() string {
 	return "accept"
 }
 
-// judgeTaken looks at the tables and priorities that are to be ours.
+// judgeTaken looks at the tables and priorities that are to be ours: those of
+// return paths, and on a router those by which a relay gets its sample.
 func judgeTaken(e *examination) {
-	if len(e.Paths) == 0 {
+	if !e.hasRoutes() {
 		return
 	}
 	e.judgeTakenRules()
@@ -194,12 +195,15 @@ func judgeTaken(e *examination) {
 		}
 		f := Finding{
 			Level: LevelWarning, Seen: seen("another program has a route in table %d, which is splitd's: %s", r.Table, r.Text),
-			Why: "replies of a return path may follow it",
+			Why: "replies of a return path, or flows that a relay is to get, may follow it",
 			Do:  "set", Cure: seen("netfilter: {route_table: %d}", e.freeTables()),
 		}
 		if i := r.Table - first; r.Default && i < len(e.Paths) {
 			f.Level = LevelError
 			f.Seen = seen("return path %q: another program has the default route in table %d: %s", e.Paths[i].Name, r.Table, r.Text)
+		} else if r.Default && e.hasRelay() && i == netfilter.ReturnsMax {
+			f.Level = LevelError
+			f.Seen = seen("the sample of relays: another program has the default route in table %d: %s", r.Table, r.Text)
 		}
 		e.add(f)
 	}
@@ -214,7 +218,7 @@ func (e *examination) judgeTakenRules() {
 		}
 		e.add(Finding{
 			Level: LevelWarning, Seen: seen("another program's rule has a priority or a table that is splitd's: %s", r.Text),
-			Why: "packets that it takes miss a return path, or get one that they should not",
+			Why: "packets that it takes miss a return path or a relay, or get what they should not",
 			Do:  "set", Cure: seen("netfilter: {route_table: %d, rule_priority: %d}", e.freeTables(), e.freePriorities()),
 		})
 	}

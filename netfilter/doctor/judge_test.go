@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -9,6 +10,7 @@ import (
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/xt"
 
+	"github.com/splitd/splitd/netfilter"
 	"github.com/splitd/splitd/traffic"
 )
 
@@ -219,5 +221,31 @@ func TestForeignRulesAreReadAsTheKernelReadsThem(t *testing.T) {
 				t.Errorf("translated = %d, want %d", got, test.want)
 			}
 		})
+	}
+}
+
+// A router without return paths has a route table and a rule of ours where a
+// relay gets a sample.
+func TestARouteInTheTableOfRelaysIsAnErrorWhereThereIsOne(t *testing.T) {
+	host := goodHost()
+	table := settings.RouteTable + netfilter.ReturnsMax
+	host.Taken = []TakenRoute{{Table: table, Default: true, Text: "default dev tun9"}}
+	host.Rules = []Rule{{Priority: 9, Table: table, Text: "ip rule pref 9 lookup 5315"}}
+	split := mxSplit("10.0.0.12", "fd00::12")
+	worst := func() []Level {
+		var all []Level
+		for _, f := range Judge(host, about([]traffic.Split{split}, nil)) {
+			if f.ID == "route-table-taken" {
+				all = append(all, f.Level)
+			}
+		}
+		return all
+	}
+	if got := worst(); !slices.Equal(got, []Level{LevelOK}) {
+		t.Errorf("without a relay: %v", got)
+	}
+	split.SamplePort = 15000
+	if got := worst(); !slices.Equal(got, []Level{LevelWarning, LevelError}) {
+		t.Errorf("with a relay: %v, want a warning of the rule and an error of the route", got)
 	}
 }

@@ -115,7 +115,7 @@ func look(q Question) (Host, error) {
 	h.names = names
 	err = errors.Join(h.readNeighbours(netlink.NUD_FAILED), h.readRules(q))
 	// A router may have a million routes: they are listed only where they matter.
-	if len(q.Paths) > 0 || h.sysctl("net/ipv6/conf/all/forwarding") == 0 {
+	if q.hasRoutes() || h.sysctl("net/ipv6/conf/all/forwarding") == 0 {
 		err = errors.Join(err, h.readTaken(q, names))
 	}
 	h.readCounters()
@@ -285,8 +285,8 @@ func ruleOf(r netlink.Rule, family int) Rule {
 	return rule
 }
 
-// readTaken reads other programs' routes beyond the main table, with paths to
-// judge.
+// readTaken reads other programs' routes beyond the main table, where tables of
+// ours are to judge.
 func (h *Host) readTaken(q Question, names map[int]string) error {
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
 		routes, err := dump(func() ([]netlink.Route, error) {
@@ -306,7 +306,7 @@ func (h *Host) readTaken(q Question, names map[int]string) error {
 				d.AdvertisedRoute = true
 				h.Devices[names[r.LinkIndex]] = d
 			}
-			if len(q.Paths) == 0 || r.Table < q.Settings.RouteTable || r.Protocol == netfilter.Protocol {
+			if !q.hasRoutes() || r.Table < q.Settings.RouteTable || r.Protocol == netfilter.Protocol {
 				continue
 			}
 			to := "default"
