@@ -271,9 +271,11 @@ func (k *fakeKernel) Watch(ctx context.Context, _ func(netfilter.Stranger)) erro
 	<-ctx.Done()
 	return nil
 }
-func (k *fakeKernel) Owned() (bool, error) { return true, nil }
-
 func (k *fakeKernel) Include(context.Context, []traffic.Split, []traffic.ReturnPath) (string, error) {
+	return "", nil
+}
+
+func (k *fakeKernel) IncludeOpen(context.Context, []traffic.Split, []traffic.ReturnPath) (string, error) {
 	return "", nil
 }
 

@@ -28,8 +28,9 @@ type replies = map[traffic.BackendKey]doctor.Replies
 
 // thisHost is the network namespace of the process.
 type thisHost struct {
-	settings netfilter.Settings
-	recall   *doctor.Recall // for Glance
+	settings   netfilter.Settings
+	includeDir string
+	recall     *doctor.Recall // for Glance
 }
 
 var _ Host = thisHost{}
@@ -43,7 +44,7 @@ func (h thisHost) Glance(splits []traffic.Split, paths []traffic.ReturnPath, oth
 }
 
 func (h thisHost) Examine(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath, replies replies) ([]doctor.Finding, error) {
-	return doctor.Examiner{}.Examine(ctx, doctor.Question{Splits: splits, Paths: paths, Settings: h.settings, Replies: replies})
+	return doctor.Examiner{}.Examine(ctx, doctor.Question{Splits: splits, Paths: paths, Settings: h.settings, Replies: replies, IncludeDir: h.includeDir})
 }
 
 // repliesOf sums evidence up, given by split.

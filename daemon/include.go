@@ -29,8 +29,8 @@ func (d *Daemon) wakeInclude() {
 	}
 }
 
-// includePath is that of the file which nftables.conf may include. While nobody
-// else can flush our tables it is empty, so that such a load cannot fail.
+// includePath is that of the file which nftables.conf may include. Tables that
+// nobody else can flush are not in it: a load that names them fails.
 func includePath(cfg configs.Config) string {
 	return filepath.Join(filepath.Dir(cfg.Control.Socket), netfilter.IncludeFile)
 }
@@ -40,21 +40,15 @@ func aboutOf(cfg configs.Config) netfilter.About {
 	return netfilter.About{StateDir: cfg.StateDir, Include: includePath(cfg)}
 }
 
-// keepInclude keeps the file as the kernel is, until ctx ends. Then our tables
-// are anybody's to flush, so it leaves them there.
+// keepInclude keeps the file as the kernel is, until ctx ends. Then all our
+// tables are anybody's to flush, so it leaves them there.
 func (d *Daemon) keepInclude(ctx context.Context, kernel Kernel) error {
 	path := includePath(d.options.Config)
 	for {
-		d.writeInclude(ctx, path, func(ctx context.Context) (string, error) {
-			owned, err := kernel.Owned()
-			if err != nil || owned {
-				return "", err
-			}
-			return d.includeText(ctx, kernel)
-		})
+		d.writeInclude(ctx, path, kernel.IncludeOpen)
 		select {
 		case <-ctx.Done():
-			d.writeInclude(context.WithoutCancel(ctx), path, func(ctx context.Context) (string, error) { return d.includeText(ctx, kernel) })
+			d.writeInclude(context.WithoutCancel(ctx), path, kernel.Include)
 			return nil
 		case <-d.include:
 		}
@@ -134,14 +128,10 @@ func writeStanding(ctx context.Context, kernel standingKernel, path string, stan
 	return replaceFile(path, text)
 }
 
-func (d *Daemon) includeText(ctx context.Context, kernel Kernel) (string, error) {
+func (d *Daemon) writeInclude(ctx context.Context, path string, text func(context.Context, []traffic.Split, []traffic.ReturnPath) (string, error)) {
 	v := d.view.Load()
 	inKernel, _ := d.planes.byMode(v.splits())
-	return kernel.Include(ctx, inKernel, v.paths)
-}
-
-func (d *Daemon) writeInclude(ctx context.Context, path string, text func(context.Context) (string, error)) {
-	want, err := text(ctx)
+	want, err := text(ctx, inKernel, v.paths)
 	if err == nil {
 		err = replaceFile(path, want)
 	}

@@ -38,8 +38,8 @@ type Kernel interface {
 	Watch(ctx context.Context, changed func(netfilter.Stranger)) error
 	Mended() uint64
 	Others() (number uint32, certain bool)
-	Owned() (bool, error)
 	Include(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) (string, error)
+	IncludeOpen(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) (string, error)
 	Close() error
 }
 

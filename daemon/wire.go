@@ -55,7 +55,7 @@ func Serve(ctx context.Context, p Process) error {
 	d := New(Options{
 		Config: cfg, Reload: p.Load, Sources: p.Sources, Fileless: p.Fileless,
 		OpenKernel: func() (Kernel, error) { return openKernel(cfg, log) },
-		Host:       thisHost{netfilter.Settings(cfg.Netfilter), &doctor.Recall{}},
+		Host:       thisHost{netfilter.Settings(cfg.Netfilter), filepath.Dir(includePath(cfg)), &doctor.Recall{}},
 		Relay:      splitter.New(splitter.Options{Log: log, Draw: draw}),
 		OpenStore:  func() (Store, error) { return openStore(cfg) },
 		UID:        os.Getuid(),

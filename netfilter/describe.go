@@ -40,22 +40,30 @@ func Describe(splits []traffic.Split, paths []traffic.ReturnPath, settings Setti
 // the state directory and the file to include, and the return paths are those that this host can have.
 // It changes nothing.
 func (k *Kernel) Describe(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) (Description, error) {
-	if err := ctx.Err(); err != nil {
+	ruleset, returns, err := k.would(ctx, splits, paths)
+	if err != nil {
 		return Description{}, err
+	}
+	return Description{Nft: ruleset.Text() + returns.Text() + mirrorText(kernelSplits(splits)), Rules: returns.Rules(), Routes: returns.Routes()}, nil
+}
+
+// would is what Apply would bring the kernel to.
+func (k *Kernel) would(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) (Ruleset, Returns, error) {
+	if err := ctx.Err(); err != nil {
+		return Ruleset{}, Returns{}, err
 	}
 	returns, err := buildRouting(kernelSplits(splits), paths, k.options.Settings)
 	if err != nil {
-		return Description{}, err
+		return Ruleset{}, Returns{}, err
 	}
 	if returns, err = returns.possible().withTunnelGuards(); err != nil {
-		return Description{}, fmt.Errorf("describe return paths: %w", err)
+		return Ruleset{}, Returns{}, fmt.Errorf("describe return paths: %w", err)
 	}
 	have, err := k.observe()
 	if err != nil {
-		return Description{}, fmt.Errorf("describe splits: %w", err)
+		return Ruleset{}, Returns{}, fmt.Errorf("describe splits: %w", err)
 	}
-	want := wanted(have, kernelSplits(splits), k.options.Settings, k.options.About, k.versions.all())
-	return Description{Nft: want.Text() + returns.Text() + mirrorText(kernelSplits(splits)), Rules: returns.Rules(), Routes: returns.Routes()}, nil
+	return wanted(have, kernelSplits(splits), k.options.Settings, k.options.About, k.versions.all()), returns, nil
 }
 
 func kernelSplits(splits []traffic.Split) []traffic.Split {

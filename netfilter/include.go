@@ -10,22 +10,84 @@ import (
 
 // The file that a host's own ruleset may include, so that its reload loads our
 // tables in the transaction that flushes all others. It stands beside the
-// daemon's control socket; IncludeDir is where that is unless configured.
-const (
-	IncludeDir  = "/run/splitd/"
-	IncludeFile = "include.nft"
-)
+// daemon's control socket.
+const IncludeFile = "include.nft"
 
 // Include is the text of our tables for a file that nft(8) includes when it
 // loads another ruleset: they come to be what the text says in the same
 // transaction, whether they stood before or not. Flows that were translated
 // live on, because at no moment is there no nat chain.
 func (k *Kernel) Include(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) (string, error) {
-	description, err := k.Describe(ctx, splits, paths)
+	text, err := k.loadable(ctx, splits, paths)
+	return includable(text), err
+}
+
+// IncludeOpen is what of Include other programs can take away now: without the
+// tables that are the Kernel's alone, which a load must not name or it fails.
+func (k *Kernel) IncludeOpen(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) (string, error) {
+	text, err := k.loadable(ctx, splits, paths)
 	if err != nil {
 		return "", err
 	}
-	return includable(description.Nft), nil
+	owned, err := k.owned()
+	if err != nil {
+		return "", err
+	}
+	return includable(withoutTables(text, owned)), nil
+}
+
+// loadable is the text of Describe with the link-layer addresses of routers:
+// flows that come in from one that the marking table does not know are lost.
+func (k *Kernel) loadable(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) (string, error) {
+	ruleset, returns, err := k.would(ctx, splits, paths)
+	if err != nil {
+		return "", err
+	}
+	routers := map[string][]neighbour{}
+	if len(returns.sets()) > 0 {
+		err = k.withLink(func(l *link) (err error) {
+			routers, err = l.routers(returns)
+			return err
+		})
+	}
+	return ruleset.Text() + returns.textWith(routers) + mirrorText(kernelSplits(splits)), err
+}
+
+// routers are the elements that the sets of the marking table are to have.
+func (l *link) routers(returns Returns) (map[string][]neighbour, error) {
+	if err := l.open(); err != nil {
+		return nil, err
+	}
+	marks, err := readMarks(l.conn)
+	if err != nil {
+		return nil, err
+	}
+	known, err := readNeighbours(returns)
+	if err != nil {
+		return nil, err
+	}
+	routers := map[string][]neighbour{}
+	for _, set := range returns.sets() {
+		routers[set.name] = known.want(set, marks.sets[set.name])
+	}
+	return routers, nil
+}
+
+// withoutTables leaves out the tables of family inet whose names are dropped.
+func withoutTables(text string, dropped func(table string) bool) string {
+	var b strings.Builder
+	drop := false
+	for line := range strings.Lines(text) {
+		if name, ok := strings.CutPrefix(line, "table inet "); ok {
+			drop = dropped(strings.TrimSuffix(strings.TrimSpace(name), " {"))
+		} else if strings.HasPrefix(line, "table ") {
+			drop = false
+		}
+		if !drop {
+			b.WriteString(line)
+		}
+	}
+	return b.String()
 }
 
 // includable puts before the text the removal of each of its tables. A table

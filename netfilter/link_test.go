@@ -73,8 +73,8 @@ func faultyReads() []faultyRead {
 		{"SetBackends", func(lab *splitLab, g traffic.Generation) error {
 			return lab.kernel.SetBackends(lab.t.Context(), full(g))
 		}, 1},
-		{"Owned", func(lab *splitLab, _ traffic.Generation) error {
-			_, err := lab.kernel.Owned()
+		{"IncludeOpen", func(lab *splitLab, _ traffic.Generation) error {
+			_, err := lab.kernel.owned()
 			return err
 		}, 1},
 	}

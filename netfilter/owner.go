@@ -113,22 +113,25 @@ func (k *Kernel) keepOwned() {
 	}
 }
 
-// Owned says whether every table of the splits is ours alone to change, so that
-// no flush and no reload of a firewall can take it away.
-func (k *Kernel) Owned() (bool, error) {
+// owned says of a table's name whether that is ours alone to change, so that no
+// flush and no reload of a firewall can take it away. A table of splits that is
+// not there yet counts: it is made so.
+func (k *Kernel) owned() (func(table string) bool, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if !k.link.owner.wanted {
-		return false, nil
+		return func(string) bool { return false }, nil
 	}
 	tables, err := k.link.splitTables()
 	if err != nil {
-		return false, err
+		return nil, err
 	}
+	open := map[string]bool{}
 	for _, t := range tables {
-		if t.Flags&ownedFlags != ownedFlags {
-			return false, nil
-		}
+		open[t.Name] = t.Flags&ownedFlags != ownedFlags
 	}
-	return len(tables) > 0, nil
+	return func(table string) bool {
+		_, split := tableNumber(table)
+		return split && !open[table]
+	}, nil
 }

@@ -4,9 +4,13 @@ import (
 	"bytes"
 	"errors"
 	"log/slog"
+	"net/netip"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
@@ -24,10 +28,19 @@ func (lab *splitLab) openOwner() {
 	}
 }
 
-func (lab *splitLab) owned() (owned bool) {
+// owned says whether all tables of the splits are.
+func (lab *splitLab) owned() bool {
 	lab.t.Helper()
-	lab.router.Do(func() (err error) { owned, err = lab.kernel.Owned(); return err })
-	return owned
+	var tables []*nftables.Table
+	var owned func(string) bool
+	lab.router.Do(func() (err error) {
+		if tables, err = lab.kernel.link.splitTables(); err != nil {
+			return err
+		}
+		owned, err = lab.kernel.owned()
+		return err
+	})
+	return len(tables) > 0 && !slices.ContainsFunc(tables, func(t *nftables.Table) bool { return !owned(t.Name) })
 }
 
 // flushAsOthers is `nft flush ruleset`: all tables that the kernel lets go.
@@ -181,6 +194,64 @@ func TestAStartWithoutAnOwnerNamesTheCleanupThatItNeeds(t *testing.T) {
 	if got := reopen(); strings.Contains(got, "cleanup needed") {
 		t.Errorf("after a cleanup the log says %q", got)
 	}
+}
+
+// A load that names an owned table fails as a whole; one that leaves out an
+// open table flushes it.
+func TestTheTextToIncludeHasTheTablesThatOthersCanTakeAway(t *testing.T) {
+	split, dns := remoteSplit(1, 500_000), mirrored(goldenSplits()["dns"][0], "10.0.3.40", traffic.Whole)
+	dns.Name, dns.Service.Ports = "dns", []traffic.Port{{Number: 53, Transport: traffic.UDP}}
+	splits := []traffic.Split{split, dns}
+	paths := []traffic.ReturnPath{{Name: "other", Device: "eth1", Via: netip.MustParseAddr("10.0.1.11"), Match: traffic.MatchMark}}
+	open := []string{"table inet splitd_return {", "table ip splitd_mirror {"}
+	all := append([]string{"table inet splitd {"}, open...)
+	for name, test := range map[string]struct {
+		before bool // the table was made without an owner
+		want   []string
+	}{
+		"owned": {false, open}, "made without an owner": {true, all},
+	} {
+		t.Run(name, func(t *testing.T) {
+			lab := newSplitLab(t)
+			if test.before {
+				lab.apply(splits...)
+			}
+			lab.openOwner()
+			var now, later string
+			lab.router.Do(func() (err error) {
+				if _, err = lab.kernel.Apply(t.Context(), splits, paths); err != nil {
+					return err
+				}
+				if now, err = lab.kernel.IncludeOpen(t.Context(), splits, paths); err != nil {
+					return err
+				}
+				later, err = lab.kernel.Include(t.Context(), splits, paths)
+				return err
+			})
+			if diff := cmp.Diff(test.want, tablesIn(now)); diff != "" {
+				t.Errorf("while a process is there (-want +got):\n%s", diff)
+			}
+			if diff := cmp.Diff(all, tablesIn(later)); diff != "" {
+				t.Errorf("for when it is not (-want +got):\n%s", diff)
+			}
+			if !regexp.MustCompile(`\ttype ether_addr\n\t\telements = \{ ([0-9a-f]{2}:){5}[0-9a-f]{2} comment "10.0.1.11" \}\n`).MatchString(now) {
+				t.Errorf("the router's link-layer address is missing:\n%s", now)
+			}
+			if n := strings.Count(now, "delete table "); n != len(test.want) {
+				t.Errorf("%d tables are removed before, want %d:\n%s", n, len(test.want), now)
+			}
+		})
+	}
+}
+
+// tablesIn are the lines with which tables begin.
+func tablesIn(text string) (titles []string) {
+	for line := range strings.Lines(text) {
+		if strings.HasPrefix(line, "table ") {
+			titles = append(titles, strings.TrimSpace(line))
+		}
+	}
+	return titles
 }
 
 func TestForceOffAndCleanupWorkWhenTheOwnerIsGone(t *testing.T) {

@@ -2,6 +2,7 @@ package netfilter
 
 import (
 	"fmt"
+	"net"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -29,14 +30,21 @@ func (r Returns) Routes() []string {
 // Text is the marking table in the words of nft(8), as `nft -s list table
 // inet splitd_return` of 1.0.6 prints it but for the elements of the sets
 // (see neighbourSet); "" when no path matches by mark.
-func (r Returns) Text() string {
+func (r Returns) Text() string { return r.textWith(nil) }
+
+// textWith is Text with elements, by the name of the set.
+func (r Returns) textWith(elements map[string][]neighbour) string {
 	if len(r.marks) == 0 {
 		return ""
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "table inet %s {\n", TableReturn)
 	for _, set := range r.sets() {
-		fmt.Fprintf(&b, "\tset %s {\n\t\ttype ether_addr\n\t}\n\n", set.name)
+		fmt.Fprintf(&b, "\tset %s {\n\t\ttype ether_addr\n", set.name)
+		for _, e := range elements[set.name] {
+			fmt.Fprintf(&b, "\t\telements = { %s comment \"%s\" }\n", net.HardwareAddr(e.address), e.router)
+		}
+		b.WriteString("\t}\n\n")
 	}
 	for i, chain := range r.chains() {
 		if i > 0 {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -66,7 +67,9 @@ func (a *app) examine(ctx context.Context, files []string) (api.Doctor, error) {
 	if err != nil {
 		return api.Doctor{}, err
 	}
-	question := doctor.Question{Paths: config.ReturnPaths, Settings: netfilter.Settings(config.Netfilter)}
+	question := doctor.Question{
+		Paths: config.ReturnPaths, Settings: netfilter.Settings(config.Netfilter), IncludeDir: filepath.Dir(config.Control.Socket),
+	}
 	for _, s := range config.Splits {
 		if s.Mode != traffic.ModeProxy {
 			question.Splits = append(question.Splits, s)

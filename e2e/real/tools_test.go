@@ -261,6 +261,28 @@ func TestAReloadThatIncludesOurTablesCostsNoOpenFlow(t *testing.T) {
 	l.leaveBut(withoutHandles)
 }
 
+// Where the daemon owns the tables of its splits the same reload must not name
+// them, or it fails; those that it does not own come with it.
+func TestAReloadThatIncludesOurTablesLeavesTheOwnedOnesOut(t *testing.T) {
+	l := newLab(t)
+	l.splitting = l.startDaemon(l.old, unchecked(oldConfig)+"return_paths:\n  - {name: other, device: eth1, via: 10.0.0.12, match: mark}\n", nil)
+	l.ok("set", "web", "100%")
+	include := filepath.Join(filepath.Dir(l.splitting.socket), "include.nft")
+	l.splitting.until("has written the file to include", func() bool {
+		text, err := os.ReadFile(include)
+		return err == nil && strings.Contains(string(text), `comment "10.0.0.12"`)
+	})
+	reload := write(t, filepath.Join(l.dir, "nftables.conf"), "flush ruleset\n"+oldRuleset+"\ninclude \""+include+"\"\n")
+	for range 5 {
+		l.old.Run("nft", "-f", reload)
+		// The daemon does not look within the next tenth of a second.
+		if set := l.old.Run("nft", "list", "set", "inet", "splitd_return", "neighbour/other"); !strings.Contains(set, `comment "10.0.0.12"`) {
+			t.Errorf("after the reload the router's link-layer address is missing:\n%s", set)
+		}
+	}
+	l.splitting.stop()
+}
+
 // answered opens a connection that the backend of that name must answer.
 func (l *lab) answered(c *client, way service, want string) (*browser, answer) {
 	l.t.Helper()

@@ -74,13 +74,21 @@ func TestTheNumbersOfConnectionTrackingAreReadFromTheKernel(t *testing.T) {
 	}
 }
 
+// copied is a split with a mirror.
+func copied() traffic.Split {
+	s := half()
+	s.Mirror = traffic.Mirror{To: addr("10.0.3.40"), Sample: traffic.Whole}
+	return s
+}
+
 func TestWhatARulesetFileDoesToOurTables(t *testing.T) {
 	const plain = "#!/usr/sbin/nft -f\nflush ruleset\n\ntable inet filter {\n}\n"
 	for name, test := range map[string]struct {
 		text, release string
 		enabled       bool
 		own           Own
-		owner         string // auto unless given
+		owner         string          // auto unless given
+		splits        []traffic.Split // half alone unless given, or paths are
 		paths         []traffic.ReturnPath
 		want          string // the level
 		because       string
@@ -95,8 +103,11 @@ func TestWhatARulesetFileDoesToOurTables(t *testing.T) {
 		"tables without the flags":       {text: plain, release: "6.18.44", enabled: true, own: Own{Open: []string{"splitd"}}, want: "warning", because: "splitd was made without an owner"},
 		"one of the tables without them": {text: plain, release: "6.18.44", enabled: true, own: Own{Kept: true, Open: []string{"splitd_1"}}, want: "warning"},
 		"a return path by mark":          {text: plain, release: "6.18.44", enabled: true, paths: byMark(), want: "warning", because: "splitd_return has no owner"},
+		"beside splits that are kept":    {text: plain, release: "6.18.44", enabled: true, own: Own{Kept: true, Owned: true}, splits: []traffic.Split{half()}, paths: byMark(), want: "warning", because: "splitd_return has no owner"},
+		"a mirror":                       {text: plain, release: "6.18.44", enabled: true, own: Own{Kept: true, Owned: true}, splits: []traffic.Split{copied()}, want: "warning", because: "splitd_mirror has no owner"},
 		"a return path by address":       {text: plain, release: "6.1.0", enabled: true, paths: byAddress()},
 		"with the include":               {text: plain + "include \"/run/splitd/*.nft\"\n", release: "6.1.0", enabled: true},
+		"with the include of another":    {text: plain + "include \"/etc/splitd/*.nft\"\n", release: "6.1.0", enabled: true, want: "warning"},
 		"with the include of one file":   {text: plain + "include \"/run/splitd/include.nft\"\n", release: "6.1.0", enabled: true},
 		"with it in a comment":           {text: plain + "# include \"/run/splitd/*.nft\"\n", release: "6.1.0", enabled: true, want: "warning"},
 		"without a flush":                {text: "table inet filter {\n}\n", release: "6.1.0", enabled: true},
@@ -111,10 +122,10 @@ func TestWhatARulesetFileDoesToOurTables(t *testing.T) {
 			if test.enabled {
 				root["etc/systemd/system/sysinit.target.wants/nftables.service"] = file("")
 			}
-			q := about([]traffic.Split{half()}, nil)
-			if test.paths != nil {
-				q = about(nil, test.paths)
+			if test.splits == nil && test.paths == nil {
+				test.splits = []traffic.Split{half()}
 			}
+			q := about(test.splits, test.paths)
 			q.Settings.Owner = netfilter.OwnerAuto
 			if test.owner != "" {
 				q.Settings.Owner = test.owner

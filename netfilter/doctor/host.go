@@ -16,6 +16,8 @@ type Question struct {
 	// Replies are what backends have answered; of one that is missing nothing is
 	// known.
 	Replies map[traffic.BackendKey]Replies
+	// IncludeDir is where the daemon keeps the file for nftables.conf.
+	IncludeDir string
 }
 
 // Host is what was seen of a host. Maps hold what the question asks for.

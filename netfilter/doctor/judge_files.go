@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"cmp"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -10,22 +11,32 @@ import (
 	"github.com/splitd/splitd/traffic"
 )
 
-// includeLine has a pattern, which nft(8) takes when no file fits: a plain name
-// would make the host's own rules fail to load at boot, before splitd runs.
-const includeLine = `include "` + netfilter.IncludeDir + `*.nft"`
-
 // What nft(8) reads: a statement begins a line or follows a semicolon, a line
 // may be continued, the family may be left out (ip), and a name has no quotes.
 var (
 	comment  = regexp.MustCompile(`(?m)#.*$`)
 	joint    = regexp.MustCompile(`\\\n`)
 	ownTable = regexp.MustCompile(`(?m)(?:^|;)\s*(?:(?:add|create)\s+)?table\s+(?:(inet|ip6?)\s+)?(` + netfilter.TableSplits + `[^\s;{]*)`)
+	include  = regexp.MustCompile(`(?m)(?:^|;)\s*include\s+"([^"]*)"`)
 	flushAll = regexp.MustCompile(`(?m)(?:^|;)\s*flush\s+ruleset(?:\s+inet)?\s*(?:;|$)`)
-	include  = regexp.MustCompile(`(?m)(?:^|;)\s*include\s+"` + netfilter.IncludeDir + `[^"]*"`)
 	// listed is a table as `nft list ruleset` writes it: it ends with the next
 	// line that begins with a brace.
 	listed = regexp.MustCompile(`(?m)^table (?:inet|ip6?) ` + netfilter.TableSplits + `\S* \{[ \t]*(?:#.*)?$`)
 )
+
+// includeLine has a pattern, which nft(8) takes when no file fits: a plain name
+// would make the host's own rules fail to load at boot, before splitd runs.
+func includeLine(dir string) string { return `include "` + filepath.Join(dir, "*.nft") + `"` }
+
+// includes says whether the text has such a line, or one for the file itself.
+func includes(text, dir string) bool {
+	for _, m := range include.FindAllStringSubmatch(text, -1) {
+		if fits, err := filepath.Match(filepath.Clean(m[1]), filepath.Join(dir, netfilter.IncludeFile)); fits && err == nil {
+			return true
+		}
+	}
+	return false
+}
 
 // statements is the text of a ruleset file without what is no statement.
 func statements(text string) string {
@@ -71,7 +82,7 @@ func judgeReload(e *examination) {
 	}
 	for _, path := range sortedKeys(e.Files.Saved) {
 		text := statements(e.Files.Saved[path])
-		if !flushAll.MatchString(text) || include.MatchString(text) {
+		if !flushAll.MatchString(text) || includes(text, e.IncludeDir) {
 			continue
 		}
 		level, when := LevelNote, "if it is ever reloaded,"
@@ -80,16 +91,17 @@ func judgeReload(e *examination) {
 		}
 		e.add(Finding{
 			Level: level, Seen: seen("%s flushes the whole ruleset, splitd's tables too: %s", path, because),
-			Why: why, If: when, Cure: seen("echo '%s' >> %s", includeLine, path),
+			Why: why, If: when, Cure: seen("echo '%s' >> %s", includeLine(e.IncludeDir), path),
 		})
 	}
 }
 
-// flushable says why our tables are not kept by an owner, and what comes of a
-// flush; "" where they are kept, or where there are none.
+// flushable says why not all our tables are kept by an owner, and what comes of a
+// flush; "" where all are kept, or where there are none.
 func (e *examination) flushable() (because, why string) {
 	const resets = "each reload resets the open flows of candidates"
 	marked := slices.ContainsFunc(e.Paths, func(p traffic.ReturnPath) bool { return p.Match == traffic.MatchMark })
+	mirrored := slices.ContainsFunc(e.Splits, func(s traffic.Split) bool { return s.Mirror.To.IsValid() })
 	switch {
 	case len(e.Splits) > 0 && e.Settings.Owner != netfilter.OwnerAuto && !e.Own.Owned:
 		return "netfilter.owner: never leaves them open to all", resets
@@ -97,8 +109,10 @@ func (e *examination) flushable() (because, why string) {
 		return seen("this kernel (%s) cannot keep them", e.Release), resets
 	case len(e.Splits) > 0 && len(e.Own.Open) > 0:
 		return seen("%s was made without an owner and stays open to all until `splitd cleanup`", e.Own.Open[0]), resets
-	case len(e.Splits) == 0 && marked:
+	case marked:
 		return netfilter.TableReturn + " has no owner", "until the daemon has put it back, replies of open flows do not find the router"
+	case mirrored:
+		return netfilter.TableMirror + " has no owner", "until the daemon has put it back, nothing is copied to the collector"
 	}
 	return "", ""
 }

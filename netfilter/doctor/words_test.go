@@ -183,7 +183,7 @@ func mxSplit(candidate ...string) traffic.Split {
 var settings = netfilter.Settings{MarkMask: 0xfff00000, RouteTable: 5300, RulePriority: 5200}
 
 func about(splits []traffic.Split, paths []traffic.ReturnPath) Question {
-	return Question{Splits: splits, Paths: paths, Settings: settings}
+	return Question{Splits: splits, Paths: paths, Settings: settings, IncludeDir: "/run/splitd"}
 }
 
 // ruleset writes another program's table.
