@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
 	"github.com/splitd/splitd/traffic"
@@ -54,6 +55,59 @@ func (lab *splitLab) flushAsOthers() {
 		conn.FlushRuleset()
 		return conn.Flush()
 	})
+}
+
+// reloadAsFirewalls is what firewalld and Docker do when they are reloaded: the
+// one replaces its table in one transaction, the other fills its chains anew.
+func (lab *splitLab) reloadAsFirewalls() {
+	lab.t.Helper()
+	lab.router.Do(func() error {
+		conn, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		firewalld := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "firewalld"})
+		conn.DelTable(firewalld)
+		conn.AddTable(firewalld)
+		for name, hook := range map[string]*nftables.ChainHook{"filter_FORWARD": nftables.ChainHookForward, "filter_INPUT": nftables.ChainHookInput} {
+			chain := conn.AddChain(&nftables.Chain{Table: firewalld, Name: name, Type: nftables.ChainTypeFilter, Hooknum: hook, Priority: nftables.ChainPriorityRef(10)})
+			conn.AddRule(&nftables.Rule{Table: firewalld, Chain: chain, Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}})
+		}
+		docker := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "nat"})
+		pre := conn.AddChain(&nftables.Chain{Table: docker, Name: "PREROUTING", Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityNATDest})
+		own := conn.AddChain(&nftables.Chain{Table: docker, Name: "DOCKER"})
+		conn.FlushChain(pre)
+		conn.FlushChain(own)
+		conn.AddRule(&nftables.Rule{Table: docker, Chain: pre, Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: own.Name}}})
+		conn.AddRule(&nftables.Rule{Table: docker, Chain: own, Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictReturn}}})
+		return conn.Flush()
+	})
+}
+
+func TestReloadsOfFirewallsUnderLoadCostNoFlow(t *testing.T) {
+	t.Parallel()
+	lab := newSplitLab(t)
+	lab.serveAll()
+	lab.serveDNS()
+	lab.openOwner()
+	lab.apply(both(remoteSplit(1, 500_000)))
+	early, letter := lab.dial(service25v4)
+	stop, done := make(chan struct{}), make(chan answers)
+	go func() { done <- lab.load(0, stop, service25v4, service25v6, service53v4, service53v6) }()
+	for range load(200) {
+		lab.reloadAsFirewalls()
+	}
+	close(stop)
+	got := <-done
+	if len(got.failed) > 0 || got.by[fromLocal] > 0 || got.by[fromOld] == 0 || got.by[fromNew] == 0 {
+		t.Errorf("%d flows failed; answers: %d old, %d new, %d escaped", len(got.failed), got.by[fromOld], got.by[fromNew], got.by[fromLocal])
+	}
+	if err := echoes(early); err != nil {
+		t.Errorf("the connection to %c from before the reloads: %v", letter, err)
+	}
+	if lines := lab.differences(both(remoteSplit(1, 500_000))); len(lines) > 0 || !lab.owned() {
+		t.Errorf("after the reloads: owned %v, differences %q", lab.owned(), lines)
+	}
 }
 
 // Owned tables make a foreign flush, and a reload of any firewall, no event:

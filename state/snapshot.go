@@ -143,8 +143,8 @@ func ReadSnapshot(path string) (Snapshot, error) {
 }
 
 // parseSnapshot is strict: what is restored at boot, unseen, must be understood
-// whole. Only a last change that a crash tore may be missing: nobody was told
-// that it was saved.
+// whole. Only a last change that a crash tore may be missing, which has no end
+// of line: nobody was told that it was saved.
 func parseSnapshot(text []byte) (Snapshot, error) {
 	whole, changes, err := cutSnapshot(text)
 	if err != nil {
@@ -161,7 +161,7 @@ func parseSnapshot(text []byte) (Snapshot, error) {
 	for n, line := range changes {
 		var raw json.RawMessage
 		if err := unseal(line, &raw); err != nil {
-			if n == len(changes)-1 {
+			if n == len(changes)-1 && text[len(text)-1] != '\n' {
 				break
 			}
 			return Snapshot{}, corrupt("change %d behind it: %w", n+1, err)

@@ -81,6 +81,12 @@ func TestAChangeThatACrashToreWasNeverSaved(t *testing.T) {
 		demand("cut", text[:cut])
 		demand("the rest never reached the disk", append(bytes.Clone(text[:cut]), make([]byte, len(text)-cut)...))
 	}
+	damaged := bytes.Clone(text)
+	damaged[last+20] ^= 0x01
+	write(t, path, damaged)
+	if _, err := state.ReadSnapshot(path); !errors.Is(err, state.ErrCorrupt) {
+		t.Errorf("with a last change that is whole but damaged: %v, want ErrCorrupt: it may have been an off", err)
+	}
 	for cut := last - 2; cut > last-20; cut-- {
 		write(t, path, append(bytes.Clone(text[:cut]), text[last-1:]...))
 		if _, err := state.ReadSnapshot(path); !errors.Is(err, state.ErrCorrupt) {
