@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -148,25 +149,25 @@ func (d *Daemon) Run(ctx context.Context, hangup <-chan os.Signal) error {
 	d.log.Info("ready", "socket", d.options.Config.Control.Socket, "splits", len(d.view.Load().names()))
 	<-ctx.Done()
 	d.tellSystemd("STOPPING=1")
-	d.log.Info(stopping(d.view.Load().modes))
+	d.log.Info("stopping", "note", stopping(d.view.Load().modes))
 	return errors.Join(group.Wait(), d.stop())
 }
 
 // stopping says what becomes of the flows of splits in these modes.
 func stopping(modes map[string]traffic.Mode) string {
-	text := "stopping"
 	relayed, inKernel := false, false
 	for _, mode := range modes {
 		relayed = relayed || mode == traffic.ModeProxy
 		inKernel = inKernel || mode != traffic.ModeProxy
 	}
+	var notes []string
 	if relayed {
-		text += "; open flows of the relay drain, a second signal ends them"
+		notes = append(notes, "open flows of the relay drain, a second signal ends them")
 	}
 	if inKernel {
-		text += "; kernel rules stay in place until `splitd cleanup`"
+		notes = append(notes, "kernel rules stay in place until `splitd cleanup`")
 	}
-	return text
+	return strings.Join(notes, "; ")
 }
 
 // start brings the planes to the configuration and opens what clients connect

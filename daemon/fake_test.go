@@ -271,6 +271,7 @@ func (k *fakeKernel) Watch(ctx context.Context, _ func(netfilter.Stranger)) erro
 	<-ctx.Done()
 	return nil
 }
+
 func (k *fakeKernel) Include(context.Context, []traffic.Split, []traffic.ReturnPath) (string, error) {
 	return "", nil
 }

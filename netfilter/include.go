@@ -8,7 +8,7 @@ import (
 	"github.com/splitd/splitd/traffic"
 )
 
-// The file that a host's own ruleset may include, so that its reload loads our
+// IncludeFile is the file that a host's own ruleset may include, so that its reload loads our
 // tables in the transaction that flushes all others. It stands beside the
 // daemon's control socket.
 const IncludeFile = "include.nft"

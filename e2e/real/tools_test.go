@@ -83,16 +83,16 @@ func (l *lab) listedAsPlanned() {
 	}, func() any { return cmp.Diff(plan, listed) })
 }
 
-// unchecked turns health checks off, where no server runs behind a split: what
-// they find stands in the kernel too.
-func unchecked(config string) string {
-	return strings.ReplaceAll(config, "primary:", "health: {check: none}\n    primary:")
+// unchecked is oldConfig without health checks, where no server runs behind a
+// split: what they find stands in the kernel too.
+func unchecked() string {
+	return strings.ReplaceAll(oldConfig, "primary:", "health: {check: none}\n    primary:")
 }
 
 func TestThePlanIsTheTextThatNftListsAndLoads(t *testing.T) {
 	l := newLab(t)
 	l.returning = l.startDaemon(l.new, newConfig, nil)
-	l.splitting = l.startDaemon(l.old, strings.Replace(unchecked(oldConfig), "weight: 0%%", "weight: 37.5%%", 1), nil)
+	l.splitting = l.startDaemon(l.old, strings.Replace(unchecked(), "weight: 0%%", "weight: 37.5%%", 1), nil)
 	plan := l.planned(l.splitting)
 	if diff := cmp.Diff(plan.Nft, ours(l.old)); diff != "" {
 		t.Errorf("what nft lists is not the plan (-plan +nft):\n%s", diff)
@@ -194,7 +194,7 @@ func TestARulesetSavedByNftLoadsAgain(t *testing.T) {
 	l := newLab(t)
 	webs := []*nginx{startNginx(t, l.old, l.dir), startNginx(t, l.new, l.dir)}
 	l.returning = l.startDaemon(l.new, newConfig, nil)
-	l.splitting = l.startDaemon(l.old, "netfilter: {owner: never}"+unchecked(oldConfig), nil)
+	l.splitting = l.startDaemon(l.old, "netfilter: {owner: never}"+unchecked(), nil)
 	l.ok("set", "web", "100%")
 	c := l.clients[0]
 	for _, way := range c.services() {
@@ -233,7 +233,7 @@ func TestAReloadThatIncludesOurTablesCostsNoOpenFlow(t *testing.T) {
 	l := newLab(t)
 	webs := []*nginx{startNginx(t, l.old, l.dir), startNginx(t, l.new, l.dir)}
 	l.returning = l.startDaemon(l.new, newConfig, nil)
-	l.splitting = l.startDaemon(l.old, "netfilter: {owner: never}"+unchecked(oldConfig), nil)
+	l.splitting = l.startDaemon(l.old, "netfilter: {owner: never}"+unchecked(), nil)
 	l.ok("set", "web", "100%")
 	include := filepath.Join(filepath.Dir(l.splitting.socket), "*.nft")
 	l.splitting.until("has written the file to include", func() bool {
@@ -265,7 +265,7 @@ func TestAReloadThatIncludesOurTablesCostsNoOpenFlow(t *testing.T) {
 // them, or it fails; those that it does not own come with it.
 func TestAReloadThatIncludesOurTablesLeavesTheOwnedOnesOut(t *testing.T) {
 	l := newLab(t)
-	l.splitting = l.startDaemon(l.old, unchecked(oldConfig)+"return_paths:\n  - {name: other, device: eth1, via: 10.0.0.12, match: mark}\n", nil)
+	l.splitting = l.startDaemon(l.old, unchecked()+"return_paths:\n  - {name: other, device: eth1, via: 10.0.0.12, match: mark}\n", nil)
 	l.ok("set", "web", "100%")
 	include := filepath.Join(filepath.Dir(l.splitting.socket), "include.nft")
 	l.splitting.until("has written the file to include", func() bool {
