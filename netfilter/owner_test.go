@@ -84,58 +84,44 @@ func (lab *splitLab) reloadAsFirewalls() {
 	})
 }
 
-func TestReloadsOfFirewallsUnderLoadCostNoFlow(t *testing.T) {
-	t.Parallel()
-	lab := newSplitLab(t)
-	lab.serveAll()
-	lab.serveDNS()
-	lab.openOwner()
-	lab.apply(both(remoteSplit(1, 500_000)))
-	early, letter := lab.dial(service25v4)
-	stop, done := make(chan struct{}), make(chan answers)
-	go func() { done <- lab.load(0, stop, service25v4, service25v6, service53v4, service53v6) }()
-	for range load(200) {
-		lab.reloadAsFirewalls()
-	}
-	close(stop)
-	got := <-done
-	if len(got.failed) > 0 || got.by[fromLocal] > 0 || got.by[fromOld] == 0 || got.by[fromNew] == 0 {
-		t.Errorf("%d flows failed; answers: %d old, %d new, %d escaped", len(got.failed), got.by[fromOld], got.by[fromNew], got.by[fromLocal])
-	}
-	if err := echoes(early); err != nil {
-		t.Errorf("the connection to %c from before the reloads: %v", letter, err)
-	}
-	if lines := lab.differences(both(remoteSplit(1, 500_000))); len(lines) > 0 || !lab.owned() {
-		t.Errorf("after the reloads: owned %v, differences %q", lab.owned(), lines)
-	}
-}
-
 // Owned tables make a foreign flush, and a reload of any firewall, no event:
 // no new flow falls through and no open one ends.
-func TestAForeignFlushUnderLoadCostsNoFlowWhereTablesAreOwned(t *testing.T) {
+func TestWhatOtherProgramsReloadUnderLoadCostsNoFlowWhereTablesAreOwned(t *testing.T) {
 	t.Parallel()
-	lab := newSplitLab(t)
-	lab.serveAll()
-	lab.serveDNS()
-	lab.openOwner()
-	lab.apply(both(remoteSplit(1, 500_000)))
-	early, letter := lab.dial(service25v4)
-	stop, done := make(chan struct{}), make(chan answers)
-	go func() { done <- lab.load(0, stop, service25v4, service25v6, service53v4, service53v6) }()
-	const flushes = 200
-	for i := range flushes {
-		lab.flushAsOthers()
-		if i%10 == 0 {
-			lab.setWeights(both(remoteSplit(traffic.Generation(i+2), 500_000)))
-		}
-	}
-	close(stop)
-	got := <-done
-	if len(got.failed) > 0 || got.by[fromLocal] > 0 || got.by[fromOld] == 0 || got.by[fromNew] == 0 {
-		t.Errorf("answers: %v", got)
-	}
-	if err := echoes(early); err != nil {
-		t.Errorf("the connection to %c from before the flushes: %v", letter, err)
+	for name, reload := range map[string]func(*splitLab){
+		"a flush of all": (*splitLab).flushAsOthers, "firewalld's and Docker's reloads": (*splitLab).reloadAsFirewalls,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			lab := newSplitLab(t)
+			lab.serveAll()
+			lab.serveDNS()
+			lab.openOwner()
+			split := both(remoteSplit(1, 500_000))
+			lab.apply(split)
+			early, letter := lab.dial(service25v4)
+			stop, done := make(chan struct{}), make(chan answers)
+			go func() { done <- lab.load(0, stop, service25v4, service25v6, service53v4, service53v6) }()
+			const reloads = 200
+			for i := range reloads {
+				reload(lab)
+				if i%10 == 0 {
+					split = both(remoteSplit(traffic.Generation(i+2), 500_000))
+					lab.setWeights(split)
+				}
+			}
+			close(stop)
+			got := <-done
+			if len(got.failed) > 0 || got.by[fromLocal] > 0 || got.by[fromOld] == 0 || got.by[fromNew] == 0 {
+				t.Errorf("answers: %v", got)
+			}
+			if err := echoes(early); err != nil {
+				t.Errorf("the connection to %c from before the reloads: %v", letter, err)
+			}
+			if lines := lab.differences(split); len(lines) > 0 || !lab.owned() {
+				t.Errorf("after the reloads: owned %v, differences %q", lab.owned(), lines)
+			}
+		})
 	}
 }
 

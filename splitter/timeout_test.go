@@ -14,19 +14,33 @@ import (
 
 func TestAHalfClosedFlowThatIsSilentEndsAfterItsOwnTimeout(t *testing.T) {
 	_, connect := startPairs(t, families()["IPv4"], func(p *traffic.Proxy) { p.HalfClosedTimeout = idle })
-	p, whole := connect(t), connect(t)
-	if err := p.client.CloseWrite(); err != nil {
-		t.Fatal(err)
+	p, silent, whole := connect(t), connect(t), connect(t)
+	for _, half := range []pair{p, silent} {
+		if err := half.client.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
 	}
+	ended := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(io.Discard, silent.client)
+		ended <- err
+	}()
 	begin := time.Now()
-	for range 4 { // bytes keep it open
+	for waiting := true; waiting; { // bytes keep it open for longer than the silent one
+		select {
+		case err := <-ended:
+			waiting = false
+			if !isReset(err) {
+				t.Errorf("the silent client's end: %v, want a reset", err)
+			}
+		default:
+		}
 		if _, err := p.server.Write([]byte("more")); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := io.ReadFull(p.client, make([]byte, 4)); err != nil {
 			t.Fatalf("after %v: %v", time.Since(begin), err)
 		}
-		time.Sleep(idle / 2)
 	}
 	if _, err := io.Copy(io.Discard, p.client); !isReset(err) {
 		t.Errorf("client's end: %v, want a reset", err)
@@ -61,7 +75,10 @@ func TestABackendThatSendsNoFirstByteInTimeLosesTheFlow(t *testing.T) {
 	if got := r.numbers("new"); got.Flows != circuitFailures {
 		t.Errorf("the candidate has had %d flows, want %d", got.Flows, circuitFailures)
 	}
-	time.Sleep(2 * idle)
+	silent := dial(t, service) // its backend is never asked and has nothing to say
+	if _, err := silent.Read(make([]byte, 1)); !isReset(err) {
+		t.Errorf("a client that got no byte either: %v, want a reset", err)
+	}
 	exchange(t, c, "a backend that has spoken may take its time")
 }
 
