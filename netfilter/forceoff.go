@@ -32,15 +32,42 @@ func ForceOff(ctx context.Context, _ Settings, split string) ([]Forced, error) {
 	}
 	var l link
 	defer l.close()
-	have, err := l.observe(weightsOnly)
+	var done []Forced
+	err := l.undisturbed(func() error {
+		again, err := l.forceOff(split)
+		done = forcedBefore(done, again)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("force off: %w", err)
+	}
+	return done, nil
+}
+
+// forcedBefore is what was done in all when a second attempt had to follow.
+func forcedBefore(first, second []Forced) []Forced {
+	for i, f := range second {
+		for _, before := range first {
+			if before.Split == f.Split && before.Generation == f.Generation {
+				second[i] = before
+			}
+		}
+	}
+	return second
+}
+
+// forceOff reads, plans and writes. What it tells of an error is what it would
+// have done.
+func (l *link) forceOff(split string) ([]Forced, error) {
+	have, err := l.observe(weightsOnly)
+	if err != nil {
+		return nil, err
 	}
 	standing := have.standing()
 	names := slices.Sorted(maps.Keys(standing))
 	if split != "" {
 		if !slices.Contains(names, split) {
-			return nil, fmt.Errorf("force off: the kernel has no split %q, it has %s", split, cmp.Or(strings.Join(names, ", "), "none at all"))
+			return nil, fmt.Errorf("the kernel has no split %q, it has %s", split, cmp.Or(strings.Join(names, ", "), "none at all"))
 		}
 		names = []string{split}
 	}
@@ -49,7 +76,7 @@ func ForceOff(ctx context.Context, _ Settings, split string) ([]Forced, error) {
 	for _, name := range names {
 		f, change, err := have[standing[name]].force(name)
 		if err != nil {
-			return nil, fmt.Errorf("force off: %w", err)
+			return nil, err
 		}
 		done = append(done, f)
 		if len(change) > 0 {
@@ -59,7 +86,7 @@ func ForceOff(ctx context.Context, _ Settings, split string) ([]Forced, error) {
 	all := transactions(groups, l.room)
 	for i, t := range all {
 		if err := l.commit(t); err != nil {
-			return nil, fmt.Errorf("force off: transaction %d of %d: %w", i+1, len(all), err)
+			return done, fmt.Errorf("transaction %d of %d: %w", i+1, len(all), err)
 		}
 	}
 	return done, nil

@@ -173,11 +173,21 @@ func (k *Kernel) Apply(ctx context.Context, splits []traffic.Split, paths []traf
 	return changed || changedSplits || changedMirrors, err
 }
 
-func (k *Kernel) applySplits(ctx context.Context, splits []traffic.Split) (bool, error) {
+func (k *Kernel) applySplits(ctx context.Context, splits []traffic.Split) (changed bool, err error) {
 	if err := k.link.own(); err != nil {
 		return false, err
 	}
 	k.retire()
+	err = k.undisturbed(func() error {
+		again, err := k.bringSplits(ctx, splits)
+		changed = changed || again
+		return err
+	})
+	return changed, err
+}
+
+// bringSplits reads, plans, writes and reads back.
+func (k *Kernel) bringSplits(ctx context.Context, splits []traffic.Split) (changed bool, err error) {
 	have, err := k.memory.see(&k.link)
 	if err != nil {
 		return false, err
@@ -187,8 +197,8 @@ func (k *Kernel) applySplits(ctx context.Context, splits []traffic.Split) (bool,
 	if p.empty() {
 		return false, k.dropKeeper(len(have) > 0)
 	}
-	if err := k.carryOut(ctx, p); err != nil {
-		return false, err
+	if landed, err := k.carryOut(ctx, p); err != nil {
+		return landed > 0 && errors.Is(err, errOvertaken), err
 	}
 	have, err = k.memory.see(&k.link)
 	if err != nil {
@@ -205,21 +215,21 @@ func (k *Kernel) applySplits(ctx context.Context, splits []traffic.Split) (bool,
 func (k *Kernel) change(all []step) error {
 	k.writes.begun.Add(1)
 	defer k.writes.ended.Add(1)
-	before, unread := k.link.generation()
+	before, unread := k.generation()
 	err := k.link.commit(all)
 	if err == nil {
 		k.writes.landed.Add(1)
 	}
 	after := before
 	if err == nil && unread == nil {
-		after, unread = k.link.generation()
+		after, unread = k.generation()
 	}
 	k.memory.changed(all, before, after, cmp.Or(err, unread)) // which keeps nobody from changing
 	return err
 }
 
-// carryOut runs the transactions of a plan.
-func (k *Kernel) carryOut(ctx context.Context, p plan) error {
+// carryOut runs the transactions of a plan. It says how many of them landed.
+func (k *Kernel) carryOut(ctx context.Context, p plan) (landed int, err error) {
 	if len(p.rebuild) > 0 {
 		// Live flows need a nat chain at every moment.
 		removal := keeper()
@@ -227,8 +237,9 @@ func (k *Kernel) carryOut(ctx context.Context, p plan) error {
 			removal = append(removal, on(name, removeTable{})...)
 		}
 		if err := k.commit(removal); err != nil {
-			return fmt.Errorf("remove the table for rebuilding: %w: the rules before stay in force", err)
+			return 0, fmt.Errorf("remove the table for rebuilding: %w: the rules before stay in force", err)
 		}
+		landed++
 	}
 	all, unseen := p.transactions(k.link.room)
 	for i, t := range all {
@@ -237,6 +248,7 @@ func (k *Kernel) carryOut(ctx context.Context, p plan) error {
 			err = k.commit(t)
 		}
 		if err == nil {
+			landed++
 			continue
 		}
 		force := "the rules before stay in force"
@@ -246,9 +258,9 @@ func (k *Kernel) carryOut(ctx context.Context, p plan) error {
 		case i > unseen:
 			force = "the transactions before it are in force, apply again"
 		}
-		return fmt.Errorf("transaction %d of %d: %w: %s", i+1, len(all), err, force)
+		return landed, fmt.Errorf("transaction %d of %d: %w: %s", i+1, len(all), err, force)
 	}
-	return nil
+	return landed, nil
 }
 
 // remember notes which versions exist and what is left to retire.

@@ -24,6 +24,7 @@ type link struct {
 	// room is how many bytes a transaction may have.
 	room  int
 	owner owner
+	basis basis
 	// port is the address of the socket (netlink(7)) while it is open, else 0.
 	port atomic.Uint32
 }
@@ -90,7 +91,8 @@ func (l *link) close() {
 	}
 }
 
-// commit carries out the steps as one transaction: all or nothing.
+// commit carries out the steps as one transaction: all or nothing. It may be
+// errOvertaken when there is a basis.
 func (l *link) commit(all []step) error {
 	if err := l.open(); err != nil {
 		return err
@@ -106,9 +108,9 @@ func (l *link) commit(all []step) error {
 		}
 	}
 	if err == nil {
-		err = l.conn.Flush()
+		err = l.basis.flush(l.conn)
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, errOvertaken) { // which is a whole answer
 		l.close() // drops what was collected, and answers still to come
 	}
 	if errors.Is(err, unix.EPERM) && HasNetAdmin() {

@@ -216,18 +216,6 @@ func anonymousMaps(expressions []expr.Any) []string {
 	return names
 }
 
-// generation asks for the number of the ruleset.
-func (l *link) generation() (uint32, error) {
-	if err := l.open(); err != nil {
-		return 0, err
-	}
-	gen, err := l.conn.GetGen()
-	if err != nil {
-		return 0, fmt.Errorf("read the generation of the ruleset: %w", l.failed(err))
-	}
-	return gen.ID, nil
-}
-
 // owned says whether every table is its owner's alone.
 func (s sight) owned() bool {
 	for _, o := range s {

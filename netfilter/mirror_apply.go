@@ -93,25 +93,34 @@ func (o observedMirror) steps(t mirrorTable) []step {
 // applyMirrors brings both tables to the splits, each in one transaction.
 func (l *link) applyMirrors(commit committer, splits []traffic.Split) (changed bool, err error) {
 	for _, t := range mirrors(splits) {
-		o, err := l.readMirror(t)
+		err := l.undisturbed(func() error {
+			written, err := l.bringMirror(commit, t)
+			changed = changed || written
+			return err
+		})
 		if err != nil {
 			return changed, err
 		}
-		if o.as(t) {
-			continue
-		}
-		if err := commit(o.steps(t)); err != nil {
-			return changed, fmt.Errorf("change %s: %w: what was in force stays", t.title(), err)
-		}
-		changed = true
-		if o, err = l.readMirror(t); err != nil {
-			return changed, fmt.Errorf("read back: %w", err)
-		}
-		if !o.as(t) {
-			return changed, fmt.Errorf("read back: %s: another program may be changing it", o.difference(t))
-		}
 	}
 	return changed, nil
+}
+
+// bringMirror reads, writes and reads back.
+func (l *link) bringMirror(commit committer, t mirrorTable) (changed bool, err error) {
+	o, err := l.readMirror(t)
+	if err != nil || o.as(t) {
+		return false, err
+	}
+	if err := commit(o.steps(t)); err != nil {
+		return false, fmt.Errorf("change %s: %w: what was in force stays", t.title(), err)
+	}
+	if o, err = l.readMirror(t); err != nil {
+		return true, fmt.Errorf("read back: %w", err)
+	}
+	if !o.as(t) {
+		return true, fmt.Errorf("read back: %s: another program may be changing it", o.difference(t))
+	}
+	return true, nil
 }
 
 // differencesMirrors says, a line each, what applyMirrors would change.

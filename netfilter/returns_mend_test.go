@@ -257,8 +257,10 @@ func TestARivalWhoDeletesInALoopDoesNotMakeUsSpin(t *testing.T) {
 		t.Errorf("%d mends in %v, want at most %d", mended.Load(), took, most)
 	}
 	lab.inSync(paths)
-	if lines := strings.Count(log.String(), "differences="); lines > paceTold+1 {
-		t.Errorf("%d lines are logged of %d mends, want at most %d:\n%s", lines, mended.Load(), paceTold+1, log.String())
+	// A machine that stood still for so long has let the row of mends end.
+	rows := 1 + int(took/paceRest)
+	if lines := strings.Count(log.String(), "differences="); lines > rows*(paceTold+1) {
+		t.Errorf("%d lines are logged of %d mends in %v, want at most %d in a row:\n%s", lines, mended.Load(), took, paceTold+1, log.String())
 	}
 }
 

@@ -177,6 +177,16 @@ func sameElements(a, b []neighbour) bool {
 // finds a rule whose set is not filled yet: sets and chains first, then all
 // rules at once, then what is left over. It returns the differences there were.
 func (r Returns) applyMarks(conn *nftables.Conn, known neighbours) (did, followed []string, err error) {
+	var b basis
+	err = b.undisturbed(func() (uint32, error) { return generation(conn) }, func() error {
+		did, followed, err = r.bringMarks(conn, &b, known)
+		return err
+	})
+	return did, followed, err
+}
+
+// bringMarks reads, plans and writes.
+func (r Returns) bringMarks(conn *nftables.Conn, b *basis, known neighbours) (did, followed []string, err error) {
 	m, err := readMarks(conn)
 	if err != nil {
 		return nil, nil, err
@@ -187,7 +197,7 @@ func (r Returns) applyMarks(conn *nftables.Conn, known neighbours) (did, followe
 	}
 	if len(r.marks) == 0 {
 		conn.DelTable(markTable())
-		return did, followed, flushMarks(conn)
+		return did, followed, b.flushMarks(conn)
 	}
 	foul := len(m.odd) > 0 || slices.ContainsFunc(r.chains(), func(c markChain) bool {
 		has, there := m.chains[c.name]
@@ -203,18 +213,18 @@ func (r Returns) applyMarks(conn *nftables.Conn, known neighbours) (did, followe
 	}
 	if m.table == nil { // one transaction suffices where nothing was
 		r.addMarkRules(conn, table, m)
-		return did, followed, flushMarks(conn)
+		return did, followed, b.flushMarks(conn)
 	}
-	if err := flushMarks(conn); err != nil {
+	if err := b.flushMarks(conn); err != nil {
 		return nil, nil, err
 	}
 	r.addMarkRules(conn, table, m)
 	r.removeStray(conn, table, m)
-	return did, followed, flushMarks(conn)
+	return did, followed, b.flushMarks(conn)
 }
 
-func flushMarks(conn *nftables.Conn) error {
-	if err := conn.Flush(); err != nil {
+func (b *basis) flushMarks(conn *nftables.Conn) error {
+	if err := b.flush(conn); err != nil {
 		return fmt.Errorf("change table %q: %w", TableReturn, err)
 	}
 	return nil

@@ -44,6 +44,10 @@ func (k *Kernel) SetWeights(ctx context.Context, splits ...traffic.Split) error 
 func (k *Kernel) SetBackends(ctx context.Context, splits ...traffic.Split) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	return k.undisturbed(func() error { return k.setBackends(ctx, splits) })
+}
+
+func (k *Kernel) setBackends(ctx context.Context, splits []traffic.Split) error {
 	mends, err := k.mendsOf(splits)
 	if err != nil || len(mends) == 0 {
 		return err
@@ -142,6 +146,11 @@ func (k *Kernel) setWeights(ctx context.Context, splits []traffic.Split) error {
 	if len(k.leftovers) > leftoversMost {
 		k.retire()
 	}
+	return k.undisturbed(func() error { return k.swapWeights(ctx, splits) })
+}
+
+// swapWeights reads, plans, writes and reads back.
+func (k *Kernel) swapWeights(ctx context.Context, splits []traffic.Split) error {
 	swaps, err := k.planSwaps(splits)
 	if err != nil {
 		return err
