@@ -91,6 +91,7 @@ func TestRelayWithoutFilesKeepsItsFlowsRestsAndRecovers(t *testing.T) {
 
 	early := dial(t, service)
 	<-accepted // it has its two files, and no pipe
+	begin := time.Now()
 	var crowd []*net.TCPConn
 	for range 500 {
 		// Some may be reset at once.
@@ -104,9 +105,9 @@ func TestRelayWithoutFilesKeepsItsFlowsRestsAndRecovers(t *testing.T) {
 		return strings.Contains(log.String(), "accept connection") || strings.Contains(log.String(), "short of ports, file descriptors")
 	})
 
-	begin, used := time.Now(), cpuTime(t, child)
+	short, used := time.Now(), cpuTime(t, child)
 	exchange(t, early, strings.Repeat("no pipe is to be had: ", 1000))
-	for time.Since(begin) < time.Second {
+	for time.Since(short) < time.Second {
 		time.Sleep(10 * time.Millisecond)
 	}
 	exchange(t, early, "and still here")
@@ -119,13 +120,12 @@ func TestRelayWithoutFilesKeepsItsFlowsRestsAndRecovers(t *testing.T) {
 		})
 		return len(waiting) <= (40+ofTheRelay)/2 // have a flow
 	}, func() any { return len(waiting) }, func() any { return log.tail(2000) })
-	if share := (cpuTime(t, child) - used).Seconds() / time.Since(begin).Seconds(); share > 0.2 {
+	if share := (cpuTime(t, child) - used).Seconds() / time.Since(short).Seconds(); share > 0.2 {
 		t.Errorf("the relay used %.0f%% of a core while it could not accept", 100*share)
 	}
 	for _, c := range crowd {
 		abortConn(c)
 	}
-	recovered := time.Now()
 	nettest.Eventually(t, "new connections are served", func() bool {
 		c, err := net.DialTCP("tcp", nil, net.TCPAddrFromAddrPort(service))
 		if err != nil {
@@ -137,9 +137,6 @@ func TestRelayWithoutFilesKeepsItsFlowsRestsAndRecovers(t *testing.T) {
 		_, err = io.ReadFull(c, make([]byte, 1))
 		return err == nil
 	})
-	if took := time.Since(recovered); took > 2500*time.Millisecond {
-		t.Errorf("recovery took %v", took)
-	}
 	exchange(t, early, "after all")
 	lines := strings.Count(log.String(), "accept connection")
 	if most := int(time.Since(begin).Seconds()) + 3; lines > most {

@@ -53,7 +53,7 @@ func TestDrainEndsWithTheLastFlow(t *testing.T) {
 			if err := errors.Join(p.client.CloseWrite(), p.server.CloseWrite()); err != nil {
 				t.Fatal(err)
 			}
-			if !r.returned(2 * time.Second) {
+			if !r.returned(testPatience) {
 				t.Error("Run did not return after the last flow ended")
 			}
 			if _, err := io.Copy(io.Discard, p.client); err != nil {
@@ -66,7 +66,7 @@ func TestDrainEndsWithTheLastFlow(t *testing.T) {
 func TestDrainCutsOffWhatIsLeftAtEachSplitsDeadline(t *testing.T) {
 	ip := families()["IPv4"]
 	server := startServer(t, ip, echo)
-	timeouts := map[string]time.Duration{"quick": 200 * time.Millisecond, "slow": 600 * time.Millisecond}
+	timeouts := map[string]time.Duration{"quick": 200 * time.Millisecond, "slow": 600 * time.Millisecond, "patient": time.Hour}
 	var splits []traffic.Split
 	clients := map[string]*net.TCPConn{}
 	for name, timeout := range timeouts {
@@ -87,11 +87,13 @@ func TestDrainCutsOffWhatIsLeftAtEachSplitsDeadline(t *testing.T) {
 		if !isReset(err) {
 			t.Errorf("%s: %v, want a reset", name, err)
 		}
-		if took < timeouts[name] || took > timeouts[name]+350*time.Millisecond {
+		if took < timeouts[name]-time.Millisecond { // a tick
 			t.Errorf("%s was cut off after %v, drain timeout is %v", name, took, timeouts[name])
 		}
 	}
-	if !r.returned(2 * time.Second) {
+	exchange(t, clients["patient"], "still here")
+	abortConn(clients["patient"])
+	if !r.returned(testPatience) {
 		t.Error("Run did not return")
 	}
 }
@@ -108,7 +110,7 @@ func TestDrainCutsOffAFlowThatIsStillConnecting(t *testing.T) {
 	if _, err := io.Copy(io.Discard, c); !isReset(err) {
 		t.Errorf("client's end: %v, want a reset", err)
 	}
-	if !r.returned(2 * time.Second) {
+	if !r.returned(testPatience) {
 		t.Error("Run did not return")
 	}
 	if got := r.numbers("new"); got.Failed != 0 {

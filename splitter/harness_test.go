@@ -29,10 +29,10 @@ func families() map[string]netip.Addr {
 var ports atomic.Uint32
 
 // freePort returns a port that no other test uses, nor another worker of the
-// fuzzer, which shares the loopback.
+// fuzzer, which shares the loopback. They begin anew where scarcePorts begin.
 func freePort() uint16 {
 	for {
-		port := 10000 + ports.Add(1)
+		port := 10000 + ports.Add(1)%(scarcePorts-10000)
 		if l, err := net.ListenTCP("tcp", &net.TCPAddr{Port: int(port)}); err == nil {
 			_ = l.Close()
 			return uint16(port)
@@ -65,7 +65,7 @@ func startRelay(t testing.TB, o Options, splits ...traffic.Split) *testRelay {
 		stop()
 		select {
 		case <-r.done:
-		case <-time.After(10 * time.Second):
+		case <-time.After(testPatience):
 			t.Errorf("Run did not return:\n%s", stacks())
 		}
 		if t.Failed() {
@@ -217,7 +217,7 @@ func dial(t testing.TB, to netip.AddrPort) *net.TCPConn {
 		t.Fatalf("dial %s: %v", to, err)
 	}
 	t.Cleanup(func() { abortConn(c) })
-	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(testPatience)); err != nil {
 		t.Fatal(err)
 	}
 	return c
@@ -236,7 +236,7 @@ func greeting(to netip.AddrPort) (byte, error) {
 		return 0, err
 	}
 	defer abortConn(c)
-	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(testPatience)); err != nil {
 		return 0, err
 	}
 	var b [1]byte
@@ -318,8 +318,9 @@ func (b *logBuffer) String() string {
 	return b.text.String()
 }
 
-// testPatience is how long a test waits for what must happen soon.
-const testPatience = 10 * time.Second
+// testPatience is how long a test waits for what must happen soon, and how
+// long one of its connections lasts: what no busy machine needs.
+const testPatience = time.Minute
 
 // tail returns the last n bytes.
 func (b *logBuffer) tail(n int) string {

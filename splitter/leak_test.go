@@ -60,7 +60,7 @@ func TestNothingIsLeftAfterTwoThousandConnectionsAndAResetStorm(t *testing.T) {
 	load.Wait()
 	nettest.Eventually(t, "goroutines and files are back at base", func() bool {
 		forcePoolsEmpty()
-		return runtime.NumGoroutine() <= goroutines && len(openFiles(t)) <= files
+		return r.openFlows() == 0 && runtime.NumGoroutine() <= goroutines && len(openFiles(t)) <= files
 	})
 	var flows uint64
 	for _, name := range []string{"old", "new", "newer"} {

@@ -41,6 +41,9 @@ func prepareLoopback() error {
 // tests' services stand below.
 const ephemeralFirst = 20000
 
+// scarcePorts are the first of some that only a test of their lack uses.
+const scarcePorts = 19000
+
 func setLocalPorts(first, last int) error {
 	return os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", fmt.Appendf(nil, "%d %d", first, last), 0o644)
 }
