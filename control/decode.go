@@ -70,6 +70,9 @@ func decodeSet(body []byte) (api.SetRequest, error) {
 	return request, nil
 }
 
+// maxKillAfter is longer than anybody watches a drain.
+const maxKillAfter = 365 * 24 * time.Hour
+
 // maxRate is a drain that is no drain any more: `--kill` is meant.
 const maxRate = 100_000
 
@@ -79,14 +82,16 @@ func decodeDrain(body []byte) (api.DrainRequest, error) {
 	if err := strict(body, &request); err != nil {
 		return api.DrainRequest{}, err
 	}
-	rate := request.RatePerSecond
+	rate, after := request.RatePerSecond, request.KillAfterSeconds
 	switch {
 	case request.Backend == "":
 		return api.DrainRequest{}, invalid("a drain needs a backend")
 	case math.IsNaN(rate) || rate < 0 || rate > maxRate:
 		return api.DrainRequest{}, invalid(fmt.Sprintf("rate_per_second %v must lie between 0 (none) and %d", rate, maxRate))
-	case rate > 0 && request.Kill:
-		return api.DrainRequest{}, invalid("kill ends all flows at once and rate_per_second some at a time: ask for one of them")
+	case math.IsNaN(after) || after < 0 || after > maxKillAfter.Seconds():
+		return api.DrainRequest{}, invalid(fmt.Sprintf("kill_after_seconds %v must lie between 0 (never) and %.0f", after, maxKillAfter.Seconds()))
+	case (rate > 0 || after > 0) && request.Kill:
+		return api.DrainRequest{}, invalid("kill ends all flows at once, rate_per_second some at a time and kill_after_seconds what is left later: ask for kill alone, or without it")
 	}
 	request.Request = cleaned(request.Request)
 	request.Backend = printable(request.Backend, maxReason)

@@ -148,9 +148,27 @@ func (d *Daemon) Run(ctx context.Context, hangup <-chan os.Signal) error {
 	d.tellSystemd("READY=1")
 	d.log.Info("ready", "socket", d.options.Config.Control.Socket, "splits", len(d.view.Load().names()))
 	<-ctx.Done()
-	d.tellSystemd("STOPPING=1")
+	d.tellSystemd("STOPPING=1", extension(d.view.Load().splits()))
 	d.log.Info("stopping", "note", stopping(d.view.Load().modes))
 	return errors.Join(group.Wait(), d.stop())
+}
+
+// extension asks systemd for the time that the relay's flows may take to drain
+// (EXTEND_TIMEOUT_USEC, sd_notify(3)): it ends who takes longer than the unit
+// says, and a drain timeout is no business of the unit's.
+func extension(splits []traffic.Split) string {
+	const unlimited = 365 * 24 * time.Hour
+	longest := time.Duration(0)
+	for _, s := range splits {
+		switch {
+		case s.Mode != traffic.ModeProxy:
+		case s.Proxy.DrainTimeout == 0:
+			longest = unlimited
+		default:
+			longest = max(longest, s.Proxy.DrainTimeout)
+		}
+	}
+	return fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", (longest + stopPatience).Microseconds())
 }
 
 // stopping says what becomes of the flows of splits in these modes.
@@ -218,6 +236,7 @@ func (d *Daemon) serve(ctx context.Context, group *errgroup.Group, hangup <-chan
 	group.Go(func() error { return d.control.Run(ctx, control.Handler(d, d.log)) })
 	group.Go(func() error { return d.planes.relay.Run(ctx) })
 	group.Go(func() error { return d.keepKernel(ctx) })
+	group.Go(func() error { return d.tendFlows(ctx) })
 	group.Go(func() error { return d.health.Run(ctx) })
 	group.Go(func() error { return d.withdraw(ctx) })
 	group.Go(func() error { return d.expire(ctx) })
@@ -241,7 +260,6 @@ func (d *Daemon) keepKernel(ctx context.Context) error {
 		group.Go(func() error { return d.mend(ctx) })
 		group.Go(func() error { return kernel.Follow(ctx, d.kernelSplits) })
 		group.Go(func() error { return kernel.Listen(ctx) })
-		group.Go(func() error { return d.tendFlows(ctx) })
 		if l := d.options.FlowLog; l != nil {
 			group.Go(func() error { return l.Run(ctx) })
 			group.Go(func() error { return d.logFlows(ctx, kernel, l) })

@@ -9,7 +9,6 @@ import (
 
 	"github.com/splitd/splitd/control"
 	"github.com/splitd/splitd/control/api"
-	"github.com/splitd/splitd/netfilter"
 	"github.com/splitd/splitd/state"
 	"github.com/splitd/splitd/traffic"
 )
@@ -22,19 +21,16 @@ func (d *Daemon) Drain(ctx context.Context, who control.Actor, name string, requ
 	}
 	w := word{who: who, action: state.ActionDrain, reason: request.Reason, expect: request.ExpectGeneration}
 	change, err := d.steer(ctx, w, name, func(record state.Record, now time.Time) (traffic.Overrides, error) {
-		if err := d.drainable(record, request); err != nil {
+		if err := drainable(record, request.Backend); err != nil {
 			return nil, err
 		}
 		held := record.Overrides[request.Backend]
-		if held.Drain && held.Rate == request.RatePerSecond {
+		if held.Drain && held.Rate == request.RatePerSecond && held.KillAt.IsZero() && request.KillAfterSeconds == 0 {
 			return record.Overrides, nil
 		}
-		word := traffic.Override{
-			Actor: who.User, Reason: request.Reason, Since: now, Closed: true, Drain: true, Rate: request.RatePerSecond,
-		}
+		word := traffic.Override{Actor: who.User, Reason: request.Reason, Since: now}
 		overrides := cloneOverrides(record.Overrides)
-		overrides[request.Backend] = word
-		word.Closed, word.Drain, word.Rate = false, false, 0
+		overrides[request.Backend] = drained(word, request)
 		return keepOthers(record, overrides, map[string]traffic.Weight{request.Backend: 0}, word), nil
 	})
 	if err != nil {
@@ -42,7 +38,7 @@ func (d *Daemon) Drain(ctx context.Context, who control.Actor, name string, requ
 	}
 	d.tend.poke()
 	if request.Kill {
-		d.kill(ctx, &change, request.Backend)
+		d.kill(ctx, w, &change, request.Backend)
 	}
 	return change, nil
 }
@@ -64,32 +60,26 @@ func (v *view) candidateMissing(split, candidate string) error {
 	return refuse(api.CodeInvalid, "drain %q: name a candidate: %s", candidate, strings.Join(candidateNames(record.Definition), ", "))
 }
 
-// drainable refuses what cannot be drained, and what this plane cannot do.
-func (d *Daemon) drainable(record state.Record, request api.DrainRequest) error {
-	if record.Definition.Primary.Name == request.Backend {
-		return refuse(api.CodeInvalid, "drain %q: %q is its primary, which takes what the candidates leave: raise a candidate instead",
-			record.Name, request.Backend)
+// drained is a word that a request makes a drain's.
+func drained(word traffic.Override, request api.DrainRequest) traffic.Override {
+	word.Closed, word.Drain, word.Rate = true, true, request.RatePerSecond
+	if request.KillAfterSeconds > 0 {
+		word.KillAt = word.Since.Add(time.Duration(request.KillAfterSeconds * float64(time.Second)))
 	}
-	if _, ok := record.Definition.Candidate(request.Backend); !ok {
-		return refuse(api.CodeInvalid, "drain %q: it has no candidate %q: its candidates are %s",
-			record.Name, request.Backend, quoted(candidateNames(record.Definition)))
-	}
-	if request.RatePerSecond > 0 {
-		return d.canEnd(record, "drain --rate")
-	}
-	if request.Kill {
-		return d.canEnd(record, "drain --kill")
-	}
-	return nil
+	return word
 }
 
-// canEnd refuses to end flows that the kernel does not carry.
-func (d *Daemon) canEnd(record state.Record, what string) error {
-	if d.view.Load().modes[record.Name] != traffic.ModeProxy {
-		return nil
+// drainable refuses what cannot be drained.
+func drainable(record state.Record, backend string) error {
+	if record.Definition.Primary.Name == backend {
+		return refuse(api.CodeInvalid, "drain %q: %q is its primary, which takes what the candidates leave: raise a candidate instead",
+			record.Name, backend)
 	}
-	return refuse(api.CodeUnavailable, "%s %q: not available in this version in mode proxy: without it new flows stay away and open ones end by themselves",
-		what, record.Name)
+	if _, ok := record.Definition.Candidate(backend); !ok {
+		return refuse(api.CodeInvalid, "drain %q: it has no candidate %q: its candidates are %s",
+			record.Name, backend, quoted(candidateNames(record.Definition)))
+	}
+	return nil
 }
 
 func candidateNames(s traffic.Split) []string {
@@ -102,33 +92,23 @@ func candidateNames(s traffic.Split) []string {
 
 // kill ends the open flows of candidates of a split, attempts first. Whatever
 // goes wrong is a warning: the candidates get no new flows by now.
-func (d *Daemon) kill(ctx context.Context, change *api.Change, candidates ...string) {
-	split := d.view.Load().split(change.Split)
-	kernel := d.planes.inUse()
-	if kernel == nil {
-		return
-	}
-	ended := 0
+func (d *Daemon) kill(ctx context.Context, w word, change *api.Change, candidates ...string) {
+	v, ended, freed := d.view.Load(), 0, 0
+	split, record := v.split(change.Split), v.records.get(change.Split)
 	for _, name := range candidates {
-		n, err := endAll(ctx, kernel, split, name)
+		freed += d.planes.relay.Free(traffic.BackendKey{Split: split.Name, Backend: name})
+		n, err := d.endAll(ctx, split, name, record.Overrides[name].Since)
 		ended += n
 		if err != nil {
 			change.Warnings = append(change.Warnings, fmt.Sprintf("not all open flows of %q were ended: %v: try again", name, err))
 		}
-		if c, _ := split.Candidate(name); c.Local {
+		if c, _ := split.Candidate(name); c.Local && split.Mode == traffic.ModeKernel {
 			change.Warnings = append(change.Warnings, fmt.Sprintf("%q is this host itself: its open flows cannot be ended from here", name))
 		}
 	}
-	d.log.Info("ended open flows", "split", change.Split, "backends", candidates, "flows", ended)
+	d.log.Info("ended open flows", "split", change.Split, "backends", candidates, "flows", ended, "freed", freed)
+	d.noteEnded(w.who, record, ended, w.reason)
 	change.Ended = &ended
-}
-
-func endAll(ctx context.Context, kernel Kernel, split traffic.Split, backend string) (int, error) {
-	flows, err := kernel.OpenFlows(ctx, netfilter.Which{Splits: []traffic.Split{split}, Backend: backend, Elsewhere: true})
-	if err != nil {
-		return 0, err
-	}
-	return kernel.End(ctx, flows)
 }
 
 // setToZero are the candidates that a set has asked to be at 0.

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -146,51 +145,20 @@ func TestWhatCannotBeDrainedIsRefused(t *testing.T) {
 	}
 }
 
-func TestProxyModeDrainsButEndsNoFlow(t *testing.T) {
-	s := mx(50_000)
-	s.Mode = traffic.ModeProxy
-	w := newWorld(t, s)
-	d := w.mustBoot()
-	for _, request := range []api.DrainRequest{{Kill: true}, {RatePerSecond: 20}} {
-		_, err := w.drain(d, request)
-		if refusal, ok := errors.AsType[*api.Error](err); !ok || refusal.Code != api.CodeUnavailable {
-			t.Errorf("%+v: %v, want it to be unavailable", request, err)
-		}
-	}
-	if change, err := w.drain(d, api.DrainRequest{}); err != nil || change.WeightPPM != 0 {
-		t.Errorf("drain: %+v, %v", change, err)
-	}
-}
-
-func TestKillEndsTheOpenFlows(t *testing.T) {
-	w := newWorld(t, mx(50_000))
-	d := w.mustBoot()
-	w.crowded(5)
-	change, err := w.drain(d, api.DrainRequest{Kill: true})
-	if err != nil || change.Ended == nil || *change.Ended != 5 || len(w.kernel.open) != 0 {
-		t.Errorf("drain --kill: %+v, %v, %d open", change, err, len(w.kernel.open))
-	}
-	w.crowded(3)
-	change, err = d.Set(t.Context(), control.Actor{}, "mx", api.SetRequest{WeightPPM: new(0), Kill: true})
-	if err != nil || change.Ended == nil || *change.Ended != 3 || len(w.kernel.open) != 0 {
-		t.Errorf("set 0%% --kill: %+v, %v, %d open", change, err, len(w.kernel.open))
-	}
-}
-
 func TestAttemptsToWhoTakesNoFlowsAreFreedAtOnce(t *testing.T) {
 	w := newWorld(t, mx(50_000))
 	d := w.mustBoot()
 	if _, err := w.set(d, 40_000); err != nil {
 		t.Fatal(err)
 	}
-	d.freeAttempts(t.Context(), w.kernel)
+	d.freeAttempts(t.Context())
 	if len(w.kernel.freed) != 0 {
 		t.Errorf("a lower weight frees %v", w.kernel.freed)
 	}
 	if _, err := w.set(d, 0); err != nil {
 		t.Fatal(err)
 	}
-	d.freeAttempts(t.Context(), w.kernel)
+	d.freeAttempts(t.Context())
 	if diff := cmp.Diff([]traffic.BackendKey{{Split: "mx", Backend: "new"}}, w.kernel.freed); diff != "" {
 		t.Errorf("freed after set 0%% (-want +got):\n%s", diff)
 	}
@@ -205,17 +173,17 @@ func TestAttemptsThatCannotBeFreedAreFreedLater(t *testing.T) {
 	w.kernel.freeErr = errors.New("no buffer space available")
 	last := time.Duration(0)
 	for range 3 {
-		rest, again := d.freeAttempts(t.Context(), w.kernel)
+		rest, again := d.freeAttempts(t.Context())
 		if !again || rest <= last {
 			t.Fatalf("after a failure: again %v, in %v; before in %v", again, rest, last)
 		}
 		last = rest
 	}
 	w.kernel.freeErr = nil
-	if _, again := d.freeAttempts(t.Context(), w.kernel); again || len(w.kernel.freed) != 1 {
+	if _, again := d.freeAttempts(t.Context()); again || len(w.kernel.freed) != 1 {
 		t.Errorf("afterwards: again %v, freed %v", again, w.kernel.freed)
 	}
-	if _, again := d.freeAttempts(t.Context(), w.kernel); again || len(w.kernel.freed) != 1 {
+	if _, again := d.freeAttempts(t.Context()); again || len(w.kernel.freed) != 1 {
 		t.Errorf("once more: again %v, freed %v", again, w.kernel.freed)
 	}
 }
@@ -227,12 +195,12 @@ func TestAttemptsAreNotFreedLateOnceTheCandidateTakesFlowsAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.kernel.freeErr = errors.New("no buffer space available")
-	d.freeAttempts(t.Context(), w.kernel)
+	d.freeAttempts(t.Context())
 	w.kernel.freeErr = nil
 	if _, err := w.set(d, 10_000); err != nil {
 		t.Fatal(err)
 	}
-	if _, again := d.freeAttempts(t.Context(), w.kernel); again || len(w.kernel.freed) != 0 {
+	if _, again := d.freeAttempts(t.Context()); again || len(w.kernel.freed) != 0 {
 		t.Errorf("again %v, freed %v", again, w.kernel.freed)
 	}
 }
@@ -247,53 +215,12 @@ func TestWhoCannotFreeAttemptsGivesUpWhenTheyAreForgottenAnyhow(t *testing.T) {
 	tries, waited := 0, time.Duration(0)
 	for again := true; again; tries++ {
 		var rest time.Duration
-		if rest, again = d.freeAttempts(t.Context(), w.kernel); again {
+		if rest, again = d.freeAttempts(t.Context()); again {
 			waited += rest
 		}
 	}
 	if tries < 5 || tries > 15 || waited < 2*time.Minute {
 		t.Errorf("%d tries in %v", tries, waited)
-	}
-}
-
-// The pace survives a restart, and ends with the drain.
-func TestAPacedDrainGoesOnAfterARestartUntilItIsUndone(t *testing.T) {
-	w := newWorld(t, mx(50_000))
-	d := w.mustBoot()
-	w.crowded(100)
-	if _, err := w.drain(d, api.DrainRequest{RatePerSecond: 20}); err != nil {
-		t.Fatal(err)
-	}
-	run := func(d *Daemon, seconds int) {
-		d.options.Rand = func() float64 { return 0.5 }
-		for end := w.now.Add(time.Duration(seconds) * time.Second); w.now.Before(end); {
-			rest, busy := d.paceAll(context.Background(), w.kernel)
-			if !busy {
-				return
-			}
-			w.now = w.now.Add(max(rest, time.Millisecond))
-		}
-	}
-	run(d, 2)
-	if left := len(w.kernel.open); left < 55 || left > 65 {
-		t.Errorf("%d flows are left of 100 after 2 s at 20 a second, want 60 or so", left)
-	}
-	status, err := d.Splits(t.Context(), "mx")
-	if drain := status.Items[0].Backends[1].Drain; err != nil || drain == nil || drain.RatePerSecond != 20 || drain.Ended < 35 {
-		t.Errorf("status tells %+v, %v", drain, err)
-	}
-	_ = d.stop()
-	d = w.mustBoot()
-	run(d, 2)
-	left := len(w.kernel.open)
-	if left > 25 {
-		t.Errorf("%d flows are left after 4 s with a restart between, want 20 or so", left)
-	}
-	if _, err := w.set(d, 0); err != nil {
-		t.Fatal(err)
-	}
-	if _, busy := d.paceAll(context.Background(), w.kernel); busy || len(w.kernel.open) != left {
-		t.Errorf("after a set the pace goes on: %v, %d of %d left", busy, len(w.kernel.open), left)
 	}
 }
 

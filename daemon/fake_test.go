@@ -225,6 +225,9 @@ func (k *fakeKernel) Evidence(context.Context, []traffic.Split) ([]traffic.Evide
 }
 
 func (k *fakeKernel) OpenFlows(_ context.Context, which netfilter.Which) ([]netfilter.OpenFlow, error) {
+	if k.countErr != nil {
+		return nil, k.countErr
+	}
 	var open []netfilter.OpenFlow
 	for _, f := range k.open {
 		if (which.Backend == "" || f.Backend == which.Backend) && (!which.Clients.IsValid() || which.Clients.Contains(f.Client.Addr())) {
@@ -234,7 +237,7 @@ func (k *fakeKernel) OpenFlows(_ context.Context, which netfilter.Which) ([]netf
 	if which.Most > 0 && len(open) > which.Most {
 		open = open[:which.Most]
 	}
-	return open, k.countErr
+	return open, nil
 }
 
 func (k *fakeKernel) End(_ context.Context, flows []netfilter.OpenFlow) (ended int, err error) {
@@ -284,7 +287,11 @@ func (k *fakeKernel) Mended() uint64 { return k.mended }
 func (k *fakeKernel) Close() error   { return nil }
 
 // fakeRelay takes everything.
-type fakeRelay struct{ splits []traffic.Split }
+type fakeRelay struct {
+	splits []traffic.Split
+	open   []splitter.OpenFlow // goes on
+	freed  []traffic.BackendKey
+}
 
 var _ Relay = (*fakeRelay)(nil)
 
@@ -294,7 +301,35 @@ func (r *fakeRelay) Apply(_ context.Context, splits []traffic.Split) error {
 }
 func (r *fakeRelay) SetWeights(traffic.Split) error { return nil }
 func (r *fakeRelay) Counts() map[traffic.BackendKey]traffic.Counts {
-	return map[traffic.BackendKey]traffic.Counts{}
+	counts := map[traffic.BackendKey]traffic.Counts{}
+	for _, f := range r.open {
+		c := counts[f.BackendKey]
+		if c.Active == nil {
+			c.Active = new(uint64)
+		}
+		*c.Active++
+		counts[f.BackendKey] = c
+	}
+	return counts
+}
+
+func (r *fakeRelay) OpenFlows(key traffic.BackendKey) []splitter.OpenFlow {
+	return slices.DeleteFunc(slices.Clone(r.open), func(f splitter.OpenFlow) bool { return f.BackendKey != key })
+}
+
+func (r *fakeRelay) End(flows []splitter.OpenFlow) (ended int) {
+	for _, f := range flows {
+		if i := slices.IndexFunc(r.open, func(o splitter.OpenFlow) bool { return o.BackendKey == f.BackendKey }); i >= 0 {
+			r.open = slices.Delete(r.open, i, i+1)
+			ended++
+		}
+	}
+	return ended
+}
+
+func (r *fakeRelay) Free(key traffic.BackendKey) int {
+	r.freed = append(r.freed, key)
+	return 0
 }
 func (r *fakeRelay) Faults() splitter.Faults                         { return splitter.Faults{} }
 func (r *fakeRelay) Refusals() map[string]map[traffic.Refusal]uint64 { return nil }
@@ -365,6 +400,7 @@ type world struct {
 	dir      string
 	fuse     *fuse
 	kernel   *fakeKernel
+	relay    *fakeRelay // it does not outlive a daemon; its open flows are the test's
 	files    configs.Definition
 	badFile  error
 	diskFull bool
@@ -389,7 +425,7 @@ func (w *world) hang() (answer func()) {
 func newWorld(t *testing.T, splits ...traffic.Split) *world {
 	t.Helper()
 	w := &world{t: t, dir: t.TempDir(), fuse: &fuse{}, now: noon, files: configs.Definition{Splits: splits}, hanging: make(chan struct{}, 1)}
-	w.kernel = &fakeKernel{fuse: w.fuse}
+	w.kernel, w.relay = &fakeKernel{fuse: w.fuse}, &fakeRelay{}
 	return w
 }
 
@@ -405,7 +441,7 @@ func (w *world) boot() (*Daemon, error) {
 		Sources:    "the files",
 		Fileless:   w.fileless,
 		OpenKernel: func() (Kernel, error) { return w.kernel, nil },
-		Relay:      &fakeRelay{},
+		Relay:      w.relay,
 		Host:       w.kernel,
 		OpenStore: func() (Store, error) {
 			if w.locked != nil {

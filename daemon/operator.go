@@ -28,9 +28,6 @@ func (d *Daemon) Set(ctx context.Context, who control.Actor, name string, reques
 			return nil, err
 		}
 		weights, err := requested(record, request)
-		if err == nil && request.Kill {
-			err = d.canEnd(record, "set --kill")
-		}
 		if err != nil {
 			return nil, err
 		}
@@ -40,7 +37,7 @@ func (d *Daemon) Set(ctx context.Context, who control.Actor, name string, reques
 	})
 	d.wakeExpiry()
 	if err == nil && request.Kill {
-		d.kill(ctx, &change, setToZero(d.view.Load().records.get(change.Split).Definition, request)...)
+		d.kill(ctx, w, &change, setToZero(d.view.Load().records.get(change.Split).Definition, request)...)
 	}
 	return change, err
 }
@@ -154,6 +151,9 @@ func (d *Daemon) stillDrained(was state.Record, undone state.Entry) []string {
 		if o.Rate > 0 {
 			pace = fmt.Sprintf("%g of its open flows a second are ended again", o.Rate)
 		}
+		if !o.KillAt.IsZero() {
+			pace += fmt.Sprintf(", and all that are open at %s", o.KillAt.Format(time.RFC3339))
+		}
 		told = append(told, fmt.Sprintf("%q is drained as before the newest `drain` of it, %s: undo again, or set a weight, to open it", c.Name, pace))
 	}
 	return told
@@ -257,7 +257,7 @@ func historyItem(e state.Entry) api.Entry {
 		weights[name] = int(w)
 	}
 	return api.Entry{
-		Sequence: e.Sequence, Time: e.Time, Split: e.Split, Generation: uint64(e.Generation), Action: string(e.Action),
+		Sequence: e.Sequence, Time: e.Time, Split: e.Split, Generation: uint64(e.Generation), Action: string(e.Action), Ended: e.Ended,
 		PreviousPPM: int(e.Before.Sum()), WeightPPM: int(e.After.Sum()), Weights: weights, Undoes: e.Undoes,
 		UID: e.UID, User: e.User, SudoUser: e.SudoUser, PID: e.PID, Command: e.Command, Reason: e.Reason,
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -50,6 +49,9 @@ type Relay interface {
 	Counts() map[traffic.BackendKey]traffic.Counts
 	Refusals() map[string]map[traffic.Refusal]uint64
 	Faults() splitter.Faults
+	OpenFlows(key traffic.BackendKey) []splitter.OpenFlow
+	End(flows []splitter.OpenFlow) int
+	Free(key traffic.BackendKey) int
 	Run(ctx context.Context) error
 }
 
@@ -235,7 +237,13 @@ func (p *planes) counts(ctx context.Context, splits []traffic.Split) (map[traffi
 		return counts, nil
 	}
 	fromKernel, err := kernel.Counts(ctx, inKernel)
-	maps.Copy(counts, fromKernel)
+	for key, c := range fromKernel {
+		// Of a split that has moved into the kernel the relay may have some yet.
+		if before := counts[key].Active; before != nil && c.Active != nil {
+			c.Active = new(*c.Active + *before)
+		}
+		counts[key] = c
+	}
 	return counts, err
 }
 

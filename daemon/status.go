@@ -21,9 +21,9 @@ type reading struct {
 	at       time.Time
 	counts   map[traffic.BackendKey]traffic.Counts
 	countErr error
-	ended    func(traffic.BackendKey) uint64 // by drains
-	evidence map[string][]traffic.Evidence   // by split
-	drift    []string                        // what differs between the wanted and the real kernel state
+	tend     *tender                       // knows what drains have ended
+	evidence map[string][]traffic.Evidence // by split
+	drift    []string                      // what differs between the wanted and the real kernel state
 	driftErr error
 	health   map[string][]health.Status
 	found    *findings // what the kernel leaves out
@@ -45,7 +45,7 @@ func (d *Daemon) read(ctx context.Context) reading {
 }
 
 func (d *Daemon) look(ctx context.Context) reading {
-	r := reading{view: d.view.Load(), at: d.now(), found: d.planes.found.Load(), ended: d.tend.endedSoFar}
+	r := reading{view: d.view.Load(), at: d.now(), found: d.planes.found.Load(), tend: d.tend}
 	splits := r.view.splits()
 	r.counts, r.countErr = d.planes.counts(ctx, splits)
 	r.evidence = d.planes.evidence(ctx, splits)
@@ -221,7 +221,10 @@ func (r reading) backendItem(record state.Record, b traffic.Backend, candidate b
 		item.Clients = items.Clients(b.Clients)
 	}
 	if o := record.Overrides[b.Name]; candidate && o.Drain {
-		item.Drain = &api.Drain{Since: o.Since, RatePerSecond: o.Rate, Ended: r.ended(traffic.BackendKey{Split: record.Name, Backend: b.Name})}
+		item.Drain = &api.Drain{Since: o.Since, RatePerSecond: o.Rate, Ended: r.tend.endedBy(traffic.BackendKey{Split: record.Name, Backend: b.Name}, o.Since)}
+		if !o.KillAt.IsZero() {
+			item.Drain.KillAt = &o.KillAt
+		}
 	}
 	return item
 }
@@ -286,15 +289,18 @@ func (d *Daemon) Sample(ctx context.Context) metrics.Sample {
 		"accept": faults.Accepts, "connect": faults.Dials, "splice": faults.Splices, "panic": faults.Panics, "log": faults.Unsaid,
 	}
 	for _, split := range r.view.splits() {
-		counts := map[string]traffic.Counts{}
+		counts, killed := map[string]traffic.Counts{}, map[string]uint64{}
 		for _, b := range split.Backends() {
 			if c, known := r.counts[traffic.BackendKey{Split: split.Name, Backend: b.Name}]; known {
 				counts[b.Name] = c
 			}
 		}
+		for _, c := range split.Candidates {
+			killed[c.Name] = r.tend.endedAll(traffic.BackendKey{Split: split.Name, Backend: c.Name})
+		}
 		sample.Splits = append(sample.Splits, metrics.Split{
 			State: split, Mode: split.Mode, Counts: counts, Health: healthSamples(r.health[split.Name]),
-			ObservedPPM: r.observed(r.view.records.get(split.Name)), InSync: r.inSync(split), Refused: refused[split.Name],
+			ObservedPPM: r.observed(r.view.records.get(split.Name)), InSync: r.inSync(split), Refused: refused[split.Name], Killed: killed,
 		})
 	}
 	return sample

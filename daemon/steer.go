@@ -94,7 +94,7 @@ func holdsDifferently(a, b traffic.Overrides) bool {
 	}
 	for name, x := range a {
 		y, ok := b[name]
-		if !ok || x.Weight != y.Weight || !x.Until.Equal(y.Until) || x.Off != y.Off || x.Closed != y.Closed || x.Drain != y.Drain || x.Rate != y.Rate {
+		if !ok || x.Weight != y.Weight || !x.Until.Equal(y.Until) || x.Off != y.Off || x.Closed != y.Closed || x.Drain != y.Drain || x.Rate != y.Rate || !x.KillAt.Equal(y.KillAt) {
 			return true
 		}
 	}

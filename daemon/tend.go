@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/splitd/splitd/health"
-	"github.com/splitd/splitd/netfilter"
 	"github.com/splitd/splitd/traffic"
 )
 
@@ -18,12 +17,12 @@ type tender struct {
 	wake chan struct{} // holds one
 
 	mu    sync.Mutex
-	freed attempts                      // that are to be freed
-	ended map[traffic.BackendKey]uint64 // by pace, for status
+	freed attempts // that are to be freed
+	ended tallies  // for status and metrics
 
-	// Of tend alone: the pacers, what could not be freed, and for how long that
-	// rests; 0 while nothing has failed.
-	pacers map[traffic.BackendKey]*pacer
+	// Of tend alone: the drains that end flows, what could not be freed, and for
+	// how long that rests; 0 while nothing has failed.
+	ending map[traffic.BackendKey]*ender
 	late   attempts
 	rest   time.Duration
 }
@@ -50,7 +49,7 @@ const (
 func newTender() *tender {
 	return &tender{
 		wake: make(chan struct{}, 1), freed: attempts{},
-		ended: map[traffic.BackendKey]uint64{}, pacers: map[traffic.BackendKey]*pacer{},
+		ended: tallies{}, ending: map[traffic.BackendKey]*ender{},
 	}
 }
 
@@ -78,32 +77,16 @@ func (t *tender) toFree() attempts {
 	return asked
 }
 
-// endedSoFar is how many flows of a drained candidate this daemon has ended.
-func (t *tender) endedSoFar(key traffic.BackendKey) uint64 {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.ended[key]
-}
-
-func (t *tender) count(key traffic.BackendKey, n int) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.ended[key] += uint64(n)
-}
-
-// tendFlows frees attempts and paces drains until ctx ends.
+// tendFlows frees attempts and ends flows of drained candidates until ctx ends.
 func (d *Daemon) tendFlows(ctx context.Context) error {
 	for {
 		var next <-chan time.Time
-		kernel := d.planes.inUse()
-		if kernel != nil {
-			rest, busy := d.freeAttempts(ctx, kernel)
-			if left, pacing := d.paceAll(ctx, kernel); pacing && (!busy || left < rest) {
-				rest, busy = left, true
-			}
-			if busy {
-				next = time.After(rest)
-			}
+		rest, busy := d.freeAttempts(ctx)
+		if left, ending := d.endDue(ctx); ending && (!busy || left < rest) {
+			rest, busy = left, true
+		}
+		if busy {
+			next = time.After(rest)
 		}
 		select {
 		case <-ctx.Done():
@@ -115,8 +98,9 @@ func (d *Daemon) tendFlows(ctx context.Context) error {
 }
 
 // freeAttempts frees what was asked for: their clients' next SYN goes where the
-// rules of now say. Should that fail it says when to try again.
-func (d *Daemon) freeAttempts(ctx context.Context, kernel Kernel) (rest time.Duration, again bool) {
+// rules of now say, and the relay's go to the primary. Should that fail it says
+// when to try again.
+func (d *Daemon) freeAttempts(ctx context.Context) (rest time.Duration, again bool) {
 	v, from := d.view.Load(), d.tend.toFree()
 	for key, servers := range d.tend.late {
 		if d.stillShut(v, key, servers) {
@@ -137,7 +121,7 @@ func (d *Daemon) freeAttempts(ctx context.Context, kernel Kernel) (rest time.Dur
 			splits = append(splits, v.split(name))
 		}
 	}
-	n, err := kernel.Free(ctx, splits, from)
+	n, err := d.planes.free(ctx, splits, from)
 	if n > 0 {
 		d.log.Info("freed attempts to reach backends that take no new flows", "flows", n)
 	}
@@ -175,7 +159,7 @@ func (d *Daemon) shut(old, now []traffic.Split) {
 	}
 	for i := range now {
 		was := before[now[i].Name]
-		if was == nil || now[i].Mode == traffic.ModeProxy {
+		if was == nil {
 			continue
 		}
 		for _, c := range now[i].Candidates {
@@ -205,103 +189,4 @@ func (d *Daemon) freeDead(was, is traffic.Split) {
 // takes says whether a candidate can be given new flows.
 func takes(c traffic.Backend) bool {
 	return !c.Closed && (c.Weight > 0 || len(c.Clients.Always) > 0)
-}
-
-// A pacer ends the flows of one drained candidate, some at a time.
-type pacer struct {
-	queue []netfilter.OpenFlow // what is left of the last look, shuffled
-	next  time.Time
-}
-
-// lookAgain is how soon a drain that has found no open flow looks again.
-const lookAgain = 5 * time.Second
-
-// paceAll ends the flows whose time has come, and says how long there is
-// nothing to do; false: nothing at all.
-func (d *Daemon) paceAll(ctx context.Context, kernel Kernel) (rest time.Duration, busy bool) {
-	v, due := d.view.Load(), map[traffic.BackendKey]float64{}
-	for _, name := range v.names() {
-		record := v.records.get(name)
-		if v.modes[name] == traffic.ModeProxy {
-			continue
-		}
-		for candidate, o := range record.Overrides {
-			if o.Drain && o.Rate > 0 {
-				due[traffic.BackendKey{Split: name, Backend: candidate}] = o.Rate
-			}
-		}
-	}
-	for key := range d.tend.pacers {
-		if _, ok := due[key]; !ok {
-			delete(d.tend.pacers, key)
-		}
-	}
-	for key, rate := range due {
-		p := d.tend.pacers[key]
-		if p == nil {
-			p = &pacer{next: d.now()}
-			d.tend.pacers[key] = p
-		}
-		if !d.now().Before(p.next) {
-			d.paceOne(ctx, kernel, v, key, p, rate)
-		}
-		if left := max(p.next.Sub(d.now()), 0); !busy || left < rest {
-			rest, busy = left, true
-		}
-	}
-	return rest, busy
-}
-
-// paceOne ends as many flows as are due, of those that have not ended by
-// themselves since they were listed.
-func (d *Daemon) paceOne(ctx context.Context, kernel Kernel, v *view, key traffic.BackendKey, p *pacer, rate float64) {
-	n, rest := pace(rate, d.options.Rand)
-	p.next = d.now().Add(rest)
-	for listed := false; n > 0; {
-		if len(p.queue) == 0 {
-			if listed {
-				break
-			}
-			listed = true
-			flows, err := kernel.OpenFlows(ctx, netfilter.Which{Splits: []traffic.Split{v.split(key.Split)}, Backend: key.Backend, Elsewhere: true})
-			if err != nil {
-				d.log.Warn("look at the flows of a drained candidate; tried again", "split", key.Split, "backend", key.Backend, "error", err)
-			}
-			p.queue = shuffled(flows, d.options.Rand)
-			if len(p.queue) == 0 {
-				p.next = d.now().Add(lookAgain)
-				return
-			}
-		}
-		now := min(n, len(p.queue))
-		ended, err := kernel.End(ctx, p.queue[:now])
-		if err != nil {
-			d.log.Warn("end flows of a drained candidate; tried again", "split", key.Split, "backend", key.Backend, "error", err)
-			p.queue = nil
-			return
-		}
-		p.queue = p.queue[now:]
-		n -= ended
-		d.tend.count(key, ended)
-	}
-}
-
-// pace says how many flows to end now, and how long to rest then: rate a
-// second in the mean, with rests from half to three halves of their mean, so
-// that clients do not come back in step. Draw gives 0 <= x < 1.
-func pace(rate float64, draw func() float64) (flows int, rest time.Duration) {
-	const atLeast = 50 * time.Millisecond
-	flows = max(1, int(rate*atLeast.Seconds()))
-	mean := float64(flows) / rate
-	return flows, time.Duration(mean * (0.5 + draw()) * float64(time.Second))
-}
-
-// shuffled mixes the flows, because conntrack lists those of a client together
-// (Fisher and Yates).
-func shuffled(flows []netfilter.OpenFlow, draw func() float64) []netfilter.OpenFlow {
-	for i := len(flows) - 1; i > 0; i-- {
-		j := int(draw() * float64(i+1))
-		flows[i], flows[j] = flows[j], flows[i]
-	}
-	return flows
 }

@@ -18,9 +18,15 @@ type held struct {
 // hold opens connections, over both families, that are all served by want.
 func (l *lab) hold(n int, want string) []held {
 	l.t.Helper()
+	return l.holdAt([]string{service4 + ":25", "[" + service6 + "]:25"}, n, want)
+}
+
+// holdAt is hold at other addresses.
+func (l *lab) holdAt(addresses []string, n int, want string) []held {
+	l.t.Helper()
 	var open []held
 	for i := range n {
-		address := []string{service4 + ":25", "[" + service6 + "]:25"}[i%2]
+		address := addresses[i%len(addresses)]
 		c, r, name := l.dial(address)
 		if name != want {
 			l.t.Fatalf("connection %d went to %q, want %q", i, name, want)

@@ -82,6 +82,9 @@ func (c *collector) split(ch chan<- prometheus.Metric, split Split) {
 			c.send(ch, c.names.up, one(health.Up), labels...)
 			c.send(ch, c.names.addressesDown, float64(health.AddressesDown), labels...)
 		}
+		if killed, ok := split.Killed[backend.Name]; ok {
+			c.send(ch, c.names.killed, float64(killed), labels...)
+		}
 		if counts, ok := split.Counts[backend.Name]; ok {
 			c.counts(ch, counts, labels)
 		}

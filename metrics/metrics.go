@@ -60,6 +60,8 @@ type Split struct {
 	// Refused are connections that were reset without being tried, by reason; nil
 	// in kernel mode.
 	Refused map[traffic.Refusal]uint64
+	// Killed are open flows that were ended on request, by backend.
+	Killed map[string]uint64
 	// Health is by backend; one that is missing is unknown or not checked.
 	Health map[string]Health
 	// ObservedPPM is the candidates' share of the new flows since the

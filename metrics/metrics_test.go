@@ -53,6 +53,7 @@ func sample() metrics.Sample {
 					"new1": {Flows: 1, ConnectFailed: new(uint64(4)), Avoided: new(uint64(6))},
 					"new2": {Flows: 4},
 				},
+				Killed:  map[string]uint64{"new1": 12, "new2": 0},
 				Refused: map[traffic.Refusal]uint64{traffic.RefusedMaxFlows: 8, traffic.RefusedNoFiles: 2},
 			},
 			{State: split("dns", 1, 0), Mode: traffic.ModeKernel, InSync: new(false)},

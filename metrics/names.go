@@ -25,7 +25,7 @@ type name struct {
 // the two together.
 type names struct {
 	flows, flowsActive, bytes, connectFailures       name
-	avoided, shut, relayFaults                       name
+	avoided, shut, relayFaults, killed               name
 	halfOpen, unanswered, refused, resets            name
 	up, addressesDown, checksLate                    name
 	weight, observed, observedCandidates, generation name
@@ -55,6 +55,8 @@ func newNames() names {
 			"Flows drawn for the backend that went to the primary at once, because connects to it had failed in a row; proxy mode only.", backend...),
 		shut: counter("splitd_flows_shut_out_total",
 			"Connections of clients that were reset without being tried, by reason; proxy mode only.", labelSplit, labelReason),
+		killed: counter("splitd_flows_killed_total",
+			"Open flows of the backend that were ended on request: drain --kill, drain --rate, set --kill.", backend...),
 		relayFaults: counter("splitd_relay_faults_total",
 			"What went wrong in the relay of mode proxy and was no backend's fault, by kind.", labelKind),
 		up: gauge("splitd_backend_up",
@@ -102,7 +104,7 @@ func newNames() names {
 func (n names) all() []name {
 	return []name{
 		n.flows, n.flowsActive, n.bytes, n.connectFailures,
-		n.avoided, n.shut, n.relayFaults,
+		n.avoided, n.shut, n.relayFaults, n.killed,
 		n.halfOpen, n.unanswered, n.refused, n.resets,
 		n.up, n.addressesDown, n.checksLate,
 		n.weight, n.observed, n.observedCandidates, n.generation,

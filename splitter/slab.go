@@ -60,8 +60,11 @@ func (s *slab) release(f *flow) {
 }
 
 // each calls visit with every open flow, which it may release.
-func (s *slab) each(visit func(*flow)) {
-	for _, block := range s.blocks {
+func (s *slab) each(visit func(*flow)) { s.eachOf(0, len(s.blocks), visit) }
+
+// eachOf is each of the flows of the blocks from first to before last.
+func (s *slab) eachOf(first, last int, visit func(*flow)) {
+	for _, block := range s.blocks[first:last] {
 		for i := range block {
 			if block[i].stage != vacant {
 				visit(&block[i])

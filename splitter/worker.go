@@ -211,6 +211,21 @@ func (w *worker) post(order func()) {
 	order()
 }
 
+// soon has the worker go on with something in a later round. It is called on
+// the worker's own thread.
+func (w *worker) soon(order func()) {
+	w.mail.mu.Lock()
+	closed := w.mail.closed
+	if !closed {
+		w.mail.orders = append(w.mail.orders, order)
+		w.poller.ring()
+	}
+	w.mail.mu.Unlock()
+	if closed { // there is no later round
+		order()
+	}
+}
+
 // obey does what has come by post.
 func (w *worker) obey() {
 	w.mail.mu.Lock()

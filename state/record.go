@@ -39,6 +39,7 @@ const (
 	ActionExpire  Action = "expire"  // an override reached its end
 	ActionRemove  Action = "remove"  // the definition no longer has the split
 	ActionRevert  Action = "revert"  // a recorded change did not come into force
+	ActionEnd     Action = "end"     // open flows were ended; nothing else changed
 )
 
 // Side is a split before or after a change.
@@ -72,7 +73,9 @@ type Entry struct {
 	// Undoes is the sequence of the entry that this one took back: that of an
 	// `undo` or a `revert`, or that of an `expire` whose override came from a
 	// `set`. 0: none.
-	Undoes   uint64 `json:"undoes,omitempty"`
+	Undoes uint64 `json:"undoes,omitempty"`
+	// Ended is how many open flows an `end` has ended.
+	Ended    int    `json:"ended,omitempty"`
 	UID      int    `json:"uid"` // -1: the daemon itself
 	User     string `json:"user,omitempty"`
 	SudoUser string `json:"sudo_user,omitempty"` // claimed, not proven

@@ -20,7 +20,7 @@ func NextUndo(history []Entry) (Entry, bool) {
 		switch e.Action {
 		case ActionRemove:
 			return Entry{}, false
-		case ActionUndo, ActionAdopt, ActionExpire, ActionRevert:
+		case ActionUndo, ActionAdopt, ActionExpire, ActionRevert, ActionEnd:
 			continue
 		case ActionSet, ActionDefault, ActionOff, ActionDrain, ActionApply:
 		}

@@ -18,9 +18,10 @@ type Override struct {
 	Closed bool `json:"closed,omitempty"`
 	// Drain marks one made by `drain`: it holds even for a pinned split, as Off
 	// does. Rate, if it is not 0, is how many open flows a second are ended
-	// meanwhile.
-	Drain bool    `json:"drain,omitempty"`
-	Rate  float64 `json:"rate,omitempty"`
+	// meanwhile; KillAt, if it is not zero, is when all are that are left.
+	Drain  bool      `json:"drain,omitempty"`
+	Rate   float64   `json:"rate,omitempty"`
+	KillAt time.Time `json:"kill_at,omitzero"`
 }
 
 // Holds says whether the override is in force over that definition.

@@ -11,18 +11,7 @@ import (
 // writeEvidence tells what became of the flows of each generation, and how far
 // drains are.
 func (a *app) writeEvidence(w io.Writer, s api.Split) error {
-	drains := a.table([]string{"STILL OPEN", "ENDED"}, "DRAINED", "SINCE", "RATE", "STILL OPEN", "ENDED")
-	for _, b := range s.Backends {
-		if b.Drain == nil {
-			continue
-		}
-		rate := none
-		if b.Drain.RatePerSecond > 0 {
-			rate = fmt.Sprintf("%g/s", b.Drain.RatePerSecond)
-		}
-		drains.row(b.Name, a.local(b.Drain.Since), rate, numberOrNone(b.FlowsActive), b.Drain.Ended)
-	}
-	if err := a.writeBelow(w, drains); err != nil {
+	if err := a.writeBelow(w, a.drains([]api.Split{s})); err != nil {
 		return err
 	}
 	numbers := []string{"GENERATION", "FLOWS", "ACTIVE", "HALF OPEN", "UNANSWERED", "REFUSED", "RESETS", "BYTES IN", "BYTES OUT"}
@@ -40,6 +29,24 @@ func (a *app) writeEvidence(w io.Writer, s api.Split) error {
 	}
 	_, err := fmt.Fprintf(w, "\n%s\n", printable(s.Flows.Note))
 	return err
+}
+
+// drains is the table of how far drains are.
+func (a *app) drains(splits []api.Split) *table {
+	t := a.table([]string{"STILL OPEN", "ENDED"}, "SPLIT", "DRAINED", "SINCE", "RATE", "KILL AT", "STILL OPEN", "ENDED")
+	for _, s := range splits {
+		for _, b := range s.Backends {
+			if b.Drain == nil {
+				continue
+			}
+			rate := none
+			if b.Drain.RatePerSecond > 0 {
+				rate = fmt.Sprintf("%g/s", b.Drain.RatePerSecond)
+			}
+			t.row(s.Name, b.Name, a.local(b.Drain.Since), rate, a.localOrNone(b.Drain.KillAt), numberOrNone(b.FlowsActive), b.Drain.Ended)
+		}
+	}
+	return t
 }
 
 // lifetimeText is how long half of the ended flows lasted at most, and 95 of a

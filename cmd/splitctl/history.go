@@ -43,7 +43,10 @@ func (a *app) writeHistory(w io.Writer, history api.History) error {
 }
 
 func action(e api.Entry) string {
-	if e.Undoes == 0 {
+	switch {
+	case e.Ended > 0:
+		return fmt.Sprintf("%s of %d flows", e.Action, e.Ended)
+	case e.Undoes == 0:
 		return e.Action
 	}
 	return fmt.Sprintf("%s of %d", e.Action, e.Undoes)

@@ -53,7 +53,10 @@ func (a *app) writeStatus(w io.Writer, list api.SplitList) error {
 	if _, err := io.WriteString(w, "\n"); err != nil {
 		return err
 	}
-	if err := a.backends(list.Items).write(w); err != nil || len(list.ReturnPaths) == 0 {
+	if err := a.backends(list.Items).write(w); err != nil {
+		return err
+	}
+	if err := a.writeBelow(w, a.drains(list.Items)); err != nil || len(list.ReturnPaths) == 0 {
 		return err
 	}
 	if _, err := io.WriteString(w, "\n"); err != nil {

@@ -209,7 +209,9 @@ type Health struct {
 type Drain struct {
 	Since         time.Time `json:"since"`
 	RatePerSecond float64   `json:"rate_per_second,omitempty"` // open flows that are ended; 0: none
-	Ended         uint64    `json:"ended,omitempty"`           // so far, by this daemon
+	// KillAt is when all are ended that are open then.
+	KillAt *time.Time `json:"kill_at,omitempty"`
+	Ended  uint64     `json:"ended,omitempty"` // so far, by this daemon
 }
 
 // Evidence is what is known of the flows that one generation gave to one
@@ -309,9 +311,11 @@ type SetRequest struct {
 type DrainRequest struct {
 	Request
 	Backend string `json:"backend"`
-	// Kill ends its open flows now, RatePerSecond so many a second; one of both.
-	Kill          bool    `json:"kill,omitempty"`
-	RatePerSecond float64 `json:"rate_per_second,omitempty"`
+	// Kill ends its open flows now; without it RatePerSecond ends so many a
+	// second, and KillAfterSeconds those that are left then.
+	Kill             bool    `json:"kill,omitempty"`
+	KillAfterSeconds float64 `json:"kill_after_seconds,omitempty"`
+	RatePerSecond    float64 `json:"rate_per_second,omitempty"`
 }
 
 // WhereList is GET /v1/where?client=ADDRESS, and of one split
@@ -394,12 +398,13 @@ type Entry struct {
 	Time        time.Time      `json:"time"`
 	Split       string         `json:"split"`
 	Generation  uint64         `json:"generation"`
-	Action      string         `json:"action"` // set | default | off | drain | undo | apply | adopt | expire | remove | revert
+	Action      string         `json:"action"` // set | default | off | drain | undo | apply | adopt | expire | remove | revert | end
 	PreviousPPM int            `json:"previous_ppm"`
 	WeightPPM   int            `json:"weight_ppm"`
 	Weights     map[string]int `json:"weights"` // by candidate, afterwards
 	Undoes      uint64         `json:"undoes,omitempty"`
-	UID         int            `json:"uid"` // -1: the daemon itself
+	Ended       int            `json:"ended,omitempty"` // open flows, of an end
+	UID         int            `json:"uid"`             // -1: the daemon itself
 	User        string         `json:"user,omitempty"`
 	SudoUser    string         `json:"sudo_user,omitempty"` // claimed, not proven
 	PID         int            `json:"pid,omitempty"`

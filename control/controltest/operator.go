@@ -160,6 +160,9 @@ func (o *Operator) Drain(_ context.Context, who control.Actor, name string, requ
 		override := traffic.Override{
 			Actor: who.User, Reason: request.Reason, Since: o.Now().UTC(), Closed: true, Drain: true, Rate: request.RatePerSecond,
 		}
+		if after := request.KillAfterSeconds; after > 0 {
+			override.KillAt = override.Since.Add(time.Duration(after * float64(time.Second)))
+		}
 		change := o.move(s, who, "drain", request.Reason, with(s.overrides, map[string]traffic.Weight{request.Backend: 0}, override), 0)
 		if request.Kill {
 			change.Ended = new(3)
@@ -256,7 +259,8 @@ func (o *Operator) move(s *split, who control.Actor, action, reason string, over
 	for _, c := range after.Candidates {
 		weights[c.Name] = int(c.Weight)
 		old, _ := before.Candidate(c.Name)
-		change.Changed = change.Changed || old.Weight != c.Weight || old.Closed != c.Closed && overrides[c.Name].Drain
+		change.Changed = change.Changed || old.Weight != c.Weight || old.Closed != c.Closed && overrides[c.Name].Drain ||
+			!overrides[c.Name].KillAt.Equal(s.overrides[c.Name].KillAt)
 	}
 	if !change.Changed {
 		return change

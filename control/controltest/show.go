@@ -39,6 +39,9 @@ func (o *Operator) show(s *split) api.Split {
 			origin := originOf(override)
 			if override.Drain {
 				backend.Closed, backend.Drain = true, &api.Drain{Since: override.Since, RatePerSecond: override.Rate}
+				if !override.KillAt.IsZero() {
+					backend.Drain.KillAt = &override.KillAt
+				}
 			}
 			backend.Origin, shown.Origin = &origin, origin
 		}
