@@ -36,6 +36,7 @@ func play(t *testing.T, steps []string) []string {
 			now = nil
 		case state.ActionOff, state.ActionDrain:
 			now = map[string]traffic.Weight{"new": 0}
+		case state.ActionEnd: // what was open, and nothing else
 		case state.ActionSet, state.ActionDefault, state.ActionApply, state.ActionAdopt:
 			w, err := traffic.ParseWeight(weight)
 			if err != nil {
@@ -67,6 +68,7 @@ func TestUndoGoesFurtherBackEachTime(t *testing.T) {
 		},
 		{"off and default are changes", "apply 2%, set 5%, off, default 2%, undo, undo, undo, undo", "2%, 5%, 0%, 2%, 0%, 5%, 2%, -"},
 		{"apply is a change", "apply 0%, set 5%, apply 10%, undo, undo, undo", "0%, 5%, 10%, 5%, 0%, -"},
+		{"the end of open flows is no change", "apply 0%, set 5%, drain, end, undo, undo", "0%, 5%, 0%, 0%, 5%, 0%"},
 		{"what was adopted is not undone, what was before is", "apply 0%, set 5%, adopt 0%, undo", "0%, 5%, 0%, 0%"},
 		{"what expired is undone already", "apply 0%, set 5%, set 25%, expire, undo, undo", "0%, 5%, 25%, 5%, 0%, -"},
 		{"a change that was reverted never was", "apply 0%, set 5%, set 25%, revert, undo, undo", "0%, 5%, 25%, 5%, 0%, -"},
