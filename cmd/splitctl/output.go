@@ -51,6 +51,9 @@ func (f *format) Set(text string) error {
 	return nil
 }
 
+// data says whether the answer is printed as it is, key by key.
+func (f *format) data() bool { return f.value == formatJSON || f.value == formatYAML }
+
 // printer writes one answer in one format.
 type printer func(io.Writer) error
 
@@ -77,11 +80,27 @@ func (a *app) print(f *format, answer any, table printer, more map[string]printe
 	return nil
 }
 
+// writeJSON writes the answer with one key a line; what is JSON already keeps
+// its keys and their order.
 func writeJSON(w io.Writer, answer any) error {
+	if text, ok := answer.(json.RawMessage); ok {
+		return indent(w, text)
+	}
 	encoder := json.NewEncoder(w)
 	encoder.SetEscapeHTML(false)
 	encoder.SetIndent("", "  ")
 	return encoder.Encode(answer)
+}
+
+func indent(w io.Writer, text json.RawMessage) error {
+	var lines bytes.Buffer
+	lines.Grow(2 * len(text))
+	if err := json.Indent(&lines, bytes.TrimSpace(text), "", "  "); err != nil {
+		return err
+	}
+	lines.WriteByte('\n')
+	_, err := w.Write(lines.Bytes())
+	return err
 }
 
 // writeYAML writes the same keys in the same order as writeJSON: JSON is read

@@ -20,14 +20,15 @@ func (a *app) show() *cobra.Command {
 	}
 	output := formatFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if output.data() {
+			return a.passSplits(cmd.Context(), output, first(args))
+		}
 		list, err := a.client(0).Splits(cmd.Context(), first(args))
 		if err != nil {
 			return err
 		}
-		if output.value == formatTable {
-			a.warnAbout(list)
-		}
-		return a.print(output, list, func(w io.Writer) error { return a.writeSplits(w, list) }, nil)
+		a.warnAbout(list)
+		return a.print(output, nil, func(w io.Writer) error { return a.writeSplits(w, list) }, nil)
 	}
 	return cmd
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"cmp"
 	"fmt"
 	"io"
@@ -21,6 +22,9 @@ func (a *app) status() *cobra.Command {
 	}
 	output := formatFlag(cmd, formatProm)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if output.data() {
+			return a.passSplits(cmd.Context(), output, first(args))
+		}
 		list, err := a.client(0).Splits(cmd.Context(), first(args))
 		if err != nil {
 			return err
@@ -28,11 +32,20 @@ func (a *app) status() *cobra.Command {
 		if output.value == formatTable {
 			a.warnAbout(list)
 		}
-		return a.print(output, list,
+		return a.print(output, nil,
 			func(w io.Writer) error { return a.writeStatus(w, list) },
 			map[string]printer{formatProm: func(w io.Writer) error { return writeProm(w, list) }})
 	}
 	return cmd
+}
+
+// passSplits prints the state as the daemon wrote it.
+func (a *app) passSplits(ctx context.Context, output *format, name string) error {
+	text, err := a.client(0).SplitsText(ctx, name)
+	if err != nil {
+		return err
+	}
+	return a.print(output, text, nil, nil)
 }
 
 // writeStatus writes a table each of the splits, their backends, and the return
