@@ -35,7 +35,7 @@ func (d *Daemon) recordLowering(c change) (written, told ticket) {
 			return err
 		})
 	}
-	return written, d.scribe.submit(func() error { return d.tell(entries) })
+	return written, d.scribe.submit(func() error { return d.tellForGood(entries) })
 }
 
 // recordsMany is from how many splits on a change takes long to make and to
@@ -56,7 +56,7 @@ func (d *Daemon) recordMany(c change) ticket {
 	rest := d.scribe.submit(d.scribe.withStore(func(store Store) error {
 		entries, err := write(store, c.running, d.beginMany(c), c.entries)
 		if err == nil {
-			err = d.tell(entries)
+			err = d.tellForGood(entries)
 		}
 		if err == nil {
 			err = forgetMarker(dir, marker)
@@ -138,11 +138,15 @@ func (d *Daemon) leaveWord(ctx context.Context, entries []state.Entry) (warnings
 	return nil
 }
 
-// publish tells the world outside the store of what is in force. Called under
-// the change lock; what it returns is waited for outside.
+// publish tells the world outside the store of a raise in force. Called under
+// the change lock; what it returns is waited for outside. Nobody waits until the
+// snapshot is on the disk: after a power cut before that, a boot restores what
+// was in force before, and the daemon the rest, from the store.
 func (d *Daemon) publish(entries []state.Entry) ticket {
 	d.announce(entries)
-	return d.scribe.submit(func() error { return d.tell(entries) })
+	told := d.scribe.submit(func() error { return d.tell(entries) })
+	d.scribe.submit(func() error { return d.logFault(d.saver.file.Sync()) })
+	return told
 }
 
 // announce writes the log and systemd's status line.
@@ -166,6 +170,19 @@ func (d *Daemon) announce(entries []state.Entry) {
 // scribe's goroutine.
 func (d *Daemon) tell(entries []state.Entry) error {
 	return errors.Join(d.saver.save(d.view.Load(), d.now), d.journal(entries...))
+}
+
+// tellForGood is tell for who must know that a power cut brings nothing back.
+func (d *Daemon) tellForGood(entries []state.Entry) error {
+	return errors.Join(d.tell(entries), d.saver.file.Sync())
+}
+
+// logFault logs what nobody waits for.
+func (d *Daemon) logFault(err error) error {
+	if err != nil {
+		d.log.Error("save snapshot and journal", "error", err)
+	}
+	return err
 }
 
 func (d *Daemon) warnOf(told error) []string {

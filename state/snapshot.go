@@ -79,8 +79,8 @@ func (f *SnapshotFile) Replace(s Snapshot) error {
 	return nil
 }
 
-// Append writes a change behind the snapshot, and returns when the disk has it.
-// After ErrWriteWhole nothing was written.
+// Append writes a change behind the snapshot. A process may die from there on;
+// for a power cut it is there after Sync. After ErrWriteWhole nothing was written.
 func (f *SnapshotFile) Append(c SnapshotChange) error {
 	text, err := seal(c)
 	if err != nil {
@@ -90,15 +90,25 @@ func (f *SnapshotFile) Append(c SnapshotChange) error {
 	if !f.continues() || f.size+int64(len(text)) > f.whole+max(f.whole, growthLeast) {
 		return ErrWriteWhole
 	}
-	if _, err = f.file.Write(text); err == nil {
-		err = f.file.Sync()
-	}
-	if err != nil {
+	if _, err = f.file.Write(text); err != nil {
 		_ = f.file.Truncate(f.size) // what was torn is not read anyway
 		f.leave()
 		return fileError("write snapshot", f.path, err)
 	}
 	f.size += int64(len(text))
+	return nil
+}
+
+// Sync returns when the disk has what was appended. After an error the next
+// change is written whole.
+func (f *SnapshotFile) Sync() error {
+	if f.file == nil {
+		return nil // Replace has synced what it wrote
+	}
+	if err := f.file.Sync(); err != nil {
+		f.leave()
+		return fileError("write snapshot", f.path, err)
+	}
 	return nil
 }
 
@@ -117,7 +127,7 @@ func (f *SnapshotFile) continues() bool {
 
 func (f *SnapshotFile) leave() {
 	if f.file != nil {
-		_ = f.file.Close() // all of it was synced
+		_ = f.file.Close() // who needs it on the disk has synced it
 		f.file = nil
 	}
 }
