@@ -313,6 +313,7 @@ func (p *planes) byMode(splits []traffic.Split) (kernel, proxy []traffic.Split) 
 
 // byMode tells the kernel's splits from the relay's.
 func byMode(splits []traffic.Split) (kernel, proxy []traffic.Split) {
+	kernel = make([]traffic.Split, 0, len(splits)) // mostly all: there may be thousands
 	for _, s := range splits {
 		if s.Mode == traffic.ModeProxy {
 			proxy = append(proxy, s)

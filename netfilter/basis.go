@@ -86,19 +86,14 @@ func (k *Kernel) undisturbed(attempt func() error) error {
 
 // alone says whether no other program can change a table of the splits.
 func (k *Kernel) alone() (bool, error) {
-	if !k.link.owner.wanted || k.memory.alone() {
-		return k.link.owner.wanted, nil
+	if k.memory.alone() {
+		return true, nil
 	}
 	if err := k.link.own(); err != nil {
 		return false, err
 	}
-	tables, err := k.link.splitTables()
-	for _, t := range tables {
-		if t.Flags&ownedFlags != ownedFlags {
-			return false, err
-		}
-	}
-	return err == nil, err
+	o, err := k.link.ownership()
+	return err == nil && o.whole(), err
 }
 
 // generation is that of the ruleset as far as anybody will ask for it: behind

@@ -24,7 +24,7 @@ func Describe(splits []traffic.Split, paths []traffic.ReturnPath, settings Setti
 	if err != nil {
 		return Description{}, err
 	}
-	inKernel := kernelSplits(splits)
+	inKernel := slices.Clone(kernelSplits(splits))
 	for i := range inKernel {
 		inKernel[i].Generation = max(inKernel[i].Generation, 1) // what a daemon begins with
 	}
@@ -40,32 +40,44 @@ func Describe(splits []traffic.Split, paths []traffic.ReturnPath, settings Setti
 // the state directory and the file to include, and the return paths are those that this host can have.
 // It changes nothing.
 func (k *Kernel) Describe(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) (Description, error) {
-	ruleset, returns, err := k.would(ctx, splits, paths)
+	returns, err := k.wouldReturn(ctx, splits, paths)
+	if err != nil {
+		return Description{}, err
+	}
+	ruleset, err := k.wouldSplit(splits)
 	if err != nil {
 		return Description{}, err
 	}
 	return Description{Nft: ruleset.Text() + returns.Text() + mirrorText(kernelSplits(splits)), Rules: returns.Rules(), Routes: returns.Routes()}, nil
 }
 
-// would is what Apply would bring the kernel to.
-func (k *Kernel) would(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) (Ruleset, Returns, error) {
+// wouldReturn and wouldSplit are what Apply would bring the kernel to.
+func (k *Kernel) wouldReturn(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) (Returns, error) {
 	if err := ctx.Err(); err != nil {
-		return Ruleset{}, Returns{}, err
+		return Returns{}, err
 	}
 	returns, err := buildRouting(kernelSplits(splits), paths, k.options.Settings)
 	if err != nil {
-		return Ruleset{}, Returns{}, err
+		return Returns{}, err
 	}
 	if returns, err = returns.possible().withTunnelGuards(); err != nil {
-		return Ruleset{}, Returns{}, fmt.Errorf("describe return paths: %w", err)
+		return Returns{}, fmt.Errorf("describe return paths: %w", err)
 	}
+	return returns, nil
+}
+
+func (k *Kernel) wouldSplit(splits []traffic.Split) (Ruleset, error) {
 	have, err := k.observe()
 	if err != nil {
-		return Ruleset{}, Returns{}, fmt.Errorf("describe splits: %w", err)
+		return Ruleset{}, fmt.Errorf("describe splits: %w", err)
 	}
-	return wanted(have, kernelSplits(splits), k.options.Settings, k.options.About, k.versions.all()), returns, nil
+	return wanted(have, kernelSplits(splits), k.options.Settings, k.options.About, k.versions.all()), nil
 }
 
 func kernelSplits(splits []traffic.Split) []traffic.Split {
-	return slices.DeleteFunc(slices.Clone(splits), func(s traffic.Split) bool { return s.Mode == traffic.ModeProxy })
+	inProxy := func(s traffic.Split) bool { return s.Mode == traffic.ModeProxy }
+	if !slices.ContainsFunc(splits, inProxy) {
+		return splits[:len(splits):len(splits)]
+	}
+	return slices.DeleteFunc(slices.Clone(splits), inProxy)
 }

@@ -18,30 +18,34 @@ const IncludeFile = "include.nft"
 // transaction, whether they stood before or not. Flows that were translated
 // live on, because at no moment is there no nat chain.
 func (k *Kernel) Include(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) (string, error) {
-	text, err := k.loadable(ctx, splits, paths)
+	text, err := k.loadable(ctx, splits, paths, ownership{})
 	return includable(text), err
 }
 
 // IncludeOpen is what of Include other programs can take away now: without the
 // tables that are the Kernel's alone, which a load must not name or it fails.
 func (k *Kernel) IncludeOpen(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) (string, error) {
-	text, err := k.loadable(ctx, splits, paths)
+	owned, err := k.ownership()
 	if err != nil {
 		return "", err
 	}
-	owned, err := k.owned()
-	if err != nil {
-		return "", err
-	}
-	return includable(withoutTables(text, owned)), nil
+	text, err := k.loadable(ctx, splits, paths, owned)
+	return includable(text), err
 }
 
-// loadable is the text of Describe with the link-layer addresses of routers:
-// flows that come in from one that the marking table does not know are lost.
-func (k *Kernel) loadable(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) (string, error) {
-	ruleset, returns, err := k.would(ctx, splits, paths)
+// loadable is the text of Describe with the link-layer addresses of routers,
+// without the tables that are owned: flows that come in from a router that the
+// marking table does not know are lost.
+func (k *Kernel) loadable(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath, owned ownership) (string, error) {
+	returns, err := k.wouldReturn(ctx, splits, paths)
 	if err != nil {
 		return "", err
+	}
+	var ruleset Ruleset
+	if !owned.whole() { // of thousands of splits it takes long
+		if ruleset, err = k.wouldSplit(splits); err != nil {
+			return "", err
+		}
 	}
 	routers := map[string][]neighbour{}
 	if len(returns.sets()) > 0 {
@@ -50,7 +54,7 @@ func (k *Kernel) loadable(ctx context.Context, splits []traffic.Split, paths []t
 			return err
 		})
 	}
-	return ruleset.Text() + returns.textWith(routers) + mirrorText(kernelSplits(splits)), err
+	return withoutTables(ruleset.Text(), owned.of) + returns.textWith(routers) + mirrorText(kernelSplits(splits)), err
 }
 
 // routers are the elements that the sets of the marking table are to have.

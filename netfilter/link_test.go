@@ -74,7 +74,7 @@ func faultyReads() []faultyRead {
 			return lab.kernel.SetBackends(lab.t.Context(), full(g))
 		}, 1},
 		{"IncludeOpen", func(lab *splitLab, _ traffic.Generation) error {
-			_, err := lab.kernel.owned()
+			_, err := lab.kernel.ownership()
 			return err
 		}, 1},
 	}

@@ -35,10 +35,7 @@ type mirrorTable struct {
 // mirrors are both tables for the splits.
 func mirrors(splits []traffic.Split) []mirrorTable {
 	all := []mirrorTable{{}, {six: true}}
-	for _, s := range traffic.SortSplits(splits) {
-		if s.Mirror.Sample <= 0 || !s.Mirror.To.IsValid() {
-			continue
-		}
+	for _, s := range traffic.SortSplits(withMirrors(splits)) {
 		t := &all[0]
 		if s.Mirror.To.Is6() {
 			t = &all[1]
@@ -46,6 +43,17 @@ func mirrors(splits []traffic.Split) []mirrorTable {
 		t.rules = append(t.rules, copies(s)...)
 	}
 	return all
+}
+
+// withMirrors are those of the splits that have a mirror, mostly none.
+func withMirrors(splits []traffic.Split) []traffic.Split {
+	var with []traffic.Split
+	for i := range splits {
+		if splits[i].Mirror.Sample > 0 && splits[i].Mirror.To.IsValid() {
+			with = append(with, splits[i])
+		}
+	}
+	return with
 }
 
 func copies(s traffic.Split) []rule {

@@ -113,25 +113,40 @@ func (k *Kernel) keepOwned() {
 	}
 }
 
-// owned says of a table's name whether that is ours alone to change, so that no
-// flush and no reload of a firewall can take it away. A table of splits that is
-// not there yet counts: it is made so.
-func (k *Kernel) owned() (func(table string) bool, error) {
+// ownership says which tables are this process's alone to change, so that no
+// flush and no reload of a firewall can take them away.
+type ownership struct {
+	wanted bool
+	open   map[string]bool // tables of splits that are anybody's all the same
+}
+
+// ownership asks the kernel.
+func (k *Kernel) ownership() (ownership, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if !k.link.owner.wanted {
-		return func(string) bool { return false }, nil
-	}
-	tables, err := k.link.splitTables()
-	if err != nil {
-		return nil, err
-	}
-	open := map[string]bool{}
-	for _, t := range tables {
-		open[t.Name] = t.Flags&ownedFlags != ownedFlags
-	}
-	return func(table string) bool {
-		_, split := tableNumber(table)
-		return split && !open[table]
-	}, nil
+	return k.link.ownership()
 }
+
+func (l *link) ownership() (ownership, error) {
+	o := ownership{wanted: l.owner.wanted, open: map[string]bool{}}
+	if !o.wanted {
+		return o, nil
+	}
+	tables, err := l.splitTables()
+	for _, t := range tables {
+		if t.Flags&ownedFlags != ownedFlags {
+			o.open[t.Name] = true
+		}
+	}
+	return o, err
+}
+
+// of says whether the table is owned. One of splits that is not there yet
+// counts: it is made so.
+func (o ownership) of(table string) bool {
+	_, split := tableNumber(table)
+	return o.wanted && split && !o.open[table]
+}
+
+// whole says whether all tables of splits are owned.
+func (o ownership) whole() bool { return o.wanted && len(o.open) == 0 }

@@ -33,15 +33,15 @@ func (lab *splitLab) openOwner() {
 func (lab *splitLab) owned() bool {
 	lab.t.Helper()
 	var tables []*nftables.Table
-	var owned func(string) bool
+	var owned ownership
 	lab.router.Do(func() (err error) {
 		if tables, err = lab.kernel.link.splitTables(); err != nil {
 			return err
 		}
-		owned, err = lab.kernel.owned()
+		owned, err = lab.kernel.ownership()
 		return err
 	})
-	return len(tables) > 0 && !slices.ContainsFunc(tables, func(t *nftables.Table) bool { return !owned(t.Name) })
+	return len(tables) > 0 && !slices.ContainsFunc(tables, func(t *nftables.Table) bool { return !owned.of(t.Name) })
 }
 
 // flushAsOthers is `nft flush ruleset`: all tables that the kernel lets go.
