@@ -61,6 +61,19 @@ func joined(networks []netip.Prefix) []netip.Prefix {
 	return all
 }
 
+// Networks are client networks that can be asked for a client quickly, however
+// many they are. They do not change.
+type Networks struct{ ordered []netip.Prefix } // apart from each other
+
+// NewNetworks makes those of a list in any order.
+func NewNetworks(list []netip.Prefix) Networks { return Networks{joined(list)} }
+
+// Contain says whether the client is in one of them.
+func (n Networks) Contain(client netip.Addr) bool {
+	next, first := slices.BinarySearchFunc(n.ordered, client, func(p netip.Prefix, ip netip.Addr) int { return p.Addr().Compare(ip) })
+	return first || next > 0 && n.ordered[next-1].Contains(client)
+}
+
 func parent(n netip.Prefix) netip.Prefix {
 	return netip.PrefixFrom(n.Addr(), n.Bits()-1).Masked()
 }

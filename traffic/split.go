@@ -184,6 +184,28 @@ func (b Backend) Living(ip netip.Addr) []Address {
 	return living
 }
 
+// Usable are the addresses of the family of ip among which flows are shared: the
+// living ones. Where none lives all are used: of a primary, whose place nobody
+// can take.
+func (b Backend) Usable(ip netip.Addr) []Address {
+	if living := b.Living(ip); len(living) > 0 {
+		return living
+	}
+	b.Down = nil
+	return b.Living(ip)
+}
+
+// Withdrawn says whether every address of the family of ip is down. Of a local
+// backend that is any of this host.
+func (b Backend) Withdrawn(ip netip.Addr) bool {
+	ofFamily := func(one netip.Addr) bool { return one.Is4() == ip.Is4() }
+	if b.Local {
+		return slices.ContainsFunc(b.Down, ofFamily)
+	}
+	_, has := b.Address(ip)
+	return has && len(b.Living(ip)) == 0
+}
+
 // AddressTexts lists the backend's addresses as they stand in a configuration;
 // a local backend's is "local".
 func (b Backend) AddressTexts() []string {

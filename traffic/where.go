@@ -57,9 +57,9 @@ type Odds struct {
 	Weight  Weight
 }
 
-// Where says where the new flows of a client go in kernel mode, under the
-// weights, groups and health of the state. It asks what the rules ask, in
-// their order.
+// Where says where the new flows of a client go, under the weights, groups and
+// health of the state. It asks what the kernel's rules ask, in their order, and
+// the relay does the same.
 func (s Split) Where(client netip.Addr) Side {
 	client = client.Unmap()
 	side := Side{Client: netip.PrefixFrom(client, client.BitLen()), Why: WhyDraw}
@@ -68,7 +68,7 @@ func (s Split) Where(client netip.Addr) Side {
 	case !slices.ContainsFunc(s.Service.Addresses, ofFamily):
 		side.Why = WhyFamily
 		return side
-	case s.hasAddress(client):
+	case slices.Contains(s.NeverSplit(), client):
 		side.Why = WhyBackend
 		return s.settled(side, client, s.Primary.Name)
 	}
@@ -85,8 +85,8 @@ func (s Split) Where(client netip.Addr) Side {
 	if s.Affinity != AffinitySource {
 		return s.odds(side, client)
 	}
-	side.Why, side.Client = WhyAffinity, s.network(client)
-	side.Number = Weight(draw(networkKey(side.Client), s.Seed(), uint32(Whole)))
+	side.Why, side.Client = WhyAffinity, s.Lots().network(client)
+	side.Number = s.Lots().Number(client)
 	name := s.Layout().Of(side.Number)
 	if name == "" {
 		name = s.Primary.Name
@@ -94,41 +94,30 @@ func (s Split) Where(client netip.Addr) Side {
 	return s.settled(side, client, name)
 }
 
-func (s Split) hasAddress(ip netip.Addr) bool {
-	return slices.ContainsFunc(s.Backends(), func(b Backend) bool {
-		return slices.ContainsFunc(b.Addresses, func(a Address) bool { return a.IP == ip })
-	})
+// NeverSplit are the clients that always go to the primary: the backends
+// themselves. A loopback address is no backend's alone.
+func (s Split) NeverSplit() []netip.Addr {
+	var own []netip.Addr
+	for _, b := range s.Backends() {
+		for _, a := range b.Addresses {
+			if !a.IP.IsLoopback() && !slices.Contains(own, a.IP) {
+				own = append(own, a.IP)
+			}
+		}
+	}
+	return own
 }
 
 func contains(networks []netip.Prefix, ip netip.Addr) bool {
 	return slices.ContainsFunc(networks, func(n netip.Prefix) bool { return n.Contains(ip) })
 }
 
-// network is the client's under affinity.
-func (s Split) network(client netip.Addr) netip.Prefix {
-	bits := s.AffinityPrefix.IPv4
-	if client.Is6() {
-		bits = s.AffinityPrefix.IPv6
-	}
-	network, err := client.Prefix(bits)
-	if err != nil || bits == 0 {
-		return netip.PrefixFrom(client, client.BitLen())
-	}
-	return network
-}
-
-// networkKey are the leading bytes of the address that are hashed.
-func networkKey(network netip.Prefix) []byte {
-	return network.Addr().AsSlice()[:(network.Bits()+7)/8]
-}
-
 // kept says what keeps a client's flows from a candidate, if anything.
 func kept(b Backend, client netip.Addr) But {
-	ofFamily := func(a Address) bool { return a.IP.Is4() == client.Is4() }
 	switch {
 	case b.Closed:
 		return ButClosed
-	case slices.ContainsFunc(b.Addresses, ofFamily) && len(b.Living(client)) == 0:
+	case b.Withdrawn(client):
 		return ButDown
 	case contains(b.Clients.Never, client):
 		return ButNever
@@ -151,28 +140,13 @@ func (s Split) settled(side Side, client netip.Addr, name string) Side {
 }
 
 // address is the one that a client keeps: the backend's only one, or with
-// affinity the one that its network draws: the first by one of n numbers, the
-// second by one of n-1 of another draw, and so on.
+// affinity the one that its network draws.
 func (s Split) address(b Backend, client netip.Addr) netip.Addr {
-	usable := b.Living(client)
-	if len(usable) == 0 { // a primary: there is nobody to take its place
-		usable = usable[:0]
-		for _, a := range b.Addresses {
-			if a.IP.Is4() == client.Is4() {
-				usable = append(usable, a)
-			}
-		}
-	}
-	if len(usable) > 1 && s.Affinity != AffinitySource {
+	usable := b.Usable(client)
+	if len(usable) == 0 || len(usable) > 1 && s.Affinity != AffinitySource {
 		return netip.Addr{}
 	}
-	key := networkKey(s.network(client))
-	for i, a := range usable {
-		if left := len(usable) - i; left == 1 || draw(key, s.Seed()+uint32(i)+1, uint32(left)) == 0 {
-			return a.IP
-		}
-	}
-	return netip.Addr{}
+	return usable[s.Lots().Address(client, len(usable))].IP
 }
 
 // odds are what a client without affinity may expect.
