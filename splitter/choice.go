@@ -1,82 +1,172 @@
 package splitter
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/splitd/splitd/traffic"
 )
 
 // choice is what a front does with the connections that it accepts. It is
 // never changed, only replaced as a whole, so that a connection sees either
-// the old weights or the new ones.
+// the old state of the split or the new one, without a lock.
 type choice struct {
 	split      string
 	proxy      traffic.Proxy
 	gate       *gate
-	primary    target
-	candidates []target
+	primary    party
+	candidates []party
+
+	never  []netip.Addr // clients that are the primary's: the backends themselves
+	affine bool         // client networks draw, by lots
+	lots   traffic.Lots
+	runs   []run // of the draw, from 0 on; what is behind the last is the primary's
 }
 
-// target is a backend as one front reaches it.
+// party is a backend as one front reaches it.
+type party struct {
+	name          string
+	targets       []target // which share its flows equally
+	shut          bool     // flows that are meant for it go to the primary
+	always, never traffic.Networks
+}
+
+// target is one address of a backend.
 type target struct {
-	name     string
-	address  string // IP:port
+	name     string // the backend's
+	at       netip.AddrPort
+	address  string // the same as text
 	endpoint *endpoint
-	weight   traffic.Weight
 	counter  *counter
 	circuit  *circuit // nil: it is tried whatever became of others
 }
 
-// newChoice makes the choice of a front at address, as yet without gate, counters
-// and circuits.
+// run is a part of the draw: the numbers below its end that no run before it
+// has.
+type run struct {
+	end   traffic.Weight
+	party int // of the candidates; -1 is the primary
+}
+
+// newChoice makes the choice of a front at address, as yet without gate, groups,
+// counters and circuits.
 func newChoice(split traffic.Split, address netip.AddrPort) (*choice, error) {
-	c := &choice{split: split.Name, proxy: split.Proxy}
+	c := &choice{
+		split: split.Name, proxy: split.Proxy, never: split.NeverSplit(),
+		affine: split.Affinity == traffic.AffinitySource, lots: split.Lots(), runs: runsOf(split),
+	}
 	for i, b := range split.Backends() {
-		to, err := reach(split.Name, b, address)
-		if err != nil {
+		p, err := newParty(split.Name, b, address)
+		switch {
+		case err != nil:
 			return nil, err
-		}
-		t := target{name: b.Name, address: to.String(), endpoint: newEndpoint(to), weight: b.Weight}
-		if i == 0 {
-			c.primary = t
-		} else {
-			c.candidates = append(c.candidates, t)
+		case i == 0:
+			c.primary = p
+		default:
+			c.candidates = append(c.candidates, p)
 		}
 	}
 	return c, nil
 }
 
-// reach returns where a front at address finds the backend: this host is the
-// loopback address of the same family, and a port not given is kept.
-func reach(split string, b traffic.Backend, address netip.AddrPort) (netip.AddrPort, error) {
+func newParty(split string, b traffic.Backend, address netip.AddrPort) (party, error) {
+	if err := checkFamily(split, b, address); err != nil {
+		return party{}, err
+	}
+	p := party{name: b.Name, shut: b.Closed || b.Withdrawn(address.Addr())}
+	for _, at := range reach(b, b.Usable(address.Addr()), address) {
+		p.targets = append(p.targets, target{name: b.Name, at: at, address: at.String(), endpoint: newEndpoint(at)})
+	}
+	return p, nil
+}
+
+// checkFamily refuses a backend that a front at address cannot reach.
+func checkFamily(split string, b traffic.Backend, address netip.AddrPort) error {
+	if _, ok := b.Address(address.Addr()); !ok && !b.Local {
+		return fmt.Errorf("backend %q of split %q: no address of the family of %s: give it one, or take the address from the service",
+			b.Name, split, address.Addr())
+	}
+	return nil
+}
+
+// reach returns where a front at address finds those addresses of the backend:
+// this host is the loopback address of the same family, and a port not given is
+// kept.
+func reach(b traffic.Backend, addresses []traffic.Address, address netip.AddrPort) []netip.AddrPort {
 	if b.Local {
 		loopback := netip.IPv6Loopback()
 		if address.Addr().Is4() {
 			loopback = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 		}
-		return netip.AddrPortFrom(loopback, address.Port()), nil
+		return []netip.AddrPort{netip.AddrPortFrom(loopback, address.Port())}
 	}
-	to, ok := b.Address(address.Addr())
-	if !ok {
-		return netip.AddrPort{}, fmt.Errorf("backend %q of split %q: no address of the family of %s: give it one, or take the address from the service",
-			b.Name, split, address.Addr())
+	all := make([]netip.AddrPort, 0, len(addresses))
+	for _, a := range addresses {
+		all = append(all, netip.AddrPortFrom(a.IP, cmp.Or(a.Port, address.Port())))
 	}
-	port := to.Port
-	if port == 0 {
-		port = address.Port()
-	}
-	return netip.AddrPortFrom(to.IP, port), nil
+	return all
 }
 
-// pick returns the backend for a draw out of [0, Whole): the candidates own
-// the lowest parts in their order, the primary the rest.
-func (c *choice) pick(draw traffic.Weight) *target {
+// runsOf is the layout of the draw.
+func runsOf(split traffic.Split) []run {
+	var runs []run
+	next := traffic.Weight(0)
+	for _, slot := range split.Layout() {
+		if slot.First > next {
+			runs = append(runs, run{end: slot.First, party: -1})
+		}
+		next = slot.Last + 1
+		runs = append(runs, run{end: next, party: slices.IndexFunc(split.Candidates, func(c traffic.Backend) bool { return c.Name == slot.Candidate })})
+	}
+	return runs
+}
+
+// pick returns the backend of a client's new flow. It does what the rules of the
+// kernel plane do, and what traffic.Split.Where tells; draw is asked for a number
+// where each flow draws anew.
+func (c *choice) pick(client netip.Addr, draw func() traffic.Weight) *party {
+	if slices.Contains(c.never, client) {
+		return &c.primary
+	}
+	meant := c.meant(client, draw)
+	if meant.shut || meant.never.Contain(client) {
+		return &c.primary
+	}
+	return meant
+}
+
+// meant is who would get the flow if nothing kept it from there.
+func (c *choice) meant(client netip.Addr, draw func() traffic.Weight) *party {
 	for i := range c.candidates {
-		if draw < c.candidates[i].weight {
+		if c.candidates[i].always.Contain(client) {
 			return &c.candidates[i]
 		}
-		draw -= c.candidates[i].weight
 	}
-	return &c.primary
+	if c.affine {
+		return c.owner(c.lots.Number(client))
+	}
+	return c.owner(draw())
+}
+
+// owner is whose that number of the draw is.
+func (c *choice) owner(number traffic.Weight) *party {
+	i, _ := slices.BinarySearchFunc(c.runs, number, func(r run, number traffic.Weight) int { return cmp.Compare(r.end, number+1) })
+	if i == len(c.runs) || c.runs[i].party < 0 {
+		return &c.primary
+	}
+	return &c.candidates[c.runs[i].party]
+}
+
+// address says which of the backend's addresses the flow goes to.
+func (c *choice) address(p *party, client netip.Addr, draw func() traffic.Weight) int {
+	switch n := len(p.targets); {
+	case n == 1:
+		return 0
+	case c.affine:
+		return c.lots.Address(client, n)
+	default:
+		return int(int64(draw()) * int64(n) / int64(traffic.Whole))
+	}
 }

@@ -11,6 +11,30 @@ import (
 	"github.com/splitd/splitd/traffic"
 )
 
+// stranger is a client that no list knows.
+var stranger = netip.MustParseAddr("203.0.113.99")
+
+// choiceOf is that of a front of the split.
+func choiceOf(t testing.TB, s traffic.Split, at netip.Addr) *choice {
+	t.Helper()
+	c, err := New(Options{}).choice(s, netip.AddrPortFrom(at, s.Service.Ports[0].Number))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// choiceAmong is that of a split with these candidates, wherever they are.
+func choiceAmong(t *testing.T, candidates ...traffic.Backend) *choice {
+	t.Helper()
+	s := at("mx", "10.0.0.1:25", "192.0.2.1:25")
+	for _, c := range candidates {
+		c.Addresses = []traffic.Address{{IP: netip.MustParseAddr("10.0.0.12")}}
+		s.Candidates = append(s.Candidates, c)
+	}
+	return choiceOf(t, s, s.Service.Addresses[0])
+}
+
 var shares = []string{"0%", "0.1%", "5%", "50%", "99.9%", "100%"}
 
 func TestSharesOfSimulatedDrawsLieWithinTheBinomialInterval(t *testing.T) {
@@ -21,10 +45,10 @@ func TestSharesOfSimulatedDrawsLieWithinTheBinomialInterval(t *testing.T) {
 			t.Fatal(err)
 		}
 		draw := seededDraw(uint64(100 + i))
-		c := &choice{primary: target{name: "old"}, candidates: []target{{name: "new", weight: weight}}}
+		c := choiceAmong(t, traffic.Backend{Name: "new", Weight: weight})
 		got := 0
 		for range flows {
-			if c.pick(draw()).name == "new" {
+			if c.pick(stranger, draw).name == "new" {
 				got++
 			}
 		}
@@ -35,14 +59,12 @@ func TestSharesOfSimulatedDrawsLieWithinTheBinomialInterval(t *testing.T) {
 }
 
 func TestPickGivesCandidatesTheirPartsInOrderAndThePrimaryTheRest(t *testing.T) {
-	c := &choice{
-		primary:    target{name: "old"},
-		candidates: []target{{name: "none"}, {name: "first", weight: 10}, {name: "second", weight: 5}},
-	}
+	c := choiceAmong(t,
+		traffic.Backend{Name: "none"}, traffic.Backend{Name: "first", Weight: 10}, traffic.Backend{Name: "second", Weight: 5})
 	want := map[traffic.Weight]string{0: "first", 9: "first", 10: "second", 14: "second", 15: "old", traffic.Whole - 1: "old"}
 	got := map[traffic.Weight]string{}
-	for draw := range want {
-		got[draw] = c.pick(draw).name
+	for number := range want {
+		got[number] = c.pick(stranger, func() traffic.Weight { return number }).name
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("backends drawn (-want +got):\n%s", diff)
@@ -50,21 +72,32 @@ func TestPickGivesCandidatesTheirPartsInOrderAndThePrimaryTheRest(t *testing.T) 
 }
 
 func TestBackendIsReachedOnTheFamilyAndPortOfTheService(t *testing.T) {
+	ip := netip.MustParseAddr
 	both := traffic.Backend{Name: "b", Addresses: []traffic.Address{
-		{IP: netip.MustParseAddr("10.0.0.1")}, {IP: netip.MustParseAddr("2001:db8::1"), Port: 2525},
+		{IP: ip("10.0.0.1")}, {IP: ip("2001:db8::1"), Port: 2525}, {IP: ip("10.0.0.2"), Port: 26},
 	}}
+	half, dead := both, both
+	half.Down = []netip.Addr{ip("10.0.0.1")}
+	dead.Down = []netip.Addr{ip("10.0.0.1"), ip("10.0.0.2")}
 	for _, test := range []struct {
-		backend       traffic.Backend
-		service, want string
+		backend traffic.Backend
+		service string
+		want    []string
 	}{
-		{both, "192.0.2.25:25", "10.0.0.1:25"},
-		{both, "[2001:db8::25]:25", "[2001:db8::1]:2525"},
-		{traffic.Backend{Local: true}, "192.0.2.25:25", "127.0.0.1:25"},
-		{traffic.Backend{Local: true}, "[2001:db8::25]:25", "[::1]:25"},
+		{both, "192.0.2.25:25", []string{"10.0.0.1:25", "10.0.0.2:26"}},
+		{both, "[2001:db8::25]:25", []string{"[2001:db8::1]:2525"}},
+		{half, "192.0.2.25:25", []string{"10.0.0.2:26"}},
+		{dead, "192.0.2.25:25", []string{"10.0.0.1:25", "10.0.0.2:26"}}, // the primary's; of a candidate nobody asks
+		{traffic.Backend{Local: true}, "192.0.2.25:25", []string{"127.0.0.1:25"}},
+		{traffic.Backend{Local: true}, "[2001:db8::25]:25", []string{"[::1]:25"}},
 	} {
-		got, err := reach("mx", test.backend, netip.MustParseAddrPort(test.service))
-		if err != nil || got.String() != test.want {
-			t.Errorf("from %s: %s, %v, want %s", test.service, got, err, test.want)
+		p, err := newParty("mx", test.backend, netip.MustParseAddrPort(test.service))
+		var got []string
+		for _, to := range p.targets {
+			got = append(got, to.address)
+		}
+		if diff := cmp.Diff(test.want, got); err != nil || diff != "" {
+			t.Errorf("from %s: %v (-want +got):\n%s", test.service, err, diff)
 		}
 	}
 }

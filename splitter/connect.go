@@ -31,7 +31,9 @@ func (w *worker) admit(socket int, from netip.Addr, c *choice) {
 		w.abort(f)
 		return
 	}
-	w.try(f, w.choose(c))
+	var first *target
+	first, f.primary = w.choose(c, from)
+	w.try(f, first)
 }
 
 // take opens a flow.
@@ -74,11 +76,17 @@ func (w *worker) refused(f *flow, cause syscall.Errno) {
 		f.sockets[backend] = -1
 	}
 	w.blame(f, cause)
-	primary := &f.choice.primary
-	if f.target == primary || f.choice.proxy.Fallback == traffic.FallbackNone {
+	if f.primary == nil || f.choice.proxy.Fallback == traffic.FallbackNone {
 		w.abort(f)
 		return
 	}
+	w.tryPrimary(f)
+}
+
+// tryPrimary begins to connect the flow to the primary instead.
+func (w *worker) tryPrimary(f *flow) {
+	primary := f.primary
+	f.primary = nil
 	w.try(f, primary)
 }
 

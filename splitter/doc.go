@@ -1,9 +1,14 @@
 // Package splitter is the userspace data plane: it listens on the services of
-// proxy splits, draws a backend for each connection and relays the bytes.
+// proxy splits, chooses a backend for each connection and relays the bytes.
 //
 //	relay := splitter.New(splitter.Options{Log: log})
 //	if err := relay.Apply(ctx, splits); err != nil { ... } // the old state serves on
 //	err := relay.Run(ctx)                                  // until ctx ends; drains
+//
+// Who gets a connection is decided by a choice (choice.go), which never changes:
+// a change of the split makes another one, and the next connection finds it. It
+// asks what the rules of the kernel plane ask, and draws as they do, so
+// traffic.Split.Where tells for both.
 //
 // A connection becomes a flow of the backend that served it, at the moment
 // when that backend is connected and before a byte is relayed. A candidate

@@ -24,6 +24,7 @@ type flow struct {
 
 	choice  *choice
 	target  *target    // that is tried, or serves
+	primary *target    // that may be tried instead; nil: it is the target
 	counted netip.Addr // whose flow the gate has counted, if it did
 	times   times
 }

@@ -86,14 +86,16 @@ func (c claims) claim(fronts map[netip.AddrPort]traffic.Split, split string, add
 func checkLoops(split traffic.Split, address netip.AddrPort, fronts map[netip.AddrPort]traffic.Split, own []netip.Addr) []error {
 	var errs []error
 	for _, b := range split.Backends() {
-		to, err := reach(split.Name, b, address)
-		if err != nil {
+		if err := checkFamily(split.Name, b, address); err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		if listener, ok := coveredBy(to, fronts, own); ok && fronts[listener].Name == split.Name {
-			errs = append(errs, fmt.Errorf("split %q: backend %q is %s, where the split itself listens (%s): give the service an address that the server does not hold, or use mode: kernel",
-				split.Name, b.Name, to, listener))
+		b.Down = nil // it may rise
+		for _, to := range reach(b, b.Living(address.Addr()), address) {
+			if listener, ok := coveredBy(to, fronts, own); ok && fronts[listener].Name == split.Name {
+				errs = append(errs, fmt.Errorf("split %q: backend %q is %s, where the split itself listens (%s): give the service an address that the server does not hold, or use mode: kernel",
+					split.Name, b.Name, to, listener))
+			}
 		}
 	}
 	return errs

@@ -78,7 +78,7 @@ func (r *Relay) Free(key traffic.BackendKey) int {
 	var freed atomic.Int64
 	each(workers, func(w *worker, done func()) {
 		w.walk(func(f *flow) {
-			if f.stage == connecting && f.target.counter == c && f.choice.primary.counter != c {
+			if f.stage == connecting && f.target.counter == c && f.primary != nil {
 				freed.Add(1)
 				w.takeBack(f)
 			}
@@ -152,5 +152,5 @@ func (w *worker) takeBack(f *flow) {
 		w.edge.close(int(f.sockets[backend]))
 		f.sockets[backend] = -1
 	}
-	w.try(f, &f.choice.primary)
+	w.tryPrimary(f)
 }

@@ -2,24 +2,42 @@ package splitter
 
 import (
 	"log/slog"
+	"net/netip"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// choose is the target of a new flow: the one that is drawn, or the primary
-// where that cannot be connected anyway.
-func (w *worker) choose(c *choice) *target {
-	drawn := c.pick(w.relay.draw())
-	away, probe := drawn.circuit.keepsAway(w.now)
-	if probe {
-		w.probe(c, drawn)
+// choose is where a client's new flow goes, and who of the primary may serve it
+// instead: nil where that is the same.
+func (w *worker) choose(c *choice, client netip.Addr) (first, primary *target) {
+	p := c.pick(client, w.relay.draw)
+	at := c.address(p, client, w.relay.draw)
+	if p == &c.primary {
+		return &p.targets[at], nil
 	}
-	if !away {
-		return drawn
+	primary = &c.primary.targets[c.address(&c.primary, client, w.relay.draw)]
+	if first = w.open(c, p, at); first == nil {
+		p.targets[at].counter.tallies[w.number].avoided.Add(1)
+		return primary, nil
 	}
-	drawn.counter.tallies[w.number].avoided.Add(1)
-	return &c.primary
+	return first, primary
+}
+
+// open is the first address of the backend that takes flows, from one of them
+// on; nil when none does.
+func (w *worker) open(c *choice, p *party, at int) *target {
+	for i := range p.targets {
+		t := &p.targets[(at+i)%len(p.targets)]
+		away, probe := t.circuit.keepsAway(w.now)
+		if probe {
+			w.probe(c, t)
+		}
+		if !away {
+			return t
+		}
+	}
+	return nil
 }
 
 // probe tries to connect a candidate that is left out: a flow without a client.

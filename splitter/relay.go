@@ -3,7 +3,6 @@ package splitter
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
@@ -61,7 +60,8 @@ type Relay struct {
 	splits   map[string]traffic.Split
 	counters map[traffic.BackendKey]*counter
 	circuits map[circuitKey]*circuit // of what is served now
-	gates    map[string]*gate        // by split
+	groups   map[traffic.BackendKey]groups
+	gates    map[string]*gate // by split
 }
 
 // New returns a Relay that serves nothing yet.
@@ -89,6 +89,7 @@ func New(o Options) *Relay {
 		splits:   map[string]traffic.Split{},
 		counters: map[traffic.BackendKey]*counter{},
 		circuits: map[circuitKey]*circuit{},
+		groups:   map[traffic.BackendKey]groups{},
 		gates:    map[string]*gate{},
 	}
 	r.workings, r.broken = errgroup.WithContext(context.Background())
@@ -146,7 +147,7 @@ func (r *Relay) choices(wanted map[netip.AddrPort]traffic.Split) (map[netip.Addr
 }
 
 // choice makes that of one front, with what there is of its split already: gate,
-// counters, circuits. r.mu is held.
+// groups, counters, circuits. r.mu is held.
 func (r *Relay) choice(split traffic.Split, address netip.AddrPort) (*choice, error) {
 	c, err := newChoice(split, address)
 	if err != nil {
@@ -156,22 +157,37 @@ func (r *Relay) choice(split traffic.Split, address netip.AddrPort) (*choice, er
 		r.gates[split.Name] = &gate{}
 	}
 	c.gate = r.gates[split.Name]
-	c.primary.counter = r.counterOf(traffic.BackendKey{Split: split.Name, Backend: c.primary.name})
-	for i := range c.candidates {
-		t := &c.candidates[i]
-		key := traffic.BackendKey{Split: split.Name, Backend: t.name}
-		t.counter = r.counterOf(key)
-		if split.Proxy.Fallback != traffic.FallbackNone {
-			t.circuit = r.circuitOf(circuitKey{key, t.address})
+	r.count(split.Name, &c.primary)
+	for i, b := range split.Candidates {
+		p := &c.candidates[i]
+		r.count(split.Name, p)
+		key := traffic.BackendKey{Split: split.Name, Backend: b.Name}
+		g := r.groupsOf(key, b.Clients)
+		p.never = g.never
+		if !b.Closed { // its group draws like anybody else
+			p.always = g.always
+		}
+		for j := range p.targets {
+			if split.Proxy.Fallback != traffic.FallbackNone {
+				p.targets[j].circuit = r.circuitOf(circuitKey{key, p.targets[j].at})
+			}
 		}
 	}
 	return c, nil
 }
 
+// count has the flows of a backend counted; r.mu is held.
+func (r *Relay) count(split string, p *party) {
+	counter := r.counterOf(traffic.BackendKey{Split: split, Backend: p.name})
+	for i := range p.targets {
+		p.targets[i].counter = counter
+	}
+}
+
 // circuitKey is what has a circuit: an address of a candidate.
 type circuitKey struct {
 	backend traffic.BackendKey
-	address string
+	at      netip.AddrPort
 }
 
 // circuitOf returns the circuit of the address, a new one at first; r.mu is
@@ -205,52 +221,19 @@ func (r *Relay) swap(splits []traffic.Split, choices map[netip.AddrPort]*choice,
 			r.retire(f)
 		}
 	}
-	maps.DeleteFunc(r.circuits, func(key circuitKey, _ *circuit) bool {
-		return !slices.ContainsFunc(splits, func(s traffic.Split) bool {
-			_, ok := s.Candidate(key.backend.Backend)
-			return ok && s.Name == key.backend.Split
-		})
-	})
 	clear(r.splits)
 	for _, split := range splits {
 		split.Candidates = slices.Clone(split.Candidates)
 		r.splits[split.Name] = split
 	}
+	maps.DeleteFunc(r.circuits, func(key circuitKey, _ *circuit) bool { return !r.isCandidate(key.backend) })
+	maps.DeleteFunc(r.groups, func(key traffic.BackendKey, _ groups) bool { return !r.isCandidate(key) })
 }
 
-// SetWeights gives the split of that name the weights and the generation of
-// the one given; the rest of it is not looked at. Every connection accepted
-// after it returns is drawn with the new weights. An error (no such split, no
-// such candidate, over 100 %) changes nothing.
-func (r *Relay) SetWeights(split traffic.Split) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.stopped {
-		return ErrStopped
-	}
-	current, ok := r.splits[split.Name]
-	if !ok {
-		return fmt.Errorf("set weights of split %q: it is not served in mode proxy", split.Name)
-	}
-	changed, err := current.WithWeights(split.Weights())
-	if err != nil {
-		return fmt.Errorf("set weights: %w", err)
-	}
-	changed.Generation = split.Generation
-	choices := map[*front]*choice{}
-	for address, f := range r.fronts {
-		if f.choice.Load().split != split.Name {
-			continue
-		}
-		if choices[f], err = r.choice(changed, address); err != nil {
-			return err
-		}
-	}
-	for f, c := range choices {
-		f.apply(c)
-	}
-	r.splits[split.Name] = changed
-	return nil
+// isCandidate says whether it is one of a split served now; r.mu is held.
+func (r *Relay) isCandidate(key traffic.BackendKey) bool {
+	_, ok := r.splits[key.Split].Candidate(key.Backend)
+	return ok
 }
 
 // hostAddresses lists the addresses of this host's interfaces; none when it

@@ -1,0 +1,87 @@
+package splitter
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/splitd/splitd/traffic"
+)
+
+// SetWeights gives the split of that name the state of the one given: weights,
+// slots, generation, and what of its backends is closed or down. Its definition
+// is not looked at. Every connection accepted after it returns is drawn with the
+// new state. An error (no such split, no such candidate, over 100 %) changes
+// nothing.
+func (r *Relay) SetWeights(split traffic.Split) error {
+	return r.restate("set weights", split, func(current traffic.Split) (traffic.Split, error) {
+		changed, err := current.WithWeights(split.Weights())
+		changed.Generation, changed.Slots = split.Generation, split.Slots
+		return changed, err
+	})
+}
+
+// SetBackends gives the split of that name what is closed and down of the one
+// given, and nothing else.
+func (r *Relay) SetBackends(split traffic.Split) error {
+	return r.restate("set backends", split, func(current traffic.Split) (traffic.Split, error) { return current, nil })
+}
+
+// restate has the split of that name served as change makes of it, with the
+// backends as they are in the one given.
+func (r *Relay) restate(what string, given traffic.Split, change func(traffic.Split) (traffic.Split, error)) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.stopped {
+		return ErrStopped
+	}
+	current, ok := r.splits[given.Name]
+	if !ok {
+		return fmt.Errorf("%s of split %q: it is not served in mode proxy", what, given.Name)
+	}
+	changed, err := change(current)
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	changed = withBackends(changed, given)
+	r.revive(current, changed)
+	choices := map[*front]*choice{}
+	for address, f := range r.fronts {
+		if f.choice.Load().split != given.Name {
+			continue
+		}
+		if choices[f], err = r.choice(changed, address); err != nil {
+			return err
+		}
+	}
+	for f, c := range choices {
+		f.apply(c)
+	}
+	r.splits[given.Name] = changed
+	return nil
+}
+
+// withBackends is s with what is closed and down in the other one.
+func withBackends(s, other traffic.Split) traffic.Split {
+	s.Primary.Down = other.Primary.Down
+	s.Candidates = slices.Clone(s.Candidates)
+	for i, c := range s.Candidates {
+		if is, ok := other.Candidate(c.Name); ok {
+			s.Candidates[i].Closed, s.Candidates[i].Down = is.Closed, is.Down
+		}
+	}
+	return s
+}
+
+// revive closes the circuits of addresses that are down no more: checks have
+// connected them several times, so flows need not wait for a probe. r.mu is
+// held.
+func (r *Relay) revive(before, after traffic.Split) {
+	for _, c := range after.Candidates {
+		was, _ := before.Candidate(c.Name)
+		risen := func(ip netip.Addr) bool { return slices.Contains(was.Down, ip) && !slices.Contains(c.Down, ip) }
+		key := traffic.BackendKey{Split: after.Name, Backend: c.Name}
+		maps.DeleteFunc(r.circuits, func(k circuitKey, _ *circuit) bool { return k.backend == key && risen(k.at.Addr()) })
+	}
+}
