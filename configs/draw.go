@@ -11,14 +11,13 @@ const slotsMax = 10_000
 
 // drawDraft is what a file says about who draws what, beside the weights.
 type drawDraft struct {
-	affinity spot // of affinity: source
-	prefix   traffic.AffinityPrefix
-	seed     string
-	unused   []spot // of what only affinity: source uses
-	slots    traffic.Slots
-	slotsAt  spot
-	runs     []spot // of slots, one for one
-	whole    bool   // all of slots could be read
+	prefix  traffic.AffinityPrefix
+	seed    string
+	unused  []spot // of what only affinity: source uses
+	slots   traffic.Slots
+	slotsAt spot
+	runs    []spot // of slots, one for one
+	whole   bool   // all of slots could be read
 }
 
 // defaultPrefix tells the addresses of IPv4 apart, and of IPv6 the networks:
@@ -30,7 +29,7 @@ func (d *draft) readDraw(t *table) {
 	d.draw.prefix = defaultPrefix()
 	if v, ok := t.take("affinity"); ok {
 		if word, ok := oneOf(v, []traffic.Affinity{traffic.AffinityNone, traffic.AffinitySource}, nil); ok {
-			d.split.Affinity, d.draw.affinity = word, v.spot
+			d.split.Affinity = word
 		}
 	}
 	t.inside("affinity_prefix", func(t *table) {

@@ -32,7 +32,6 @@ func (d *draft) readHealth(t *table) {
 		if word, ok := oneOf(v, []traffic.WhenDown{traffic.WhenDownPrimary, traffic.WhenDownKeep}, nil); ok {
 			d.split.WhenDown = word
 		}
-		d.unusedIn(v, traffic.ModeProxy)
 	}
 	h := &d.split.Health
 	h.Check = traffic.DefaultCheck(d.split.Protocol, d.split.Service)

@@ -25,23 +25,7 @@ func (d *draft) judgeMode() {
 			refuse(d.ports[i], "port ranges")
 		}
 	}
-	if d.split.Affinity == traffic.AffinitySource {
-		refuse(d.draw.affinity, "affinity source")
-	}
 	if d.split.Mirror.To.IsValid() {
 		refuse(d.mirror.at, "mirror")
-	}
-	for _, b := range d.backends {
-		if len(b.members) > 0 {
-			refuse(b.members[0].at, "groups of clients")
-		}
-		families := map[bool]bool{}
-		for i, a := range b.backend.Addresses {
-			if families[a.IP.Is4()] {
-				refuse(b.addresses[i], "several addresses of one family")
-				break
-			}
-			families[a.IP.Is4()] = true
-		}
 	}
 }

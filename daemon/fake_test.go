@@ -286,8 +286,9 @@ func (k *fakeKernel) IncludeOpen(context.Context, []traffic.Split, []traffic.Ret
 func (k *fakeKernel) Mended() uint64 { return k.mended }
 func (k *fakeKernel) Close() error   { return nil }
 
-// fakeRelay takes everything.
+// fakeRelay takes everything, and keeps how it would draw.
 type fakeRelay struct {
+	mu     sync.Mutex // guards splits
 	splits []traffic.Split
 	open   []splitter.OpenFlow // goes on
 	freed  []traffic.BackendKey
@@ -296,10 +297,32 @@ type fakeRelay struct {
 var _ Relay = (*fakeRelay)(nil)
 
 func (r *fakeRelay) Apply(_ context.Context, splits []traffic.Split) error {
-	r.splits = splits
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.splits = slices.Clone(splits)
 	return nil
 }
-func (r *fakeRelay) SetWeights(traffic.Split) error { return nil }
+
+func (r *fakeRelay) SetWeights(s traffic.Split) error { return r.SetBackends(s) }
+
+func (r *fakeRelay) SetBackends(s traffic.Split) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	i := slices.IndexFunc(r.splits, func(have traffic.Split) bool { return have.Name == s.Name })
+	if i < 0 {
+		return fmt.Errorf("split %q is not served", s.Name)
+	}
+	r.splits[i] = s
+	return nil
+}
+
+// mx is that split as the relay draws.
+func (r *fakeRelay) mx() traffic.Split {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.splits[slices.IndexFunc(r.splits, func(s traffic.Split) bool { return s.Name == "mx" })]
+}
+
 func (r *fakeRelay) Counts() map[traffic.BackendKey]traffic.Counts {
 	counts := map[traffic.BackendKey]traffic.Counts{}
 	for _, f := range r.open {

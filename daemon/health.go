@@ -79,8 +79,8 @@ func (n *nameSet) keep(names []string) {
 	}
 }
 
-// retarget has checked what the view of now has. A target that the kernel leaves
-// out already must rise before it is used.
+// retarget has checked what the view of now has. A target that is left out
+// already must rise before it is used.
 func (d *Daemon) retarget() {
 	d.targeting.Lock()
 	defer d.targeting.Unlock()
@@ -189,10 +189,10 @@ func (d *Daemon) settleOne(ctx context.Context, next *findings, name string) err
 	return nil
 }
 
-// tellWithdrawn logs what the kernel leaves out of a split now.
+// tellWithdrawn logs what is left out of a split now.
 func (d *Daemon) tellWithdrawn(before, after traffic.Split) {
 	for i, c := range after.Candidates {
-		if after.Mode != traffic.ModeKernel || slices.Equal(c.Down, before.Candidates[i].Down) {
+		if slices.Equal(c.Down, before.Candidates[i].Down) {
 			continue
 		}
 		log := d.log.With("split", after.Name, "candidate", c.Name)

@@ -36,12 +36,12 @@ func down(reason string) string {
 // consequence says what becomes of the flows of a candidate that is down.
 func consequence(s traffic.Split) string {
 	switch {
+	case s.WhenDown != traffic.WhenDownKeep:
+		return "its share goes to the primary until it is up"
 	case s.Mode == traffic.ModeProxy && s.Proxy.Fallback == traffic.FallbackPrimary:
 		return "its flows fall back to the primary"
-	case s.Mode == traffic.ModeProxy, s.WhenDown == traffic.WhenDownKeep:
-		return "its flows fail"
 	}
-	return "its share goes to the primary until it is up"
+	return "its flows fail"
 }
 
 // statusesBy sorts statuses by their backends.

@@ -46,6 +46,7 @@ type Kernel interface {
 type Relay interface {
 	Apply(ctx context.Context, splits []traffic.Split) error
 	SetWeights(split traffic.Split) error
+	SetBackends(split traffic.Split) error
 	Counts() map[traffic.BackendKey]traffic.Counts
 	Refusals() map[string]map[traffic.Refusal]uint64
 	Faults() splitter.Faults
@@ -66,7 +67,7 @@ type planes struct {
 	mu     sync.Mutex // guards kernel alone
 	kernel Kernel     // nil until something needs it
 
-	// found is what is left out of the kernel because health found it down.
+	// found is what is left out of the planes because health found it down.
 	// Stored under the change lock; what it points to does not change.
 	found atomic.Pointer[findings]
 }
@@ -158,7 +159,7 @@ func (p *planes) askHost(splits []traffic.Split, paths []traffic.ReturnPath, ask
 // kernel refuse, the relay goes back to old.
 func (p *planes) apply(ctx context.Context, splits, old []traffic.Split, paths []traffic.ReturnPath) error {
 	inKernel, inProxy := p.byMode(splits)
-	_, oldProxy := byMode(old)
+	_, oldProxy := p.byMode(old)
 	moving := moved(oldProxy, inKernel)
 	if err := p.relay.Apply(ctx, slices.Concat(inProxy, moving)); err != nil {
 		if len(moving) == 0 {
@@ -218,14 +219,20 @@ func (p *planes) setWeights(ctx context.Context, splits []traffic.Split) error {
 	return kernel.SetWeights(ctx, inKernel...)
 }
 
-// setBackends brings the backends of a split that is already in the kernel to
+// setBackends brings the backends of a split that is already in its plane to
 // what health has found.
 func (p *planes) setBackends(ctx context.Context, split traffic.Split, found *findings) error {
-	kernel := p.inUse()
-	if kernel == nil || split.Mode == traffic.ModeProxy {
-		return nil
+	split = health.Withdraw(split, found.down)
+	if split.Mode == traffic.ModeProxy {
+		if err := p.relay.SetBackends(split); !errors.Is(err, splitter.ErrStopped) {
+			return err
+		}
+		return nil // no new flow begins any more
 	}
-	return kernel.SetBackends(ctx, health.Withdraw(split, found.down))
+	if kernel := p.inUse(); kernel != nil {
+		return kernel.SetBackends(ctx, split)
+	}
+	return nil
 }
 
 // counts reads the counters of all splits.
@@ -300,13 +307,15 @@ func (p *planes) differences(ctx context.Context, splits []traffic.Split, paths 
 	return kernel.Differences(ctx, inKernel, paths)
 }
 
-// byMode tells the kernel's splits, without what health has found down, from
-// the relay's, which finds out by itself when it connects.
+// byMode tells the kernel's splits from the relay's, both without what health
+// has found down.
 func (p *planes) byMode(splits []traffic.Split) (kernel, proxy []traffic.Split) {
 	kernel, proxy = byMode(splits)
 	found := p.found.Load()
-	for i, s := range kernel {
-		kernel[i] = health.Withdraw(s, found.down)
+	for _, all := range [][]traffic.Split{kernel, proxy} {
+		for i, s := range all {
+			all[i] = health.Withdraw(s, found.down)
+		}
 	}
 	return kernel, proxy
 }

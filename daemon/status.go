@@ -174,9 +174,7 @@ func (r reading) item(name string) api.Split {
 		item.Kernel = &api.Kernel{InSync: r.inSync(split)}
 	}
 	statuses, replies := statusesBy(r.health[name]), doctor.RepliesOf(r.evidence[name])
-	if split.Mode == traffic.ModeKernel {
-		split = health.Withdraw(split, r.found.down)
-	}
+	split = health.Withdraw(split, r.found.down)
 	for i, b := range split.Backends() {
 		one := r.backendItem(record, b, i > 0)
 		describeHealth(&one, statuses[b.Name])

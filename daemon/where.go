@@ -31,11 +31,7 @@ func (d *Daemon) Where(ctx context.Context, name string, client netip.Addr) (api
 	list := api.WhereList{Envelope: api.Of(api.KindWhere), Client: client.String(), Items: []api.Where{}}
 	splits := make([]traffic.Split, 0, len(names))
 	for _, n := range names {
-		s := v.split(n)
-		if s.Mode != traffic.ModeProxy {
-			s = health.Withdraw(s, d.planes.found.Load().down)
-		}
-		splits = append(splits, s)
+		splits = append(splits, health.Withdraw(v.split(n), d.planes.found.Load().down))
 	}
 	inKernel, _ := byMode(splits)
 	flows, known := map[string][]api.ClientFlow{}, d.planes.inUse() != nil
@@ -56,29 +52,13 @@ func (d *Daemon) Where(ctx context.Context, name string, client netip.Addr) (api
 		}
 	}
 	for _, s := range splits {
-		item := items.Where(s, drawnBy(s).Where(client))
+		item := items.Where(s, s.Where(client))
 		if known && s.Mode != traffic.ModeProxy {
 			item.Flows = append([]api.ClientFlow{}, flows[s.Name]...)
 		}
 		list.Items = append(list.Items, item)
 	}
 	return list, nil
-}
-
-// drawnBy is the split as its plane draws: the relay knows neither groups nor
-// affinity.
-func drawnBy(s traffic.Split) traffic.Split {
-	if s.Mode != traffic.ModeProxy {
-		return s
-	}
-	s.Affinity = traffic.AffinityNone
-	candidates := make([]traffic.Backend, 0, len(s.Candidates))
-	for _, c := range s.Candidates {
-		c.Clients = traffic.Clients{}
-		candidates = append(candidates, c)
-	}
-	s.Candidates = candidates
-	return s
 }
 
 func flowItem(f netfilter.OpenFlow) api.ClientFlow {

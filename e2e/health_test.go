@@ -313,27 +313,46 @@ func TestOfSeveralAddressesADeadOneIsLeftOut(t *testing.T) {
 	answers("second")
 }
 
-func TestInProxyModeHealthIsShownAndTheRelayFallsBackByItself(t *testing.T) {
-	l := newLab(t)
-	l.configure(strings.NewReplacer(`[192.0.2.25, "2001:db8::25"], ports: [25/tcp]`, "[10.1.0.1], ports: [2525/tcp]",
-		"return: gateway", "mode: proxy", "addresses: [local]", `addresses: ["192.0.2.25:25"]`, "50%%", "100%%").Replace(healthConfig))
-	c := l.candidate()
-	l.start()
-	state := func(want string) {
-		t.Helper()
-		l.eventually("the candidate is "+want, func() bool { return l.status().Backends[1].State == want })
-	}
-	state("up")
-	if got := l.who("10.1.0.1:2525"); got != "new" {
-		t.Errorf("a connection was answered by %q, want new", got)
-	}
-	c.die("tcp4")
-	state("down")
-	if got := l.who("10.1.0.1:2525"); got != "old" {
-		t.Errorf("a connection was answered by %q, want old", got)
-	}
-	if r := l.ok("status"); !strings.Contains(r.stderr, "fall back to the primary") {
-		t.Errorf("status warns %q, want what becomes of the flows", r.stderr)
+// Both ways the primary serves; withdrawn, a candidate is not even tried.
+func TestInProxyModeADeadCandidateIsWithdrawnOrFallsBack(t *testing.T) {
+	for _, whenDown := range []string{"primary", "keep"} {
+		t.Run(whenDown, func(t *testing.T) {
+			l := newLab(t)
+			l.configure(strings.NewReplacer(`[192.0.2.25, "2001:db8::25"], ports: [25/tcp]`, "[10.1.0.1], ports: [2525/tcp]",
+				"return: gateway", "mode: proxy", "addresses: [local]", `addresses: ["192.0.2.25:25"]`, "50%%", "100%%",
+				"when_down: primary", "when_down: "+whenDown).Replace(healthConfig))
+			c := l.candidate()
+			l.start()
+			answers := func(state, want string) {
+				t.Helper()
+				l.eventually("the candidate is "+state, func() bool { return l.status().Backends[1].State == state })
+				switch {
+				case whenDown == "keep":
+				case state == "down":
+					l.withdrawn("10.2.0.2")
+				default:
+					l.withdrawn()
+				}
+				if got := l.who("10.1.0.1:2525"); got != want {
+					t.Errorf("while the candidate is %s a connection was answered by %q, want %s", state, got, want)
+				}
+			}
+			answers("up", "new")
+			c.die("tcp4")
+			answers("down", "old")
+			told, tried := "until it is up", uint64(0)
+			if whenDown == "keep" {
+				told, tried = "fall back to the primary", 1
+			}
+			if r := l.ok("status"); !strings.Contains(r.stderr, told) {
+				t.Errorf("status warns %q, want %q", r.stderr, told)
+			}
+			if got := l.status().Backends[1].ConnectFailed; got == nil || *got != tried {
+				t.Errorf("the candidate was tried %v times while it was down, want %d", got, tried)
+			}
+			c.live("tcp4")
+			answers("up", "new")
+		})
 	}
 }
 

@@ -76,7 +76,7 @@ func TestProxyModeSplitsFallsBackAndTakesWeightsFromTheSameCommands(t *testing.T
 
 func TestACandidateThatRefusesCostsTheClientNothing(t *testing.T) {
 	l := newLab(t)
-	l.configure(strings.NewReplacer("10.2.0.2:25", "10.2.0.2:26", "[fd02::2]:25", "[fd02::2]:26").Replace(proxyConfig))
+	l.configure(strings.NewReplacer("10.2.0.2:25", "10.2.0.2:26", "[fd02::2]:25", "[fd02::2]:26").Replace(proxyConfig) + "    health: {check: none}\n")
 	l.start()
 	l.ok("set", "mx", "100%")
 	if got := l.who("10.1.0.1:2525"); got != "old" {

@@ -54,13 +54,15 @@ func newSidesLab(t *testing.T) *lab {
 func clientAddress(i int) string { return fmt.Sprintf("10.1.0.%d", 10+i) }
 
 // sides says which backend serves each client.
-func (l *lab) sides() map[string]string {
+func (l *lab) sides() map[string]string { return l.sidesAt(service4 + ":25") }
+
+func (l *lab) sidesAt(service string) map[string]string {
 	l.t.Helper()
 	sides := map[string]string{}
 	for i := range sidesClients {
 		dialer := net.Dialer{Timeout: 3 * time.Second, LocalAddr: &net.TCPAddr{IP: net.ParseIP(clientAddress(i))}}
 		var c net.Conn
-		l.client.Do(func() (err error) { c, err = dialer.Dial("tcp4", service4+":25"); return err })
+		l.client.Do(func() (err error) { c, err = dialer.Dial("tcp4", service); return err })
 		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
 		name, err := bufio.NewReader(c).ReadString('\n')
 		if err != nil {
@@ -130,6 +132,37 @@ func TestAClientKeepsItsSide(t *testing.T) {
 	}
 	l.start()
 	same("after a reboot")
+}
+
+// The relay draws as the kernel does, and for groups too: a split that moves
+// between them moves no client.
+func TestAClientKeepsItsSideWhenItsSplitMovesBetweenTheKernelAndTheRelay(t *testing.T) {
+	l := newSidesLab(t)
+	l.serve(l.host, "0.0.0.0:24", "old")
+	kernel := strings.NewReplacer("ports: [25/tcp]", "ports: [2525/tcp]", "addresses: [local]", "addresses: [10.2.0.2:24]").Replace(sidesConfig)
+	l.configure(kernel)
+	l.start()
+	for _, step := range []string{"a=20%", "b=20%", "a=5%", "c=25%", "b=10%", "a=25%"} {
+		l.ok("set", "mx", step)
+	}
+	const service = service4 + ":2525"
+	want, slots := l.sidesAt(service), l.slots()
+	for _, text := range []string{kernel + "    mode: proxy\n", kernel} {
+		l.configure(text)
+		l.ok("apply")
+		mode := l.status().Mode
+		if diff := cmp.Diff(want, l.sidesAt(service)); diff != "" {
+			t.Errorf("sides in mode %s (-want +got):\n%s", mode, diff)
+		}
+		if diff := cmp.Diff(slots, l.slots()); diff != "" {
+			t.Errorf("slots in mode %s (-want +got):\n%s", mode, diff)
+		}
+		for client, side := range want {
+			if r := l.ok("where", client, "mx"); !strings.Contains(r.stdout, " "+side+" at 10.2.0.2") {
+				t.Errorf("in mode %s where says of %s, which is served by %s:\n%s", mode, client, side, r.stdout)
+			}
+		}
+	}
 }
 
 // A second router draws as the first one does, once it has its weights and
