@@ -58,14 +58,19 @@ func Build(splits []traffic.Split, settings Settings) Ruleset {
 func build(splits []traffic.Split, settings Settings, versions map[string]int, standing map[string]string) Ruleset {
 	var r Ruleset
 	for _, p := range placed(splits, standing) {
-		t := buildTable(p.table, p.splits, settings, versions)
-		if p.table == TableSplits {
-			t.chains = append(t.chains, exits(splits, settings)...)
-		}
-		t.chains = append(t.chains, t.entrances(p.splits, settings)...)
-		r.tables = append(r.tables, t)
+		r.tables = append(r.tables, buildPlaced(p, splits, settings, versions))
 	}
 	return r
+}
+
+// buildPlaced makes one of the tables; splits are those of all.
+func buildPlaced(p placement, splits []traffic.Split, settings Settings, versions map[string]int) table {
+	t := buildTable(p.table, p.splits, settings, versions)
+	if p.table == TableSplits {
+		t.chains = append(t.chains, exits(splits, settings)...)
+	}
+	t.chains = append(t.chains, t.entrances(p.splits, settings)...)
+	return t
 }
 
 // exits are the chains that flows of all tables pass on their way out, known by

@@ -3,10 +3,8 @@ package netfilter
 import (
 	"context"
 	"fmt"
-	"reflect"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/splitd/splitd/traffic"
 )
@@ -22,9 +20,7 @@ func (k *Kernel) Differences(ctx context.Context, splits []traffic.Split, paths 
 	if err != nil {
 		return nil, fmt.Errorf("compare with the kernel: %w", err)
 	}
-	lines := k.compared.lines(have, splits, func() []string {
-		return differences(have, wanted(have, splits, k.options.Settings, k.options.About, nil), splits)
-	})
+	lines := k.compared.lines(have, splits, k.options.Settings, k.options.About)
 	var more, copies []string
 	err = k.withLink(func(l *link) error {
 		if err := l.open(); err != nil {
@@ -40,28 +36,6 @@ func (k *Kernel) Differences(ctx context.Context, splits []traffic.Split, paths 
 		return nil, fmt.Errorf("compare return paths and mirrors with the kernel: %w", err)
 	}
 	return slices.Concat(lines, more, copies), nil
-}
-
-// A comparison is the last one: of thousands of splits it takes half a second,
-// and who looks again and again nearly always compares the same. It may be used
-// by many goroutines.
-type comparison struct {
-	mu     sync.Mutex
-	have   sight // nil: none
-	splits []traffic.Split
-	found  []string
-}
-
-// lines returns what compare finds, or has found of the same.
-func (c *comparison) lines(have sight, splits []traffic.Split, compare func() []string) []string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	// What the memory gives away is never modified: the same map, the same tables.
-	if have != nil && reflect.ValueOf(have).Pointer() == reflect.ValueOf(c.have).Pointer() && reflect.DeepEqual(splits, c.splits) {
-		return c.found
-	}
-	c.have, c.splits, c.found = have, slices.Clone(splits), compare()
-	return c.found
 }
 
 // differences is pure; want is what makePlan returned for have.
