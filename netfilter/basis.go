@@ -11,7 +11,7 @@ import (
 // A basis is the generation of the ruleset that the next transaction was
 // planned on. When anybody has changed anything in nftables since, the kernel
 // refuses that transaction whole (NFNL_BATCH_GENID in nfnetlink.h), and what was
-// read is to be read again. The zero basis is refused never. It is for one
+// read is to be read again. The zero basis is never refused. It is for one
 // goroutine at a time.
 type basis struct{ generation uint32 }
 
