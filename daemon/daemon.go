@@ -65,7 +65,8 @@ type Options struct {
 	Version   api.VersionInfo
 	Log       *slog.Logger
 	Now       func() time.Time
-	// FlowLog gets the flows that the kernel carries; nil is none.
+	// FlowLog gets the flows that the kernel carries; nil is none. The relay has
+	// it from whoever made that.
 	FlowLog *flowlog.Log
 	// Notify tells systemd (sd_notify(3)); nil tells nobody.
 	Notify func(state string)
@@ -234,7 +235,14 @@ func (d *Daemon) start(ctx context.Context) error {
 // serve starts the goroutines of a running daemon. ARCHITECTURE.md lists them.
 func (d *Daemon) serve(ctx context.Context, group *errgroup.Group, hangup <-chan os.Signal) {
 	group.Go(func() error { return d.control.Run(ctx, control.Handler(d, d.log)) })
-	group.Go(func() error { return d.planes.relay.Run(ctx) })
+	logging, logged := context.WithCancel(context.WithoutCancel(ctx))
+	group.Go(func() error {
+		defer logged() // the flows that drain are told of yet
+		return d.planes.relay.Run(ctx)
+	})
+	if l := d.options.FlowLog; l != nil {
+		group.Go(func() error { return l.Run(logging) })
+	}
 	group.Go(func() error { return d.keepKernel(ctx) })
 	group.Go(func() error { return d.tendFlows(ctx) })
 	group.Go(func() error { return d.health.Run(ctx) })
@@ -261,7 +269,6 @@ func (d *Daemon) keepKernel(ctx context.Context) error {
 		group.Go(func() error { return kernel.Follow(ctx, d.kernelSplits) })
 		group.Go(func() error { return kernel.Listen(ctx) })
 		if l := d.options.FlowLog; l != nil {
-			group.Go(func() error { return l.Run(ctx) })
 			group.Go(func() error { return d.logFlows(ctx, kernel, l) })
 		}
 		return group.Wait()

@@ -11,6 +11,8 @@ import (
 	"github.com/splitd/splitd/configs"
 	"github.com/splitd/splitd/flowlog"
 	"github.com/splitd/splitd/netfilter"
+	"github.com/splitd/splitd/splitter"
+	"github.com/splitd/splitd/traffic"
 )
 
 // openFlowLog opens the flow log that a configuration wants; nil is none.
@@ -48,6 +50,34 @@ func (d *Daemon) logFlows(ctx context.Context, kernel Kernel, l *flowlog.Log) er
 		times++
 		d.log.Warn("flow log lacks flows: the kernel had to drop news of them", "times", times)
 	})
+}
+
+// toFlowLog gives the log what the relay tells of flows; nil is no log.
+func toFlowLog(l *flowlog.Log) splitter.FlowLog {
+	if l == nil {
+		return nil
+	}
+	return relayLog{l}
+}
+
+type relayLog struct{ *flowlog.Log }
+
+// Tell implements splitter.FlowLog.
+func (r relayLog) Tell(n splitter.FlowNews) { r.Log.Tell(relayRecord(n)) }
+
+func relayRecord(n splitter.FlowNews) flowlog.Record {
+	r := flowlog.Record{
+		Time: n.At.UTC(), Event: flowlog.EventNew, Split: n.Split, Generation: n.Generation, Backend: n.Backend,
+		Transport: traffic.TCP, Client: n.Client, Service: n.Service, Server: n.Server, Why: n.Why, But: n.But, Meant: n.Meant,
+	}
+	if n.Connect > 0 {
+		r.ConnectSeconds = new(n.Connect.Seconds())
+	}
+	if n.Ends {
+		r.Event, r.End, r.By, r.Code = flowlog.EventEnd, n.End, n.By, n.Code
+		r.Seconds, r.BytesIn, r.BytesOut = new(n.Lived.Seconds()), new(n.BytesIn), new(n.BytesOut)
+	}
+	return r
 }
 
 func flowRecord(n netfilter.FlowNews) flowlog.Record {

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 func TestTheFlowLogTellsWhoServedWhomAndFollowsARotation(t *testing.T) {
@@ -42,4 +44,42 @@ func TestTheFlowLogTellsWhoServedWhomAndFollowsARotation(t *testing.T) {
 		t.Fatal(err)
 	}
 	both("both are in a new file after a rotation")
+}
+
+// The flow log is whole when the daemon has ended: flows that drained are in it.
+func TestTheFlowLogOfTheRelayTellsWhoEndedAFlowAlsoOfThoseThatDrain(t *testing.T) {
+	l := newLab(t)
+	path := filepath.Join(l.dir, "flows.jsonl")
+	l.configure(strings.Replace(proxyConfig, "state_dir:", "flow_log: {to: "+path+"}\nstate_dir:", 1) + "    proxy: {drain_timeout: 1s}\n")
+	l.start()
+	l.ok("set", "mx", "100%")
+	l.who(proxied[0]) // the client resets
+	killed := l.holdAt(proxied[1:], 1, "new")
+	l.ok("drain", "mx", "new", "--kill")
+	l.wantAlive(killed, false, "after the kill")
+	l.holdAt(proxied[:1], 1, "old") // until the daemon ends
+	l.stop()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for line := range bytes.Lines(text) {
+		var r struct {
+			Event, Backend, Why, End, By, Code, Client string
+			Seconds, ConnectSeconds                    *float64
+		}
+		if err := json.Unmarshal(line, &r); err != nil || r.Client == "" || r.Event == "end" && r.Seconds == nil {
+			t.Errorf("line %q: %v", line, err)
+		}
+		got = append(got, strings.TrimSpace(strings.Join([]string{r.Event, r.Backend, r.Why, r.End, r.By, r.Code}, " ")))
+	}
+	want := []string{
+		"new new draw", "end new draw reset client CD",
+		"new new draw", "end new draw killed splitd KD",
+		"new old only", "end old only stopped splitd KD",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("lines (-want +got):\n%s", diff)
+	}
 }

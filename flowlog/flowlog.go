@@ -33,9 +33,17 @@ type Record struct {
 	Client     netip.AddrPort     `json:"client"`
 	Service    netip.AddrPort     `json:"service"`
 	Server     netip.AddrPort     `json:"server"` // who answers
-	// The following are of ends alone. Seconds is how long the entry lived,
-	// timeout included.
-	End        string   `json:"end,omitempty"` // closed | reset | refused | unanswered
+	// The relay alone knows why, what kept the flow from the candidate that it was
+	// meant for, and how long it took until the backend was connected.
+	Why            traffic.Why `json:"why,omitempty"`   // backend | always | affinity | draw | only
+	But            traffic.But `json:"but,omitempty"`   // closed | down | never | avoided | fallback
+	Meant          string      `json:"meant,omitempty"` // a candidate
+	ConnectSeconds *float64    `json:"connect_seconds,omitempty"`
+	// The following are of ends alone, By and Code of the relay's. Seconds is how
+	// long the kernel's entry lived, timeout included, or the relay's flow.
+	End        string   `json:"end,omitempty"`  // closed | reset | refused | unanswered, relay: | short | idle | silent | killed | stopped | fault
+	By         string   `json:"by,omitempty"`   // client | backend | splitd
+	Code       string   `json:"code,omitempty"` // two letters
 	Seconds    *float64 `json:"seconds,omitempty"`
 	BytesIn    *uint64  `json:"bytes_in,omitempty"`
 	BytesOut   *uint64  `json:"bytes_out,omitempty"`
@@ -82,9 +90,12 @@ func New(sink Sink, sample traffic.Weight, log *slog.Logger) *Log {
 	return &Log{sink: sink, sample: sample, log: log, queue: make(chan Record, queueMost), reopen: make(chan struct{}, 1)}
 }
 
+// Wants says whether records of that client's flow are written.
+func (l *Log) Wants(client netip.AddrPort) bool { return Sampled(client, l.sample) }
+
 // Tell writes the record if its client is sampled. It waits for nobody.
 func (l *Log) Tell(r Record) {
-	if !Sampled(r.Client, l.sample) {
+	if !l.Wants(r.Client) {
 		return
 	}
 	select {

@@ -14,6 +14,7 @@ import (
 // the old state of the split or the new one, without a lock.
 type choice struct {
 	split      string
+	generation traffic.Generation
 	proxy      traffic.Proxy
 	gate       *gate
 	primary    party
@@ -28,8 +29,8 @@ type choice struct {
 // party is a backend as one front reaches it.
 type party struct {
 	name          string
-	targets       []target // which share its flows equally
-	shut          bool     // flows that are meant for it go to the primary
+	targets       []target    // which share its flows equally
+	shut          traffic.But // why flows that are meant for it go to the primary; "": they do not
 	always, never traffic.Networks
 }
 
@@ -54,7 +55,7 @@ type run struct {
 // counters and circuits.
 func newChoice(split traffic.Split, address netip.AddrPort) (*choice, error) {
 	c := &choice{
-		split: split.Name, proxy: split.Proxy, never: split.NeverSplit(),
+		split: split.Name, generation: split.Generation, proxy: split.Proxy, never: split.NeverSplit(),
 		affine: split.Affinity == traffic.AffinitySource, lots: split.Lots(), runs: runsOf(split),
 	}
 	for i, b := range split.Backends() {
@@ -75,7 +76,13 @@ func newParty(split string, b traffic.Backend, address netip.AddrPort) (party, e
 	if err := checkFamily(split, b, address); err != nil {
 		return party{}, err
 	}
-	p := party{name: b.Name, shut: b.Closed || b.Withdrawn(address.Addr())}
+	p := party{name: b.Name}
+	switch {
+	case b.Closed:
+		p.shut = traffic.ButClosed
+	case b.Withdrawn(address.Addr()):
+		p.shut = traffic.ButDown
+	}
 	for _, at := range reach(b, b.Usable(address.Addr()), address) {
 		p.targets = append(p.targets, target{name: b.Name, at: at, address: at.String(), endpoint: newEndpoint(at)})
 	}
@@ -123,31 +130,48 @@ func runsOf(split traffic.Split) []run {
 	return runs
 }
 
-// pick returns the backend of a client's new flow. It does what the rules of the
-// kernel plane do, and what traffic.Split.Where tells; draw is asked for a number
-// where each flow draws anew.
-func (c *choice) pick(client netip.Addr, draw func() traffic.Weight) *party {
+// reason is what led a flow to its backend.
+type reason struct {
+	why traffic.Why
+	but traffic.But // and meant, where something keeps it from the candidate that it was meant for
+	// meant is the name of that candidate.
+	meant string
+}
+
+// pick returns the backend of a client's new flow, and why it is that one. It
+// does what the rules of the kernel plane do, and what traffic.Split.Where tells;
+// draw is asked for a number where each flow draws anew.
+func (c *choice) pick(client netip.Addr, draw func() traffic.Weight) (*party, reason) {
 	if slices.Contains(c.never, client) {
-		return &c.primary
+		return &c.primary, reason{why: traffic.WhyBackend}
 	}
-	meant := c.meant(client, draw)
-	if meant.shut || meant.never.Contain(client) {
-		return &c.primary
+	meant, why := c.meant(client, draw)
+	switch {
+	case meant.shut != "":
+		return &c.primary, reason{why, meant.shut, meant.name}
+	case meant.never.Contain(client):
+		return &c.primary, reason{why, traffic.ButNever, meant.name}
 	}
-	return meant
+	return meant, reason{why: why}
 }
 
 // meant is who would get the flow if nothing kept it from there.
-func (c *choice) meant(client netip.Addr, draw func() traffic.Weight) *party {
+func (c *choice) meant(client netip.Addr, draw func() traffic.Weight) (*party, traffic.Why) {
 	for i := range c.candidates {
 		if c.candidates[i].always.Contain(client) {
-			return &c.candidates[i]
+			return &c.candidates[i], traffic.WhyAlways
 		}
 	}
+	why, number := traffic.WhyDraw, traffic.Weight(0)
 	if c.affine {
-		return c.owner(c.lots.Number(client))
+		why, number = traffic.WhyAffinity, c.lots.Number(client)
+	} else {
+		number = draw()
 	}
-	return c.owner(draw())
+	if len(c.runs) == 0 {
+		why = traffic.WhyOnly
+	}
+	return c.owner(number), why
 }
 
 // owner is whose that number of the draw is.

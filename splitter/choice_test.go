@@ -48,7 +48,7 @@ func TestSharesOfSimulatedDrawsLieWithinTheBinomialInterval(t *testing.T) {
 		c := choiceAmong(t, traffic.Backend{Name: "new", Weight: weight})
 		got := 0
 		for range flows {
-			if c.pick(stranger, draw).name == "new" {
+			if picked(c, stranger, draw).name == "new" {
 				got++
 			}
 		}
@@ -64,7 +64,7 @@ func TestPickGivesCandidatesTheirPartsInOrderAndThePrimaryTheRest(t *testing.T) 
 	want := map[traffic.Weight]string{0: "first", 9: "first", 10: "second", 14: "second", 15: "old", traffic.Whole - 1: "old"}
 	got := map[traffic.Weight]string{}
 	for number := range want {
-		got[number] = c.pick(stranger, func() traffic.Weight { return number }).name
+		got[number] = picked(c, stranger, func() traffic.Weight { return number }).name
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("backends drawn (-want +got):\n%s", diff)
@@ -173,4 +173,10 @@ func TestBinomialIntervalIsTheExactOne(t *testing.T) {
 	if low, high := binomialInterval(100_000, traffic.Whole/20); low < 4770 || low > 4780 || high < 5223 || high > 5233 {
 		t.Errorf("n=100000 p=0.05: %d to %d, want about 4774 to 5227", low, high)
 	}
+}
+
+// picked is who is picked, whatever the reason.
+func picked(c *choice, client netip.Addr, draw func() traffic.Weight) *party {
+	p, _ := c.pick(client, draw)
+	return p
 }

@@ -6,18 +6,20 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/splitd/splitd/traffic"
 )
 
 // admit makes a flow of an accepted connection, or resets it where there are
 // too many already.
-func (w *worker) admit(socket int, from netip.Addr, c *choice) {
-	counted, ok := c.gate.enter(c.proxy, from)
+func (w *worker) admit(socket int, from netip.AddrPort, c *choice) {
+	counted, ok := c.gate.enter(c.proxy, from.Addr())
 	if !ok {
 		w.edge.reset(socket)
 		if left, ok := w.relay.quiet.allow("limit of "+c.split, time.Now()); ok {
 			w.relay.say(func(log *slog.Logger) {
-				log.Warn("flow refused: proxy.max_flows or proxy.max_client_flows is reached", "split", c.split, "client", from.String(), "left_out", left)
+				log.Warn("flow refused: proxy.max_flows or proxy.max_client_flows is reached", "split", c.split, "client", from.Addr().String(), "left_out", left)
 			})
 		}
 		return
@@ -27,12 +29,14 @@ func (w *worker) admit(socket int, from netip.Addr, c *choice) {
 	f.sockets = [2]int32{client: int32(socket), backend: -1}
 	f.stream = opened(c.proxy.NoSplice)
 	defer w.guard(f)
+	w.note(f, from)
 	if errno := w.poller.add(socket, connection, f.ticket(ofClient)); errno != 0 {
-		w.abort(f)
+		w.abort(f, endShort)
 		return
 	}
-	var first *target
-	first, f.primary = w.choose(c, from)
+	first, primary, why := w.choose(c, from.Addr())
+	f.primary = primary
+	f.because(why)
 	w.try(f, first)
 }
 
@@ -77,17 +81,29 @@ func (w *worker) refused(f *flow, cause syscall.Errno) {
 	}
 	w.blame(f, cause)
 	if f.primary == nil || f.choice.proxy.Fallback == traffic.FallbackNone {
-		w.abort(f)
+		w.abort(f, endOf(cause))
 		return
 	}
-	w.tryPrimary(f)
+	w.tryPrimary(f, traffic.ButFallback)
 }
 
 // tryPrimary begins to connect the flow to the primary instead.
-func (w *worker) tryPrimary(f *flow) {
+func (w *worker) tryPrimary(f *flow, but traffic.But) {
+	f.diverted(but)
 	primary := f.primary
 	f.primary = nil
 	w.try(f, primary)
+}
+
+// endOf is how a flow ends whose last attempt failed for that cause.
+func endOf(cause syscall.Errno) ending {
+	switch {
+	case isShortage(cause):
+		return endShort
+	case cause == unix.ETIMEDOUT:
+		return endUnanswered
+	}
+	return endRefused
 }
 
 // blame counts a failed attempt where it belongs.
@@ -137,6 +153,7 @@ func (w *worker) connected(f *flow, n news) {
 		f.target.circuit.served()
 	}
 	w.appoint(f)
+	w.tellBegin(f)
 	f.stream = f.stream.hear(backend, n)
 	w.pump(f)
 }

@@ -11,7 +11,7 @@ import (
 type edge interface {
 	// accept takes a connection from a listener, and says whose it is; the error
 	// is EAGAIN when there is none.
-	accept(listener int) (int, netip.Addr, syscall.Errno)
+	accept(listener int) (int, netip.AddrPort, syscall.Errno)
 	// connect begins a connection, which is done when the socket is writable.
 	connect(to *endpoint) (int, syscall.Errno)
 	// fault is why a connection could not be made.
@@ -36,6 +36,8 @@ type edge interface {
 	// quiet says how long no byte has come or gone, retransmissions included;
 	// false when the kernel does not say.
 	quiet(socket int) (time.Duration, bool)
+	// heard says how long no byte has come.
+	heard(socket int) (time.Duration, bool)
 
 	// pipe makes a pipe that holds room bytes at least.
 	pipe(room int) (*pipe, bool)

@@ -9,15 +9,16 @@ import (
 )
 
 // finish closes both sides after all has been passed on.
-func (w *worker) finish(f *flow) { w.conclude(f, w.edge.close) }
+func (w *worker) finish(f *flow) { w.conclude(f, w.edge.close, endWhole) }
 
 // abort cuts the flow off: both sides get an RST.
-func (w *worker) abort(f *flow) { w.conclude(f, w.edge.reset) }
+func (w *worker) abort(f *flow, how ending) { w.conclude(f, w.edge.reset, how) }
 
-func (w *worker) conclude(f *flow, end func(socket int)) {
+func (w *worker) conclude(f *flow, end func(socket int), how ending) {
 	if f.stage == vacant {
 		return
 	}
+	w.tellEnd(f, how)
 	for _, socket := range f.sockets {
 		if socket >= 0 {
 			end(int(socket))
@@ -81,8 +82,11 @@ func (w *worker) expired(f *flow) {
 	case f.stage == probing && due(f.times.connect, w.now):
 		w.expiredProbe(f)
 		return
+	case due(f.times.cut, w.now) && f.stream.parting():
+		w.abort(f, endReset)
+		return
 	case due(f.times.cut, w.now):
-		w.abort(f)
+		w.abort(f, endStopped)
 		return
 	case due(f.times.connect, w.now):
 		f.times.connect = 0
@@ -92,12 +96,12 @@ func (w *worker) expired(f *flow) {
 		if f.spoken {
 			w.missed(f)
 		}
-		w.cutOff(f, "the backend sends no first byte")
+		w.cutOff(f, endSilent, "the backend sends no first byte")
 		return
 	case due(f.times.idle, w.now):
 		quiet, patience := w.quiet(f), f.patience()
 		if quiet >= patience {
-			w.cutOff(f, "no byte has moved")
+			w.cutOff(f, endIdle, "no byte has moved")
 			return
 		}
 		f.times.idle = w.now + ticks(max(patience-quiet, idleGrain))
@@ -125,9 +129,9 @@ func (w *worker) quiet(f *flow) time.Duration {
 }
 
 // cutOff aborts a flow that took too long.
-func (w *worker) cutOff(f *flow, why string) {
+func (w *worker) cutOff(f *flow, how ending, why string) {
 	split, name := f.choice.split, f.target.name
-	w.abort(f)
+	w.abort(f, how)
 	w.relay.say(func(log *slog.Logger) {
 		log.Debug("flow is cut off by a timeout", "split", split, "backend", name, "why", why)
 	})

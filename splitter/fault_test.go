@@ -26,9 +26,9 @@ type shortEdge struct {
 	cause syscall.Errno
 }
 
-func (s *shortEdge) accept(listener int) (int, netip.Addr, syscall.Errno) {
+func (s *shortEdge) accept(listener int) (int, netip.AddrPort, syscall.Errno) {
 	if s.left.Add(-1) >= 0 {
-		return 0, netip.Addr{}, s.cause
+		return 0, netip.AddrPort{}, s.cause
 	}
 	return s.system.accept(listener)
 }

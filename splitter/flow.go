@@ -27,6 +27,7 @@ type flow struct {
 	primary *target    // that may be tried instead; nil: it is the target
 	counted netip.Addr // whose flow the gate has counted, if it did
 	times   times
+	line    *line // what the flow log wants; nil: nothing
 }
 
 // rest is what a sink has not taken of what was read.

@@ -134,7 +134,7 @@ func (w *worker) endFrom(tickets []ticket, ended int, done func(ended int)) {
 	now := min(len(tickets), endsAtOnce)
 	for _, t := range tickets[:now] {
 		if f := w.flows.find(t); f != nil {
-			w.abort(f)
+			w.abort(f, endKilled)
 			ended++
 		}
 	}
@@ -152,5 +152,5 @@ func (w *worker) takeBack(f *flow) {
 		w.edge.close(int(f.sockets[backend]))
 		f.sockets[backend] = -1
 	}
-	w.tryPrimary(f)
+	w.tryPrimary(f, traffic.ButClosed)
 }

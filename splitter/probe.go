@@ -6,22 +6,24 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/splitd/splitd/traffic"
 )
 
-// choose is where a client's new flow goes, and who of the primary may serve it
-// instead: nil where that is the same.
-func (w *worker) choose(c *choice, client netip.Addr) (first, primary *target) {
-	p := c.pick(client, w.relay.draw)
+// choose is where a client's new flow goes, and why, and who of the primary may
+// serve it instead: nil where that is the same.
+func (w *worker) choose(c *choice, client netip.Addr) (first, primary *target, why reason) {
+	p, why := c.pick(client, w.relay.draw)
 	at := c.address(p, client, w.relay.draw)
 	if p == &c.primary {
-		return &p.targets[at], nil
+		return &p.targets[at], nil, why
 	}
 	primary = &c.primary.targets[c.address(&c.primary, client, w.relay.draw)]
 	if first = w.open(c, p, at); first == nil {
 		p.targets[at].counter.tallies[w.number].avoided.Add(1)
-		return primary, nil
+		return primary, nil, reason{why.why, traffic.ButAvoided, p.name}
 	}
-	return first, primary
+	return first, primary, why
 }
 
 // open is the first address of the backend that takes flows, from one of them

@@ -13,7 +13,7 @@ func (w *worker) pump(f *flow) {
 			w.finish(f)
 			return
 		case actAbort:
-			w.abort(f)
+			w.abort(f, endReset)
 			return
 		case actRecv, actDraw:
 			if acts >= actsAtOnce {
@@ -85,6 +85,9 @@ func (w *worker) hasten(f *flow, sink int) {
 
 // count adds bytes that have reached their sink.
 func (w *worker) count(f *flow, from side, o outcome) {
+	if f.line != nil {
+		f.line.bytes[from] += uint64(o.n)
+	}
 	switch {
 	case o.n == 0:
 	case from == client:

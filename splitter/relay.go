@@ -31,6 +31,8 @@ type Options struct {
 	// Workers is the number of threads that relay; 0 is one for each core that
 	// this process may use.
 	Workers int
+	// FlowLog is told of flows; nil is none.
+	FlowLog FlowLog
 
 	edge func() edge // nil is this kernel
 }
@@ -41,8 +43,10 @@ type Relay struct {
 	log    *slog.Logger
 	draw   func() traffic.Weight
 	faults faults
-	files  files
-	quiet  limiter // for complaints that every flow could make
+	// flowLog is told of flows; nil: nobody is.
+	flowLog FlowLog
+	files   files
+	quiet   limiter // for complaints that every flow could make
 
 	born     time.Time // ticks are counted since then
 	sayings  chan saying
@@ -81,6 +85,7 @@ func New(o Options) *Relay {
 	r := &Relay{
 		log:      o.Log,
 		draw:     o.Draw,
+		flowLog:  o.FlowLog,
 		born:     time.Now(),
 		sayings:  make(chan saying, sayingsMost),
 		wanted:   o.Workers,

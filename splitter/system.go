@@ -31,7 +31,8 @@ func newEndpoint(address netip.AddrPort) *endpoint {
 	return &endpoint{family: unix.AF_INET6, address: unsafe.Pointer(raw), length: unsafe.Sizeof(*raw)}
 }
 
-// networkOrder is the port as it stands in a raw address: ip(7).
+// networkOrder is the port as it stands in a raw address, or the other way
+// round: ip(7).
 func networkOrder(port uint16) uint16 {
 	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, port))
 }
@@ -42,7 +43,7 @@ func (e *endpoint) bind(socket int) syscall.Errno {
 	return errno
 }
 
-func (system) accept(listener int) (int, netip.Addr, syscall.Errno) {
+func (system) accept(listener int) (int, netip.AddrPort, syscall.Errno) {
 	var client unix.RawSockaddrInet6 // the larger one
 	length := uint32(unix.SizeofSockaddrInet6)
 	for {
@@ -51,11 +52,12 @@ func (system) accept(listener int) (int, netip.Addr, syscall.Errno) {
 		switch {
 		case errno == unix.EINTR:
 		case errno != 0:
-			return 0, netip.Addr{}, errno
+			return 0, netip.AddrPort{}, errno
 		case client.Family == unix.AF_INET:
-			return int(fd), netip.AddrFrom4((*unix.RawSockaddrInet4)(unsafe.Pointer(&client)).Addr), 0
+			ip := netip.AddrFrom4((*unix.RawSockaddrInet4)(unsafe.Pointer(&client)).Addr)
+			return int(fd), netip.AddrPortFrom(ip, networkOrder(client.Port)), 0
 		default:
-			return int(fd), netip.AddrFrom16(client.Addr), 0
+			return int(fd), netip.AddrPortFrom(netip.AddrFrom16(client.Addr), networkOrder(client.Port)), 0
 		}
 	}
 }
@@ -208,6 +210,29 @@ func (system) quiet(socket int) (time.Duration, bool) {
 		return 0, false
 	}
 	return time.Duration(min(info.Last_data_recv, info.Last_data_sent)) * time.Millisecond, true
+}
+
+func (system) heard(socket int) (time.Duration, bool) {
+	info, err := unix.GetsockoptTCPInfo(socket, unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err != nil {
+		return 0, false
+	}
+	return time.Duration(info.Last_data_recv) * time.Millisecond, true
+}
+
+// localAddress is the socket's own, the zero one where the kernel does not say.
+func localAddress(socket int) netip.AddrPort {
+	at, err := unix.Getsockname(socket)
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	switch a := at.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr), uint16(a.Port))
+	}
+	return netip.AddrPort{}
 }
 
 func (s system) pipe(room int) (*pipe, bool) {

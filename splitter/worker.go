@@ -190,7 +190,7 @@ func (w *worker) guard(f *flow) {
 	if f.choice != nil {
 		split = f.choice.split
 	}
-	w.abort(f)
+	w.abort(f, endFault)
 	w.relay.say(func(log *slog.Logger) {
 		log.Error("a flow panicked and is cut off", "split", split, "panic", fmt.Sprint(v), "stack", stack)
 	})
@@ -244,7 +244,7 @@ func (w *worker) end() {
 	w.mail.closed = true
 	w.mail.mu.Unlock()
 	w.obey()
-	w.flows.each(w.abort)
+	w.flows.each(func(f *flow) { w.abort(f, endStopped) })
 	for i := range w.listeners {
 		w.close(int32(i))
 	}

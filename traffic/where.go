@@ -15,6 +15,7 @@ const (
 	WhyAlways   Why = "always"   // it is in the group that always goes there
 	WhyAffinity Why = "affinity" // its network has drawn a number
 	WhyDraw     Why = "draw"     // each flow draws anew
+	WhyOnly     Why = "only"     // no candidate has a share of the draw; of flows in mode proxy alone
 )
 
 // But says why a flow that was meant for a candidate goes to the primary.
@@ -25,6 +26,10 @@ const (
 	ButClosed But = "closed" // it is drained or switched off
 	ButDown   But = "down"   // health checks have found its addresses dead
 	ButNever  But = "never"  // the client is in the group that never goes there
+
+	// These are of flows in mode proxy alone.
+	ButAvoided  But = "avoided"  // connects to it have failed in a row
+	ButFallback But = "fallback" // it could not be connected
 )
 
 // Side is where the new flows of one client go.

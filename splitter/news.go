@@ -1,0 +1,201 @@
+package splitter
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/splitd/splitd/traffic"
+)
+
+// A FlowLog is told of flows. Workers call it, several at once, between the
+// bytes of other flows: it must not wait.
+type FlowLog interface {
+	// Wants says whether flows of the client are told of.
+	Wants(client netip.AddrPort) bool
+	Tell(news FlowNews)
+}
+
+// FlowNews is the beginning or the end of a flow. A connection that nobody could
+// serve has an end alone, and the backend that was tried last.
+type FlowNews struct {
+	traffic.BackendKey
+	Generation              traffic.Generation // whose weights were drawn with
+	Client, Service, Server netip.AddrPort
+	// Why is what decided, But what kept it from the candidate Meant.
+	Why   traffic.Why
+	But   traffic.But
+	Meant string
+	At    time.Time
+	// Connect is how long it took until the backend was connected, attempts to
+	// others included; 0 when none was.
+	Connect time.Duration
+	Ends    bool
+
+	// The following are of ends alone. End is closed, reset, refused, unanswered,
+	// short, idle, silent, killed, stopped or fault; By is client, backend or
+	// splitd, and Code two letters: see codeOf.
+	End, By, Code     string
+	Lived             time.Duration // since the client was accepted
+	BytesIn, BytesOut uint64        // that reached the backend, and the client
+}
+
+// line is what is known of a flow that the log wants.
+type line struct {
+	client, service netip.AddrPort
+	why             reason
+	accepted        time.Time
+	connect         time.Duration
+	bytes           [2]uint64
+}
+
+// ending is how a flow ends.
+type ending uint8
+
+const (
+	endWhole      ending = iota // both sides have sent their FIN, and all of it was passed on
+	endReset                    // by a side
+	endRefused                  // by the last backend that was tried
+	endUnanswered               // by it, in time
+	endShort                    // this host lacks ports, file descriptors or memory
+	endIdle                     // no byte has moved for too long
+	endSilent                   // the backend's first byte has not come in time
+	endKilled                   // on request
+	endStopped                  // the relay stops
+	endFault                    // of ours
+)
+
+func (e ending) String() string {
+	return [...]string{
+		endWhole: "closed", endReset: "reset", endRefused: "refused", endUnanswered: "unanswered", endShort: "short",
+		endIdle: "idle", endSilent: "silent", endKilled: "killed", endStopped: "stopped", endFault: "fault",
+	}[e]
+}
+
+// by is who ended a flow; the side is that of a FIN or an RST.
+func (e ending) by(s side) string {
+	switch e {
+	case endWhole, endReset:
+		return [...]string{client: "client", backend: "backend"}[s]
+	case endRefused, endUnanswered:
+		return "backend"
+	case endShort, endIdle, endSilent, endKilled, endStopped, endFault:
+	}
+	return "splitd"
+}
+
+// codeOf is how a flow ended in two letters, as HAProxy has them (termination
+// states, configuration manual, section 8.5). The first is who: C, S a reset of
+// the client, of the backend; c, s that one was silent for too long; R this host
+// lacked something; K it was ended on request, or by a stop; I a fault of ours.
+// The second is when: C while a backend was being connected, H before its first
+// byte, D while bytes could go both ways, L after one side had ended. A whole
+// flow is "--".
+func codeOf(e ending, stage stage, s stream, whose side) string {
+	when := "D"
+	switch {
+	case stage != relaying:
+		when = "C"
+	case s.halfClosed():
+		when = "L"
+	}
+	switch e {
+	case endWhole:
+		return "--"
+	case endReset:
+		return [...]string{client: "C", backend: "S"}[whose] + when
+	case endRefused:
+		return "SC"
+	case endUnanswered:
+		return "sC"
+	case endShort:
+		return "R" + when
+	case endIdle:
+		return [...]string{client: "c", backend: "s"}[whose] + when
+	case endSilent:
+		return "sH"
+	case endKilled, endStopped:
+		return "K" + when
+	case endFault:
+	}
+	return "I" + when
+}
+
+// first is the side that has ended first, or was reset.
+func (s stream) first() side {
+	if s.lost[backend] && !s.lost[client] || !s.lost[client] && s.ways[backend].shut {
+		return backend
+	}
+	return client
+}
+
+// note remembers what the log wants to know of a client that was accepted.
+func (w *worker) note(f *flow, from netip.AddrPort) {
+	log := w.relay.flowLog
+	if log == nil || !log.Wants(from) {
+		return
+	}
+	f.line = &line{client: from, service: localAddress(int(f.sockets[client])), accepted: time.Now()}
+}
+
+// because notes why the flow goes where it goes.
+func (f *flow) because(why reason) {
+	if f.line != nil {
+		f.line.why = why
+	}
+}
+
+// diverted notes that the flow goes to the primary instead of its target.
+func (f *flow) diverted(but traffic.But) {
+	if f.line != nil {
+		f.line.why.but, f.line.why.meant = but, f.target.name
+	}
+}
+
+// tellBegin tells the log that the flow has begun.
+func (w *worker) tellBegin(f *flow) {
+	if f.line == nil {
+		return
+	}
+	now := time.Now()
+	f.line.connect = now.Sub(f.line.accepted)
+	w.relay.flowLog.Tell(f.news(now))
+}
+
+// tellEnd tells it that it ends; its sockets are still there.
+func (w *worker) tellEnd(f *flow, e ending) {
+	if f.line == nil || f.target == nil {
+		return
+	}
+	now := time.Now()
+	whose := f.stream.first()
+	if e == endIdle {
+		whose = w.silent(f)
+	}
+	n := f.news(now)
+	n.Ends, n.End, n.By, n.Code = true, e.String(), e.by(whose), codeOf(e, f.stage, f.stream, whose)
+	n.Lived, n.BytesIn, n.BytesOut = now.Sub(f.line.accepted), f.line.bytes[client], f.line.bytes[backend]
+	w.relay.flowLog.Tell(n)
+}
+
+// silent is the side that was to send something: the one that has sent nothing
+// for longer.
+func (w *worker) silent(f *flow) side {
+	heard := [2]time.Duration{client: -1, backend: -1}
+	for s := range heard {
+		if ago, ok := w.edge.heard(int(f.sockets[s])); ok {
+			heard[s] = ago
+		}
+	}
+	if heard[backend] > heard[client] {
+		return backend
+	}
+	return client
+}
+
+// news is what beginning and end have in common.
+func (f *flow) news(now time.Time) FlowNews {
+	return FlowNews{
+		BackendKey: traffic.BackendKey{Split: f.choice.split, Backend: f.target.name}, Generation: f.choice.generation,
+		Client: f.line.client, Service: f.line.service, Server: f.target.at, Why: f.line.why.why, But: f.line.why.but, Meant: f.line.why.meant, At: now, Connect: f.line.connect,
+	}
+}
