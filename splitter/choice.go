@@ -19,11 +19,19 @@ type choice struct {
 	gate       *gate
 	primary    party
 	candidates []party
+	*rules
+}
 
+// rules are what all fronts of a split ask alike.
+type rules struct {
 	never  []netip.Addr // clients that are the primary's: the backends themselves
 	affine bool         // client networks draw, by lots
 	lots   traffic.Lots
 	runs   []run // of the draw, from 0 on; what is behind the last is the primary's
+}
+
+func rulesOf(split traffic.Split) *rules {
+	return &rules{never: split.NeverSplit(), affine: split.Affinity == traffic.AffinitySource, lots: split.Lots(), runs: runsOf(split)}
 }
 
 // party is a backend as one front reaches it.
@@ -52,12 +60,9 @@ type run struct {
 }
 
 // newChoice makes the choice of a front at address, as yet without gate, groups,
-// counters and circuits.
-func newChoice(split traffic.Split, address netip.AddrPort) (*choice, error) {
-	c := &choice{
-		split: split.Name, generation: split.Generation, proxy: split.Proxy, never: split.NeverSplit(),
-		affine: split.Affinity == traffic.AffinitySource, lots: split.Lots(), runs: runsOf(split),
-	}
+// counters and circuits. The rules are those of the split.
+func newChoice(split traffic.Split, rules *rules, address netip.AddrPort) (*choice, error) {
+	c := &choice{split: split.Name, generation: split.Generation, proxy: split.Proxy, rules: rules}
 	for i, b := range split.Backends() {
 		p, err := newParty(split.Name, b, address)
 		switch {

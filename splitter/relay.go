@@ -140,9 +140,13 @@ func (r *Relay) Apply(_ context.Context, splits []traffic.Split) error {
 // choices makes the choice of every front; r.mu is held.
 func (r *Relay) choices(wanted map[netip.AddrPort]traffic.Split) (map[netip.AddrPort]*choice, error) {
 	choices := make(map[netip.AddrPort]*choice, len(wanted))
+	bySplit := map[string]*rules{}
 	for _, address := range inOrder(wanted) {
 		split := wanted[address]
-		c, err := r.choice(split, address)
+		if bySplit[split.Name] == nil {
+			bySplit[split.Name] = rulesOf(split)
+		}
+		c, err := r.choice(split, bySplit[split.Name], address)
 		if err != nil {
 			return nil, err
 		}
@@ -153,8 +157,8 @@ func (r *Relay) choices(wanted map[netip.AddrPort]traffic.Split) (map[netip.Addr
 
 // choice makes that of one front, with what there is of its split already: gate,
 // groups, counters, circuits. r.mu is held.
-func (r *Relay) choice(split traffic.Split, address netip.AddrPort) (*choice, error) {
-	c, err := newChoice(split, address)
+func (r *Relay) choice(split traffic.Split, rules *rules, address netip.AddrPort) (*choice, error) {
+	c, err := newChoice(split, rules, address)
 	if err != nil {
 		return nil, err
 	}

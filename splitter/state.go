@@ -46,12 +46,12 @@ func (r *Relay) restate(what string, given traffic.Split, change func(traffic.Sp
 	}
 	changed = withBackends(changed, given)
 	r.revive(current, changed)
-	choices := map[*front]*choice{}
+	choices, rules := map[*front]*choice{}, rulesOf(changed)
 	for address, f := range r.fronts {
 		if f.choice.Load().split != given.Name {
 			continue
 		}
-		if choices[f], err = r.choice(changed, address); err != nil {
+		if choices[f], err = r.choice(changed, rules, address); err != nil {
 			return err
 		}
 	}
