@@ -127,7 +127,7 @@ func TestALinkIsClosedWhenAnAnswerIsCutShort(t *testing.T) {
 					return nil
 				})
 			}
-			if read.name == "Owned" && !lab.kernel.link.owner.wanted {
+			if read.name == "IncludeOpen" && !lab.kernel.link.owner.wanted {
 				return // this kernel knows no such thing, so nothing is asked
 			}
 			if failed < read.least {

@@ -59,8 +59,15 @@ func first() {
 	fmt.Println("init:", unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF))
 }
 
+// files is how many a service may open, as systemd gives it (systemd.exec(5),
+// LimitNOFILE).
+const files = 524288
+
 // prepare mounts file systems and makes what has no module to make it.
 func prepare() error {
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: files, Max: files}); err != nil {
+		return fmt.Errorf("allow %d files: %w", files, err)
+	}
 	for _, m := range []struct{ kind, on string }{
 		{"proc", "/proc"}, {"sysfs", "/sys"}, {"devtmpfs", "/dev"}, {"tmpfs", "/tmp"}, {"tmpfs", "/run"},
 	} {
