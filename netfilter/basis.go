@@ -43,8 +43,9 @@ func (b *basis) undisturbed(generation func() (uint32, error), attempt func() er
 	return attempt()
 }
 
-// flush commits what was written to conn. The next transaction is expected to
-// find the generation that this one makes.
+// flush commits what was written to conn, which must change something: the next
+// transaction is expected to find the generation that this one makes, and the
+// kernel makes none of what is there already.
 func (b *basis) flush(conn *nftables.Conn) error {
 	err := conn.FlushWithGenID(b.generation)
 	switch {

@@ -216,3 +216,87 @@ func TestTheGenerationOfARulesetIsNeverZero(t *testing.T) {
 		}
 	}
 }
+
+func TestMarkingRulesThatAreMendedAloneNeedOneAttempt(t *testing.T) {
+	t.Parallel()
+	lab := newReturnLab(t)
+	returns, err := buildRouting(nil, byMark(), labSettings)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tried := 0
+	lab.host.Do(func() error {
+		if _, _, err := returns.applyMarks(mustConn(t), nil); err != nil {
+			return err
+		}
+		otherProgram(t, func(c *nftables.Conn) { // the sets and chains stay
+			c.FlushChain(&nftables.Chain{Name: returns.chains()[0].name, Table: markTable()})
+		})
+		conn := mustConn(t)
+		var b basis
+		return b.undisturbed(func() (uint32, error) { return generation(conn) }, func() error {
+			tried++
+			_, _, err := returns.bringMarks(conn, &b, nil)
+			return err
+		})
+	})
+	if m := lab.readMarks(); tried != 1 || len(m.rules[returns.chains()[0].name]) == 0 {
+		t.Errorf("after %d attempts, want 1, there are the rules %v", tried, m.rules)
+	}
+}
+
+// mustConn is a connection to the namespace of the calling thread.
+func mustConn(t *testing.T) *nftables.Conn {
+	t.Helper()
+	conn, err := nftables.New(nftables.AsLasting())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.CloseLasting() })
+	return conn
+}
+
+func TestWeightsThatWereOvertakenHalfwayLeaveNoOldVersions(t *testing.T) {
+	t.Parallel()
+	lab := newSplitLab(t)
+	splits := manySplits(fewSplits+20, 50_000)
+	lab.apply(splits...)
+	lab.setWeights(splits[0])   // opens the socket
+	lab.kernel.link.room = 2000 // so that there are several transactions
+	tried := 0
+	lab.kernel.commit = overtaking(lab.kernel.change, &tried, func(trial int) {
+		if trial == 2 {
+			otherProgram(t, changeForeign)
+		}
+	})
+	for i := range splits {
+		splits[i] = remoteOff(splits[i])
+	}
+	lab.setWeights(splits...)
+	lab.clock.advance(2 * retireAfter)
+	lab.kernel.mu.Lock()
+	lab.router.Do(func() error { lab.kernel.retire(); return nil })
+	lab.kernel.mu.Unlock()
+	var left []string
+	lab.router.Do(func() error {
+		have, err := lab.kernel.link.observe(everything)
+		for _, o := range have {
+			for name := range o.chains {
+				if _, _, version := versionOf(name); version {
+					left = append(left, name)
+				}
+			}
+		}
+		return err
+	})
+	if tried < 4 || len(left) > 0 {
+		t.Errorf("after %d transactions these are left: %q", tried, left)
+	}
+}
+
+func remoteOff(s traffic.Split) traffic.Split {
+	s.Generation++
+	s.Candidates = []traffic.Backend{s.Candidates[0]}
+	s.Candidates[0].Weight = 0
+	return s
+}

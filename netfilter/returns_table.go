@@ -208,15 +208,18 @@ func (r Returns) bringMarks(conn *nftables.Conn, b *basis, known neighbours) (di
 		m = markState{}
 	}
 	table := conn.AddTable(markTable())
-	if err := r.prepareMarks(conn, table, m, known); err != nil {
+	prepared, err := r.prepareMarks(conn, table, m, known)
+	if err != nil {
 		return nil, nil, err
 	}
 	if m.table == nil { // one transaction suffices where nothing was
 		r.addMarkRules(conn, table, m)
 		return did, followed, b.flushMarks(conn)
 	}
-	if err := b.flushMarks(conn); err != nil {
-		return nil, nil, err
+	if prepared { // a transaction that changes nothing makes no generation, which the basis expects
+		if err := b.flushMarks(conn); err != nil {
+			return nil, nil, err
+		}
 	}
 	r.addMarkRules(conn, table, m)
 	r.removeStray(conn, table, m)
@@ -230,15 +233,18 @@ func (b *basis) flushMarks(conn *nftables.Conn) error {
 	return nil
 }
 
-func (r Returns) prepareMarks(conn *nftables.Conn, table *nftables.Table, m markState, known neighbours) error {
+// prepareMarks writes what no packet finds yet, and says whether that changes
+// anything.
+func (r Returns) prepareMarks(conn *nftables.Conn, table *nftables.Table, m markState, known neighbours) (writes bool, err error) {
 	for _, wanted := range r.sets() {
 		set := nftSet(table, wanted.name)
 		has, there := m.sets[wanted.name]
 		want := known.want(wanted, has)
 		if !there {
 			if err := conn.AddSet(set, ofNeighbours(want)); err != nil {
-				return fmt.Errorf("add set %q: %w", wanted.name, err)
+				return false, fmt.Errorf("add set %q: %w", wanted.name, err)
 			}
+			writes = true
 			continue
 		}
 		if sameElements(want, has) {
@@ -246,15 +252,17 @@ func (r Returns) prepareMarks(conn *nftables.Conn, table *nftables.Table, m mark
 		}
 		conn.FlushSet(set)
 		if err := conn.SetAddElements(set, ofNeighbours(want)); err != nil {
-			return fmt.Errorf("fill set %q: %w", wanted.name, err)
+			return false, fmt.Errorf("fill set %q: %w", wanted.name, err)
 		}
+		writes = true
 	}
 	for _, chain := range r.chains() {
 		if _, there := m.chains[chain.name]; !there {
 			conn.AddChain(chain.inKernel(table))
+			writes = true
 		}
 	}
-	return nil
+	return writes, nil
 }
 
 func ofNeighbours(list []neighbour) []nftables.SetElement {

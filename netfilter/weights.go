@@ -146,11 +146,14 @@ func (k *Kernel) setWeights(ctx context.Context, splits []traffic.Split) error {
 	if len(k.leftovers) > leftoversMost {
 		k.retire()
 	}
-	return k.undisturbed(func() error { return k.swapWeights(ctx, splits) })
+	var overtaken []swap
+	return k.undisturbed(func() error { return k.swapWeights(ctx, splits, &overtaken) })
 }
 
-// swapWeights reads, plans, writes and reads back.
-func (k *Kernel) swapWeights(ctx context.Context, splits []traffic.Split) error {
+// swapWeights reads, plans, writes and reads back. What was planned when others
+// came first, of which some may have landed, is kept for the attempt that
+// succeeds.
+func (k *Kernel) swapWeights(ctx context.Context, splits []traffic.Split, overtaken *[]swap) error {
 	swaps, err := k.planSwaps(splits)
 	if err != nil {
 		return err
@@ -170,10 +173,16 @@ func (k *Kernel) swapWeights(ctx context.Context, splits []traffic.Split) error 
 		return ctx.Err()
 	}
 	if err := k.carryOutSwaps(transactions(prepare, k.link.room), transactions(door, k.link.room)); err != nil {
+		if errors.Is(err, errOvertaken) {
+			*overtaken = append(*overtaken, swaps...)
+		}
 		return err
 	}
 	for _, s := range swaps {
 		k.settle(s)
+	}
+	for _, s := range *overtaken {
+		k.abandonBefore(s)
 	}
 	if len(swaps) > fewSplits && k.memory.alone() {
 		return nil // nobody else can have changed what the kernel has just taken
@@ -311,6 +320,11 @@ func (k *Kernel) settle(s swap) {
 	if s.draws {
 		delete(k.leftovers, leftChain(s.table, s.version().name))
 	}
+	k.abandonBefore(s)
+}
+
+// abandonBefore notes that nothing leads to the version before a swap.
+func (k *Kernel) abandonBefore(s swap) {
 	for _, r := range s.before {
 		if owner, _, ok := versionOf(r.target); ok && owner == s.split {
 			k.abandon(leftChain(s.table, r.target))
