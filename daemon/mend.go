@@ -98,6 +98,7 @@ func (d *Daemon) mendOnce(ctx context.Context, who netfilter.Stranger) bool {
 		return true // a way back whose device is missing: it comes with the device
 	}
 	d.mended.Add(1)
+	d.wakeInclude() // tables that were open may have been made anew, and owned
 	d.rebase(ctx)
 	log.Warn("kernel rules were changed by another program; mended")
 	return true

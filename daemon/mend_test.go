@@ -57,6 +57,21 @@ func TestWhatAnotherProgramFlushedIsPutBackAndNothingElseChanges(t *testing.T) {
 	w.agrees(d)
 }
 
+// Tables that were open are the daemon's alone when it has made them anew, and
+// then a load that names them fails.
+func TestAfterAMendTheFileToIncludeIsWrittenAgain(t *testing.T) {
+	w := newWorld(t, mx(0))
+	d := w.mustBoot()
+	select {
+	case <-d.include: // of the start
+	default:
+	}
+	clear(w.kernel.splits)
+	if !d.mendOnce(t.Context(), nft) || len(d.include) != 1 {
+		t.Errorf("it is asked for %d times, want once", len(d.include))
+	}
+}
+
 func TestAMendThatFailsSaysWhyAndIsToBeTriedAgain(t *testing.T) {
 	w := newWorld(t, mx(0))
 	d := w.mustBoot()

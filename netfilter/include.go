@@ -24,8 +24,12 @@ func (k *Kernel) Include(ctx context.Context, splits []traffic.Split, paths []tr
 
 // IncludeOpen is what of Include other programs can take away now: without the
 // tables that are the Kernel's alone, which a load must not name or it fails.
+// Those that a broken socket has left are taken over first.
 func (k *Kernel) IncludeOpen(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) (string, error) {
-	owned, err := k.ownership()
+	k.mu.Lock()
+	k.keepOwned()
+	owned, err := k.link.ownership()
+	k.mu.Unlock()
 	if err != nil {
 		return "", err
 	}

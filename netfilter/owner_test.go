@@ -284,6 +284,27 @@ func TestTheTextToIncludeHasTheTablesThatOthersCanTakeAway(t *testing.T) {
 	}
 }
 
+// While the socket is gone the tables are anybody's, but a file that named them
+// would make loads fail from a second later on.
+func TestTheTextToIncludeNamesNoTableThatIsAboutToBeOwnedAgain(t *testing.T) {
+	t.Parallel()
+	lab := newSplitLab(t)
+	lab.openOwner()
+	split := remoteSplit(1, 500_000)
+	lab.apply(split)
+	lab.kernel.mu.Lock()
+	lab.kernel.link.close()
+	lab.kernel.mu.Unlock()
+	var text string
+	lab.router.Do(func() (err error) {
+		text, err = lab.kernel.IncludeOpen(t.Context(), []traffic.Split{split}, nil)
+		return err
+	})
+	if text != "" || !lab.owned() {
+		t.Errorf("owned %v, to be included:\n%s", lab.owned(), text)
+	}
+}
+
 // tablesIn are the lines with which tables begin.
 func tablesIn(text string) (titles []string) {
 	for line := range strings.Lines(text) {
