@@ -34,6 +34,15 @@ func (c change) touched() []traffic.Split {
 	return c.next.of(c.records)
 }
 
+// onlyRaises says whether no candidate gets less than before, nor another
+// definition.
+func (c change) onlyRaises(before *view) bool {
+	return c.reach != reachAll && !slices.ContainsFunc(c.records, func(r state.Record) bool {
+		was, stood := before.records.find(r.Name)
+		return stood && (r.Removed || holdingsOf(inForce(r)).raisedBy(inForce(was)))
+	})
+}
+
 // reach says how far into the data planes a change goes.
 type reach int
 

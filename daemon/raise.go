@@ -83,7 +83,7 @@ func (d *Daemon) enactRaise(ctx context.Context, gone error, since uint64, from 
 			return errors.Join(err, back.err)
 		}
 		d.release(c.records)
-		published = d.publish(c.entries)
+		published = d.publish(c.entries, c.onlyRaises(from))
 		return nil
 	})
 	if err != nil {

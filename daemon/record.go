@@ -139,11 +139,15 @@ func (d *Daemon) leaveWord(ctx context.Context, entries []state.Entry) (warnings
 }
 
 // publish tells the world outside the store of a raise in force. Called under
-// the change lock; what it returns is waited for outside. Nobody waits until the
-// snapshot is on the disk: after a power cut before that, a boot restores what
-// was in force before, and the daemon the rest, from the store.
-func (d *Daemon) publish(entries []state.Entry) ticket {
+// the change lock; what it returns is waited for outside. If it only raises,
+// nobody waits until the snapshot is on the disk: after a power cut before that,
+// a boot restores what was in force before, and the daemon the rest, from the
+// store. A candidate that gave its share to another must not get it back so.
+func (d *Daemon) publish(entries []state.Entry, onlyRaises bool) ticket {
 	d.announce(entries)
+	if !onlyRaises {
+		return d.scribe.submit(func() error { return d.tellForGood(entries) })
+	}
 	told := d.scribe.submit(func() error { return d.tell(entries) })
 	d.scribe.submit(func() error { return d.logFault(d.saver.file.Sync()) })
 	return told

@@ -3,7 +3,9 @@ package daemon
 import (
 	"bytes"
 	"fmt"
+	"net/netip"
 	"os"
+	"slices"
 	"testing"
 
 	"github.com/splitd/splitd/control"
@@ -88,5 +90,40 @@ func TestWhoSwitchesThousandsOffWaitsForOneMarkerAlone(t *testing.T) {
 	snapshot, err := state.ReadSnapshot(d.snapshotPath())
 	if err != nil || snapshot.Splits[0].CandidateWeight() != 0 {
 		t.Errorf("the snapshot has %+v, %v", snapshot.Splits[0], err)
+	}
+}
+
+// What a boot restores after a power cut must not be more for any candidate than
+// who changed it was told: only of a raise the disk may be behind.
+func TestNobodyWaitsForTheSnapshotsDiskWhereNothingIsLessThanBefore(t *testing.T) {
+	three := mx(percent(20))
+	other := three.Candidates[0]
+	other.Name, other.Addresses = "other", []traffic.Address{{IP: netip.MustParseAddr("10.0.0.99")}}
+	three.Candidates = append(slices.Clone(three.Candidates), other)
+	before := (&view{}).with(state.Record{Name: "mx", Generation: 1, Definition: three})
+	for name, test := range map[string]struct {
+		weights [2]traffic.Weight
+		change  change
+		want    bool
+	}{
+		"a candidate gets more":                    {[2]traffic.Weight{percent(30), percent(20)}, change{reach: reachWeights}, true},
+		"both get more":                            {[2]traffic.Weight{percent(30), percent(30)}, change{reach: reachWeights}, true},
+		"one gets more, one less":                  {[2]traffic.Weight{percent(30), 0}, change{reach: reachWeights}, false},
+		"an apply, which may change anything else": {[2]traffic.Weight{percent(30), percent(20)}, change{reach: reachAll}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			after := three
+			after.Candidates = slices.Clone(three.Candidates)
+			for i, weight := range test.weights {
+				after.Candidates[i].Weight = weight
+			}
+			test.change.records = []state.Record{{Name: "mx", Generation: 2, Definition: after}}
+			if got := test.change.onlyRaises(before); got != test.want {
+				t.Errorf("onlyRaises = %v, want %v", got, test.want)
+			}
+		})
+	}
+	if gone := (change{reach: reachWeights, records: []state.Record{{Name: "mx", Removed: true}}}); gone.onlyRaises(before) {
+		t.Error("a removal is told as a raise")
 	}
 }
