@@ -288,10 +288,12 @@ func (k *fakeKernel) Close() error   { return nil }
 
 // fakeRelay takes everything, and keeps how it would draw.
 type fakeRelay struct {
-	mu     sync.Mutex // guards splits
-	splits []traffic.Split
-	open   []splitter.OpenFlow // goes on
-	freed  []traffic.BackendKey
+	mu      sync.Mutex // guards splits and what is freed
+	splits  []traffic.Split
+	open    []splitter.OpenFlow   // goes on
+	clients []splitter.ClientFlow // goes on as well
+	freed   []traffic.BackendKey
+	freedAt []netip.Addr
 }
 
 var _ Relay = (*fakeRelay)(nil)
@@ -350,9 +352,17 @@ func (r *fakeRelay) End(flows []splitter.OpenFlow) (ended int) {
 	return ended
 }
 
-func (r *fakeRelay) Free(key traffic.BackendKey) int {
+func (r *fakeRelay) Free(key traffic.BackendKey, addresses ...netip.Addr) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.freed = append(r.freed, key)
+	r.freedAt = append(r.freedAt, addresses...)
 	return 0
+}
+
+func (r *fakeRelay) FlowsOf(client netip.Addr, most int) []splitter.ClientFlow {
+	flows := slices.DeleteFunc(slices.Clone(r.clients), func(f splitter.ClientFlow) bool { return f.Client.Addr() != client })
+	return flows[:min(most, len(flows))]
 }
 func (r *fakeRelay) Faults() splitter.Faults                         { return splitter.Faults{} }
 func (r *fakeRelay) Refusals() map[string]map[traffic.Refusal]uint64 { return nil }

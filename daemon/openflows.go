@@ -45,9 +45,7 @@ func (p *planes) openFlows(ctx context.Context, split traffic.Split, backend str
 // returns how many there were.
 func (p *planes) free(ctx context.Context, splits []traffic.Split, from attempts) (freed int, err error) {
 	for key, servers := range from {
-		if len(servers) == 0 {
-			freed += p.relay.Free(key)
-		}
+		freed += p.relay.Free(key, servers...)
 	}
 	kernel := p.inUse()
 	inKernel, _ := byMode(splits)

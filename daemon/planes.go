@@ -52,7 +52,8 @@ type Relay interface {
 	Faults() splitter.Faults
 	OpenFlows(key traffic.BackendKey) []splitter.OpenFlow
 	End(flows []splitter.OpenFlow) int
-	Free(key traffic.BackendKey) int
+	Free(key traffic.BackendKey, addresses ...netip.Addr) int
+	FlowsOf(client netip.Addr, most int) []splitter.ClientFlow
 	Run(ctx context.Context) error
 }
 

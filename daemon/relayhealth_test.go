@@ -7,9 +7,12 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/splitd/splitd/control"
 	"github.com/splitd/splitd/control/api"
 	"github.com/splitd/splitd/internal/nettest"
+	"github.com/splitd/splitd/splitter"
 	"github.com/splitd/splitd/traffic"
 )
 
@@ -68,7 +71,7 @@ func TestWhereTellsOfTheRelaysSplitsWhatTheRelayDoes(t *testing.T) {
 	where := func(client netip.Addr) api.Where {
 		t.Helper()
 		list, err := d.Where(t.Context(), "mx", client)
-		if err != nil || len(list.Items) != 1 || list.Items[0].Flows != nil {
+		if err != nil || len(list.Items) != 1 {
 			t.Fatalf("where = %+v, %v", list, err)
 		}
 		return list.Items[0]
@@ -109,4 +112,42 @@ func TestWhatBecomesOfTheRelaysFlowsWhenACandidateIsDownIsTold(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestWhereTellsOfTheFlowsThatTheRelayHasOfAClient(t *testing.T) {
+	w, d, relay := relayed(t, func(*traffic.Split) {})
+	client := netip.MustParseAddr("203.0.113.7")
+	at := func(ip string) netip.AddrPort { return netip.MustParseAddrPort(ip) }
+	relay.clients = []splitter.ClientFlow{
+		{BackendKey: ofNew, Generation: 2, Client: at("203.0.113.7:4000"), Service: at("192.0.2.25:25"), Server: at("10.0.0.12:25"), HalfOpen: true},
+		{BackendKey: ofNew, Generation: 2, Client: at("203.0.113.8:4000"), Service: at("192.0.2.25:25"), Server: at("10.0.0.12:25")},
+	}
+	list, err := d.Where(w.t.Context(), "mx", client)
+	want := []api.ClientFlow{{
+		Backend: "new", Generation: 2, Transport: "tcp", Client: "203.0.113.7:4000", Service: "192.0.2.25:25", Server: "10.0.0.12:25", HalfOpen: true,
+	}}
+	if diff := cmp.Diff(want, list.Items[0].Flows); diff != "" || err != nil || len(list.Warnings) != 0 {
+		t.Errorf("flows: %v, warnings %q (-want +got):\n%s", err, list.Warnings, diff)
+	}
+	for range clientFlowsMost {
+		relay.clients = append(relay.clients, relay.clients[0])
+	}
+	list, err = d.Where(w.t.Context(), "mx", client)
+	if err != nil || len(list.Items[0].Flows) != clientFlowsMost || len(list.Warnings) != 1 || !strings.Contains(list.Warnings[0], "`ss -tn dst 203.0.113.7` has all") {
+		t.Errorf("of more flows than are listed there are %d, %v, warnings %q", len(list.Items[0].Flows), err, list.Warnings)
+	}
+}
+
+func TestTheRelaysAttemptsToAnAddressThatIsDownAreFreed(t *testing.T) {
+	w, d, relay := relayed(t, func(*traffic.Split) {})
+	dead := w.watch(d)
+	relayLeaves(t, relay)
+	dead.Store(new4, true)
+	relayLeaves(t, relay, new4)
+	nettest.Eventually(t, "the attempts to it are freed", func() bool {
+		d.freeAttempts(t.Context())
+		relay.mu.Lock()
+		defer relay.mu.Unlock()
+		return slices.Equal(relay.freedAt, []netip.Addr{new4})
+	})
 }

@@ -174,9 +174,6 @@ func (d *Daemon) shut(old, now []traffic.Split) {
 // freeDead asks to free the attempts to reach addresses that have been found
 // dead.
 func (d *Daemon) freeDead(was, is traffic.Split) {
-	if is.Mode == traffic.ModeProxy {
-		return
-	}
 	before := was.Backends()
 	for i, b := range is.Backends() {
 		dead := slices.DeleteFunc(slices.Clone(b.Down), func(ip netip.Addr) bool { return slices.Contains(before[i].Down, ip) })

@@ -9,6 +9,7 @@ import (
 	"github.com/splitd/splitd/control/items"
 	"github.com/splitd/splitd/health"
 	"github.com/splitd/splitd/netfilter"
+	"github.com/splitd/splitd/splitter"
 	"github.com/splitd/splitd/traffic"
 )
 
@@ -51,14 +52,29 @@ func (d *Daemon) Where(ctx context.Context, name string, client netip.Addr) (api
 			flows[f.Split] = append(flows[f.Split], flowItem(f))
 		}
 	}
+	relayed := d.planes.relay.FlowsOf(client, clientFlowsMost+1)
+	if len(relayed) > clientFlowsMost {
+		relayed = relayed[:clientFlowsMost]
+		list.Warnings = append(list.Warnings, fmt.Sprintf("the client has more open flows in mode proxy than the %d that are listed: `ss -tn dst %s` has all", clientFlowsMost, client))
+	}
+	for _, f := range relayed {
+		flows[f.Split] = append(flows[f.Split], relayedItem(f))
+	}
 	for _, s := range splits {
 		item := items.Where(s, s.Where(client))
-		if known && s.Mode != traffic.ModeProxy {
+		if known || s.Mode == traffic.ModeProxy {
 			item.Flows = append([]api.ClientFlow{}, flows[s.Name]...)
 		}
 		list.Items = append(list.Items, item)
 	}
 	return list, nil
+}
+
+func relayedItem(f splitter.ClientFlow) api.ClientFlow {
+	return api.ClientFlow{
+		Backend: f.Backend, Generation: uint64(f.Generation), Transport: string(traffic.TCP),
+		Client: f.Client.String(), Service: f.Service.String(), Server: f.Server.String(), HalfOpen: f.HalfOpen,
+	}
 }
 
 func flowItem(f netfilter.OpenFlow) api.ClientFlow {

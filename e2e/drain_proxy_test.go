@@ -34,6 +34,9 @@ func (h held) isReset() bool {
 func TestTheRelaysDrainLeavesOpenFlowsAloneUntilTheyAreKilled(t *testing.T) {
 	l := relayed(t)
 	open := l.holdAt(proxied, 4, "new")
+	if r := l.ok("where", "10.1.0.2"); strings.Count(r.stdout, "10.2.0.2:25") != 2 {
+		t.Errorf("where says\n%s\nwant the client's two open flows at the candidate", r.stdout)
+	}
 	l.ok("drain", "mx", "new")
 	stay := l.holdAt(proxied, 2, "old")
 	l.wantAlive(open, true, "after the drain")

@@ -1,6 +1,8 @@
 package splitter
 
 import (
+	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -18,8 +20,8 @@ const (
 	// blocksAtOnce bounds how long a worker's flows wait for one who looks at
 	// all of them, endsAtOnce how long they wait while others are ended: an end
 	// is two sockets closed, and two resets sent.
-	blocksAtOnce = 16
-	endsAtOnce   = 32
+	blocksAtOnce = 1
+	endsAtOnce   = 8
 )
 
 // OpenFlows lists the flows that a backend serves, in no order: those of all its
@@ -68,19 +70,25 @@ func (r *Relay) End(flows []OpenFlow) int {
 	return int(ended.Load())
 }
 
-// Free has attempts to connect a candidate given up: their clients are served by
-// the primary, whatever proxy.fallback says, because it is not the candidate
-// that failed. It returns how many there were. Called after the candidate has
-// lost its weight, none is left when it returns. It may be called from many
+// Free has attempts to connect a candidate given up, or only those to some
+// addresses of it, which are down: their clients are served by the primary,
+// whatever proxy.fallback says, because it is not the attempt that failed. It
+// returns how many there were. Called after the candidate has lost its weight,
+// or those addresses, none is left when it returns. It may be called from many
 // goroutines and waits for the workers alone.
-func (r *Relay) Free(key traffic.BackendKey) int {
+func (r *Relay) Free(key traffic.BackendKey, addresses ...netip.Addr) int {
 	c, workers := r.openAt(key)
+	but := traffic.ButClosed
+	if len(addresses) > 0 {
+		but = traffic.ButDown
+	}
 	var freed atomic.Int64
 	each(workers, func(w *worker, done func()) {
 		w.walk(func(f *flow) {
-			if f.stage == connecting && f.target.counter == c && f.primary != nil {
+			meant := len(addresses) == 0 || f.target != nil && slices.Contains(addresses, f.target.at.Addr())
+			if f.stage == connecting && f.target.counter == c && f.primary != nil && meant {
 				freed.Add(1)
-				w.takeBack(f)
+				w.takeBack(f, but)
 			}
 		}, done)
 	})
@@ -146,11 +154,11 @@ func (w *worker) endFrom(tickets []ticket, ended int, done func(ended int)) {
 }
 
 // takeBack gives an attempt up, and has the primary serve its client.
-func (w *worker) takeBack(f *flow) {
+func (w *worker) takeBack(f *flow, but traffic.But) {
 	defer w.guard(f)
 	if f.sockets[backend] >= 0 {
 		w.edge.close(int(f.sockets[backend]))
 		f.sockets[backend] = -1
 	}
-	w.tryPrimary(f, traffic.ButClosed)
+	w.tryPrimary(f, but)
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -103,6 +105,57 @@ func TestAnAttemptToACandidateThatTakesNoFlowsGoesToThePrimaryAtOnce(t *testing.
 		want := []numbers{{Flows: 1, Active: 1, In: 21, Out: 21}, {}}
 		got := func() any { return []numbers{r.numbers("old"), r.numbers("new")} }
 		nettest.Eventually(t, fmt.Sprintf("fallback %s: the counts of primary and candidate are %+v", fallback, want), func() bool { return cmp.Equal(got(), any(want)) }, got)
+	}
+}
+
+func TestAttemptsToAddressesThatAreDownAloneAreFreed(t *testing.T) {
+	ip := families()["IPv4"]
+	service := netip.AddrPortFrom(ip, freePort())
+	split := newSplit("mx", service, startServer(t, ip, echo), map[string]candidate{"new": {blackhole(t, ip), traffic.Whole}})
+	split.Proxy.ConnectTimeout = time.Minute
+	r := startRelay(t, Options{}, split)
+	c := dial(t, service)
+	nettest.Eventually(t, "the attempt waits", func() bool { return r.openFlows() == 1 })
+	if n := r.Free(ofNew, netip.MustParseAddr("127.0.0.7"), netip.IPv6Loopback()); n != 0 {
+		t.Errorf("%d attempts to other addresses were freed", n)
+	}
+	if n := r.Free(ofNew, netip.MustParseAddr("127.0.0.7"), ip); n != 1 {
+		t.Errorf("%d attempts were freed, want 1", n)
+	}
+	exchange(t, c, "served by the primary")
+}
+
+func TestTheFlowsOfAClientAreFoundWhoeverServesThem(t *testing.T) {
+	for family, ip := range families() {
+		t.Run(family, func(t *testing.T) {
+			service, hole := netip.AddrPortFrom(ip, freePort()), blackhole(t, ip)
+			primary := startServer(t, ip, echo)
+			split := newSplit("mx", service, primary, map[string]candidate{"new": {hole, 0}})
+			split.Generation, split.Proxy.ConnectTimeout = 3, time.Minute
+			r := startRelay(t, Options{Workers: 2}, split)
+			one := dial(t, service)
+			exchange(t, one, "hello")
+			r.setWeights(split, map[string]traffic.Weight{"new": traffic.Whole})
+			waits := dial(t, service)
+			nettest.Eventually(t, "the attempt waits", func() bool { return r.openFlows() == 2 })
+
+			got := r.FlowsOf(ip, 10)
+			slices.SortFunc(got, func(a, b ClientFlow) int { return strings.Compare(b.Backend, a.Backend) })
+			own := func(c *net.TCPConn) netip.AddrPort { return c.LocalAddr().(*net.TCPAddr).AddrPort() }
+			want := []ClientFlow{
+				{BackendKey: traffic.BackendKey{Split: "mx", Backend: "old"}, Generation: 3, Client: own(one), Service: service, Server: primary},
+				{BackendKey: ofNew, Generation: 3, Client: own(waits), Service: service, Server: hole, HalfOpen: true},
+			}
+			if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
+				t.Errorf("flows (-want +got):\n%s", diff)
+			}
+			if n := len(r.FlowsOf(ip, 1)); n != 1 {
+				t.Errorf("%d flows where one was asked for", n)
+			}
+			if others := r.FlowsOf(netip.MustParseAddr("192.0.2.1"), 10); len(others) != 0 {
+				t.Errorf("somebody else has %v", others)
+			}
+		})
 	}
 }
 

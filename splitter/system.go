@@ -226,6 +226,10 @@ func localAddress(socket int) netip.AddrPort {
 	if err != nil {
 		return netip.AddrPort{}
 	}
+	return addressOf(at)
+}
+
+func addressOf(at unix.Sockaddr) netip.AddrPort {
 	switch a := at.(type) {
 	case *unix.SockaddrInet4:
 		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
