@@ -151,7 +151,9 @@ func (d *Daemon) Run(ctx context.Context, hangup <-chan os.Signal) error {
 	<-ctx.Done()
 	d.tellSystemd("STOPPING=1", extension(d.view.Load().splits()))
 	d.log.Info("stopping", "note", stopping(d.view.Load().modes))
-	return errors.Join(group.Wait(), d.stop())
+	err := group.Wait()
+	d.leaveInclude(context.WithoutCancel(ctx))
+	return errors.Join(err, d.stop())
 }
 
 // extension asks systemd for the time that the relay's flows may take to drain

@@ -276,11 +276,11 @@ func (k *fakeKernel) Watch(ctx context.Context, _ func(netfilter.Stranger)) erro
 }
 
 func (k *fakeKernel) Include(context.Context, []traffic.Split, []traffic.ReturnPath) (string, error) {
-	return "", nil
+	return "all tables", nil
 }
 
 func (k *fakeKernel) IncludeOpen(context.Context, []traffic.Split, []traffic.ReturnPath) (string, error) {
-	return "", nil
+	return "open tables", nil
 }
 
 func (k *fakeKernel) Mended() uint64 { return k.mended }

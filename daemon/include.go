@@ -40,15 +40,14 @@ func aboutOf(cfg configs.Config) netfilter.About {
 	return netfilter.About{StateDir: cfg.StateDir, Include: includePath(cfg)}
 }
 
-// keepInclude keeps the file as the kernel is, until ctx ends. Then all our
-// tables are anybody's to flush, so it leaves them there.
+// keepInclude keeps the file as the kernel is, until ctx ends.
 func (d *Daemon) keepInclude(ctx context.Context, kernel Kernel) error {
 	path := includePath(d.options.Config)
 	for {
 		d.writeInclude(ctx, path, kernel.IncludeOpen)
 		select {
 		case <-ctx.Done():
-			d.writeInclude(context.WithoutCancel(ctx), path, kernel.Include)
+			d.writeInclude(context.WithoutCancel(ctx), path, kernel.IncludeOpen) // what the last change has left to do
 			return nil
 		case <-d.include:
 		}
@@ -56,6 +55,14 @@ func (d *Daemon) keepInclude(ctx context.Context, kernel Kernel) error {
 		case <-ctx.Done():
 		case <-time.After(includeQuiet):
 		}
+	}
+}
+
+// leaveInclude leaves all our tables in the file, because they are anybody's to
+// flush in a moment. Not earlier: flows of the relay may take hours to drain.
+func (d *Daemon) leaveInclude(ctx context.Context) {
+	if kernel := d.planes.inUse(); kernel != nil {
+		d.writeInclude(ctx, includePath(d.options.Config), kernel.Include)
 	}
 }
 

@@ -1,6 +1,9 @@
 package daemon
 
 import (
+	"context"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -20,4 +23,26 @@ func TestSystemdIsAskedForTheTimeThatFlowsOfTheRelayMayTake(t *testing.T) {
 			t.Errorf("got %s, want %s", got, want)
 		}
 	}
+}
+
+// The flows of the relay may drain for hours, while the tables are owned still:
+// a load that names them fails.
+func TestTheFileToIncludeNamesOwnedTablesOnlyWhenTheyAreGivenUp(t *testing.T) {
+	w := newWorld(t, mx(0))
+	d := w.mustBoot()
+	d.options.Config.Control.Socket = filepath.Join(t.TempDir(), "splitd.sock")
+	says := func(when, want string) {
+		t.Helper()
+		if text, err := os.ReadFile(includePath(d.options.Config)); err != nil || string(text) != want {
+			t.Errorf("%s the file says %q, %v; want %q", when, text, err, want)
+		}
+	}
+	ctx, end := context.WithCancel(t.Context())
+	end()
+	if err := d.keepInclude(ctx, w.kernel); err != nil {
+		t.Fatal(err)
+	}
+	says("while the daemon ends", "open tables")
+	d.leaveInclude(t.Context())
+	says("at its end", "all tables")
 }
