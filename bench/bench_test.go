@@ -34,12 +34,12 @@ func TestTheRatioOfTwoWaysIsTheMiddleOfTheTurns(t *testing.T) {
 func TestAReportSetsTheTargetBesideTheFigure(t *testing.T) {
 	r := &report{}
 	r.ways([]figures{
-		{name: nameByHand, requests: []float64{100}, flows: []float64{50}, bits: []float64{1e9}, worst: []float64{0.001}},
-		{name: "splitd, 1 splits", requests: []float64{99}, flows: []float64{48}, bits: []float64{1e9}, worst: []float64{0.001}},
+		{name: nameByHand, requests: []float64{100}, flows: []float64{50}, bits: []float64{1e9}, worst: []float64{0.001}, first: []float64{0.0001}},
+		{name: "splitd, 1 splits", requests: []float64{99}, flows: []float64{48}, bits: []float64{1e9}, worst: []float64{0.001}, first: []float64{0.0002}},
 	}, []string{`"HAProxy TCP", because haproxy is not installed`})
 	r.changes([]change{{splits: 10_000, load: 9 * time.Second, set: times{7 * time.Millisecond}, read: time.Second}})
 	for _, want := range []string{
-		"| splitd, 1 splits | nft by hand | 0.990 (0.99-0.99) | 0.960 (0.96-0.96) | 1.000 (1.00-1.00) | >= 0.98 each |",
+		"| splitd, 1 splits | nft by hand | 0.990 (0.99-0.99) | 0.960 (0.96-0.96) | 1.000 (1.00-1.00) | >= 0.98 each | 2.000 (2.00-2.00) |",
 		`Left out: "HAProxy TCP", because haproxy is not installed.`,
 		"| 10000 | 7.0 | 7.0 | < 20 | 9000.0 | < 10000 | 0.0 | 1000.0 | < 1000 |",
 	} {
@@ -75,7 +75,7 @@ func TestEveryWayLeadsToBothBackendsAndEveryMeasureCounts(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, f := range all {
-		for what, values := range map[string][]float64{"requests": f.requests, "flows": f.flows, "bits": f.bits} {
+		for what, values := range map[string][]float64{"requests": f.requests, "flows": f.flows, "first packets": f.first, "bits": f.bits} {
 			if len(values) != 2 || values[0] <= 0 || values[1] <= 0 {
 				t.Errorf("%s: %s are %v", f.name, what, values)
 			}

@@ -123,6 +123,40 @@ func openFlows(kind int, e ends, deadline time.Time, stop func() bool) (tally, e
 	}
 }
 
+// firstPackets opens one connection after another, never two at once, and
+// returns how long each took to stand: its first packet there and the first
+// back, with the draw on the way.
+func firstPackets(e ends, d time.Duration) ([]time.Duration, error) {
+	var took []time.Duration
+	for started := time.Now(); time.Since(started) < d; {
+		from, to := e.of(len(took))
+		began := time.Now()
+		fd, err := dial(unix.SOCK_STREAM, from, to)
+		if err != nil {
+			return took, err
+		}
+		err = stands(fd, to)
+		took = append(took, time.Since(began))
+		reset(fd)
+		if err != nil {
+			return took, err
+		}
+	}
+	return took, nil
+}
+
+// stands waits until a connection does.
+func stands(fd int, to netip.AddrPort) error {
+	writable := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+	if _, err := unix.Poll(writable, int(patience.Milliseconds())); err != nil {
+		return fmt.Errorf("connect to %s: %w", to, err)
+	}
+	if code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR); err != nil || code != 0 || writable[0].Revents == 0 {
+		return fmt.Errorf("connect to %s: %w", to, errors.Join(err, unix.Errno(code), unix.ETIMEDOUT))
+	}
+	return nil
+}
+
 // client keeps the connections of one path open that requests go over.
 type client struct {
 	requests *poller
@@ -163,12 +197,8 @@ func openAll(e ends, n int) (*poller, []int, error) {
 			return p, all, err
 		}
 		all = append(all, fd)
-		writable := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
-		if _, err := unix.Poll(writable, int(patience.Milliseconds())); err != nil {
-			return p, all, fmt.Errorf("connect to %s: %w", to, err)
-		}
-		if code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR); err != nil || code != 0 || writable[0].Revents == 0 {
-			return p, all, fmt.Errorf("connect to %s: %w", to, errors.Join(err, unix.Errno(code), unix.ETIMEDOUT))
+		if err := stands(fd, to); err != nil {
+			return p, all, err
 		}
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 		if err := p.add(fd, unix.EPOLLIN); err != nil {

@@ -38,25 +38,25 @@ func find(all []figures, name string) figures {
 // ways writes the ways' figures: medians, then ratios to two of them.
 func (r *report) ways(all []figures, left []string) {
 	r.line("\n## Ways\n\nMedians; in brackets the median of the turns' ratios to %q.\n", nameRouted)
-	r.head("way", "requests/s", "new connections/s", "Gbit/s", "p99, ms")
+	r.head("way", "requests/s", "new connections/s", "first packet, µs", "Gbit/s", "p99, ms")
 	base := find(all, nameRouted)
 	for _, f := range all {
 		r.row(f.name,
 			cell("%.0f", 1, f.requests, base.requests), cell("%.0f", 1, f.flows, base.flows),
-			cell("%.1f", 1e-9, f.bits, base.bits), cell("%.2f", 1e3, f.worst, base.worst))
+			cell("%.1f", 1e6, f.first, base.first), cell("%.1f", 1e-9, f.bits, base.bits), cell("%.2f", 1e3, f.worst, base.worst))
 	}
 	for _, l := range left {
 		r.line("\nLeft out: %s.", l)
 	}
 	r.line("\n## Against the targets\n\nMedian of the turns' ratios, in brackets the quartiles.\n")
-	r.head("way", "against", "requests/s", "new connections/s", "bulk", "target")
+	r.head("way", "against", "requests/s", "new connections/s", "bulk", "target", "first packet")
 	for _, f := range all {
 		if !strings.HasPrefix(f.name, "splitd") {
 			continue
 		}
 		for _, to := range []struct{ name, target string }{{nameByHand, ">= 0.98 each"}, {nameHAProxy, ">= 1.4, 1.3, 2.0"}} {
 			if other := find(all, to.name); other.name != "" {
-				r.row(f.name, to.name, spread(f.requests, other.requests), spread(f.flows, other.flows), spread(f.bits, other.bits), to.target)
+				r.row(f.name, to.name, spread(f.requests, other.requests), spread(f.flows, other.flows), spread(f.bits, other.bits), to.target, spread(f.first, other.first))
 			}
 		}
 	}

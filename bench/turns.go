@@ -10,6 +10,7 @@ import (
 type figures struct {
 	name                         string
 	requests, flows, bits, worst []float64 // a second; worst is the p99 in seconds
+	first                        []float64 // seconds until a connection stands
 }
 
 // measure takes all ways in turns: one slice of each, then the next turn, which
@@ -33,6 +34,7 @@ func (l *lab) measure(ctx context.Context, turns int, slice time.Duration, say f
 		for _, m := range []func(w *way, f *figures) error{
 			func(w *way, f *figures) error { return note(&f.requests)(w.client.request(slice)) },
 			func(w *way, f *figures) error { return note(&f.flows)(w.newFlows(slice)) },
+			func(w *way, f *figures) error { return note(&f.first)(w.firstPacket(slice)) },
 			func(w *way, f *figures) error { return note(&f.bits)(flood(w.ends(portFlood, false), slice)) },
 			func(w *way, f *figures) error { return note(&f.worst)(w.p99(slice, rate)) },
 		} {
@@ -76,6 +78,11 @@ func (w *way) newFlows(d time.Duration) (float64, error) {
 		err = fmt.Errorf("%d of %d connections failed: %w", t.failed, t.failed+t.answered(), t.why)
 	}
 	return float64(t.answered()) / time.Since(started).Seconds(), err
+}
+
+func (w *way) firstPacket(d time.Duration) (float64, error) {
+	took, err := firstPackets(w.ends(portGreet, false), d)
+	return quantile(took, 0.5).Seconds(), err
 }
 
 func (w *way) p99(d time.Duration, rate float64) (float64, error) {
