@@ -42,7 +42,8 @@ func rules(where func(*lab) *nettest.NS, write func(*nftables.Conn)) func(*lab) 
 
 func faults() []fault {
 	mx := about([]traffic.Split{half()}, nil)
-	gap, local, other := half(), half(), half()
+	gap, local, other, relayed := half(), half(), half(), half()
+	relayed.SamplePort, relayed.Sample = 15_000, 100_000
 	other.Name = "web"
 	local.LocalClients = true
 	gap.Candidates[0].Addresses = gap.Candidates[0].Addresses[:1]
@@ -154,8 +155,10 @@ func faults() []fault {
 			})
 		}, level: LevelWarning, seen: "fd00::200 is also the address", cure: "ip address change fd00::200/128 dev eth0 preferred_lft 0"},
 		{row: "shared-alias", newHost: true, question: paths(shared), level: LevelWarning, seen: "10.0.0.12 is also the address from which this host's own connections come"},
-		{row: "route-table-taken", newHost: true, question: paths(alias), breakIt: takeTable("0.0.0.0/0"), level: LevelError, seen: `return path "four": another program has the default route in table 5300: default via 10.0.0.1 dev eth0`, cure: "netfilter: {route_table: 5316}"},
-		{row: "route-table-taken", newHost: true, question: paths(alias), breakIt: takeTable("198.51.100.0/24"), level: LevelWarning, seen: "another program has a route in table 5300, which is splitd's: 198.51.100.0/24 via 10.0.0.1 dev eth0"},
+		{row: "route-table-taken", newHost: true, question: paths(alias), breakIt: takeTable(onNewHost, "eth0", 5300, "0.0.0.0/0", "10.0.0.1"), level: LevelError, seen: `return path "four": another program has the default route in table 5300: default via 10.0.0.1 dev eth0`, cure: "netfilter: {route_table: 5316}"},
+		{row: "route-table-taken", newHost: true, question: paths(alias), breakIt: takeTable(onNewHost, "eth0", 5300, "198.51.100.0/24", "10.0.0.1"), level: LevelWarning, seen: "another program has a route in table 5300, which is splitd's: 198.51.100.0/24 via 10.0.0.1 dev eth0"},
+		{row: "route-table-taken", question: about([]traffic.Split{relayed}, nil), breakIt: takeTable(onRouter, "eth1", 5315, "0.0.0.0/0", "10.0.0.12"), level: LevelError, seen: "the sample of relays: another program has the default route in table 5315: default via 10.0.0.12 dev eth1", cure: "netfilter: {route_table: 5316}"},
+		{row: "route-table-taken", question: about([]traffic.Split{relayed}, nil), breakIt: takeTable(onRouter, "eth1", 5315, "198.51.100.0/24", "10.0.0.12"), level: LevelWarning, seen: "another program has a route in table 5315, which is splitd's: 198.51.100.0/24 via 10.0.0.12 dev eth1"},
 		{row: "route-table-taken", newHost: true, question: paths(alias), breakIt: func(l *lab) {
 			l.new.Do(func() error {
 				r := netlink.NewRule()
@@ -215,10 +218,11 @@ func serveUDP(l *lab) {
 	})
 }
 
-func takeTable(to string) func(*lab) {
+// takeTable puts another program's route into a table that is to be ours.
+func takeTable(on func(*lab) *nettest.NS, device string, table int, to, via string) func(*lab) {
 	return func(l *lab) {
-		onDevice(l.t, l.new, "eth0", func(link netlink.Link) error {
-			return netlink.RouteAdd(&netlink.Route{Table: 5300, Dst: network(to), Gw: net.ParseIP("10.0.0.1"), LinkIndex: link.Attrs().Index, Protocol: unix.RTPROT_STATIC})
+		onDevice(l.t, on(l), device, func(link netlink.Link) error {
+			return netlink.RouteAdd(&netlink.Route{Table: table, Dst: network(to), Gw: net.ParseIP(via), LinkIndex: link.Attrs().Index, Protocol: unix.RTPROT_STATIC})
 		})
 	}
 }
