@@ -154,7 +154,8 @@ func ReadSnapshot(path string) (Snapshot, error) {
 
 // parseSnapshot is strict: what is restored at boot, unseen, must be understood
 // whole. Only a last change that a crash tore may be missing, which has no end
-// of line: nobody was told that it was saved.
+// of line, or zeros where a block of it did not reach the disk before others:
+// nobody who lowered was told that it was saved.
 func parseSnapshot(text []byte) (Snapshot, error) {
 	whole, changes, err := cutSnapshot(text)
 	if err != nil {
@@ -171,7 +172,7 @@ func parseSnapshot(text []byte) (Snapshot, error) {
 	for n, line := range changes {
 		var raw json.RawMessage
 		if err := unseal(line, &raw); err != nil {
-			if n == len(changes)-1 && text[len(text)-1] != '\n' {
+			if n == len(changes)-1 && (text[len(text)-1] != '\n' || bytes.IndexByte(line, 0) >= 0) {
 				break
 			}
 			return Snapshot{}, corrupt("change %d behind it: %w", n+1, err)

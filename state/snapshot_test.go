@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -80,6 +81,9 @@ func TestAChangeThatACrashToreWasNeverSaved(t *testing.T) {
 	for cut := last; cut < len(text)-2; cut++ {
 		demand("cut", text[:cut])
 		demand("the rest never reached the disk", append(bytes.Clone(text[:cut]), make([]byte, len(text)-cut)...))
+		if cut > last {
+			demand("the beginning never reached the disk", slices.Concat(text[:last], make([]byte, cut-last), text[cut:]))
+		}
 	}
 	damaged := bytes.Clone(text)
 	damaged[last+20] ^= 0x01
