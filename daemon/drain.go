@@ -37,6 +37,9 @@ func (d *Daemon) Drain(ctx context.Context, who control.Actor, name string, requ
 		return change, err
 	}
 	d.tend.poke()
+	if request.Kill || request.RatePerSecond > 0 || request.KillAfterSeconds > 0 {
+		d.warnOfHanging(&change)
+	}
 	if request.Kill {
 		d.kill(ctx, w, &change, request.Backend)
 	}
@@ -109,6 +112,17 @@ func (d *Daemon) kill(ctx context.Context, w word, change *api.Change, candidate
 	d.log.Info("ended open flows", "split", change.Split, "backends", candidates, "flows", ended, "freed", freed)
 	d.noteEnded(w.who, record, ended, w.reason)
 	change.Ended = &ended
+}
+
+// warnOfHanging says what becomes of flows that are ended where a packet of a
+// flow that conntrack has forgotten may be dropped, so that nobody resets it.
+func (d *Daemon) warnOfHanging(change *api.Change) {
+	split := d.view.Load().split(change.Split)
+	carriesTCP := slices.ContainsFunc(split.Service.Ports, func(p traffic.Port) bool { return p.Transport == traffic.TCP })
+	if split.Mode == traffic.ModeKernel && carriesTCP && !d.options.Host.PicksUp() {
+		change.Warnings = append(change.Warnings, "nf_conntrack_tcp_loose is 0: where a rule drops packets of unknown flows (`ct state invalid`), "+
+			"clients whose flows are ended hang until their own timeout instead of being reset; `splitctl wait --for=drained` ends none")
+	}
 }
 
 // setToZero are the candidates that a set has asked to be at 0.

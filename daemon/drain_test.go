@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -234,6 +236,33 @@ func TestAPaceHasItsRateInTheMeanAndNoBeat(t *testing.T) {
 		}
 		if got := float64(flows) / took.Seconds(); got < 0.95*rate || got > 1.06*rate {
 			t.Errorf("%v flows a second are wanted, %v are ended", rate, got)
+		}
+	}
+}
+
+func TestWhoEndsFlowsIsToldWhereTheirClientsWouldHang(t *testing.T) {
+	for name, do := range map[string]func(w *world, d *Daemon) (api.Change, error){
+		"drain --kill": func(w *world, d *Daemon) (api.Change, error) { return w.drain(d, api.DrainRequest{Kill: true}) },
+		"drain --kill=30s": func(w *world, d *Daemon) (api.Change, error) {
+			return w.drain(d, api.DrainRequest{KillAfterSeconds: 30})
+		},
+		"drain --rate": func(w *world, d *Daemon) (api.Change, error) { return w.drain(d, api.DrainRequest{RatePerSecond: 20}) },
+		"set 0% --kill": func(w *world, d *Daemon) (api.Change, error) {
+			return d.Set(w.t.Context(), control.Actor{}, "mx", api.SetRequest{WeightPPM: new(0), Kill: true})
+		},
+		"drain": func(w *world, d *Daemon) (api.Change, error) { return w.drain(d, api.DrainRequest{}) },
+	} {
+		for _, strict := range []bool{false, true} {
+			w := newWorld(t, mx(50_000))
+			w.kernel.strict = strict
+			change, err := do(w, w.mustBoot())
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			told := slices.ContainsFunc(change.Warnings, func(s string) bool { return strings.Contains(s, "nf_conntrack_tcp_loose is 0") })
+			if want := strict && name != "drain"; told != want {
+				t.Errorf("%s, strict %v: warnings %q", name, strict, change.Warnings)
+			}
 		}
 	}
 }

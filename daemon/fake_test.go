@@ -57,6 +57,7 @@ type fakeKernel struct {
 	evidence  []traffic.Evidence
 	freed     []traffic.BackendKey
 	freeErr   error // why nothing can be freed
+	strict    bool  // conntrack picks up no flow in its middle
 }
 
 func (k *fakeKernel) weight(split string) traffic.Weight {
@@ -73,6 +74,8 @@ var (
 func (k *fakeKernel) Preflight([]traffic.Split, []traffic.ReturnPath) ([]string, error) {
 	return []string{"note: fake", "beware"}, k.refuse
 }
+
+func (k *fakeKernel) PicksUp() bool { return !k.strict }
 
 func (k *fakeKernel) Others() (uint32, bool) { return 0, false }
 

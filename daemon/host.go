@@ -20,6 +20,8 @@ type Host interface {
 	// whether other programs may have changed their rules since the last one,
 	// replies are what backends have answered, as far as it is known.
 	Glance(splits []traffic.Split, paths []traffic.ReturnPath, others doctor.Others, replies replies) (warnings []string, err error)
+	// PicksUp says whether connection tracking picks up flows in their middle.
+	PicksUp() bool
 	// Examine looks at everything and may take some seconds.
 	Examine(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath, replies replies) ([]doctor.Finding, error)
 }
@@ -42,6 +44,8 @@ func (h thisHost) Preflight(splits []traffic.Split, paths []traffic.ReturnPath) 
 func (h thisHost) Glance(splits []traffic.Split, paths []traffic.ReturnPath, others doctor.Others, replies replies) ([]string, error) {
 	return doctor.Glance(doctor.Question{Splits: splits, Paths: paths, Settings: h.settings, Replies: replies}, h.recall, others)
 }
+
+func (thisHost) PicksUp() bool { return doctor.PicksUp() }
 
 func (h thisHost) Examine(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath, replies replies) ([]doctor.Finding, error) {
 	return doctor.Examiner{}.Examine(ctx, doctor.Question{Splits: splits, Paths: paths, Settings: h.settings, Replies: replies, IncludeDir: h.includeDir})

@@ -37,6 +37,7 @@ func (d *Daemon) Set(ctx context.Context, who control.Actor, name string, reques
 	})
 	d.wakeExpiry()
 	if err == nil && request.Kill {
+		d.warnOfHanging(&change)
 		d.kill(ctx, w, &change, setToZero(d.view.Load().records.get(change.Split).Definition, request)...)
 	}
 	return change, err

@@ -241,6 +241,17 @@ func (h *Host) readSysctls(names ...string) {
 	}
 }
 
+// PicksUp says whether connection tracking takes a TCP packet of a flow that it
+// does not know into a new flow (nf_conntrack_tcp_loose, the kernel's default).
+// Else it calls the packet invalid, and many firewalls drop those. It looks at
+// the calling thread's network namespace; what cannot be read is the default.
+func PicksUp() bool {
+	const name = "net/netfilter/nf_conntrack_tcp_loose"
+	h := Host{Sysctls: map[string]int{name: 1}}
+	h.readSysctls(name)
+	return h.sysctl(name) != 0
+}
+
 // readNeighbours takes those in these states for silent.
 func (h *Host) readNeighbours(states int) error {
 	all, err := dump(func() ([]netlink.Neigh, error) { return netlink.NeighList(0, 0) })

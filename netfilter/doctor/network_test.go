@@ -274,3 +274,17 @@ func TestTheLoopbackDeviceIsNotTheClientsSide(t *testing.T) {
 		t.Errorf("found %q", got)
 	}
 }
+
+func TestWhetherConntrackPicksFlowsUpIsRead(t *testing.T) {
+	t.Parallel()
+	ns := nettest.New(t, "router")
+	for value, want := range map[string]bool{"0": false, "1": true} {
+		ns.Sysctl("net/netfilter/nf_conntrack_tcp_loose", value)
+		ns.Do(func() error {
+			if got := PicksUp(); got != want {
+				t.Errorf("with %s: %v, want %v", value, got, want)
+			}
+			return nil
+		})
+	}
+}
