@@ -17,7 +17,7 @@ const wordDefault = "default"
 
 func (a *app) set() *cobra.Command {
 	var reason, confirm string
-	var ttl time.Duration
+	var ttl duration
 	var expect uint64
 	var kill bool
 	cmd := &cobra.Command{
@@ -38,7 +38,7 @@ func (a *app) set() *cobra.Command {
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return setFlagError(err) })
 	output := formatFlag(cmd)
 	cmd.Flags().StringVar(&reason, "reason", "", "why, for the history")
-	cmd.Flags().DurationVar(&ttl, "ttl", 0, "end the override by itself after this time, as in 2h30m")
+	cmd.Flags().Var(&ttl, "ttl", "end the override by itself after this time, as in 2h30m")
 	cmd.Flags().BoolVar(&kill, "kill", false, "end the open flows of the candidates that are set to 0%")
 	cmd.Flags().StringVar(&confirm, "confirm", "", "roll back unless confirmed in time (not available in this version)")
 	cmd.Flags().Uint64Var(&expect, "expect-generation", 0, "refuse, with exit code 7, at any other generation")
@@ -52,9 +52,9 @@ func (a *app) set() *cobra.Command {
 		}
 		if cmd.Flags().Changed("ttl") {
 			if ttl <= 0 || request.Default {
-				return usagef("--ttl %v must be positive and goes with a weight", ttl)
+				return usagef("--ttl %v must be positive and goes with a weight", time.Duration(ttl))
 			}
-			request.TTLSeconds = ttl.Seconds()
+			request.TTLSeconds = time.Duration(ttl).Seconds()
 		}
 		request.Request, request.Kill = a.request(reason), kill
 		if cmd.Flags().Changed("expect-generation") {
@@ -69,20 +69,10 @@ func (a *app) set() *cobra.Command {
 	return cmd
 }
 
-// setFlagError says what to write for what is no flag, and no duration in Go's
-// words.
+// setFlagError says what a weight is for what is no flag.
 func setFlagError(err error) error {
-	var days int
-	text := err.Error()
-	if _, cut, ok := strings.Cut(text, "unknown shorthand flag: '"); ok && cut[0] >= '0' && cut[0] <= '9' {
+	if _, cut, ok := strings.Cut(err.Error(), "unknown shorthand flag: '"); ok && cut[0] >= '0' && cut[0] <= '9' {
 		return fmt.Errorf("%s: weights are 0%% to 100%%", cut[strings.LastIndex(cut, " ")+1:])
-	}
-	if _, cut, ok := strings.Cut(text, "invalid argument \""); ok && strings.Contains(text, "--ttl") {
-		written, _, _ := strings.Cut(cut, "\"")
-		if n, _ := fmt.Sscanf(written, "%dd", &days); n == 1 && written == fmt.Sprintf("%dd", days) {
-			return fmt.Errorf("--ttl %s: write %dh", written, 24*days)
-		}
-		return fmt.Errorf("--ttl %s: write a duration such as 90m or 2h30m", written)
 	}
 	return err
 }

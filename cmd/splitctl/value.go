@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -109,4 +110,33 @@ func yesNo(yes bool) string {
 		return "yes"
 	}
 	return "no"
+}
+
+// duration is a flag whose error says what to write.
+type duration time.Duration
+
+// String implements pflag.Value; "" is no default worth showing.
+func (d *duration) String() string {
+	if *d == 0 {
+		return ""
+	}
+	return time.Duration(*d).String()
+}
+
+// Type implements pflag.Value.
+func (d *duration) Type() string { return "duration" }
+
+// Set implements pflag.Value.
+func (d *duration) Set(text string) error {
+	parsed, err := time.ParseDuration(text)
+	if days, ok := strings.CutSuffix(text, "d"); ok {
+		if n, err := strconv.Atoi(days); err == nil {
+			return fmt.Errorf("write %dh", 24*n)
+		}
+	}
+	if err != nil {
+		return errors.New("write a duration such as 30s, 90m or 2h30m")
+	}
+	*d = duration(parsed)
+	return nil
 }

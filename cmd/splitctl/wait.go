@@ -19,7 +19,7 @@ const waitEvery = 200 * time.Millisecond
 
 func (a *app) wait() *cobra.Command {
 	var conditions []string
-	var timeout time.Duration
+	timeout := duration(time.Minute)
 	cmd := &cobra.Command{
 		Use:   "wait [SPLIT] --for=CONDITION",
 		Short: "Wait until something holds; exit code 4 when it does not in time",
@@ -27,7 +27,7 @@ func (a *app) wait() *cobra.Command {
 			"  drained[=CANDIDATE]   the candidates that get no new flow (or that one) have no open one\n" +
 			"  in-sync               the kernel does what splitd wants\n" +
 			"  weight=5%             the candidates together have that weight; weight=CANDIDATE:5% of one\n" +
-			"  healthy               every backend is up by its health checks\n" +
+			"  healthy               every address of every backend passes its health checks\n" +
 			"  up=BACKEND            at least one of its addresses passes them; `status` has up 1/2 where another does not\n" +
 			"  down=BACKEND          none of its addresses passes them",
 		Example: "  splitctl drain mx new && splitctl wait mx --for=drained --timeout 10m",
@@ -35,16 +35,16 @@ func (a *app) wait() *cobra.Command {
 	}
 	output := formatFlag(cmd)
 	cmd.Flags().StringSliceVar(&conditions, "for", nil, "what to wait for; more than one must hold together")
-	cmd.Flags().DurationVar(&timeout, "timeout", time.Minute, "how long at most")
+	cmd.Flags().Var(&timeout, "timeout", "how long at most")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		wanted, err := parseConditions(conditions)
 		if err != nil {
 			return usage(err)
 		}
 		if timeout <= 0 {
-			return usagef("--timeout %v must be positive", timeout)
+			return usagef("--timeout %v must be positive", time.Duration(timeout))
 		}
-		list, err := a.await(cmd.Context(), first(args), wanted, timeout)
+		list, err := a.await(cmd.Context(), first(args), wanted, time.Duration(timeout))
 		if err != nil {
 			return err
 		}
@@ -206,6 +206,17 @@ func (c condition) undrained(s api.Split) (string, error) {
 	return "", nil
 }
 
+// failing is an address of the backend that does not pass its health checks, ""
+// when all do.
+func failing(b api.Backend) string {
+	for _, check := range b.Checks {
+		if check.State != "up" {
+			return check.Address
+		}
+	}
+	return ""
+}
+
 func (c condition) unhealthy(s api.Split) (string, error) {
 	wanted := "up"
 	if c.word == "down" {
@@ -213,6 +224,8 @@ func (c condition) unhealthy(s api.Split) (string, error) {
 	}
 	for _, b := range s.Backends {
 		switch {
+		case c.of == "" && b.State == wanted && failing(b) != "":
+			return fmt.Sprintf("%q is up, but not at %s", b.Name, failing(b)), nil
 		case c.of != "" && b.Name != c.of || b.State == wanted:
 		case b.State == "unchecked" && c.of != "":
 			return "", fmt.Errorf("wait: nothing checks %q: see `health` in its configuration", b.Name)
