@@ -153,7 +153,7 @@ func (d *Daemon) warnings(r reading) []string {
 		warnings = append(warnings, "the kernel's state is unknown: "+r.driftErr.Error())
 	}
 	if len(r.drift) > 0 {
-		warnings = append(warnings, "the kernel differs from what is wanted (`splitctl plan` shows how, `splitctl apply` mends it)")
+		warnings = append(warnings, "the kernel differs from what is wanted: `splitctl plan` shows how; splitd goes on mending it, `splitctl doctor` says what of this host stands in the way")
 	}
 	return warnings
 }
