@@ -41,8 +41,10 @@ type flow struct {
 	account *account
 	in, out uint64 // bytes so far
 	began   int64  // nanoseconds since 1970; 0: before anybody looked
+	seen    int64  // the same: not later than this it began
 	look    uint64 // the last one that saw it
 	end     ending
+	overdue bool // no answer came for traffic.AnswerDue
 	over    bool // its end is counted
 }
 
@@ -78,8 +80,10 @@ type account struct {
 	into                        *account // it has been added to that one
 	since                       time.Time
 	flows, active, halfOpen     uint64
+	overdue                     uint64 // of halfOpen
 	ended                       uint64
 	unanswered, refused, resets uint64
+	late                        uint64 // of unanswered: those overdue
 	in, out                     uint64
 	lifetimes                   traffic.Lifetimes
 	lost                        uint64 // what the tracker had lost when this began
@@ -115,7 +119,7 @@ func (t *tracker) begin(l *lookup) {
 	t.lookup = l
 	t.look++
 	for _, c := range t.accounts {
-		c.active, c.halfOpen = 0, 0
+		c.active, c.halfOpen, c.overdue = 0, 0, 0
 	}
 }
 
@@ -128,7 +132,7 @@ func (t *tracker) see(e *entry, now time.Time) {
 		if !ok {
 			return
 		}
-		f = flow{account: t.account(t.lookup.key(at), t.lookup.generation(at, e.mark, 0), now), began: t.began(e, now)}
+		f = flow{account: t.account(t.lookup.key(at), t.lookup.generation(at, e.mark, 0), now), began: t.began(e, now), seen: seen(e, now)}
 		if len(t.known) >= t.most {
 			f.account.sees(e)
 			return
@@ -136,8 +140,11 @@ func (t *tracker) see(e *entry, now time.Time) {
 		f.account.flows++
 	}
 	f.look = t.look
-	t.note(&f, e)
+	t.note(&f, e, now)
 	f.account.current().sees(e)
+	if f.overdue && e.halfOpen() {
+		f.account.current().overdue++
+	}
 	if !e.open() {
 		t.conclude(&f, now)
 	}
@@ -154,6 +161,21 @@ func (c *account) sees(e *entry) {
 	}
 }
 
+// leave takes back what the last look counted of a flow that is gone since.
+func (f *flow) leave() {
+	c := f.account.current()
+	if f.over {
+		return
+	}
+	c.active--
+	if f.end == endUnanswered {
+		c.halfOpen--
+	}
+	if f.overdue {
+		c.overdue--
+	}
+}
+
 // began is when a flow that is seen for the first time began: between the look
 // before and this one. At the first look nobody knows.
 func (t *tracker) began(e *entry, now time.Time) int64 {
@@ -166,9 +188,19 @@ func (t *tracker) began(e *entry, now time.Time) int64 {
 	return now.Add(-now.Sub(t.at) / 2).UnixNano()
 }
 
-// note brings what is remembered of a flow to what the entry says.
-func (t *tracker) note(f *flow, e *entry) {
+// seen is the time at which a flow that is seen for the first time had begun for
+// certain.
+func seen(e *entry, now time.Time) int64 {
+	if e.start != 0 {
+		return int64(e.start)
+	}
+	return now.UnixNano()
+}
+
+// note brings what is remembered of a flow to what the entry says at that time.
+func (t *tracker) note(f *flow, e *entry, at time.Time) {
 	f.end = e.ending()
+	f.overdue = f.end == endUnanswered && at.UnixNano()-f.seen >= int64(traffic.AnswerDue)
 	if !e.counted {
 		return
 	}
@@ -190,6 +222,9 @@ func (t *tracker) conclude(f *flow, now time.Time) {
 	switch f.end {
 	case endUnanswered:
 		c.unanswered++
+		if f.overdue {
+			c.late++
+		}
 	case endRefused:
 		c.refused++
 	case endReset:
@@ -231,13 +266,15 @@ func (t *tracker) destroyed(e *entry, now time.Time) {
 		if !ok {
 			return
 		}
-		f = flow{account: t.account(t.lookup.key(at), t.lookup.generation(at, e.mark, generationsAhead), now), began: t.began(e, now)}
+		f = flow{account: t.account(t.lookup.key(at), t.lookup.generation(at, e.mark, generationsAhead), now), began: t.began(e, now), seen: seen(e, now)}
 		f.account.flows++
+	} else if f.look == t.look {
+		f.leave()
 	}
-	t.note(&f, e)
 	if e.stop != 0 {
 		now = time.Unix(0, int64(e.stop))
 	}
+	t.note(&f, e, now)
 	t.conclude(&f, now)
 	delete(t.known, id)
 }
@@ -279,8 +316,10 @@ func (c *account) take(other *account) {
 	c.flows += other.flows
 	c.active += other.active
 	c.halfOpen += other.halfOpen
+	c.overdue += other.overdue
 	c.ended += other.ended
 	c.unanswered += other.unanswered
+	c.late += other.late
 	c.refused += other.refused
 	c.resets += other.resets
 	c.in += other.in
@@ -315,7 +354,7 @@ func (t *tracker) evidence() []traffic.Evidence {
 			Split: key.Split, Backend: key.Backend, Generation: key.generation, Since: c.since, Until: t.at,
 			Flows: c.flows, Active: c.active, HalfOpen: c.halfOpen,
 			Ended: c.ended, Refused: c.refused, Unanswered: c.unanswered, Resets: c.resets,
-			Lifetimes: c.lifetimes, Lost: t.lost - c.lost,
+			Overdue: c.overdue + c.late, Lifetimes: c.lifetimes, Lost: t.lost - c.lost,
 		}
 		if t.bytes {
 			e.BytesIn, e.BytesOut = new(c.in), new(c.out)

@@ -41,6 +41,61 @@ func TestFlowsBeyondTheMemoryAreCountedOnceByTheirEnd(t *testing.T) {
 	}
 }
 
+// An attempt that has just begun says nothing of its backend: neither while it
+// is open, nor when it ends before an answer was due.
+func TestAnAttemptIsOverdueOnceAnAnswerWasDue(t *testing.T) {
+	split, start := remoteSplit(1, traffic.Whole), time.Unix(1000, 0)
+	type moment struct {
+		after            time.Duration
+		gone, destroyed  bool
+		answered         bool
+		overdue, waiting uint64 // waiting: half open
+	}
+	due := traffic.AnswerDue
+	for name, test := range map[string]struct {
+		began   time.Duration // that the kernel tells, 0: it does not
+		moments []moment
+	}{
+		"it waits":                    {0, []moment{{after: 0, waiting: 1}, {after: due - 1, waiting: 1}, {after: due, waiting: 1, overdue: 1}}},
+		"it is given up":              {0, []moment{{after: 0, waiting: 1}, {after: due, waiting: 1, overdue: 1}, {after: due + 1, destroyed: true, overdue: 1}, {after: 2 * due, gone: true, overdue: 1}}},
+		"it is freed at once":         {0, []moment{{after: 0, waiting: 1}, {after: due - 1, destroyed: true}, {after: 2 * due, gone: true}}},
+		"it ends unheard":             {0, []moment{{after: 0, waiting: 1}, {after: due, gone: true}, {after: 2 * due, gone: true}}},
+		"it is answered at last":      {0, []moment{{after: 0, waiting: 1}, {after: due, waiting: 1, overdue: 1}, {after: due + 1, answered: true}}},
+		"the kernel tells its age":    {-due, []moment{{after: 0, waiting: 1, overdue: 1}}},
+		"the kernel tells it is new":  {-due + 1, []moment{{after: 0, waiting: 1}}},
+		"only its end was heard of":   {0, []moment{{after: 0, gone: true}, {after: 1, destroyed: true}}},
+		"its end was heard, and when": {-due, []moment{{after: 0, gone: true}, {after: 1, destroyed: true, overdue: 1}}},
+	} {
+		tracker := newTracker()
+		for i, m := range test.moments {
+			e, now := flowOf("192.0.2.25:25", "10.0.2.12:25"), start.Add(m.after)
+			e.id, e.status, e.tcpState = 1, 0, tcpSynSent
+			if test.began != 0 {
+				e.start = uint64(start.Add(test.began).UnixNano())
+			}
+			if m.answered {
+				e.status, e.tcpState = statusSeenReply, tcpSynRecv
+			}
+			if m.destroyed {
+				tracker.destroyed(e, now)
+			} else {
+				tracker.begin(newLookup([]traffic.Split{split}, labSettings))
+				if !m.gone {
+					tracker.see(e, now)
+				}
+				tracker.end(now, 0)
+			}
+			var got traffic.Evidence
+			if all := tracker.evidence(); len(all) > 0 {
+				got = all[0]
+			}
+			if got.HalfOpen != m.waiting || got.Overdue != m.overdue {
+				t.Errorf("%s, at %d: half open %d and overdue %d, want %d and %d", name, i, got.HalfOpen, got.Overdue, m.waiting, m.overdue)
+			}
+		}
+	}
+}
+
 // What is remembered of the beginning of a flow goes with its end, though its
 // split has gone before.
 func TestNothingIsRememberedOfFlowsOfSplitsThatAreGone(t *testing.T) {

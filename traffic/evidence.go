@@ -30,10 +30,18 @@ type Evidence struct {
 	BytesIn, BytesOut *uint64
 	// Lifetimes are of ended flows whose beginning was seen.
 	Lifetimes Lifetimes
+	// Overdue are those of HalfOpen and of Unanswered that waited for an answer
+	// for AnswerDue at least. The others may be on their way.
+	Overdue uint64
 	// Lost is how often since Since the plane was told that it missed news.
 	// What it missed is found at the next look, without its details.
 	Lost uint64
 }
+
+// AnswerDue is how long an attempt waits for an answer before its silence says
+// anything. A client has repeated its SYN twice by then (after 1 s and 3 s, RFC
+// 6298), a resolver its query once.
+const AnswerDue = 5 * time.Second
 
 // Failed is how many attempts to reach the backend failed.
 func (e Evidence) Failed() uint64 { return e.Refused + e.Unanswered }

@@ -226,6 +226,7 @@ type Evidence struct {
 	HalfOpen   uint64     `json:"half_open"`
 	Ended      uint64     `json:"ended"`
 	Unanswered uint64     `json:"unanswered"`
+	Overdue    uint64     `json:"overdue"` // of half_open and unanswered: without an answer for 5 s and more
 	Refused    uint64     `json:"refused"`
 	Resets     uint64     `json:"resets"`
 	BytesIn    *uint64    `json:"bytes_in"`

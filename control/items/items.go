@@ -59,7 +59,7 @@ func Evidence(e traffic.Evidence) api.Evidence {
 	item := api.Evidence{
 		Backend: e.Backend, Generation: uint64(e.Generation), Since: e.Since.UTC(), Until: e.Until.UTC(),
 		Flows: e.Flows, Active: e.Active, HalfOpen: e.HalfOpen, Ended: e.Ended,
-		Unanswered: e.Unanswered, Refused: e.Refused, Resets: e.Resets,
+		Unanswered: e.Unanswered, Overdue: e.Overdue, Refused: e.Refused, Resets: e.Resets,
 		BytesIn: e.BytesIn, BytesOut: e.BytesOut, Lost: e.Lost,
 	}
 	if known := e.Lifetimes.Total(); known > 0 {

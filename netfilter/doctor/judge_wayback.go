@@ -11,7 +11,8 @@ import (
 // daemon began to look.
 type Replies struct {
 	// Given are those of which it is known, Answered those of them for which
-	// anything at all came back through this host.
+	// anything at all came back through this host. Attempts that have not waited
+	// for an answer as long as traffic.AnswerDue are none of Given.
 	Given, Answered uint64
 }
 
@@ -21,8 +22,9 @@ func RepliesOf(all []traffic.Evidence) map[traffic.BackendKey]Replies {
 	for _, e := range all {
 		key := traffic.BackendKey{Split: e.Split, Backend: e.Backend}
 		r := sums[key]
-		r.Given += e.Flows
-		r.Answered += e.Flows - min(e.Flows, e.HalfOpen+e.Unanswered)
+		answered := e.Flows - min(e.Flows, e.HalfOpen+e.Unanswered)
+		r.Given += answered + e.Overdue
+		r.Answered += answered
 		sums[key] = r
 	}
 	return sums
@@ -55,7 +57,7 @@ func judgeWayBack(e *examination) {
 		switch {
 		case told[key] || replies.Answered > 0:
 		case Silent(e.Replies, *w.split, w.backend):
-			e.wayBack(LevelWarning, w, seen("split %q: nothing came back through this host for any of the %d flows that %q (%s) was given", w.split.Name, replies.Given, w.backend, w.to.IP))
+			e.wayBack(LevelWarning, w, seen("split %q: nothing came back through this host for any of the %d flows that %q (%s) was given %s ago or earlier", w.split.Name, replies.Given, w.backend, w.to.IP, traffic.AnswerDue))
 		case w.split.Return == traffic.ReturnPolicy: // else its own routes lead here, whoever made them
 			unknown = append(unknown, w)
 		}
