@@ -17,11 +17,15 @@ type saver struct {
 }
 
 // save brings the file to the view: what differs from the view before is
-// appended, if that is all there is.
+// appended, if that is all there is and the file has not grown too much, or
+// cannot be written whole.
 func (s *saver) save(v *view, at func() time.Time) error {
-	if changed, ok := v.since(s.saved); ok {
+	changed, only := v.since(s.saved)
+	var change state.SnapshotChange
+	if only {
 		inKernel, _ := byMode(changed)
-		err := s.file.Append(state.SnapshotChange{SavedAt: at(), Splits: inKernel})
+		change = state.SnapshotChange{SavedAt: at(), Splits: inKernel}
+		err := s.file.Append(change)
 		if err == nil {
 			s.saved = v
 		}
@@ -35,6 +39,9 @@ func (s *saver) save(v *view, at func() time.Time) error {
 		SavedAt: at(), Splits: inKernel, ReturnPaths: v.paths,
 		MarkMask: s.settings.MarkMask, RouteTable: s.settings.RouteTable, RulePriority: s.settings.RulePriority,
 	})
+	if err != nil && only && s.file.Extend(change) == nil {
+		err = nil // a full disk has room for a line where it has none for a second file
+	}
 	if err == nil {
 		s.saved = v
 	}

@@ -51,6 +51,31 @@ func TestWhatAChangeSavesForABootIsNoMoreThanTheChange(t *testing.T) {
 	saved("after an apply", 1, 70_000)
 }
 
+// A full disk may have room for a line and none for a second file.
+func TestAChangeIsSavedWhereTheFileCannotBeWrittenWhole(t *testing.T) {
+	w := newWorld(t, mx(0))
+	d := w.mustBoot()
+	if err := os.Mkdir(d.snapshotPath()+".tmp", 0o700); err != nil { // where a second file would be
+		t.Fatal(err)
+	}
+	grown := func() bool {
+		info, err := os.Stat(d.snapshotPath())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.Size() > 100<<10 // changes of 64 KiB are the most
+	}
+	for weight := traffic.Weight(1000); !grown(); weight += 1000 {
+		if _, err := w.set(d, weight); err != nil {
+			t.Fatal(err)
+		}
+		snapshot, err := state.ReadSnapshot(d.snapshotPath())
+		if err != nil || snapshot.Splits[0].CandidateWeight() != weight {
+			t.Fatalf("a boot restores %s, error %v; want %s", snapshot.Splits[0].CandidateWeight(), err, weight)
+		}
+	}
+}
+
 // Records and history of thousands take the disk longer than somebody waits
 // who switches everything off.
 func TestWhoSwitchesThousandsOffWaitsForOneMarkerAlone(t *testing.T) {

@@ -170,3 +170,40 @@ func TestFilesOnAFullDiskStayWhole(t *testing.T) {
 		t.Errorf("the last journal line is %v, want generation 2", lines[len(lines)-1])
 	}
 }
+
+// The whole file has to be written beside the one before; a line has not.
+func TestAChangeIsSavedWhereAFullDiskHasRoomForALineAlone(t *testing.T) {
+	dir := mount(t, "1m")
+	path := filepath.Join(dir, "snapshot.json")
+	whole := snapshot(1)
+	whole.Splits[0] = wide(1).Splits[0]
+	f := state.NewSnapshotFile(path)
+	t.Cleanup(func() { _ = f.Close() })
+	err := f.Replace(whole)
+	generation := traffic.Generation(1)
+	for ; err == nil; generation++ {
+		err = f.Append(wide(generation + 1))
+	}
+	if !errors.Is(err, state.ErrWriteWhole) {
+		t.Fatal(err)
+	}
+	ballast := fill(t, dir)
+	info, err := os.Stat(ballast)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(ballast, info.Size()-int64(os.Getpagesize())); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Replace(whole); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("Replace = %v, want ENOSPC", err)
+	}
+	small := snapshot(generation)
+	if err := f.Extend(state.SnapshotChange{SavedAt: noon, Splits: small.Splits[:1]}); err != nil {
+		t.Fatalf("Extend = %v, want the line to be written", err)
+	}
+	got, err := state.ReadSnapshot(path)
+	if err != nil || got.Splits[0].Generation != generation {
+		t.Errorf("the snapshot has generation %d, %v, want %d", got.Splits[0].Generation, err, generation)
+	}
+}

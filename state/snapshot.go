@@ -59,9 +59,9 @@ var ErrWriteWhole = errors.New("write the snapshot whole")
 // growthLeast is up to how many bytes of changes the smallest snapshot takes.
 const growthLeast = 64 << 10
 
-// Replace writes the snapshot (mode 0640) in the place of the one before.
+// Replace writes the snapshot (mode 0640) in the place of the one before. After
+// an error the one before is there with its changes, and Extend may go on.
 func (f *SnapshotFile) Replace(s Snapshot) error {
-	f.leave()
 	text, err := seal(snapshotFile{Format: snapshotFormat, Snapshot: s})
 	if err != nil {
 		return fmt.Errorf("encode snapshot %q: %w", f.path, err)
@@ -73,6 +73,7 @@ func (f *SnapshotFile) Replace(s Snapshot) error {
 	if err := replace(f.path, text); err != nil {
 		return fileError("write snapshot", f.path, err)
 	}
+	f.leave()
 	if file, err := os.OpenFile(f.path, os.O_WRONLY|os.O_APPEND, 0); err == nil { // else the next is written whole, too
 		f.file, f.whole, f.size = file, int64(len(text)), int64(len(text))
 	}
@@ -81,13 +82,20 @@ func (f *SnapshotFile) Replace(s Snapshot) error {
 
 // Append writes a change behind the snapshot. A process may die from there on;
 // for a power cut it is there after Sync. After ErrWriteWhole nothing was written.
-func (f *SnapshotFile) Append(c SnapshotChange) error {
+func (f *SnapshotFile) Append(c SnapshotChange) error { return f.append(c, false) }
+
+// Extend is Append beyond the size that the changes may grow to: on a full disk
+// a line may fit where Replace, which needs room for a second file, does not.
+func (f *SnapshotFile) Extend(c SnapshotChange) error { return f.append(c, true) }
+
+func (f *SnapshotFile) append(c SnapshotChange, beyond bool) error {
 	text, err := seal(c)
 	if err != nil {
 		return fmt.Errorf("encode change of snapshot %q: %w", f.path, err)
 	}
 	text = append(text, '\n')
-	if !f.continues() || f.size+int64(len(text)) > f.whole+max(f.whole, growthLeast) {
+	grown := f.size+int64(len(text)) > f.whole+max(f.whole, growthLeast)
+	if !f.continues() || grown && !beyond {
 		return ErrWriteWhole
 	}
 	if _, err = f.file.Write(text); err != nil {

@@ -58,6 +58,8 @@ func changeText(change api.Change, what string) string {
 		return fmt.Sprintf("%s: removed (was %s), generation %d", change.Split, percent(change.PreviousPPM), change.Generation)
 	case !change.Changed:
 		return fmt.Sprintf("%s: already %s, generation %d", change.Split, percent(change.WeightPPM), change.Generation)
+	case change.PreviousPPM == change.WeightPPM && what == changed: // the sum: among the candidates it may have moved
+		return fmt.Sprintf("%s: changed, its candidates get %s in all as before, generation %d", change.Split, percent(change.WeightPPM), change.Generation)
 	case change.PreviousPPM == change.WeightPPM:
 		return fmt.Sprintf("%s: %s, weight still %s, generation %d", change.Split, what, percent(change.WeightPPM), change.Generation)
 	}

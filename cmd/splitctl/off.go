@@ -84,15 +84,19 @@ func (o *offCommand) ask(ctx context.Context, split string) error {
 	}
 	change, err := daemon.Off(ctx, split, request)
 	if err != nil {
-		return orAll(err)
+		return o.orAll(ctx, err)
 	}
 	return o.printChangeOf(o.output, change, "closed, its groups too")
 }
 
-// orAll adds to the daemon's question which split is meant that all may be.
-func orAll(err error) error {
+// orAll adds to the daemon's question which split is meant that all may be,
+// where there are others.
+func (o *offCommand) orAll(ctx context.Context, err error) error {
 	refusal, ok := errors.AsType[*api.Error](err)
 	if !ok || refusal.Code != api.CodeInvalid && refusal.Code != api.CodeNotFound {
+		return err
+	}
+	if list, failed := o.client(0).Splits(ctx, ""); failed == nil && len(list.Items) < 2 {
 		return err
 	}
 	more := *refusal

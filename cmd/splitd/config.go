@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -87,7 +88,10 @@ func loadOrDefault(e env, f *configFlags) (cfg configs.Config, unread bool, err 
 	if err == nil {
 		return cfg, false, nil
 	}
+	cfg, failed := configs.WithDefinition(f.options(e), configs.Definition{})
+	if failed != nil { // err has that too
+		return cfg, true, fmt.Errorf("load configuration:\n%w", err)
+	}
 	say(e.stderr, "splitd: load configuration:\n%v\nsplitd: going on without it, with state_dir and netfilter as by default or by flag\n", err)
-	cfg, err = configs.WithDefinition(f.options(e), configs.Definition{})
-	return cfg, true, err
+	return cfg, true, nil
 }

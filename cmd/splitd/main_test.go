@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -64,5 +65,16 @@ func TestCommandLinesEndAsTheyShould(t *testing.T) {
 				t.Errorf("stderr = %q, want %q in it", stderr.String(), tt.stderr)
 			}
 		})
+	}
+}
+
+func TestCleanupOfAnOrdinaryUserNamesEachFaultOnce(t *testing.T) {
+	var stderr bytes.Buffer
+	code := run(t.Context(), env{
+		args: []string{"cleanup", "--config", filepath.Join(t.TempDir(), "none.yaml")}, stdin: strings.NewReader(""), stdout: io.Discard, stderr: &stderr,
+		lookupEnv: func(string) (string, bool) { return "", false }, uid: 1000,
+	})
+	if code != exitError || strings.Count(stderr.String(), "control.socket: run as root") != 1 || strings.Contains(stderr.String(), "going on") {
+		t.Errorf("exit %d, it says %q, want the fault once", code, stderr.String())
 	}
 }
