@@ -52,6 +52,7 @@ type fakeKernel struct {
 	flows     map[string]uint64
 	forced    bool          // `off --force` has turned all splits off
 	mended    uint64        // return paths, by the kernel plane itself
+	moved     chan struct{} // tells of routers with another link-layer address
 	slow      time.Duration // what SetBackends takes
 	open      []netfilter.OpenFlow
 	evidence  []traffic.Evidence
@@ -287,7 +288,10 @@ func (k *fakeKernel) IncludeOpen(context.Context, []traffic.Split, []traffic.Ret
 }
 
 func (k *fakeKernel) Mended() uint64 { return k.mended }
-func (k *fakeKernel) Close() error   { return nil }
+
+func (k *fakeKernel) Moved() <-chan struct{} { return k.moved }
+
+func (k *fakeKernel) Close() error { return nil }
 
 // fakeRelay takes everything, and keeps how it would draw.
 type fakeRelay struct {

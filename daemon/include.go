@@ -50,6 +50,7 @@ func (d *Daemon) keepInclude(ctx context.Context, kernel Kernel) error {
 			d.writeInclude(context.WithoutCancel(ctx), path, kernel.IncludeOpen) // what the last change has left to do
 			return nil
 		case <-d.include:
+		case <-kernel.Moved():
 		}
 		select {
 		case <-ctx.Done():

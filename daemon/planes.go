@@ -36,6 +36,7 @@ type Kernel interface {
 	Run(ctx context.Context) error
 	Watch(ctx context.Context, changed func(netfilter.Stranger)) error
 	Mended() uint64
+	Moved() <-chan struct{}
 	Others() (number uint32, certain bool)
 	Include(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) (string, error)
 	IncludeOpen(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) (string, error)

@@ -40,6 +40,7 @@ type Kernel struct {
 	lookup     atomic.Pointer[lookup]
 	tracker    *tracker
 	lookAgain  chan struct{} // makes Follow look at once
+	moved      chan struct{} // of Moved; holds one
 	versions   versions
 	places     atomic.Pointer[map[string]string] // the table of each split, for who reads
 	memory     memory
@@ -78,7 +79,7 @@ func Open(o Options) (*Kernel, error) {
 	k := &Kernel{
 		options: o, leftovers: map[leftover]time.Time{},
 		readers: newLinks(), conntracks: newConntracks(), newsBuffer: readBuffer,
-		dial: openConntrackSocket, tracker: newTracker(), lookAgain: make(chan struct{}, 1),
+		dial: openConntrackSocket, tracker: newTracker(), lookAgain: make(chan struct{}, 1), moved: make(chan struct{}, 1),
 	}
 	k.commit, k.link.owner.tenure = k.change, &k.memory.tenure
 	if _, err := k.link.hasTable(TableSplits); err != nil {
@@ -330,8 +331,13 @@ func (k *Kernel) Run(ctx context.Context) error {
 // Mended is how often Run has put back what was missing of the return paths.
 func (k *Kernel) Mended() uint64 { return k.mended.Load() }
 
+// Moved tells each time that Run has followed routers of return paths to other
+// link-layer addresses, which the text of Include has. It is for one receiver,
+// who may be told once of many.
+func (k *Kernel) Moved() <-chan struct{} { return k.moved }
+
 func (k *Kernel) follower() *follower {
-	return &follower{want: k.wantedReturns, mended: &k.mended, log: k.options.Log, buffer: followBuffer}
+	return &follower{want: k.wantedReturns, mended: &k.mended, moved: k.moved, log: k.options.Log, buffer: followBuffer}
 }
 
 func (k *Kernel) wantedReturns() Returns {

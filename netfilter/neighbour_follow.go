@@ -70,6 +70,7 @@ type follower struct {
 	want    func() Returns
 	log     *slog.Logger
 	mended  *atomic.Uint64
+	moved   chan<- struct{}          // told of followed routers, if there is room
 	buffer  int                      // bytes of news that it may be behind
 	trouble string                   // what the last mend could not do, as it was logged
 	aim     atomic.Pointer[Returns]  // what the last mend brought the kernel to
@@ -158,6 +159,7 @@ func (f *follower) mendOnce(ctx context.Context) time.Duration {
 	}
 	if len(b.followed) > 0 {
 		f.log.Info("followed routers of return paths to other link-layer addresses", "differences", strings.Join(b.followed, "; "))
+		poke(f.moved)
 	}
 	if len(b.did) > 0 {
 		f.tell(b.did)

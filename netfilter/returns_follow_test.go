@@ -119,6 +119,42 @@ func TestANewLinkLayerAddressOfTheRouterIsFollowed(t *testing.T) {
 	lab.reaches(lab.client, service6, client6)
 }
 
+// Who keeps a text of the tables has to write it again.
+func TestWhoWritesTheTablesDownIsToldOfARouterThatMoved(t *testing.T) {
+	t.Parallel()
+	lab := newReturnLab(t)
+	lab.wrongWay()
+	lab.serve("25")
+	lab.translate("10.0.0.12", "fd00::12")
+	want, err := BuildReturns(byMark(), labSettings)
+	if err != nil {
+		t.Fatal(err)
+	}
+	moved := make(chan struct{}, 1)
+	f := &follower{want: func() Returns { return want }, mended: new(atomic.Uint64), moved: moved, log: slog.New(slog.DiscardHandler)}
+	mend := func() { lab.host.Do(func() error { f.mendOnce(t.Context()); return nil }) }
+	nettest.Eventually(t, "the router's addresses are known", func() bool {
+		mend()
+		return len(lab.knownNeighbours()) == 2
+	})
+	select {
+	case <-moved:
+	default:
+	}
+	if mend(); len(moved) > 0 {
+		t.Error("it is told that the router has moved, and it has not")
+	}
+	lab.setHardware(lab.router, "eth1", "02:00:00:00:25:25")
+	nettest.Eventually(t, "it is told that the router has moved", func() bool {
+		_, _ = lab.ask(lab.router, "10.0.0.12:25", mustCome)
+		mend()
+		return len(moved) == 1
+	})
+	if got := lab.knownNeighbours()["neighbour/four"].String(); got != "02:00:00:00:25:25" {
+		t.Errorf("then the router is known by %s", got)
+	}
+}
+
 // knownNeighbours are the addresses that the kernel's sets hold.
 func (lab returnLab) knownNeighbours() map[string]net.HardwareAddr {
 	lab.t.Helper()
