@@ -10,6 +10,7 @@ import (
 	"github.com/splitd/splitd/control/items"
 	"github.com/splitd/splitd/health"
 	"github.com/splitd/splitd/metrics"
+	"github.com/splitd/splitd/netfilter"
 	"github.com/splitd/splitd/netfilter/doctor"
 	"github.com/splitd/splitd/state"
 	"github.com/splitd/splitd/traffic"
@@ -25,6 +26,7 @@ type reading struct {
 	evidence map[string][]traffic.Evidence // by split
 	drift    []string                      // what differs between the wanted and the real kernel state
 	driftErr error
+	ofPaths  map[string]int // which of drift is about one return path alone, by line
 	health   map[string][]health.Status
 	found    *findings // what the kernel leaves out
 	host     []string  // what the host check found, see sorted
@@ -50,6 +52,7 @@ func (d *Daemon) look(ctx context.Context) reading {
 	r.counts, r.countErr = d.planes.counts(ctx, splits)
 	r.evidence = d.planes.evidence(ctx, splits)
 	r.drift, r.driftErr = d.planes.differences(ctx, splits, r.view.paths)
+	r.ofPaths = netfilter.LinesOfPaths(r.view.paths, netfilter.Settings(d.options.Config.Netfilter))
 	r.health = map[string][]health.Status{}
 	for _, s := range splits {
 		r.health[s.Name] = d.health.Of(s.Name)
@@ -64,7 +67,15 @@ func (r reading) inSync(split traffic.Split) *bool {
 	if split.Mode != traffic.ModeKernel || r.driftErr != nil {
 		return nil
 	}
-	return new(len(r.drift) == 0)
+	return new(!slices.ContainsFunc(r.drift, func(line string) bool { _, ofPath := r.ofPaths[line]; return !ofPath }))
+}
+
+// pathInSync says the same of a return path, by its place in the list.
+func (r reading) pathInSync(i int) *bool {
+	if r.driftErr != nil {
+		return nil
+	}
+	return new(!slices.ContainsFunc(r.drift, func(line string) bool { of, known := r.ofPaths[line]; return !known || of == i }))
 }
 
 // observed is the candidates' share of the flows since the generation began,
@@ -115,7 +126,7 @@ func (d *Daemon) Splits(ctx context.Context, name string) (api.SplitList, error)
 // returnPaths are what the new host's side of splitd does.
 func (r reading) returnPaths() []api.ReturnPath {
 	paths := make([]api.ReturnPath, 0, len(r.view.paths))
-	for _, p := range r.view.paths {
+	for i, p := range r.view.paths {
 		path := api.ReturnPath{Name: p.Name, Device: p.Device, Match: string(p.Match)}
 		if p.Via.IsValid() {
 			path.Via = p.Via.String()
@@ -123,9 +134,7 @@ func (r reading) returnPaths() []api.ReturnPath {
 		if p.Address.IsValid() {
 			path.Address = p.Address.String()
 		}
-		if r.driftErr == nil {
-			path.InSync = new(len(r.drift) == 0)
-		}
+		path.InSync = r.pathInSync(i)
 		paths = append(paths, path)
 	}
 	return paths

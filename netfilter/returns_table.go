@@ -130,9 +130,9 @@ func (r Returns) markDifferences(m markState, known neighbours) (lines, moved []
 	for _, set := range sets {
 		has, there := m.sets[set.name]
 		if !there {
-			lines = append(lines, fmt.Sprintf("set %s: missing", set.name))
+			lines = append(lines, set.missing())
 		} else if !sameElements(known.want(set, has), has) {
-			moved = append(moved, fmt.Sprintf("set %s: does not hold the address of %s", set.name, set.path.via))
+			moved = append(moved, set.outdated())
 		}
 	}
 	for _, chain := range chains {
@@ -148,6 +148,12 @@ func (r Returns) markDifferences(m markState, known neighbours) (lines, moved []
 		lines = append(lines, name+": to be removed")
 	}
 	return lines, moved
+}
+
+func (s neighbourSet) missing() string { return fmt.Sprintf("set %s: missing", s.name) }
+
+func (s neighbourSet) outdated() string {
+	return fmt.Sprintf("set %s: does not hold the address of %s", s.name, s.path.via)
 }
 
 // strayNames lists what is in the table and should not be.
