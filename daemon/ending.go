@@ -69,7 +69,7 @@ func (d *Daemon) endDue(ctx context.Context) (rest time.Duration, busy bool) {
 	v, due := d.view.Load(), map[traffic.BackendKey]traffic.Override{}
 	for _, name := range v.names() {
 		for candidate, o := range v.records.get(name).Overrides {
-			if o.Drain && (o.Rate > 0 || !o.KillAt.IsZero()) {
+			if o.Drain && o.EndsFlows() {
 				due[traffic.BackendKey{Split: name, Backend: candidate}] = o
 			}
 		}

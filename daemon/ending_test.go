@@ -278,3 +278,85 @@ func TestFlowsThatCannotBeEndedAtTheirTimeAreEndedLater(t *testing.T) {
 		t.Errorf("%d flows are open", len(w.kernel.open))
 	}
 }
+
+// A time to end flows is its drain's. Whoever takes the drain away, or makes
+// another of it, has taken the time, too: nobody's flows end out of the blue.
+func TestTheTimeOfADrainIsForgottenWithIt(t *testing.T) {
+	for name, do := range map[string]func(t *testing.T, w *world, d *Daemon) *Daemon{
+		"off": func(_ *testing.T, w *world, d *Daemon) *Daemon {
+			w.off(d)
+			return d
+		},
+		"drain without it": func(t *testing.T, w *world, d *Daemon) *Daemon {
+			if _, err := w.drain(d, api.DrainRequest{}); err != nil {
+				t.Fatal(err)
+			}
+			return d
+		},
+		"set": func(t *testing.T, w *world, d *Daemon) *Daemon {
+			if _, err := w.set(d, 10_000); err != nil {
+				t.Fatal(err)
+			}
+			return d
+		},
+		"undo": func(t *testing.T, w *world, d *Daemon) *Daemon {
+			if _, err := d.Undo(t.Context(), control.Actor{}, "mx", api.Request{}); err != nil {
+				t.Fatal(err)
+			}
+			return d
+		},
+		"a removal from the file and back": func(t *testing.T, w *world, d *Daemon) *Daemon {
+			was := w.files.Splits
+			for _, splits := range [][]traffic.Split{nil, was} {
+				w.files.Splits = splits
+				if _, err := d.Apply(t.Context(), control.Actor{}, api.ApplyRequest{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			return d
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inEachPlane(t, func(t *testing.T, w *world, crowd func(int), open func() int) {
+				d := w.mustBoot()
+				if _, err := w.drain(d, api.DrainRequest{KillAfterSeconds: 30}); err != nil {
+					t.Fatal(err)
+				}
+				w.now = w.now.Add(time.Second)
+				d = do(t, w, d)
+				crowd(7)
+				w.tick(d, time.Minute)
+				if n := open(); n != 7 {
+					t.Errorf("a minute later %d of 7 flows are open", n)
+				}
+			})
+		})
+	}
+}
+
+// Undone, a raise brings the drain back that it has ended, but not a time of it
+// that has passed.
+func TestAnUndoBringsNoTimeOfADrainBackThatHasPassed(t *testing.T) {
+	inEachPlane(t, func(t *testing.T, w *world, crowd func(int), open func() int) {
+		d := w.mustBoot()
+		if _, err := w.drain(d, api.DrainRequest{KillAfterSeconds: 30}); err != nil {
+			t.Fatal(err)
+		}
+		w.tick(d, time.Minute)
+		if _, err := w.set(d, 500_000); err != nil {
+			t.Fatal(err)
+		}
+		w.tick(d, time.Second)
+		crowd(7)
+		if _, err := d.Undo(t.Context(), control.Actor{}, "mx", api.Request{}); err != nil {
+			t.Fatal(err)
+		}
+		w.tick(d, time.Minute)
+		if n := open(); n != 7 {
+			t.Errorf("of 7 flows that came while the candidate had a weight %d are open", n)
+		}
+		if drain := w.drainOf(d); drain == nil || drain.KillAt != nil {
+			t.Errorf("status tells of the drain %+v, want one without a time", drain)
+		}
+	})
+}

@@ -124,7 +124,7 @@ func outlasting(overrides traffic.Overrides) (kept, dropped traffic.Overrides) {
 			dropped = with(dropped, name, o)
 			continue
 		}
-		o.Rate = 0
+		o.Rate, o.KillAt = 0, time.Time{}
 		kept = with(kept, name, o)
 	}
 	return kept, dropped
@@ -188,7 +188,7 @@ func offOverrides(record state.Record, actor, reason string, now time.Time) traf
 		held, holds := overrides[name]
 		groups := len(c.Clients.Always) > 0
 		lasts := holds && held.Until.IsZero() && held.Weight == 0 && held.Holds(record.Definition) &&
-			(held.Closed || !groups) && held.Rate == 0
+			(held.Closed || !groups) && !held.EndsFlows()
 		if weights[name] > 0 || !lasts && (c.Weight > 0 || holds || groups) {
 			overrides[name] = off
 		}
@@ -199,9 +199,16 @@ func offOverrides(record state.Record, actor, reason string, now time.Time) traf
 // goBack returns the overrides that bring the weights of a split back to those
 // of a side of the history, under the definition of now: the overrides of then
 // where they are enough, others where the file's weight has changed since. An
-// override of then that has ended by now gives way to the file.
+// override of then that has ended by now gives way to the file, and a time to
+// end flows that has passed is over.
 func goBack(definition traffic.Split, to state.Side, actor, reason string, now time.Time) traffic.Overrides {
 	overrides := to.Overrides.Prune(definition, now)
+	for name, o := range overrides {
+		if !o.KillAt.IsZero() && !now.Before(o.KillAt) {
+			o.KillAt = time.Time{}
+			overrides[name] = o
+		}
+	}
 	for name, weight := range traffic.Effective(definition, overrides).Weights() {
 		want, known := to.Weights[name]
 		if !known || want == weight || to.Overrides[name].Expired(now) {

@@ -27,6 +27,10 @@ type Override struct {
 // Holds says whether the override is in force over that definition.
 func (o Override) Holds(definition Split) bool { return o.Off || o.Drain || !definition.Pinned }
 
+// EndsFlows says whether it is a drain that ends open flows, at a pace or at a
+// time.
+func (o Override) EndsFlows() bool { return o.Rate > 0 || !o.KillAt.IsZero() }
+
 // Overrides are the overrides of one split by candidate.
 type Overrides map[string]Override
 
