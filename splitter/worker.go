@@ -45,6 +45,7 @@ type worker struct {
 	spares    [][]byte // for rests
 	pipes     pipes
 	draining  bool
+	called    bool // the bell has rung
 
 	mail  mail
 	ended chan struct{} // closed when the worker is no more
@@ -88,14 +89,26 @@ func (w *worker) run() error {
 		if err != nil {
 			return fmt.Errorf("worker %d: %w", w.number, err)
 		}
-		w.now = int64(time.Since(w.born) / time.Millisecond)
-		for i := range events {
-			w.hear(&events[i])
-		}
-		w.goOn()
-		w.expire()
+		w.round(events)
 	}
 	return nil
+}
+
+// round does what a batch of events asks for, then what is due besides. Orders
+// come behind the events: they may close a socket of which there are news, and
+// have another take its place in its flow.
+func (w *worker) round(events []unix.EpollEvent) {
+	w.now = int64(time.Since(w.born) / time.Millisecond)
+	for i := range events {
+		w.hear(&events[i])
+	}
+	if w.called {
+		w.called = false
+		w.poller.silence()
+		w.obey()
+	}
+	w.goOn()
+	w.expire()
 }
 
 // news are the events that are there. It waits for one only where there is none
@@ -122,8 +135,7 @@ func (w *worker) hear(e *unix.EpollEvent) {
 	t := ticketOf(e)
 	switch t.kind {
 	case ofBell:
-		w.poller.silence()
-		w.obey()
+		w.called = true
 	case ofListener:
 		w.accept(t.place)
 	case ofClient:

@@ -1,0 +1,56 @@
+package splitter
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/splitd/splitd/internal/nettest"
+	"github.com/splitd/splitd/traffic"
+)
+
+// One batch of the kernel may hold both: that somebody has given an order, which
+// closes a socket, and news of that socket. The news must not be taken for that
+// of the socket which has come in its place.
+func TestNewsOfAnAttemptThatIsTakenBackAreNotTakenForThePrimarys(t *testing.T) {
+	ip := families()["IPv4"]
+	for name, test := range map[string]struct {
+		news   uint32
+		stage  stage
+		target string
+	}{
+		"the candidate refuses": {unix.EPOLLERR | unix.EPOLLHUP | unix.EPOLLIN | unix.EPOLLOUT, connecting, "old"},
+		"it answers":            {unix.EPOLLOUT, relaying, "new"}, // in time
+	} {
+		t.Run(name, func(t *testing.T) {
+			service := netip.AddrPortFrom(ip, freePort())
+			split := newSplit("mx", service, blackhole(t, ip), map[string]candidate{"new": {blackhole(t, ip), traffic.Whole}})
+			split.Proxy.ConnectTimeout = time.Minute
+			r := startRelay(t, Options{Workers: 1}, split)
+			dial(t, service)
+			nettest.Eventually(t, "the attempt waits", func() bool { return r.openFlows() == 1 })
+			r.inspect(func(w *worker) {
+				var f *flow
+				w.flows.each(func(one *flow) { f = one })
+				w.post(func() {
+					if f.stage == connecting && f.primary != nil {
+						w.takeBack(f, traffic.ButClosed)
+					}
+				})
+				w.round([]unix.EpollEvent{ticket{kind: ofBell}.event(unix.EPOLLIN), f.ticket(ofBackend).event(test.news)})
+				if f.target == nil {
+					t.Error("the client was cut off")
+					return
+				}
+				if f.stage != test.stage || f.target.name != test.target || f.stage == connecting && f.times.connect == 0 {
+					t.Errorf("the flow is at stage %d with %q, its attempt ends at %d", f.stage, f.target.name, f.times.connect)
+				}
+			})
+			if got := r.numbers("old"); got != (numbers{}) {
+				t.Errorf("the primary, which has not answered, has the counts %+v", got)
+			}
+		})
+	}
+}
