@@ -77,6 +77,14 @@ func newChoice(split traffic.Split, rules *rules, address netip.AddrPort) (*choi
 	return c, nil
 }
 
+// toPrimary is the choice of a front that goes, for an address of which the
+// split has no backends any more: the primary of before serves who comes yet.
+func (c *choice) toPrimary() *choice {
+	next := *c
+	next.rules, next.candidates = &rules{}, nil
+	return &next
+}
+
 func newParty(split string, b traffic.Backend, address netip.AddrPort) (party, error) {
 	if err := checkFamily(split, b, address); err != nil {
 		return party{}, err

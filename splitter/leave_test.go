@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -160,4 +161,42 @@ func refused(at netip.AddrPort) bool {
 func wantRefused(t *testing.T, at netip.AddrPort) {
 	t.Helper()
 	nettest.Eventually(t, "new connections are refused", func() bool { return refused(at) })
+}
+
+// A listener that goes may be of a family that the split has no backend for any
+// more. An off must not wait until it has gone.
+func TestWeightsAreSetWhileAListenerOfAFamilyThatIsNoMoreGoes(t *testing.T) {
+	four, six := families()["IPv4"], families()["IPv6"]
+	service := netip.AddrPortFrom(four, freePort())
+	old4, old6 := startServer(t, four, greeter('o')), startServer(t, six, greeter('o'))
+	new4, new6 := startServer(t, four, greeter('n')), startServer(t, six, greeter('n'))
+	split := newSplit("mx", service, old4, map[string]candidate{"new": {new4, traffic.Whole}})
+	both := split
+	both.Service.Addresses = []netip.Addr{four, six}
+	both.Primary = remote("old", old4)
+	both.Primary.Addresses = append(both.Primary.Addresses, remote("old", old6).Addresses...)
+	both.Candidates = slices.Clone(split.Candidates)
+	both.Candidates[0].Addresses = append(slices.Clone(split.Candidates[0].Addresses), remote("new", new6).Addresses...)
+	r := startRelay(t, Options{}, both)
+	var late *net.TCPConn
+	nettest.Eventually(t, "the listener of IPv6 is going", func() bool {
+		r.apply(both)
+		late = dialSlowly(t, netip.AddrPortFrom(six, service.Port()))
+		r.apply(split)
+		r.mu.Lock()
+		f := r.fronts[netip.AddrPortFrom(six, service.Port())]
+		going := f != nil && f.leave != nil
+		r.mu.Unlock()
+		if going {
+			r.setWeights(split, map[string]traffic.Weight{"new": 0})
+		}
+		return going
+	})
+	if letter, err := greeting(service); letter != 'o' || err != nil {
+		t.Errorf("after an off %q serves, %v", letter, err)
+	}
+	letter := make([]byte, 1)
+	if _, err := late.Read(letter); err != nil || letter[0] != 'o' {
+		t.Errorf("who was on the way in is served by %q, %v; want the primary", letter, err)
+	}
 }

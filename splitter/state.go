@@ -51,7 +51,12 @@ func (r *Relay) restate(what string, given traffic.Split, change func(traffic.Sp
 		if f.choice.Load().split != given.Name {
 			continue
 		}
-		if choices[f], err = r.choice(changed, rules, address); err != nil {
+		choices[f], err = r.choice(changed, rules, address)
+		switch {
+		case err == nil:
+		case f.leave != nil:
+			choices[f] = f.choice.Load().toPrimary()
+		default:
 			return err
 		}
 	}
