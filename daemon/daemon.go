@@ -237,16 +237,16 @@ func (d *Daemon) start(ctx context.Context) error {
 // serve starts the goroutines of a running daemon. ARCHITECTURE.md lists them.
 func (d *Daemon) serve(ctx context.Context, group *errgroup.Group, hangup <-chan os.Signal) {
 	group.Go(func() error { return d.control.Run(ctx, control.Handler(d, d.log)) })
-	logging, logged := context.WithCancel(context.WithoutCancel(ctx))
+	relaying, relayed := context.WithCancel(context.WithoutCancel(ctx))
 	group.Go(func() error {
-		defer logged() // the flows that drain are told of yet
+		defer relayed() // the flows that drain are told of yet, and ended as was asked
 		return d.planes.relay.Run(ctx)
 	})
 	if l := d.options.FlowLog; l != nil {
-		group.Go(func() error { return l.Run(logging) })
+		group.Go(func() error { return l.Run(relaying) })
 	}
 	group.Go(func() error { return d.keepKernel(ctx) })
-	group.Go(func() error { return d.tendFlows(ctx) })
+	group.Go(func() error { return d.tendFlows(relaying) })
 	group.Go(func() error { return d.health.Run(ctx) })
 	group.Go(func() error { return d.withdraw(ctx) })
 	group.Go(func() error { return d.expire(ctx) })

@@ -279,6 +279,39 @@ func TestFlowsThatCannotBeEndedAtTheirTimeAreEndedLater(t *testing.T) {
 	}
 }
 
+// A split that moved into the relay leaves flows in the kernel: who stops a host
+// on `wait --for=drained` must know of them.
+func TestADrainEndsWhatIsLeftInTheKernelOfASplitThatHasMovedToTheRelay(t *testing.T) {
+	w := newWorld(t, mx(50_000))
+	d := w.mustBoot()
+	w.crowded(7)
+	w.files.Splits[0].Mode = traffic.ModeProxy
+	if _, err := d.Apply(t.Context(), control.Actor{}, api.ApplyRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	active := func() uint64 {
+		if got := w.backend(d, 1).FlowsActive; got != nil {
+			return *got
+		}
+		return 0
+	}
+	w.crowdedRelay(2)
+	if got := active(); got != 9 {
+		t.Errorf("%d flows of the candidate are open, want 2 of the relay and 7 from before", got)
+	}
+	change, err := w.drain(d, api.DrainRequest{Kill: true})
+	if err != nil || change.Ended == nil || *change.Ended != 9 || len(w.kernel.open) > 0 || len(w.relay.open) > 0 {
+		t.Errorf("drain --kill: %+v, %v; %d flows are left in the kernel, %d in the relay", change, err, len(w.kernel.open), len(w.relay.open))
+	}
+	if got := active(); got != 0 {
+		t.Errorf("after it %d flows are open", got)
+	}
+	w.crowded(1) // of somebody else, who has the address now: the kernel's are over
+	if got := active(); got != 0 {
+		t.Errorf("when all had ended %d are told as open", got)
+	}
+}
+
 // A time to end flows is its drain's. Whoever takes the drain away, or makes
 // another of it, has taken the time, too: nobody's flows end out of the blue.
 func TestTheTimeOfADrainIsForgottenWithIt(t *testing.T) {

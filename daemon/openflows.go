@@ -20,8 +20,8 @@ type batch interface {
 	end(ctx context.Context, n int) (ended int, err error)
 }
 
-// openFlows lists the open flows of a backend. Of a split that the kernel carries
-// now, the relay may have some from before. Where an error comes with flows,
+// openFlows lists the open flows of a backend in both planes: of a split that has
+// moved, the other one may have some from before. Where an error comes with flows,
 // they are not all.
 func (p *planes) openFlows(ctx context.Context, split traffic.Split, backend string) (batches, error) {
 	var open batches
@@ -31,7 +31,7 @@ func (p *planes) openFlows(ctx context.Context, split traffic.Split, backend str
 		}})
 	}
 	kernel := p.inUse()
-	if kernel == nil || split.Mode == traffic.ModeProxy {
+	if kernel == nil || split.Mode == traffic.ModeProxy && len(p.behind.of([]traffic.Split{split})) == 0 {
 		return open, nil
 	}
 	flows, err := kernel.OpenFlows(ctx, netfilter.Which{Splits: []traffic.Split{split}, Backend: backend, Elsewhere: true})

@@ -69,6 +69,8 @@ type planes struct {
 	mu     sync.Mutex // guards kernel alone
 	kernel Kernel     // nil until something needs it
 
+	behind behind // what has moved from the kernel to the relay
+
 	// found is what is left out of the planes because health found it down.
 	// Stored under the change lock; what it points to does not change.
 	found atomic.Pointer[findings]
@@ -161,7 +163,7 @@ func (p *planes) askHost(splits []traffic.Split, paths []traffic.ReturnPath, ask
 // kernel refuse, the relay goes back to old.
 func (p *planes) apply(ctx context.Context, splits, old []traffic.Split, paths []traffic.ReturnPath) error {
 	inKernel, inProxy := p.byMode(splits)
-	_, oldProxy := p.byMode(old)
+	oldKernel, oldProxy := p.byMode(old)
 	moving := moved(oldProxy, inKernel)
 	if err := p.relay.Apply(ctx, slices.Concat(inProxy, moving)); err != nil {
 		if len(moving) == 0 {
@@ -179,10 +181,11 @@ func (p *planes) apply(ctx context.Context, splits, old []traffic.Split, paths [
 	if err == nil {
 		_, err = kernel.Apply(ctx, inKernel, paths)
 	}
-	if err == nil && len(moving) > 0 {
-		return p.relay.Apply(ctx, inProxy)
-	}
 	if err == nil {
+		p.behind.moved(oldKernel, inKernel, inProxy)
+		if len(moving) > 0 {
+			return p.relay.Apply(ctx, inProxy)
+		}
 		return nil
 	}
 	if back := p.relay.Apply(context.WithoutCancel(ctx), oldProxy); back != nil {
@@ -242,8 +245,12 @@ func (p *planes) counts(ctx context.Context, splits []traffic.Split) (map[traffi
 	counts := p.relay.Counts()
 	inKernel, _ := byMode(splits)
 	kernel := p.inUse()
-	if kernel == nil || len(inKernel) == 0 {
+	if kernel == nil {
 		return counts, nil
+	}
+	unread := p.addBehind(ctx, kernel, splits, counts)
+	if len(inKernel) == 0 {
+		return counts, unread
 	}
 	fromKernel, err := kernel.Counts(ctx, inKernel)
 	for key, c := range fromKernel {
@@ -253,7 +260,7 @@ func (p *planes) counts(ctx context.Context, splits []traffic.Split) (map[traffi
 		}
 		counts[key] = c
 	}
-	return counts, err
+	return counts, errors.Join(err, unread)
 }
 
 // flows reads how many flows each backend of the splits has been sent, by split

@@ -65,6 +65,48 @@ func TestTheRelaysDrainLeavesOpenFlowsAloneUntilTheyAreKilled(t *testing.T) {
 	}
 }
 
+// The kernel carries the flows on that it had when the split moved.
+func TestADrainEndsFlowsThatTheKernelHasFromBefore(t *testing.T) {
+	l := newLab(t)
+	kernel := strings.NewReplacer("    mode: proxy\n", "    return: gateway\n", `["127.0.0.1:25", "[::1]:25"]`, "[local]").Replace(proxyConfig)
+	l.configure(kernel)
+	l.start()
+	l.ok("set", "mx", "100%")
+	before := l.holdAt(proxied[:1], 3, "new")
+	l.configure(kernel + "    mode: proxy\n")
+	l.ok("apply")
+	now := l.holdAt(proxied[:1], 1, "new")
+	l.wantAlive(before, true, "after the move")
+	if got := *l.status().Backends[1].FlowsActive; got != 4 {
+		t.Errorf("%d flows of the candidate are open, want 3 from before and 1 of the relay", got)
+	}
+	if r := l.ok("drain", "mx", "new", "--kill"); !strings.Contains(r.stdout, "4 open flows ended") {
+		t.Errorf("drain --kill says %q", r.stdout)
+	}
+	l.wantAlive(append(before, now...), false, "after drain --kill")
+	l.ok("wait", "mx", "--for=drained", "--timeout", "5s")
+}
+
+// What was asked for goes on while the relay drains at its end.
+func TestADaemonThatStopsEndsFlowsAtTheTimeThatWasSaidYet(t *testing.T) {
+	l := newLab(t)
+	l.configure(proxyConfig + "    proxy: {drain_timeout: 0s}\n")
+	l.start()
+	stay := l.holdAt(proxied, 1, "old")
+	l.ok("set", "mx", "100%")
+	open := l.holdAt(proxied, 2, "new")
+	l.ok("drain", "mx", "new", "--kill=3s")
+	_ = l.daemon.Process.Signal(unix.SIGTERM)
+	for i, h := range open {
+		if !h.isReset() {
+			t.Errorf("connection %d was not reset", i)
+		}
+	}
+	l.wantAlive(stay, true, "the one of the primary")
+	_ = stay[0].conn.Close()
+	l.stop()
+}
+
 func TestSettingZeroInTheRelayKillsToo(t *testing.T) {
 	l := relayed(t)
 	open := l.holdAt(proxied, 3, "new")
