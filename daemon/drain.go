@@ -36,6 +36,7 @@ func (d *Daemon) Drain(ctx context.Context, who control.Actor, name string, requ
 	if err != nil {
 		return change, err
 	}
+	d.planes.relay.Free(traffic.BackendKey{Split: change.Split, Backend: request.Backend}) // or it may serve one more
 	d.tend.poke()
 	if request.Kill || request.RatePerSecond > 0 || request.KillAfterSeconds > 0 {
 		d.warnOfHanging(&change)

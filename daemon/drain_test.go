@@ -207,6 +207,19 @@ func TestAttemptsAreNotFreedLateOnceTheCandidateTakesFlowsAgain(t *testing.T) {
 	}
 }
 
+func TestAttemptsOfBeforeARaiseAreNotFreedAfterIt(t *testing.T) {
+	w := newWorld(t, mx(50_000))
+	d := w.mustBoot()
+	for _, weight := range []traffic.Weight{0, 10_000} {
+		if _, err := w.set(d, weight); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if d.freeAttempts(t.Context()); len(w.kernel.freed) != 0 {
+		t.Errorf("freed %v, which takes flows again", w.kernel.freed)
+	}
+}
+
 func TestWhoCannotFreeAttemptsGivesUpWhenTheyAreForgottenAnyhow(t *testing.T) {
 	w := newWorld(t, mx(50_000))
 	d := w.mustBoot()

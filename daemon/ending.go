@@ -24,11 +24,13 @@ func (t *tender) count(key traffic.BackendKey, since time.Time, n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	e := t.ended[key]
-	if !e.since.Equal(since) {
+	if since.After(e.since) {
 		e.since, e.drain = since, 0
 	}
 	e.total += uint64(n)
-	e.drain += uint64(n)
+	if since.Equal(e.since) { // else a newer drain has begun meanwhile
+		e.drain += uint64(n)
+	}
 	t.ended[key] = e
 }
 

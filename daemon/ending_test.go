@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -102,16 +103,30 @@ func TestKillEndsTheOpenFlowsAndTheHistoryHasHowMany(t *testing.T) {
 	})
 }
 
-func TestAKilledCandidatesAttemptsAreTakenFromItFirst(t *testing.T) {
-	s := mx(50_000)
-	s.Mode = traffic.ModeProxy
-	w := newWorld(t, s)
-	d := w.mustBoot()
-	if _, err := w.drain(d, api.DrainRequest{Kill: true}); err != nil {
-		t.Fatal(err)
+// Or one of them might serve its client yet, behind a wait for drained.
+func TestADrainedCandidatesAttemptsAreTakenFromItWhenTheCommandReturns(t *testing.T) {
+	for _, kill := range []bool{false, true} {
+		s := mx(50_000)
+		s.Mode = traffic.ModeProxy
+		w := newWorld(t, s)
+		d := w.mustBoot()
+		if _, err := w.drain(d, api.DrainRequest{Kill: kill}); err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Contains(w.relay.freed, ofNew) {
+			t.Errorf("kill %v: freed are %v", kill, w.relay.freed)
+		}
 	}
-	if diff := cmp.Diff([]traffic.BackendKey{ofNew}, w.relay.freed); diff != "" {
-		t.Errorf("freed when the command returns (-want +got):\n%s", diff)
+}
+
+func TestWhatAnOlderDrainStillEndsIsNotTheNewerDrains(t *testing.T) {
+	tend := newTender()
+	tend.count(ofNew, noon, 3)
+	tend.count(ofNew, noon.Add(time.Minute), 2)
+	tend.count(ofNew, noon, 1)        // of a step that had begun before
+	tend.count(ofNew, time.Time{}, 4) // by set 0% --kill
+	if got := []uint64{tend.endedBy(ofNew, noon.Add(time.Minute)), tend.endedAll(ofNew)}; !slices.Equal(got, []uint64{2, 10}) {
+		t.Errorf("ended by the drain and in all: %d, want 2 and 10", got)
 	}
 }
 

@@ -367,8 +367,10 @@ func (r *fakeRelay) Free(key traffic.BackendKey, addresses ...netip.Addr) int {
 	return 0
 }
 
-func (r *fakeRelay) FlowsOf(client netip.Addr, most int) []splitter.ClientFlow {
-	flows := slices.DeleteFunc(slices.Clone(r.clients), func(f splitter.ClientFlow) bool { return f.Client.Addr() != client })
+func (r *fakeRelay) FlowsOf(client netip.Addr, split string, most int) []splitter.ClientFlow {
+	flows := slices.DeleteFunc(slices.Clone(r.clients), func(f splitter.ClientFlow) bool {
+		return f.Client.Addr() != client || split != "" && f.Split != split
+	})
 	return flows[:min(most, len(flows))]
 }
 func (r *fakeRelay) Faults() splitter.Faults                         { return splitter.Faults{} }

@@ -54,7 +54,7 @@ type Relay interface {
 	OpenFlows(key traffic.BackendKey) []splitter.OpenFlow
 	End(flows []splitter.OpenFlow) int
 	Free(key traffic.BackendKey, addresses ...netip.Addr) int
-	FlowsOf(client netip.Addr, most int) []splitter.ClientFlow
+	FlowsOf(client netip.Addr, split string, most int) []splitter.ClientFlow
 	Run(ctx context.Context) error
 }
 

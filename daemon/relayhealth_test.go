@@ -129,6 +129,13 @@ func TestWhereTellsOfTheFlowsThatTheRelayHasOfAClient(t *testing.T) {
 	if diff := cmp.Diff(want, list.Items[0].Flows); diff != "" || err != nil || len(list.Warnings) != 0 {
 		t.Errorf("flows: %v, warnings %q (-want +got):\n%s", err, list.Warnings, diff)
 	}
+	other := relay.clients[0]
+	other.BackendKey = traffic.BackendKey{Split: "imap", Backend: "new"}
+	relay.clients = append(slices.Repeat([]splitter.ClientFlow{other}, clientFlowsMost+1), relay.clients...)
+	if list, err = d.Where(w.t.Context(), "mx", client); err != nil || len(list.Items[0].Flows) != 1 || len(list.Warnings) != 0 {
+		t.Errorf("behind many flows in another split there are %v, %v, warnings %q; want the one", list.Items[0].Flows, err, list.Warnings)
+	}
+	relay.clients = relay.clients[clientFlowsMost+1:]
 	for range clientFlowsMost {
 		relay.clients = append(relay.clients, relay.clients[0])
 	}

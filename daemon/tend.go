@@ -101,10 +101,12 @@ func (d *Daemon) tendFlows(ctx context.Context) error {
 // rules of now say, and the relay's go to the primary. Should that fail it says
 // when to try again.
 func (d *Daemon) freeAttempts(ctx context.Context) (rest time.Duration, again bool) {
-	v, from := d.view.Load(), d.tend.toFree()
-	for key, servers := range d.tend.late {
-		if d.stillShut(v, key, servers) {
-			from.add(key, servers)
+	v, from := d.view.Load(), attempts{}
+	for _, asked := range []attempts{d.tend.toFree(), d.tend.late} {
+		for key, servers := range asked {
+			if d.stillShut(v, key, servers) { // it may have been raised meanwhile
+				from.add(key, servers)
+			}
 		}
 	}
 	d.tend.late = nil
@@ -139,15 +141,22 @@ func (d *Daemon) freeAttempts(ctx context.Context) (rest time.Duration, again bo
 	return rest, again
 }
 
-// stillShut says whether attempts that could not be freed at once still wait
-// for who takes nothing.
+// stillShut says whether attempts that are to be freed wait for who takes
+// nothing.
 func (d *Daemon) stillShut(v *view, key traffic.BackendKey, servers []netip.Addr) bool {
 	if !v.records.has(key.Split) {
 		return false
 	}
 	split := health.Withdraw(v.split(key.Split), d.planes.found.Load().down)
-	c, ok := split.Candidate(key.Backend)
-	return ok && (len(servers) == 0 && !takes(c) || slices.ContainsFunc(servers, func(ip netip.Addr) bool { return slices.Contains(c.Down, ip) }))
+	backends := split.Backends()
+	i := slices.IndexFunc(backends, func(b traffic.Backend) bool { return b.Name == key.Backend })
+	if i < 0 {
+		return false
+	}
+	if len(servers) == 0 {
+		return i > 0 && !takes(backends[i])
+	}
+	return slices.ContainsFunc(servers, func(ip netip.Addr) bool { return slices.Contains(backends[i].Down, ip) })
 }
 
 // shut asks to free the attempts to reach those who could be given new flows

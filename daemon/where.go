@@ -14,7 +14,7 @@ import (
 )
 
 // clientFlowsMost bounds how many open flows of a client are listed, of all
-// splits together.
+// splits that were asked for together.
 const clientFlowsMost = 1000
 
 // Where tells the side of a client: where its new flows go, and which flows of
@@ -27,7 +27,8 @@ func (d *Daemon) Where(ctx context.Context, name string, client netip.Addr) (api
 		if err != nil {
 			return api.WhereList{}, err
 		}
-		names = []string{record.Name}
+		name = record.Name
+		names = []string{name}
 	}
 	list := api.WhereList{Envelope: api.Of(api.KindWhere), Client: client.String(), Items: []api.Where{}}
 	splits := make([]traffic.Split, 0, len(names))
@@ -52,7 +53,7 @@ func (d *Daemon) Where(ctx context.Context, name string, client netip.Addr) (api
 			flows[f.Split] = append(flows[f.Split], flowItem(f))
 		}
 	}
-	relayed := d.planes.relay.FlowsOf(client, clientFlowsMost+1)
+	relayed := d.planes.relay.FlowsOf(client, name, clientFlowsMost+1)
 	if len(relayed) > clientFlowsMost {
 		relayed = relayed[:clientFlowsMost]
 		list.Warnings = append(list.Warnings, fmt.Sprintf("the client has more open flows in mode proxy than the %d that are listed: `ss -tn dst %s` has all", clientFlowsMost, client))

@@ -124,7 +124,7 @@ func (w *worker) walk(visit func(*flow), done func()) { w.walkFrom(0, visit, don
 
 func (w *worker) walkFrom(block int, visit func(*flow), done func()) {
 	last := min(block+blocksAtOnce, len(w.flows.blocks))
-	w.flows.eachOf(block, last, visit)
+	w.flows.eachOf(block, last, func(f *flow) { w.visit(f, visit) })
 	if last >= len(w.flows.blocks) {
 		done()
 		return
@@ -142,7 +142,7 @@ func (w *worker) endFrom(tickets []ticket, ended int, done func(ended int)) {
 	now := min(len(tickets), endsAtOnce)
 	for _, t := range tickets[:now] {
 		if f := w.flows.find(t); f != nil {
-			w.abort(f, endKilled)
+			w.visit(f, func(f *flow) { w.abort(f, endKilled) })
 			ended++
 		}
 	}
@@ -153,9 +153,14 @@ func (w *worker) endFrom(tickets []ticket, ended int, done func(ended int)) {
 	w.soon(func() { w.endFrom(tickets[now:], ended, done) })
 }
 
+// visit does something with a flow; a panic is that flow's.
+func (w *worker) visit(f *flow, do func(*flow)) {
+	defer w.guard(f)
+	do(f)
+}
+
 // takeBack gives an attempt up, and has the primary serve its client.
 func (w *worker) takeBack(f *flow, but traffic.But) {
-	defer w.guard(f)
 	if f.sockets[backend] >= 0 {
 		w.edge.close(int(f.sockets[backend]))
 		f.sockets[backend] = -1

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -139,7 +140,7 @@ func TestTheFlowsOfAClientAreFoundWhoeverServesThem(t *testing.T) {
 			waits := dial(t, service)
 			nettest.Eventually(t, "the attempt waits", func() bool { return r.openFlows() == 2 })
 
-			got := r.FlowsOf(ip, 10)
+			got := r.FlowsOf(ip, "", 10)
 			slices.SortFunc(got, func(a, b ClientFlow) int { return strings.Compare(b.Backend, a.Backend) })
 			own := func(c *net.TCPConn) netip.AddrPort { return c.LocalAddr().(*net.TCPAddr).AddrPort() }
 			want := []ClientFlow{
@@ -149,10 +150,13 @@ func TestTheFlowsOfAClientAreFoundWhoeverServesThem(t *testing.T) {
 			if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
 				t.Errorf("flows (-want +got):\n%s", diff)
 			}
-			if n := len(r.FlowsOf(ip, 1)); n != 1 {
+			if n := len(r.FlowsOf(ip, "mx", 1)); n != 1 {
 				t.Errorf("%d flows where one was asked for", n)
 			}
-			if others := r.FlowsOf(netip.MustParseAddr("192.0.2.1"), 10); len(others) != 0 {
+			if others := r.FlowsOf(ip, "imap", 10); len(others) != 0 {
+				t.Errorf("another split has %v", others)
+			}
+			if others := r.FlowsOf(netip.MustParseAddr("192.0.2.1"), "", 10); len(others) != 0 {
 				t.Errorf("somebody else has %v", others)
 			}
 		})
@@ -221,4 +225,18 @@ func TestWhoLooksAtManyFlowsLetsOthersIn(t *testing.T) {
 	if n := rounds(&ended); n < flows/endsAtOnce || count != flows || w.flows.open != 0 {
 		t.Errorf("%d of %d flows were ended in %d rounds, %d are open", count, flows, n, w.flows.open)
 	}
+}
+
+func TestAPanicOfWhoLooksAtAllFlowsCostsOneOfThem(t *testing.T) {
+	r, connect := startPairs(t, families()["IPv4"], func(*traffic.Proxy) {})
+	connect(t)
+	connect(t)
+	var once sync.Once
+	r.inspect(func(w *worker) {
+		w.walk(func(*flow) { once.Do(func() { panic("the look broke") }) }, func() {})
+	})
+	if got := r.Faults(); got.Panics != 1 {
+		t.Errorf("Faults() = %+v, want 1 panic", got)
+	}
+	nettest.Eventually(t, "the other flow goes on", func() bool { return r.numbers("old").Active == 1 })
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/splitd/splitd/traffic"
 )
 
-// ErrStopped is returned by Apply and SetWeights once Run is ending.
+// ErrStopped is returned by Apply, SetWeights and SetBackends once Run is ending.
 var ErrStopped = errors.New("the relay has stopped")
 
 // Options are what a Relay needs from outside.

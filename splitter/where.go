@@ -18,10 +18,11 @@ type ClientFlow struct {
 	HalfOpen bool
 }
 
-// FlowsOf lists the open flows of a client, up to so many, in no order. Whose a
+// FlowsOf lists the open flows of a client, of the split of that name or of all
+// with "", up to so many, in no order. Whose a
 // flow is the kernel is asked: it costs a call for each flow there is. It may be
 // called from many goroutines and waits for the workers alone.
-func (r *Relay) FlowsOf(client netip.Addr, most int) []ClientFlow {
+func (r *Relay) FlowsOf(client netip.Addr, split string, most int) []ClientFlow {
 	r.mu.Lock()
 	workers := r.workers
 	r.mu.Unlock()
@@ -29,6 +30,9 @@ func (r *Relay) FlowsOf(client netip.Addr, most int) []ClientFlow {
 	var all []ClientFlow
 	each(workers, func(w *worker, done func()) {
 		w.walk(func(f *flow) {
+			if split != "" && f.choice != nil && f.choice.split != split {
+				return
+			}
 			if one, ok := f.of(client); ok {
 				mu.Lock()
 				if len(all) < most {

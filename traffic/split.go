@@ -148,7 +148,8 @@ type Backend struct {
 	// Down, in a state, are the addresses that health checks have found dead.
 	// They are left out; a candidate without a living address of a family takes
 	// no new flow of that family, a primary without one takes its share all the
-	// same. Of a local backend they are addresses of the service.
+	// same. Of a local backend they are addresses of the service, in
+	// mode proxy the loopback addresses that it is reached at.
 	Down []netip.Addr `json:"-"`
 }
 
