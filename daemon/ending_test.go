@@ -330,30 +330,24 @@ func TestADrainEndsWhatIsLeftInTheKernelOfASplitThatHasMovedToTheRelay(t *testin
 // A time to end flows is its drain's. Whoever takes the drain away, or makes
 // another of it, has taken the time, too: nobody's flows end out of the blue.
 func TestTheTimeOfADrainIsForgottenWithIt(t *testing.T) {
-	for name, do := range map[string]func(t *testing.T, w *world, d *Daemon) *Daemon{
-		"off": func(_ *testing.T, w *world, d *Daemon) *Daemon {
-			w.off(d)
-			return d
-		},
-		"drain without it": func(t *testing.T, w *world, d *Daemon) *Daemon {
+	for name, do := range map[string]func(t *testing.T, w *world, d *Daemon){
+		"off": func(_ *testing.T, w *world, d *Daemon) { w.off(d) },
+		"drain without it": func(t *testing.T, w *world, d *Daemon) {
 			if _, err := w.drain(d, api.DrainRequest{}); err != nil {
 				t.Fatal(err)
 			}
-			return d
 		},
-		"set": func(t *testing.T, w *world, d *Daemon) *Daemon {
+		"set": func(t *testing.T, w *world, d *Daemon) {
 			if _, err := w.set(d, 10_000); err != nil {
 				t.Fatal(err)
 			}
-			return d
 		},
-		"undo": func(t *testing.T, w *world, d *Daemon) *Daemon {
+		"undo": func(t *testing.T, w *world, d *Daemon) {
 			if _, err := d.Undo(t.Context(), control.Actor{}, "mx", api.Request{}); err != nil {
 				t.Fatal(err)
 			}
-			return d
 		},
-		"a removal from the file and back": func(t *testing.T, w *world, d *Daemon) *Daemon {
+		"a removal from the file and back": func(t *testing.T, w *world, d *Daemon) {
 			was := w.files.Splits
 			for _, splits := range [][]traffic.Split{nil, was} {
 				w.files.Splits = splits
@@ -361,7 +355,6 @@ func TestTheTimeOfADrainIsForgottenWithIt(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			return d
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -371,7 +364,7 @@ func TestTheTimeOfADrainIsForgottenWithIt(t *testing.T) {
 					t.Fatal(err)
 				}
 				w.now = w.now.Add(time.Second)
-				d = do(t, w, d)
+				do(t, w, d)
 				crowd(7)
 				w.tick(d, time.Minute)
 				if n := open(); n != 7 {
