@@ -151,20 +151,22 @@ func TestAMirrorIsMadeOnWhatWasRead(t *testing.T) {
 	}
 }
 
-func TestTheMarkingTableIsMadeOnWhatWasRead(t *testing.T) {
-	t.Parallel()
-	lab := newReturnLab(t)
+// markingLab is a lab with what return paths by mark are to be there.
+func markingLab(t *testing.T) (returnLab, Returns) {
+	t.Helper()
 	returns, err := buildRouting(nil, byMark(), labSettings)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return newReturnLab(t), returns
+}
+
+func TestTheMarkingTableIsMadeOnWhatWasRead(t *testing.T) {
+	t.Parallel()
+	lab, returns := markingLab(t)
 	tried := 0
 	lab.host.Do(func() error {
-		conn, err := nftables.New(nftables.AsLasting())
-		if err != nil {
-			return err
-		}
-		defer func() { _ = conn.CloseLasting() }()
+		conn := mustConn(t)
 		var b basis
 		return b.undisturbed(func() (uint32, error) { return generation(conn) }, func() error {
 			if tried++; tried == 1 {
@@ -219,11 +221,7 @@ func TestTheGenerationOfARulesetIsNeverZero(t *testing.T) {
 
 func TestMarkingRulesThatAreMendedAloneNeedOneAttempt(t *testing.T) {
 	t.Parallel()
-	lab := newReturnLab(t)
-	returns, err := buildRouting(nil, byMark(), labSettings)
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab, returns := markingLab(t)
 	tried := 0
 	lab.host.Do(func() error {
 		if _, _, err := returns.applyMarks(mustConn(t), nil); err != nil {
