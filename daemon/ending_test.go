@@ -342,7 +342,7 @@ func TestTheTimeOfADrainIsForgottenWithIt(t *testing.T) {
 				t.Fatal(err)
 			}
 		},
-		"undo": func(t *testing.T, w *world, d *Daemon) {
+		"undo": func(t *testing.T, _ *world, d *Daemon) {
 			if _, err := d.Undo(t.Context(), control.Actor{}, "mx", api.Request{}); err != nil {
 				t.Fatal(err)
 			}
