@@ -9,7 +9,7 @@ GOLINT  := go tool -modfile=golangci-lint.mod golangci-lint
 export SPLITD_BIN := $(CURDIR)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-race e2e-real e2e-kernel bench-kernel lint fmt install clean
+.PHONY: help build demo test test-race e2e-real e2e-kernel bench lint fmt install clean
 
 help: ## show what can be made
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -34,8 +34,8 @@ e2e-real: build ## Postfix and nginx behind a split; as root, installs Debian pa
 e2e-kernel: build ## the kernel tests on Debian's kernels in qemu; as root, half an hour
 	e2e/kernel/run.sh $(SUITES)
 
-bench-kernel: build ## splitd beside nft by hand, iptables and HAProxy; writes bench/results.md
-	bench/run.sh
+bench: build ## splitd beside nft by hand, iptables, HAProxy and nginx; writes bench/results.md
+	bench/run.sh $(if $(PARTS),-parts $(PARTS))
 
 lint: ## linters, vet, go fix and go mod tidy; changes nothing
 	$(GOLINT) run

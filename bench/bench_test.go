@@ -2,16 +2,17 @@ package main
 
 import (
 	"context"
+	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/splitd/splitd/internal/nettest"
+	"github.com/splitd/splitd/internal/programs"
 )
 
-func TestMain(m *testing.M) { nettest.Main(m) }
+func TestMain(m *testing.M) { os.Exit(programs.Run(m)) }
 
 func TestTheRatioOfTwoWaysIsTheMiddleOfTheTurns(t *testing.T) {
 	for _, tc := range []struct {

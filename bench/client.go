@@ -316,8 +316,8 @@ const floodsAtOnce = 2
 // away in the kernel (MSG_TRUNC, tcp(7)): copying it costs the same on every
 // path. The connections are new: on one that nobody read from for a while the
 // sender has learnt to wait.
-func flood(e ends, d time.Duration) (float64, error) {
-	p, all, err := openAll(e, floodsAtOnce)
+func flood(e ends, streams int, d time.Duration) (float64, error) {
+	p, all, err := openAll(e, streams)
 	defer func() { closeAll(p, all) }()
 	if err != nil {
 		return 0, err

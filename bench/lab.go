@@ -17,9 +17,12 @@ import (
 //
 //	client 10.i.1.100-103 - 10.i.1.25 router i 10.i.2.1 - 10.i.2.11 old, .12 new, .13 idle
 //
-// and the same in IPv6, fd00:i:1::100 and so on.
+// and the same in IPv6, fd00:i:1::100 and so on. Where all of it is one host,
+// client, routers and server are one namespace, and its loopback has the
+// addresses, 127.i.1.25 and so on.
 type lab struct {
 	client, server *netns.NS
+	one            bool // host
 	ways           []*way
 }
 
@@ -28,10 +31,13 @@ type way struct {
 	name   string
 	router *netns.NS
 	number int
+	one    bool // client, router and server are one host
 	direct bool // clients know the backends' addresses
 	close  func()
 
-	client *client
+	client  *client
+	program *program   // that relays or splits, nil without one
+	servers []*process // of the way's own, at its backends
 }
 
 // Who answers: the letters of the backends.
@@ -56,6 +62,17 @@ func newLab() (*lab, error) {
 		l.client.Sysctl("net/ipv4/conf/all/rp_filter", "0"), l.server.Sysctl("net/ipv4/conf/all/rp_filter", "0"))
 }
 
+// newHost is a lab that is one host. Who listens there may be anybody.
+func newHost() (*lab, error) {
+	host, err := netns.New("host")
+	if err != nil {
+		return nil, err
+	}
+	return &lab{client: host, server: host, one: true}, errors.Join(
+		host.Sysctl("net/ipv4/ip_local_port_range", "1024 65535"),
+		host.Sysctl("net/ipv4/ip_unprivileged_port_start", "0"))
+}
+
 func (l *lab) close() {
 	for _, w := range l.ways {
 		if w.client != nil {
@@ -64,10 +81,17 @@ func (l *lab) close() {
 		if w.close != nil {
 			w.close()
 		}
-		_ = w.router.Close()
+		for _, p := range w.servers {
+			p.stop()
+		}
+		if !l.one {
+			_ = w.router.Close()
+		}
 	}
 	_ = l.client.Close()
-	_ = l.server.Close()
+	if !l.one {
+		_ = l.server.Close()
+	}
 }
 
 // firstNumber is the i of the first way's addresses.
@@ -75,7 +99,12 @@ const firstNumber = 20
 
 // add joins another router to client and server.
 func (l *lab) add(name string) (*way, error) {
-	w := &way{name: name, number: firstNumber + len(l.ways)}
+	w := &way{name: name, number: firstNumber + len(l.ways), one: l.one}
+	if l.one {
+		w.router = l.client
+		l.ways = append(l.ways, w)
+		return w, nil
+	}
 	var err error
 	if w.router, err = netns.New(name); err != nil {
 		return nil, err
@@ -131,7 +160,11 @@ func (w *way) forget() error {
 
 // v4 is an address of the way, on the client's side (1) or the server's (2).
 func (w *way) v4(side, host byte) netip.Addr {
-	return netip.AddrFrom4([4]byte{10, byte(w.number), side, host})
+	network := byte(10)
+	if w.one {
+		network = 127
+	}
+	return netip.AddrFrom4([4]byte{network, byte(w.number), side, host})
 }
 
 // v6 is the same in IPv6.
@@ -178,6 +211,9 @@ func (w *way) backends() []listener {
 	for _, of := range []func(side, host byte) netip.Addr{w.v4, w.v6} {
 		all = append(all,
 			listener{of(2, hostOld), letterOld}, listener{of(2, hostNew), letterNew}, listener{of(2, hostNot), letterIdle})
+		if w.one { // in IPv4 alone
+			break
+		}
 	}
 	return all
 }

@@ -1,6 +1,7 @@
-// Command bench measures the kernel plane side by side with what it is compared
-// to, on one machine, in network namespaces of its own. It asserts nothing and
-// writes down everything: README.md says how to read it.
+// Command bench measures splitd side by side with what it is compared to, on one
+// machine, in network namespaces of its own: the kernel plane with nft by hand
+// and iptables, the relay with HAProxy and nginx. It asserts nothing and writes
+// down everything: README.md says how to read it.
 package main
 
 import (
@@ -31,21 +32,44 @@ func main() {
 type options struct {
 	turns, sets int
 	slice, loss time.Duration
-	out         string
+	out, parts  string
 	most        int // splits
+	relay       relayOptions
 }
 
-func run(ctx context.Context, args []string, stderr io.Writer) int {
+// relayOptions are those of the relays.
+type relayOptions struct {
+	turns, idleTurns, idle, streams int
+	slice                           time.Duration
+}
+
+func parse(args []string, stderr io.Writer) (options, bool) {
 	var o options
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	flags.IntVar(&o.turns, "turns", 9, "how often each way has its turn")
-	flags.IntVar(&o.sets, "sets", 40, "how often weights are set")
-	flags.DurationVar(&o.slice, "slice", 200*time.Millisecond, "how long one thing is measured in one turn")
-	flags.DurationVar(&o.loss, "loss", 4*time.Second, "how long weights are changed under each kind of flow")
-	flags.IntVar(&o.most, "most", 10_000, "leave out what has more splits")
+	flags.StringVar(&o.parts, "parts", "kernel,loopback,user,namespaces", "what to measure; the file keeps the other parts")
 	flags.StringVar(&o.out, "out", "", "the file to write; standard output without one")
-	if flags.Parse(args) != nil {
+	flags.IntVar(&o.turns, "turns", 9, "kernel: how often each way has its turn")
+	flags.DurationVar(&o.slice, "slice", 200*time.Millisecond, "kernel: how long one thing is measured in one turn")
+	flags.IntVar(&o.sets, "sets", 40, "kernel: how often weights are set")
+	flags.DurationVar(&o.loss, "loss", 4*time.Second, "kernel: how long weights are changed under each kind of flow")
+	flags.IntVar(&o.most, "most", 10_000, "kernel: leave out what has more splits")
+	flags.IntVar(&o.relay.turns, "relay-turns", 9, "relays: how often each way has its turn")
+	flags.DurationVar(&o.relay.slice, "relay-slice", time.Second, "relays: how long one thing is measured in one turn; wrk and iperf3 know whole seconds")
+	flags.IntVar(&o.relay.idle, "idle", 5000, "relays: silent flows")
+	flags.IntVar(&o.relay.idleTurns, "idle-turns", 3, "relays: how often silent flows are measured")
+	flags.IntVar(&o.relay.streams, "streams", 100, "relays: bulk streams at once, where they are many")
+	return o, flags.Parse(args) == nil
+}
+
+func run(ctx context.Context, args []string, stderr io.Writer) int {
+	o, ok := parse(args, stderr)
+	if !ok {
+		return 2
+	}
+	chosen, err := choose(o.parts)
+	if err != nil {
+		_, _ = fmt.Fprintf(stderr, "bench: %v\n", err)
 		return 2
 	}
 	if !netns.Inside() {
@@ -58,10 +82,7 @@ func run(ctx context.Context, args []string, stderr io.Writer) int {
 	}
 	// The loops of client and server own a thread each.
 	runtime.GOMAXPROCS(runtime.NumCPU() + 2)
-	text, err := measureAll(ctx, o, func(format string, args ...any) { _, _ = fmt.Fprintf(stderr, format+"\n", args...) })
-	if o.out != "" && text != "" { // after an error what was measured before it
-		err = errors.Join(err, os.WriteFile(o.out, []byte(text), 0o644))
-	}
+	text, err := measureAll(ctx, o, chosen, func(format string, args ...any) { _, _ = fmt.Fprintf(stderr, format+"\n", args...) })
 	if err != nil {
 		_, _ = fmt.Fprintf(stderr, "bench: %v\n", err)
 		return 1
@@ -70,50 +91,82 @@ func run(ctx context.Context, args []string, stderr io.Writer) int {
 	return 0
 }
 
-// measureAll is a whole run: the ways, changes, losses.
-func measureAll(ctx context.Context, o options, say func(string, ...any)) (string, error) {
-	r := &report{}
-	r.line("# Kernel plane, measured\n\nWritten by `make bench-kernel`; how to read it: README.md.\n\n%s", surroundings(o))
+// measureAll measures the parts and returns the results, which it has written
+// to the file after each part: after an error too, with what was measured
+// before it.
+func measureAll(ctx context.Context, o options, chosen []part, say func(string, ...any)) (string, error) {
+	var before []byte
+	if o.out != "" {
+		var err error
+		if before, err = os.ReadFile(o.out); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return "", fmt.Errorf("read results: %w", err)
+		}
+	}
+	var headings []string
+	for _, p := range allParts() {
+		headings = append(headings, p.heading)
+	}
+	text, done := "", map[string]string{}
+	for _, p := range chosen {
+		say("%s", p.heading)
+		r := &report{}
+		r.line("%s", surroundings())
+		err := p.measure(ctx, o, r, say)
+		done[p.heading] = r.String()
+		text = merge(string(before), preface, headings, done)
+		if o.out != "" {
+			err = errors.Join(err, os.WriteFile(o.out, []byte(text), 0o644))
+		}
+		if err != nil {
+			return text, err
+		}
+	}
+	return text, nil
+}
+
+// measureKernel is the kernel plane: the ways, changes, losses.
+func measureKernel(ctx context.Context, o options, r *report, say func(string, ...any)) error {
+	r.line("%d turns of %s each.", o.turns, o.slice)
 	ways, err := newLab()
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer ways.close()
 	kernels, left, err := ways.build(ctx, o, say)
 	if err != nil {
-		return "", err
+		return err
 	}
 	serving, stop := context.WithCancel(ctx)
 	defer stop()
 	if err := ways.serve(serving); err != nil {
-		return "", err
+		return err
 	}
 	all, err := ways.measure(ctx, o.turns, o.slice, say)
 	if err != nil {
-		return r.String(), err
+		return err
 	}
 	r.ways(all, left)
 	say("changes")
 	took, err := changes(ctx, kernels, o.sets)
 	if err != nil {
-		return r.String(), err
+		return err
 	}
 	r.changes(took)
 	lost, err := losses(ctx, o.loss, say)
 	if err != nil {
-		return r.String(), err
+		return err
 	}
 	r.losses(lost)
-	if os.Getenv(binariesEnv) == "" {
-		r.line("\nLeft out: the daemon, because %s does not name the folder of the built programs: run `make bench-kernel`.", binariesEnv)
-		return r.String(), nil
+	if lack := lacksSplitd(); lack != nil {
+		r.line("\nLeft out: the daemon, because %v.", lack)
+		return nil
 	}
 	waited, err := daemons(ctx, o.most, say)
 	if err != nil {
-		return r.String(), err
+		return err
 	}
 	r.daemons(waited)
-	return r.String(), nil
+	return nil
 }
 
 // build makes a router for each way. What this machine lacks is said.
@@ -127,7 +180,7 @@ func (l *lab) build(ctx context.Context, o options, say func(string, ...any)) (k
 		{nameByHand, "nft", handwritten("")},
 		{nameByHand + ", with MSS clamp", "nft", handwritten(clampByHand)},
 		{"iptables-nft, statistic", "iptables-nft", statistic},
-		{nameHAProxy, "haproxy", haproxy},
+		{nameHAProxy, "haproxy", relayedByHAProxy},
 	} {
 		if lack := missing(made.needs); lack != nil {
 			left = append(left, fmt.Sprintf("%q, because %v", made.name, lack))
@@ -161,18 +214,25 @@ func (l *lab) build(ctx context.Context, o options, say func(string, ...any)) (k
 	return kernels, left, nil
 }
 
-// surroundings say where and with what a run was made.
-func surroundings(o options) string {
+// surroundings say when, where and with what a part was measured.
+func surroundings() string {
 	var u unix.Utsname
 	_ = unix.Uname(&u)
 	load, _ := os.ReadFile("/proc/loadavg")
-	user := "root"
-	if os.Getenv("SUDO_USER") == "" && os.Getuid() == 0 && !initialUsers() {
-		user = "root of a user namespace"
+	return fmt.Sprintf("%s, Linux %s, %d processors, %s, as %s; nft: %s; iptables: %s; haproxy: %s; %s; load before: %s",
+		time.Now().UTC().Format("2006-01-02 15:04 UTC"), unix.ByteSliceToString(u.Release[:]), runtime.NumCPU(), runtime.Version(), whoRuns(),
+		version("nft", "--version"), version("iptables-nft", "--version"), version("haproxy", "-v"), version("nginx", "-v"), load)
+}
+
+// whoRuns is the user, as far as it matters for what the kernel grants.
+func whoRuns() string {
+	switch {
+	case os.Getuid() != 0:
+		return "an ordinary user"
+	case !initialUsers():
+		return "root of a user namespace, to the kernel an ordinary user"
 	}
-	return fmt.Sprintf("Linux %s, %d processors, %s, as %s; nft: %s; iptables: %s; haproxy: %s. %d turns of %s each; load before: %s",
-		unix.ByteSliceToString(u.Release[:]), runtime.NumCPU(), runtime.Version(), user,
-		version("nft", "--version"), version("iptables-nft", "--version"), version("haproxy", "-v"), o.turns, o.slice, load)
+	return "root"
 }
 
 // initialUsers says whether this process is in the machine's own user

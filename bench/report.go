@@ -21,9 +21,8 @@ func (r *report) head(cells ...string) {
 
 // Names of the ways that others are compared with.
 const (
-	nameRouted  = "routed, conntrack on, no split"
-	nameByHand  = "nft by hand"
-	nameHAProxy = "HAProxy TCP"
+	nameRouted = "routed, conntrack on, no split"
+	nameByHand = "nft by hand"
 )
 
 func find(all []figures, name string) figures {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -16,11 +17,15 @@ import (
 // The services of each backend, by port.
 const (
 	portGreet = 25 // says one letter when a connection or a datagram comes
+	portOnce  = 70 // sends back what it gets, and ends
 	portEcho  = 80 // sends back what it gets
+	portWeb   = 81 // answers HTTP/1.1
 	portFlood = 90 // sends as fast as it goes
+	portIperf = 92 // iperf3, which is at the old backend alone
 )
 
-func servicePorts() []uint16 { return []uint16{portGreet, portEcho, portFlood} }
+// servicePorts are those that both backends serve.
+func servicePorts() []uint16 { return []uint16{portGreet, portOnce, portEcho, portWeb, portFlood} }
 
 // What a descriptor of the server is there for.
 type duty uint8
@@ -30,9 +35,13 @@ const (
 	dutyAcceptGreet
 	dutyAcceptEcho
 	dutyAcceptFlood
+	dutyAcceptOnce
+	dutyAcceptWeb
 	dutyAnswer // a datagram
 	dutyHold   // greeted already: waits for its end
+	dutyOnce
 	dutyEcho
+	dutyWeb
 	dutyFlood
 )
 
@@ -86,6 +95,8 @@ func (s *server) listen(l listener) error {
 		{portGreet, unix.SOCK_STREAM, dutyAcceptGreet},
 		{portEcho, unix.SOCK_STREAM, dutyAcceptEcho},
 		{portFlood, unix.SOCK_STREAM, dutyAcceptFlood},
+		{portOnce, unix.SOCK_STREAM, dutyAcceptOnce},
+		{portWeb, unix.SOCK_STREAM, dutyAcceptWeb},
 		{portGreet, unix.SOCK_DGRAM, dutyAnswer},
 	} {
 		family, at := address(netip.AddrPortFrom(l.ip, how.port))
@@ -97,7 +108,7 @@ func (s *server) listen(l listener) error {
 			return fmt.Errorf("listen at %s port %d: %w", l.ip, how.port, err)
 		}
 		if how.kind == unix.SOCK_STREAM {
-			if err := unix.Listen(fd, 1024); err != nil {
+			if err := unix.Listen(fd, 4096); err != nil {
 				return fmt.Errorf("listen at %s port %d: %w", l.ip, how.port, err)
 			}
 		}
@@ -137,9 +148,12 @@ func (s *server) run(ctx context.Context) {
 	}
 }
 
+// page is the answer of the web server.
+const page = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok\n"
+
 func (s *server) serve(fd int) {
 	switch s.duties[fd] {
-	case dutyAcceptGreet, dutyAcceptEcho, dutyAcceptFlood:
+	case dutyAcceptGreet, dutyAcceptEcho, dutyAcceptFlood, dutyAcceptOnce, dutyAcceptWeb:
 		for range 16 {
 			if !s.accept(fd) {
 				return
@@ -157,6 +171,19 @@ func (s *server) serve(fd int) {
 		n, err := unix.Read(fd, s.buffer)
 		if n > 0 {
 			_, err = unix.Write(fd, s.buffer[:n])
+		}
+		s.endOn(fd, n, err)
+	case dutyOnce:
+		n, _ := unix.Read(fd, s.buffer)
+		if n > 0 {
+			_, _ = unix.Write(fd, s.buffer[:n])
+		}
+		s.endOn(fd, 0, nil)
+	case dutyWeb:
+		n, err := unix.Read(fd, s.buffer)
+		// A request is small and comes whole.
+		for range bytes.Count(s.buffer[:max(n, 0)], []byte("\r\n\r\n")) {
+			_, err = unix.Write(fd, []byte(page))
 		}
 		s.endOn(fd, n, err)
 	case dutyFlood:
@@ -184,7 +211,11 @@ func (s *server) accept(listener int) bool {
 		next = dutyEcho
 	case dutyAcceptFlood:
 		next, events = dutyFlood, unix.EPOLLOUT
-	case dutyNone, dutyAnswer, dutyHold, dutyEcho, dutyFlood: // no listeners
+	case dutyAcceptOnce:
+		next = dutyOnce
+	case dutyAcceptWeb:
+		next = dutyWeb
+	case dutyNone, dutyAnswer, dutyHold, dutyOnce, dutyEcho, dutyWeb, dutyFlood: // no listeners
 	}
 	if s.take(fd, next, s.letter[listener], events) != nil {
 		_ = unix.Close(fd)

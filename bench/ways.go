@@ -6,13 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/splitd/splitd/netfilter"
@@ -93,63 +89,13 @@ func statistic(_ context.Context, w *way) error {
 	return w.forget()
 }
 
-// haproxyConfig is for plain forwarding: TCP, splicing where it helps, as many
-// threads as there are processors (its default), resets passed on as resets.
-const haproxyConfig = `global
-  maxconn 1000
-defaults
-  mode tcp
-  option splice-auto
-  timeout connect 5s
-  timeout client 1h
-  timeout server 1h
-frontend service
-  bind %[1]s:25,%[1]s:80,%[1]s:90
-  option nolinger
-  default_backend hosts
-backend hosts
-  balance random
-  option nolinger
-  server old %[2]s weight 50
-  server new %[3]s weight 50
-`
-
-// haproxy relays on the router.
-func haproxy(ctx context.Context, w *way) error {
-	dir, err := os.MkdirTemp("", "splitd-bench-")
-	if err != nil {
-		return fmt.Errorf("make folder for haproxy: %w", err)
+// relayedByHAProxy has HAProxy relay on the router.
+func relayedByHAProxy(ctx context.Context, w *way) error {
+	p, err := haproxy(ctx, w, user{})
+	if p != nil {
+		w.close = p.close
 	}
-	path := filepath.Join(dir, "haproxy.cfg")
-	config := fmt.Sprintf(haproxyConfig, w.v4(1, hostService), w.v4(2, hostOld), w.v4(2, hostNew))
-	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
-		return fmt.Errorf("write configuration of haproxy: %w", err)
-	}
-	cmd := exec.CommandContext(ctx, "haproxy", "-db", "-q", "-f", path)
-	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := w.router.Start(cmd); err != nil {
-		return fmt.Errorf("start haproxy: %w", err)
-	}
-	w.close = func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		_ = os.RemoveAll(dir)
-	}
-	return w.router.Do(func() error { return listening(netip.AddrPortFrom(w.v4(1, hostService), portFlood)) })
-}
-
-// listening waits until somebody takes connections at the address.
-func listening(at netip.AddrPort) error {
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		c, err := net.DialTimeout("tcp", at.String(), time.Second)
-		if err == nil {
-			return c.Close()
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("wait for who listens at %s: %w", at, err)
-		}
-	}
+	return err
 }
 
 // clock is the time that a Kernel is told. It goes on when it is told to, so
