@@ -28,10 +28,16 @@ type rules struct {
 	affine bool         // client networks draw, by lots
 	lots   traffic.Lots
 	runs   []run // of the draw, from 0 on; what is behind the last is the primary's
+
+	sample     traffic.Weight // of the primary's flows; see samples
+	sampleLots traffic.Lots
 }
 
 func rulesOf(split traffic.Split) *rules {
-	return &rules{never: split.NeverSplit(), affine: split.Affinity == traffic.AffinitySource, lots: split.Lots(), runs: runsOf(split)}
+	return &rules{
+		never: split.NeverSplit(), affine: split.Affinity == traffic.AffinitySource, lots: split.Lots(), runs: runsOf(split),
+		sample: split.Sample, sampleLots: split.SampleLots(),
+	}
 }
 
 // party is a backend as one front reaches it.

@@ -37,6 +37,7 @@ func (w *worker) admit(socket int, from netip.AddrPort, c *choice) {
 	first, primary, why := w.choose(c, from.Addr())
 	f.primary = primary
 	f.because(why)
+	w.sample(f, from, why)
 	w.try(f, first)
 }
 
@@ -154,6 +155,7 @@ func (w *worker) connected(f *flow, n news) {
 	}
 	w.appoint(f)
 	w.tellBegin(f)
+	w.tap(f)
 	f.stream = f.stream.hear(backend, n)
 	w.pump(f)
 }

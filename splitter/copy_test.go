@@ -24,6 +24,17 @@ type pair struct{ client, server *net.TCPConn }
 // startPairs relays connections to a server whose ends the test holds.
 func startPairs(t testing.TB, ip netip.Addr, proxy func(*traffic.Proxy)) (*testRelay, func(testing.TB) pair) {
 	t.Helper()
+	return startPairsOf(t, ip, Options{}, func(s *traffic.Split) {
+		if proxy != nil {
+			proxy(&s.Proxy)
+		}
+	})
+}
+
+// startPairsOf is startPairs with a relay of those options and a split changed
+// like that.
+func startPairsOf(t testing.TB, ip netip.Addr, o Options, change func(*traffic.Split)) (*testRelay, func(testing.TB) pair) {
+	t.Helper()
 	accepted, over := make(chan *net.TCPConn), make(chan struct{})
 	server := startServer(t, ip, func(c *net.TCPConn) {
 		select {
@@ -35,10 +46,8 @@ func startPairs(t testing.TB, ip netip.Addr, proxy func(*traffic.Proxy)) (*testR
 	t.Cleanup(func() { close(over) })
 	service := netip.AddrPortFrom(ip, freePort())
 	split := newSplit("mx", service, server, nil)
-	if proxy != nil {
-		proxy(&split.Proxy)
-	}
-	return startRelay(t, Options{}, split), func(t testing.TB) pair {
+	change(&split)
+	return startRelay(t, o, split), func(t testing.TB) pair {
 		t.Helper()
 		p := pair{client: dial(t, service)}
 		select {

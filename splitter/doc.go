@@ -22,6 +22,10 @@
 // RST. A flow that splitter itself cuts off (idle, drained, no backend) ends
 // with an RST on both sides, because a FIN would look like a whole stream.
 //
+// A sample of the primary's flows may be told to a Tee (tee.go), which is lent
+// what they carry after its receiver has it. Such a flow is copied while its tap
+// lives; all others never notice that there is a tee.
+//
 // The package carries TCP only, never looks into the bytes and sets no socket
 // option that needs a capability.
 //

@@ -19,6 +19,7 @@ func (w *worker) conclude(f *flow, end func(socket int), how ending) {
 		return
 	}
 	w.tellEnd(f, how)
+	w.tellTap(f, how)
 	for _, socket := range f.sockets {
 		if socket >= 0 {
 			end(int(socket))

@@ -28,6 +28,7 @@ type flow struct {
 	counted netip.Addr // whose flow the gate has counted, if it did
 	times   times
 	line    *line // what the flow log wants; nil: nothing
+	teed    *teed // what the tee wants; nil: nothing
 }
 
 // rest is what a sink has not taken of what was read.

@@ -16,6 +16,7 @@ type gate struct {
 	clients clients
 
 	maxFlows, maxClientFlows, noFiles atomic.Uint64 // refused, by reason
+	tees                              teeCounts
 }
 
 // refusals are what the gate and the lack of files have refused, by reason;

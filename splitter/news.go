@@ -167,14 +167,19 @@ func (w *worker) tellEnd(f *flow, e ending) {
 		return
 	}
 	now := time.Now()
-	whose := f.stream.first()
-	if e == endIdle {
-		whose = w.silent(f)
-	}
+	whose := w.whose(f, e)
 	n := f.news(now)
 	n.Ends, n.End, n.By, n.Code = true, e.String(), e.by(whose), codeOf(e, f.stage, f.stream, whose)
 	n.Lived, n.BytesIn, n.BytesOut = now.Sub(f.line.accepted), f.line.bytes[client], f.line.bytes[backend]
 	w.relay.flowLog.Tell(n)
+}
+
+// whose is the side that ended the flow, or let it end.
+func (w *worker) whose(f *flow, e ending) side {
+	if e == endIdle {
+		return w.silent(f)
+	}
+	return f.stream.first()
 }
 
 // silent is the side that was to send something: the one that has sent nothing

@@ -21,7 +21,8 @@ func (w *worker) pump(f *flow) {
 				return
 			}
 		}
-		f.stream = f.stream.after(from, a, w.perform(f, from, a))
+		o := w.perform(f, from, a) // which may end a tee, and so change the stream
+		f.stream = f.stream.after(from, a, o)
 	}
 }
 
@@ -40,7 +41,7 @@ func (w *worker) perform(f *flow, from side, a act) outcome {
 	case actPour:
 		return w.pour(f, from, sink)
 	case actShut:
-		return w.edge.shut(sink)
+		return w.shut(f, from, sink)
 	case actNone, actFinish, actAbort:
 	}
 	panic("no act of the kernel's")
@@ -59,6 +60,7 @@ func (w *worker) send(f *flow, from side, sink int) outcome {
 	}
 	o := w.edge.send(sink, bytes)
 	w.count(f, from, o)
+	w.offerBytes(f, from, bytes[:o.n])
 	switch {
 	case o.kind == failed || o.n == len(bytes):
 		w.forget(rest)
@@ -66,6 +68,15 @@ func (w *worker) send(f *flow, from side, sink int) outcome {
 		rest.gone += o.n
 	default:
 		rest.bytes = append(w.spare(), bytes[o.n:]...)
+	}
+	return o
+}
+
+// shut passes a FIN on.
+func (w *worker) shut(f *flow, from side, sink int) outcome {
+	o := w.edge.shut(sink)
+	if o.kind == moved {
+		w.offerFIN(f, from)
 	}
 	return o
 }

@@ -33,6 +33,8 @@ type Options struct {
 	Workers int
 	// FlowLog is told of flows; nil is none.
 	FlowLog FlowLog
+	// Tee is told of the sampled flows of splits; nil is none, and none is sampled.
+	Tee Tee
 
 	edge func() edge // nil is this kernel
 }
@@ -45,6 +47,7 @@ type Relay struct {
 	faults faults
 	// flowLog is told of flows; nil: nobody is.
 	flowLog FlowLog
+	tee     Tee // nil: nobody's flows are sampled
 	files   files
 	quiet   limiter // for complaints that every flow could make
 
@@ -86,6 +89,7 @@ func New(o Options) *Relay {
 		log:      o.Log,
 		draw:     o.Draw,
 		flowLog:  o.FlowLog,
+		tee:      o.Tee,
 		born:     time.Now(),
 		sayings:  make(chan saying, sayingsMost),
 		wanted:   o.Workers,

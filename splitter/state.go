@@ -10,14 +10,14 @@ import (
 )
 
 // SetWeights gives the split of that name the state of the one given: weights,
-// slots, generation, and what of its backends is closed or down. Its definition
-// is not looked at. Every connection accepted after it returns is drawn with the
+// slots, sample, generation, and what of its backends is closed or down. Its
+// definition is not looked at. Every connection accepted after it returns is drawn with the
 // new state. An error (no such split, no such candidate, over 100 %) changes
 // nothing.
 func (r *Relay) SetWeights(split traffic.Split) error {
 	return r.restate("set weights", split, func(current traffic.Split) (traffic.Split, error) {
 		changed, err := current.WithWeights(split.Weights())
-		changed.Generation, changed.Slots = split.Generation, split.Slots
+		changed.Generation, changed.Slots, changed.Sample = split.Generation, split.Slots, split.Sample
 		return changed, err
 	})
 }

@@ -182,6 +182,14 @@ func opened(copyOnly bool) stream {
 	return stream{ways: [2]way{w, w}}
 }
 
+// copied is s with bytes that may not be spliced, or may be again.
+func (s stream) copied(only bool) stream {
+	for from := range s.ways {
+		s.ways[from].copyOnly = only
+	}
+	return s
+}
+
 // hear takes news of a side.
 func (s stream) hear(from side, n news) stream {
 	in, out := &s.ways[from], &s.ways[from.other()]

@@ -13,6 +13,10 @@ type Lots struct {
 // Lots are those of the split. They do not change with its weights.
 func (s Split) Lots() Lots { return Lots{prefix: s.AffinityPrefix, seed: s.Seed()} }
 
+// SampleLots are those of the split's sample: what a client's network has drawn of
+// one tells nothing of the other.
+func (s Split) SampleLots() Lots { return Lots{prefix: s.AffinityPrefix, seed: s.SampleSeed()} }
+
 // Number is what the client's network has drawn, of Whole.
 func (l Lots) Number(client netip.Addr) Weight { return Weight(l.draw(client, 0, uint32(Whole))) }
 

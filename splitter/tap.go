@@ -1,0 +1,160 @@
+package splitter
+
+import (
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"github.com/splitd/splitd/traffic"
+)
+
+// teed is what a sampled flow has besides.
+type teed struct {
+	client netip.AddrPort
+	tap    Tap // nil until the primary has answered
+}
+
+// teeCounts are those of a split.
+type teeCounts struct{ sampled, declined, tapped, refused, panicked atomic.Uint64 }
+
+func (t *teeCounts) read() TeeCounts {
+	return TeeCounts{
+		Sampled: t.sampled.Load(), Declined: t.declined.Load(), Tapped: t.tapped.Load(),
+		Refused: t.refused.Load(), Panicked: t.panicked.Load(),
+	}
+}
+
+// TeeCounts returns the numbers of tees of the splits served now, by split. It
+// may be called from many goroutines.
+func (r *Relay) TeeCounts() map[string]TeeCounts {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	counts := make(map[string]TeeCounts, len(r.splits))
+	for name := range r.splits {
+		if g := r.gates[name]; g != nil {
+			counts[name] = g.tees.read()
+		}
+	}
+	return counts
+}
+
+// samples says whether a client's new flow, which why led to the primary, is one
+// of the sample: a share of those that the draw left to the primary, and of no
+// others, as in the rules of the kernel plane. With affinity a client network is
+// sampled or not, and a raised sample only adds. Draw is asked for a number where
+// each flow draws anew.
+func (c *choice) samples(client netip.Addr, why reason, draw func() traffic.Weight) bool {
+	switch {
+	case c.sample == 0 || why.but != "" || why.why == traffic.WhyBackend:
+		return false
+	case c.affine:
+		return c.sampleLots.Number(client) < c.sample
+	}
+	return c.sample == traffic.Whole || draw() < c.sample
+}
+
+// sample notes that the tee is to be told of a flow of the primary, if it is.
+func (w *worker) sample(f *flow, from netip.AddrPort, why reason) {
+	if w.relay.tee == nil || f.primary != nil || !f.choice.samples(from.Addr(), why, w.relay.draw) {
+		return
+	}
+	f.teed = &teed{client: from}
+	f.choice.gate.tees.sampled.Add(1)
+}
+
+// tap tells the tee of a sampled flow that begins. What is tapped has to be read,
+// so it is not spliced.
+func (w *worker) tap(f *flow) {
+	if f.teed == nil {
+		return
+	}
+	counts := &f.choice.gate.tees
+	w.fenced(f, func() { f.teed.tap = w.relay.tee.Open(f.opened(time.Now())) })
+	switch {
+	case f.teed == nil: // it panicked
+	case f.teed.tap == nil:
+		f.teed = nil
+		counts.declined.Add(1)
+	default:
+		counts.tapped.Add(1)
+		f.stream = f.stream.copied(true)
+	}
+}
+
+func (f *flow) opened(now time.Time) Opened {
+	return Opened{
+		BackendKey: traffic.BackendKey{Split: f.choice.split, Backend: f.target.name}, Generation: f.choice.generation,
+		Client: f.teed.client, Service: localAddress(int(f.sockets[client])), Server: f.target.at, At: now,
+	}
+}
+
+// offer gives the tap what a sink has taken.
+func (w *worker) offer(f *flow, c Chunk) {
+	c.At = time.Now()
+	taken := true
+	w.fenced(f, func() { taken = f.teed.tap.Take(c) })
+	if !taken {
+		f.choice.gate.tees.refused.Add(1)
+		w.untap(f)
+	}
+}
+
+// offerBytes offers bytes, offerFIN the end of a side, where there is a tap.
+func (w *worker) offerBytes(f *flow, from side, bytes []byte) {
+	if f.tapped() && len(bytes) > 0 {
+		w.offer(f, Chunk{FromClient: from == client, Bytes: bytes})
+	}
+}
+
+func (w *worker) offerFIN(f *flow, from side) {
+	if f.tapped() {
+		w.offer(f, Chunk{FromClient: from == client, FIN: true})
+	}
+}
+
+// untap ends the tee of a flow that goes on.
+func (w *worker) untap(f *flow) {
+	f.teed = nil
+	f.stream = f.stream.copied(f.choice.proxy.NoSplice)
+}
+
+// tellTap tells the tap how its flow ends. The second FIN is passed on by the
+// close of both sides, so it has not been taken yet.
+func (w *worker) tellTap(f *flow, how ending) {
+	for from := range f.stream.ways {
+		if how == endWhole && !f.stream.ways[from].shut {
+			w.offerFIN(f, side(from))
+		}
+	}
+	if !f.tapped() {
+		return
+	}
+	whose := w.whose(f, how)
+	w.fenced(f, func() {
+		f.teed.tap.End(Ended{End: how.String(), By: how.by(whose), Code: codeOf(how, f.stage, f.stream, whose), At: time.Now()})
+	})
+}
+
+func (f *flow) tapped() bool { return f.teed != nil && f.teed.tap != nil }
+
+// fenced calls the tee for a flow. A panic in it costs the tee alone.
+func (w *worker) fenced(f *flow, call func()) {
+	defer func() {
+		v := recover()
+		if v == nil {
+			return
+		}
+		w.untap(f)
+		f.choice.gate.tees.panicked.Add(1)
+		split, stack := f.choice.split, string(debug.Stack())
+		if left, ok := w.relay.quiet.allow("tee of "+split, time.Now()); ok {
+			w.relay.say(func(log *slog.Logger) {
+				log.Error("a tee panicked and is told of this flow no more", "split", split, "panic", fmt.Sprint(v), "stack", stack, "left_out", left)
+			})
+		}
+	}()
+	call()
+}
