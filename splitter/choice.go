@@ -14,6 +14,7 @@ import (
 // the old state of the split or the new one, without a lock.
 type choice struct {
 	split      string
+	service    netip.AddrPort // the front's
 	generation traffic.Generation
 	proxy      traffic.Proxy
 	gate       *gate
@@ -68,7 +69,7 @@ type run struct {
 // newChoice makes the choice of a front at address, as yet without gate, groups,
 // counters and circuits. The rules are those of the split.
 func newChoice(split traffic.Split, rules *rules, address netip.AddrPort) (*choice, error) {
-	c := &choice{split: split.Name, generation: split.Generation, proxy: split.Proxy, rules: rules}
+	c := &choice{split: split.Name, service: address, generation: split.Generation, proxy: split.Proxy, rules: rules}
 	for i, b := range split.Backends() {
 		p, err := newParty(split.Name, b, address)
 		switch {

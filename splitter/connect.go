@@ -25,7 +25,7 @@ func (w *worker) admit(socket int, from netip.AddrPort, c *choice) {
 		return
 	}
 	f := w.take()
-	f.stage, f.choice, f.counted = connecting, c, counted
+	f.stage, f.choice, f.client, f.counted = connecting, c, from, counted.IsValid()
 	f.sockets = [2]int32{client: int32(socket), backend: -1}
 	f.stream = opened(c.proxy.NoSplice)
 	defer w.guard(f)
@@ -37,7 +37,7 @@ func (w *worker) admit(socket int, from netip.AddrPort, c *choice) {
 	first, primary, why := w.choose(c, from.Addr())
 	f.primary = primary
 	f.because(why)
-	w.sample(f, from, why)
+	w.sample(f, why)
 	w.try(f, first)
 }
 
@@ -156,6 +156,7 @@ func (w *worker) connected(f *flow, n news) {
 	w.appoint(f)
 	w.tellBegin(f)
 	w.tap(f)
+	w.introduce(f)
 	f.stream = f.stream.hear(backend, n)
 	w.pump(f)
 }

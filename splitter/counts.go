@@ -64,7 +64,8 @@ type faults struct{ accepts, dials, splices, panics, unsaid atomic.Uint64 }
 
 // Counts returns the counters of all backends of the splits served now, and of
 // removed ones that still have open flows. A byte is counted when it has been
-// written to its receiver's socket. It may be called from many goroutines and
+// written to its receiver's socket; PROXY headers, which are no client's, are
+// not. It may be called from many goroutines and
 // waits for no network.
 func (r *Relay) Counts() map[traffic.BackendKey]traffic.Counts {
 	r.mu.Lock()

@@ -26,6 +26,9 @@
 // what they carry after its receiver has it. Such a flow is copied while its tap
 // lives; all others never notice that there is a tee.
 //
+// Where the split says so, a backend gets a PROXY header before the first byte
+// of the client (preamble.go): whichever backend was connected in the end.
+//
 // The package carries TCP only, never looks into the bytes and sets no socket
 // option that needs a capability.
 //

@@ -35,7 +35,7 @@ func (w *worker) conclude(f *flow, end func(socket int), how ending) {
 		w.tally(f).active.Add(^uint64(0))
 	}
 	if f.stage != probing {
-		f.choice.gate.leave(f.counted)
+		f.choice.gate.leave(f.gated())
 	}
 	w.wheel.clear(f.place)
 	w.flows.release(f)

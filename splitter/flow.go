@@ -17,18 +17,29 @@ type flow struct {
 	heard  bool // it has sent something
 	halved bool // one side has ended, and the timeout for that is set
 
+	counted  bool  // the gate counts it as the client's
+	preamble uint8 // bytes of the PROXY header that the backend has not got
+
 	sockets [2]int32 // by side; the backend's once it is tried
 	stream  stream
 	rests   [2]rest // what a way holds, where that is not in the worker's buffer
 	pipes   [2]*pipe
 
 	choice  *choice
-	target  *target    // that is tried, or serves
-	primary *target    // that may be tried instead; nil: it is the target
-	counted netip.Addr // whose flow the gate has counted, if it did
+	target  *target // that is tried, or serves
+	primary *target // that may be tried instead; nil: it is the target
+	client  netip.AddrPort
 	times   times
 	line    *line // what the flow log wants; nil: nothing
 	teed    *teed // what the tee wants; nil: nothing
+}
+
+// gated is whose flow the gate has counted, if it did.
+func (f *flow) gated() netip.Addr {
+	if !f.counted {
+		return netip.Addr{}
+	}
+	return f.client.Addr()
 }
 
 // rest is what a sink has not taken of what was read.

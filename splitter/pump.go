@@ -55,12 +55,17 @@ func (w *worker) send(f *flow, from side, sink int) outcome {
 	if rest.bytes != nil {
 		bytes = rest.bytes[rest.gone:]
 	}
-	if from == client {
+	introduces := from == client && f.preamble > 0
+	if from == client && !introduces {
 		w.hasten(f, sink)
 	}
 	o := w.edge.send(sink, bytes)
-	w.count(f, from, o)
-	w.offerBytes(f, from, bytes[:o.n])
+	if introduces {
+		f.preamble -= uint8(o.n) // they are nobody's bytes: not counted, nor offered
+	} else {
+		w.count(f, from, o)
+		w.offerBytes(f, from, bytes[:o.n])
+	}
 	switch {
 	case o.kind == failed || o.n == len(bytes):
 		w.forget(rest)
@@ -83,12 +88,12 @@ func (w *worker) shut(f *flow, from side, sink int) outcome {
 
 // hasten has a backend's small writes sent at once from the second on: the
 // first is never held back (Nagle's algorithm, RFC 9293, section 3.7.4), and
-// many flows have no other.
+// many flows have no other. A PROXY header is a first one too, though not the
+// client's.
 func (w *worker) hasten(f *flow, sink int) {
-	switch {
-	case !f.spoken:
-		f.spoken = true
-	case !f.prompt:
+	second := f.spoken || f.choice.proxy.SendProxy != ""
+	f.spoken = true
+	if second && !f.prompt {
 		f.prompt = true
 		w.edge.prompt(sink)
 	}

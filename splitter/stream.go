@@ -190,6 +190,13 @@ func (s stream) copied(only bool) stream {
 	return s
 }
 
+// preceded is s when nothing has moved yet, and the backend is to get n bytes
+// that are held already before those of the client.
+func (s stream) preceded(n int) stream {
+	s.ways[client].held = int32(n)
+	return s
+}
+
 // hear takes news of a side.
 func (s stream) hear(from side, n news) stream {
 	in, out := &s.ways[from], &s.ways[from.other()]

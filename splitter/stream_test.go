@@ -37,6 +37,7 @@ type modelSocket struct {
 type model struct {
 	stream  stream
 	sockets [2]modelSocket
+	ahead   int // bytes of the relay's own that the backend gets before the client's
 	over    act // actFinish, actAbort
 	r       *rand.Rand
 	trace   []string
@@ -134,6 +135,9 @@ func (m *model) step() bool {
 
 func (m *model) perform(from side, a act) outcome {
 	source, sink := &m.sockets[from], &m.sockets[from.other()]
+	if from == client && (a == actRecv || a == actDraw || a == actShut) && sink.passed < m.ahead {
+		m.fail("act %d of the client before all that comes first has been sent", a)
+	}
 	switch a {
 	case actDraw:
 		if m.r.IntN(10) == 0 {
@@ -242,15 +246,19 @@ func (m *model) judge() {
 	}
 	for s := range m.sockets {
 		from, to := &m.sockets[s], &m.sockets[1-s]
+		sent := from.sent
+		if side(s) == client {
+			sent += m.ahead
+		}
 		switch {
 		case to.dead: // it reads nothing any more
 		case from.dead || !reset:
-			if to.got != from.sent {
-				m.fail("%d has read %d bytes, %d has sent %d", 1-s, to.got, s, from.sent)
+			if to.got != sent {
+				m.fail("%d has read %d bytes, %d has sent %d", 1-s, to.got, s, sent)
 			}
 		}
-		if to.passed > from.sent || !to.dead && to.got != to.passed {
-			m.fail("%d has read %d of %d bytes, %d has sent %d", 1-s, to.got, to.passed, s, from.sent)
+		if to.passed > sent || !to.dead && to.got != to.passed {
+			m.fail("%d has read %d of %d bytes, %d has sent %d", 1-s, to.got, to.passed, s, sent)
 		}
 		if !reset && to.finished != from.fin {
 			m.fail("%d has read a FIN: %v, %d has sent one: %v", 1-s, to.finished, s, from.fin)
@@ -282,6 +290,10 @@ func (m *model) play() int {
 func newModel(seed uint64) *model {
 	m := &model{r: rand.New(rand.NewPCG(seed, 11))}
 	m.stream = opened(seed%3 == 0)
+	if seed%4 == 1 {
+		m.ahead = 1 + m.r.IntN(modelRoom)
+		m.stream = m.stream.preceded(m.ahead)
+	}
 	return m
 }
 

@@ -13,8 +13,7 @@ import (
 
 // teed is what a sampled flow has besides.
 type teed struct {
-	client netip.AddrPort
-	tap    Tap // nil until the primary has answered
+	tap Tap // nil until the primary has answered
 }
 
 // teeCounts are those of a split.
@@ -57,11 +56,11 @@ func (c *choice) samples(client netip.Addr, why reason, draw func() traffic.Weig
 }
 
 // sample notes that the tee is to be told of a flow of the primary, if it is.
-func (w *worker) sample(f *flow, from netip.AddrPort, why reason) {
-	if w.relay.tee == nil || f.primary != nil || !f.choice.samples(from.Addr(), why, w.relay.draw) {
+func (w *worker) sample(f *flow, why reason) {
+	if w.relay.tee == nil || f.primary != nil || !f.choice.samples(f.client.Addr(), why, w.relay.draw) {
 		return
 	}
-	f.teed = &teed{client: from}
+	f.teed = &teed{}
 	f.choice.gate.tees.sampled.Add(1)
 }
 
@@ -87,7 +86,7 @@ func (w *worker) tap(f *flow) {
 func (f *flow) opened(now time.Time) Opened {
 	return Opened{
 		BackendKey: traffic.BackendKey{Split: f.choice.split, Backend: f.target.name}, Generation: f.choice.generation,
-		Client: f.teed.client, Service: localAddress(int(f.sockets[client])), Server: f.target.at, At: now,
+		Client: f.client, Service: localAddress(int(f.sockets[client])), Server: f.target.at, At: now,
 	}
 }
 

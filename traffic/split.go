@@ -57,6 +57,16 @@ const (
 	FallbackNone    Fallback = "none"
 )
 
+// SendProxy is the version of the PROXY protocol by which backends are told whose
+// a flow is; the zero value tells them nothing.
+type SendProxy string
+
+// SendProxyV1 is the header of one line of text, SendProxyV2 the binary one.
+const (
+	SendProxyV1 SendProxy = "v1"
+	SendProxyV2 SendProxy = "v2"
+)
+
 // Transport is what a port speaks: "tcp" or "udp".
 type Transport string
 
@@ -238,6 +248,8 @@ type Proxy struct {
 	HalfClosedTimeout time.Duration `json:"half_closed_timeout,omitempty"`
 	FirstByteTimeout  time.Duration `json:"first_byte_timeout,omitempty"`
 	PeerTimeout       time.Duration `json:"peer_timeout,omitempty"`
+	// SendProxy begins every connection to a backend, the primary too.
+	SendProxy SendProxy `json:"send_proxy,omitempty"`
 	// NoSplice has bytes copied where they could be spliced.
 	NoSplice bool `json:"no_splice,omitempty"`
 }

@@ -98,6 +98,7 @@ func owners() []owner {
 		{"github.com/spf13/cobra", []string{"cmd/splitd", "cmd/splitctl"}, false, "only commands know of command lines"},
 		{"github.com/coreos/go-systemd/v22", []string{"daemon"}, true, "the daemon alone tells systemd how it is"},
 		{"github.com/emersion/go-smtp", []string{"internal/demo"}, true, "we split connections, we do not speak SMTP: only the demo and tests do"},
+		{"github.com/pires/go-proxyproto", []string{"splitter"}, true, "the relay alone speaks the PROXY protocol"},
 		{"github.com/google/go-cmp", nil, true, "cmp is for tests: it panics on purpose"},
 		{"github.com/rogpeppe/go-internal", nil, true, "testscript is for tests"},
 		{"golang.org/x/net", []string{"health"}, true, "its dnsmessage reads and writes DNS for health's checks"},

@@ -1,0 +1,53 @@
+package splitter
+
+import (
+	"net"
+	"net/netip"
+
+	"github.com/pires/go-proxyproto"
+
+	"github.com/splitd/splitd/traffic"
+)
+
+// introduce has the backend told whose the flow is, where the split says so. The
+// header stands in the worker's buffer, as if it had been read from the client;
+// the pump that follows sends it, or keeps what the backend does not take.
+func (w *worker) introduce(f *flow) {
+	version := f.choice.proxy.SendProxy
+	if version == "" {
+		return
+	}
+	w.fresh = w.buffer[:copy(w.buffer, preamble(version, f.client, f.service()))]
+	f.preamble = uint8(len(w.fresh)) // 104 at most
+	f.stream = f.stream.preceded(len(w.fresh))
+}
+
+// service is the address that the client has connected to. Only where the front
+// has all addresses does the kernel have to be asked.
+func (f *flow) service() netip.AddrPort {
+	if at := f.choice.service; !at.Addr().IsUnspecified() {
+		return at
+	}
+	return localAddress(int(f.sockets[client]))
+}
+
+// preamble is the header of the PROXY protocol, sections 2.1 and 2.2 of
+// proxy-protocol.txt in HAProxy's sources. Version 1 has 104 bytes at most, version
+// 2 has 52. Both addresses are of one family there: IPv4-mapped ones are IPv4,
+// and where only one is IPv4, both are written as IPv6.
+func preamble(version traffic.SendProxy, client, service netip.AddrPort) []byte {
+	number := byte(2)
+	if version == traffic.SendProxyV1 {
+		number = 1
+	}
+	bytes, err := proxyproto.HeaderProxyFromAddrs(number, tcpAddress(client), tcpAddress(service)).Format()
+	if err != nil {
+		panic("a header of two IP addresses: " + err.Error()) // it refuses others alone
+	}
+	return bytes
+}
+
+// tcpAddress is without its zone, which no header has.
+func tcpAddress(at netip.AddrPort) *net.TCPAddr {
+	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(at.Addr().WithZone(""), at.Port()))
+}
