@@ -33,12 +33,6 @@ func (t *table) laterText(key, only string) {
 	}
 }
 
-func (t *table) laterWord(key, only string, later ...string) {
-	if v, ok := t.take(key); ok {
-		oneOf(v, []string{only}, later)
-	}
-}
-
 func (t *table) laterNumber(key, only string) {
 	if v, ok := t.take(key); ok {
 		if s, ok := v.scalar("a number"); ok {

@@ -42,13 +42,42 @@ func (d *draft) readProxy(t *table) {
 				p.NoSplice = !on
 			}
 		}
-		t.laterWord("send_proxy", "none", "v1", "v2")
+		d.readSendProxy(t)
 		t.laterList("accept_proxy")
 		t.laterTrue("transparent")
 		for _, v := range t.given {
 			d.unusedIn(v, traffic.ModeKernel)
 		}
 	})
+}
+
+// noSendProxy is what a file says for no PROXY header.
+const noSendProxy traffic.SendProxy = "none"
+
+// readSendProxy reads how backends are told whose a flow is. Which plane serves
+// must be certain: a server that expects the header cannot do without, and one
+// that does not takes it for the client's words.
+func (d *draft) readSendProxy(t *table) {
+	v, given := t.take("send_proxy")
+	if !given {
+		return
+	}
+	word, ok := oneOf(v, []traffic.SendProxy{noSendProxy, traffic.SendProxyV1, traffic.SendProxyV2}, nil)
+	if !ok || word == noSendProxy {
+		return
+	}
+	d.split.Proxy.SendProxy = word
+	switch {
+	case d.split.Mode == traffic.ModeAuto:
+		v.refuse("mode auto may become kernel, which sends no PROXY header: set mode: proxy")
+	case d.split.Mode == traffic.ModeProxy && d.usesUDP():
+		v.refuse("flows of udp ports get no PROXY header: make another split of those")
+	}
+}
+
+// introduces says that backends expect a PROXY header, which checks do not send.
+func (d *draft) introduces() bool {
+	return d.split.Mode == traffic.ModeProxy && d.split.Proxy.SendProxy != ""
 }
 
 // limit reads a number of flows.

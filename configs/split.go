@@ -80,8 +80,8 @@ func readSplit(v value) (*draft, bool) {
 	}
 	d.readWords(t)
 	d.readBackends(t)
-	d.readHealth(t)
 	d.readProxy(t)
+	d.readHealth(t)
 	d.readDraw(t)
 	d.readUDP(t)
 	var first string
