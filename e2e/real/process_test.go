@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/splitd/splitd/internal/nettest"
 	"github.com/splitd/splitd/internal/programs"
 )
@@ -68,6 +70,18 @@ func (s *server) until(what string, ready func() bool) {
 		}
 		return ready()
 	})
+}
+
+// freeze stops the server where it is, as SIGSTOP does, and waits until no thread
+// of it runs.
+func (s *server) freeze() {
+	s.t.Helper()
+	if err := s.cmd.Process.Signal(unix.SIGSTOP); err != nil {
+		s.t.Fatal(err)
+	}
+	if err := unix.Waitid(unix.P_PID, s.cmd.Process.Pid, nil, unix.WSTOPPED|unix.WNOWAIT, nil); err != nil {
+		s.t.Fatalf("wait for %s to stop: %v", s.name, err)
+	}
 }
 
 // awaitEnd waits for a server that was told to end, which it must do without
