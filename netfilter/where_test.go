@@ -32,24 +32,30 @@ func TestTheKernelSendsEachClientWhereWhereSays(t *testing.T) {
 	three := affine(traffic.AffinityPrefix{IPv4: 24, IPv6: 56})
 	three.Candidates = append(three.Candidates, traffic.Backend{Name: "third", Weight: 200_000, Addresses: addresses("10.0.2.30", "2001:db8:2::30")})
 	three.Slots = three.Layout()
-	for name, s := range map[string]traffic.Split{
-		"hosts":            affine(traffic.AffinityPrefix{IPv4: 32, IPv6: 128}),
-		"networks":         affine(traffic.AffinityPrefix{IPv4: 24, IPv6: 64}),
-		"one is closed":    closed,
-		"some are down":    down,
-		"three candidates": three,
-	} {
-		t.Run(name, func(t *testing.T) {
-			lab := newSplitLab(t)
+	const clients = 5000
+	cases := []struct {
+		name  string
+		split traffic.Split
+	}{
+		{"hosts", affine(traffic.AffinityPrefix{IPv4: 32, IPv6: 128})},
+		{"networks", affine(traffic.AffinityPrefix{IPv4: 24, IPv6: 64})},
+		{"one is closed", closed},
+		{"some are down", down},
+		{"three candidates", three},
+	}
+	asked := map[netip.Addr]bool{}
+	for i, tt := range cases {
+		t.Run(tt.name, func(t *testing.T) {
+			lab, s := newSplitLab(t), tt.split
 			lab.apply(s)
-			const each = 500 // of each family
-			got := lab.sides(s, each)
-			if len(got) != 2*each {
-				t.Fatalf("%d clients have a flow, want %d", len(got), 2*each)
+			got := lab.sides(s, i, len(cases), clients/2)
+			if len(got) != clients/len(cases) {
+				t.Fatalf("%d clients have a flow, want %d", len(got), clients/len(cases))
 			}
 			sides := map[string]int{}
 			for client, flow := range got {
 				side := s.Where(client)
+				asked[client] = true
 				sides[side.Backend]++
 				if flow.Generation != s.Generation {
 					t.Errorf("%s: its flow is of generation %d, want %d", client, flow.Generation, s.Generation)
@@ -64,11 +70,14 @@ func TestTheKernelSendsEachClientWhereWhereSays(t *testing.T) {
 			}
 		})
 	}
+	if len(asked) != clients {
+		t.Errorf("%d clients were looked at, want %d", len(asked), clients)
+	}
 }
 
-// sides sends a packet of each of n clients of both families, and returns the
-// flows that conntrack has made of them.
-func (lab *splitLab) sides(s traffic.Split, n int) map[netip.Addr]OpenFlow {
+// sides sends a packet of every so manieth of n clients of each family, and
+// returns the flows that conntrack has made of them.
+func (lab *splitLab) sides(s traffic.Split, first, step, n int) map[netip.Addr]OpenFlow {
 	lab.t.Helper()
 	lab.client.Do(func() error {
 		lo, err := netlink.LinkByName("lo")
@@ -85,10 +94,10 @@ func (lab *splitLab) sides(s traffic.Split, n int) map[netip.Addr]OpenFlow {
 				return err
 			}
 		}
-		for i := range n {
+		for i := first; i < n; i += step {
 			// Several in each network, and many networks.
-			four := netip.AddrFrom4([4]byte{198, 18 + byte(i&1), byte(i / 4), byte(1 + i*7)})
-			six := netip.MustParseAddr(fmt.Sprintf("2001:db8:aaaa:%x::%x", i/3*257&0xffff, i+1))
+			four := netip.AddrFrom4([4]byte{198, 18 + byte(i&1), byte(i / 20), byte(1 + i*7)})
+			six := netip.MustParseAddr(fmt.Sprintf("2001:db8:aaaa:%x::%x", i/20*257, i+1))
 			if err := errors.Join(sendFrom(four, "192.0.2.25:53"), sendFrom(six, "[2001:db8::25]:53")); err != nil {
 				return err
 			}

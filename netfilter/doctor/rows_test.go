@@ -290,8 +290,9 @@ func TestNothingIsFoundOnAHostWithoutFault(t *testing.T) {
 	}
 }
 
-// judgedAlone are the rows whose fault no namespace can have: each has a test
-// of its own on given values.
+// judgedAlone are the rows that are not in the table of faults, since no namespace
+// of this test can have theirs: each has a test of its own, on given values or in
+// a lab of its own.
 var judgedAlone = []string{
 	"unread", "kernel-features", "iptables-legacy", "conntrack-full", "nft-listing", "ruleset-reload", "router-advertisements",
 }
