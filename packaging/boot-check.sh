@@ -11,6 +11,7 @@ included() { [ -s /run/splitd/include.nft ] && grep -q "gen=$1\"" /run/splitd/in
 excluded() { [ -f /run/splitd/include.nft ] && [ ! -s /run/splitd/include.nft ]; }
 in_kernel() { nft list chain inet splitd split/mx | grep -q "gen=$1\""; }
 main_pid() { systemctl show --property MainPID --value splitd; }
+journal_has() { journalctl --no-pager --output cat SPLITD_LOG=flow | grep -qF "$1"; }
 # refused COMMAND... holds if it fails.
 refused() { if "$@"; then return 1; fi; }
 # until_holds COMMAND... waits for it, ten seconds at most.
@@ -43,6 +44,14 @@ if [ "$boot" = first ]; then
     echo 'splits: [{nonsense: 1}]' >/etc/splitd/conf.d/bad.yaml
     refused systemctl reload splitd
     rm /etc/splitd/conf.d/bad.yaml
+    [ "$(weight)" = 60000 ]
+
+    printf 'flow_log: {to: journal, sample: 100%%}\n' >/etc/splitd/conf.d/flow-log.yaml
+    systemctl restart splitd
+    (exec 3<>/dev/tcp/127.0.0.1/80) 2>/dev/null || true # nobody serves it: the line says so
+    until_holds journal_has '"split":"web"'
+    rm /etc/splitd/conf.d/flow-log.yaml
+    systemctl restart splitd
     [ "$(weight)" = 60000 ]
 
     before=$(main_pid)
