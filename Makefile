@@ -9,10 +9,10 @@ GOLINT  := go tool -modfile=golangci-lint.mod golangci-lint
 export SPLITD_BIN := $(CURDIR)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-race e2e-real e2e-kernel bench lint fmt install clean
+.PHONY: help build demo test test-race e2e-real e2e-kernel bench bench-kernel lint fmt install clean
 
 help: ## show what can be made
-	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 build: ## build bin/splitd and bin/splitctl
 	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/ ./cmd/splitd ./cmd/splitctl
@@ -36,6 +36,9 @@ e2e-kernel: build ## the kernel tests on Debian's kernels in qemu; as root, half
 
 bench: build ## splitd beside nft by hand, iptables, HAProxy and nginx; writes bench/results.md
 	bench/run.sh $(if $(PARTS),-parts $(PARTS))
+
+bench-kernel: PARTS = kernel
+bench-kernel: bench ## of bench, what is in the kernel alone
 
 lint: ## linters, vet, go fix and go mod tidy; changes nothing
 	$(GOLINT) run
