@@ -1,8 +1,5 @@
 # Linux, Go and make are all that build, demo and test need: no C compiler, no packages.
 PREFIX  ?= /usr/local
-SHARE   := $(DESTDIR)$(PREFIX)/share
-LIB     := $(DESTDIR)$(PREFIX)/lib
-ETC     := $(DESTDIR)/etc/splitd
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS := -X github.com/splitd/splitd/internal/build.version=$(VERSION)
 GOLINT  := go tool -modfile=golangci-lint.mod golangci-lint
@@ -50,14 +47,7 @@ fmt: ## format every Go file
 	$(GOLINT) fmt
 
 install: $(if $(shell command -v go),build) ## install below DESTDIR and PREFIX; keeps an existing configuration
-	install -D -t $(DESTDIR)$(PREFIX)/bin bin/splitd bin/splitctl
-	install -D -m 644 -t $(LIB)/sysusers.d packaging/sysusers.d/splitd.conf
-	install -D -m 644 -t $(LIB)/systemd/system packaging/systemd/*.service
-	sed -i 's|/usr/local/bin/|$(PREFIX)/bin/|' $(LIB)/systemd/system/splitd*.service
-	install -d $(ETC)/conf.d $(SHARE)/bash-completion/completions $(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d
-	test -e $(ETC)/splitd.yaml || install -m 644 packaging/splitd.yaml $(ETC)/splitd.yaml
-	for s in bash:bash-completion/completions/splitctl zsh:zsh/site-functions/_splitctl fish:fish/vendor_completions.d/splitctl.fish; do \
-		bin/splitctl completion $${s%%:*} > $(SHARE)/$${s#*:} || exit 1; done
+	DESTDIR=$(DESTDIR) PREFIX=$(PREFIX) packaging/install.sh
 
 clean: ## remove what make built
 	rm -rf bin
