@@ -16,6 +16,11 @@ type listener struct {
 	socket int
 	batch  int // so many are accepted at once
 	filled int // batches in a row for which there were enough
+
+	// Of UDP, while the front goes: it takes no new flows, or for another one that
+	// covers its address.
+	leave *leave
+	cover *front
 }
 
 // listen begins to accept from a front's listener, which the worker has from
@@ -28,12 +33,26 @@ func (w *worker) listen(f *front, socket int) {
 	}
 	w.listeners[place] = listener{front: f, socket: socket, batch: 1}
 	events := uint32(unix.EPOLLIN)
-	if w.resting {
+	switch {
+	case f.udp():
+		w.prepare()
+	case w.resting:
 		events = 0 // with the others
 	}
 	if errno := w.poller.add(socket, events, ticket{kind: ofListener, place: int32(place)}); errno != 0 {
 		w.relay.faults.accepts.Add(1)
 		w.relay.say(func(log *slog.Logger) { log.Error("watch listener", "address", f.address.String(), "error", errno) })
+	}
+}
+
+// knocked does what news of a listener ask for.
+func (w *worker) knocked(place int32) {
+	switch l := &w.listeners[place]; {
+	case l.front == nil: // it has been closed meanwhile
+	case l.front.udp():
+		w.receive(place)
+	default:
+		w.accept(place)
 	}
 }
 
@@ -43,12 +62,9 @@ func (w *worker) listen(f *front, socket int) {
 // always enough.
 func (w *worker) accept(place int32) {
 	l := &w.listeners[place]
-	if l.front == nil {
-		return
-	}
 	for range l.batch {
-		if w.relay.files.short() {
-			w.failed(l.front.address, unix.EMFILE)
+		if w.relay.files.short(filesOfFlow) {
+			w.failed(l.front.address.AddrPort, unix.EMFILE)
 			return
 		}
 		socket, client, errno := w.edge.accept(l.socket)
@@ -62,7 +78,7 @@ func (w *worker) accept(place int32) {
 			l.batch, l.filled = 1, 0
 			return
 		case isShortage(errno):
-			w.failed(l.front.address, errno)
+			w.failed(l.front.address.AddrPort, errno)
 			return
 		default: // the connection's own error, accept(2): it is gone
 		}
@@ -79,7 +95,10 @@ func (w *worker) leave(f *front) {
 		if l.front != f {
 			continue
 		}
-		for {
+		if f.udp() {
+			w.takeRest(int32(i))
+		}
+		for !f.udp() {
 			socket, client, errno := w.edge.accept(l.socket)
 			if errno == unix.EAGAIN || isShortage(errno) {
 				break

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/splitd/splitd/traffic"
 )
@@ -15,8 +16,10 @@ import (
 type choice struct {
 	split      string
 	service    netip.AddrPort // the front's
+	transport  traffic.Transport
 	generation traffic.Generation
 	proxy      traffic.Proxy
+	udpTimeout time.Duration // of flows of UDP; 0: as conntrack has it
 	gate       *gate
 	primary    party
 	candidates []party
@@ -68,10 +71,12 @@ type run struct {
 
 // newChoice makes the choice of a front at address, as yet without gate, groups,
 // counters and circuits. The rules are those of the split.
-func newChoice(split traffic.Split, rules *rules, address netip.AddrPort) (*choice, error) {
-	c := &choice{split: split.Name, service: address, generation: split.Generation, proxy: split.Proxy, rules: rules}
+func newChoice(split traffic.Split, rules *rules, address spot) (*choice, error) {
+	c := &choice{
+		split: split.Name, service: address.AddrPort, transport: address.transport, generation: split.Generation, proxy: split.Proxy, udpTimeout: split.UDPTimeout, rules: rules,
+	}
 	for i, b := range split.Backends() {
-		p, err := newParty(split.Name, b, address)
+		p, err := newParty(split.Name, b, address.AddrPort)
 		switch {
 		case err != nil:
 			return nil, err

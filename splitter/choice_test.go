@@ -17,7 +17,7 @@ var stranger = netip.MustParseAddr("203.0.113.99")
 // choiceOf is that of a front of the split.
 func choiceOf(t testing.TB, s traffic.Split, at netip.Addr) *choice {
 	t.Helper()
-	c, err := New(Options{}).choice(s, rulesOf(s), netip.AddrPortFrom(at, s.Service.Ports[0].Number))
+	c, err := New(Options{}).choice(s, rulesOf(s), spot{netip.AddrPortFrom(at, s.Service.Ports[0].Number), s.Service.Ports[0].Transport})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,14 +17,10 @@ func (w *worker) admit(socket int, from netip.AddrPort, c *choice) {
 	counted, ok := c.gate.enter(c.proxy, from.Addr())
 	if !ok {
 		w.edge.reset(socket)
-		if left, ok := w.relay.quiet.allow("limit of "+c.split, time.Now()); ok {
-			w.relay.say(func(log *slog.Logger) {
-				log.Warn("flow refused: proxy.max_flows or proxy.max_client_flows is reached", "split", c.split, "client", from.Addr().String(), "left_out", left)
-			})
-		}
+		w.tellRefused(c, from.Addr())
 		return
 	}
-	f := w.take()
+	f := w.take(filesOfFlow)
 	f.stage, f.choice, f.client, f.counted = connecting, c, from, counted.IsValid()
 	f.sockets = [2]int32{client: int32(socket), backend: -1}
 	f.stream = opened(c.proxy.NoSplice)
@@ -41,9 +37,18 @@ func (w *worker) admit(socket int, from netip.AddrPort, c *choice) {
 	w.try(f, first)
 }
 
-// take opens a flow.
-func (w *worker) take() *flow {
-	w.relay.files.used.Add(filesOfFlow)
+// tellRefused says that a limit keeps a client out.
+func (w *worker) tellRefused(c *choice, from netip.Addr) {
+	if left, ok := w.relay.quiet.allow("limit of "+c.split, time.Now()); ok {
+		w.relay.say(func(log *slog.Logger) {
+			log.Warn("flow refused: proxy.max_flows or proxy.max_client_flows is reached", "split", c.split, "client", from.String(), "left_out", left)
+		})
+	}
+}
+
+// take opens a flow that has so many files.
+func (w *worker) take(files int64) *flow {
+	w.relay.files.used.Add(files)
 	return w.flows.take()
 }
 
@@ -54,6 +59,10 @@ func (f *flow) ticket(kind ticketKind) ticket {
 // try begins to connect the flow to a backend. Nothing has been read from the
 // client yet, so it does not notice which; what it sends waits in its socket.
 func (w *worker) try(f *flow, t *target) {
+	if f.udp() {
+		w.associate(f, t)
+		return
+	}
 	f.target = t
 	socket, errno := w.edge.connect(t.endpoint)
 	if errno != 0 {

@@ -53,6 +53,9 @@ type Faults struct {
 	Dials uint64
 	// Splices is the number of times that bytes were copied for lack of a pipe.
 	Splices uint64
+	// Datagrams is the number of those that were dropped here: a socket had no room
+	// for them, or they cannot be relayed.
+	Datagrams uint64
 	// Panics is the number of flows that a panic cut off.
 	Panics uint64
 	// Unsaid is the number of log messages that were left out because the log
@@ -60,7 +63,7 @@ type Faults struct {
 	Unsaid uint64
 }
 
-type faults struct{ accepts, dials, splices, panics, unsaid atomic.Uint64 }
+type faults struct{ accepts, dials, splices, datagrams, panics, unsaid atomic.Uint64 }
 
 // Counts returns the counters of all backends of the splits served now, and of
 // removed ones that still have open flows. A byte is counted when it has been
@@ -85,11 +88,12 @@ func (r *Relay) Faults() Faults {
 	f := &r.faults
 	return Faults{
 		Accepts: f.accepts.Load(), Dials: f.dials.Load(),
-		Splices: f.splices.Load(), Panics: f.panics.Load(), Unsaid: f.unsaid.Load(),
+		Splices: f.splices.Load(), Datagrams: f.datagrams.Load(), Panics: f.panics.Load(), Unsaid: f.unsaid.Load(),
 	}
 }
 
-// Refusals returns how many connections were reset without being tried, by
+// Refusals returns how many connections were reset without being tried, and how
+// many datagrams began no flow, by
 // split and reason; what is none is not there. It may be called from many
 // goroutines.
 func (r *Relay) Refusals() map[string]map[traffic.Refusal]uint64 {

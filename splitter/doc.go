@@ -1,5 +1,5 @@
 // Package splitter is the userspace data plane: it listens on the services of
-// proxy splits, chooses a backend for each connection and relays the bytes.
+// proxy splits, chooses a backend for each flow and relays the bytes.
 //
 //	relay := splitter.New(splitter.Options{Log: log})
 //	if err := relay.Apply(ctx, splits); err != nil { ... } // the old state serves on
@@ -24,13 +24,20 @@
 //
 // A sample of the primary's flows may be told to a Tee (tee.go), which is lent
 // what they carry after its receiver has it. Such a flow is copied while its tap
-// lives; all others never notice that there is a tee.
+// lives; all others never notice that there is a tee. Flows of UDP have none.
 //
 // Where the split says so, a backend gets a PROXY header before the first byte
 // of the client (preamble.go): whichever backend was connected in the end.
 //
-// The package carries TCP only, never looks into the bytes and sets no socket
-// option that needs a capability.
+// Of UDP a flow is one address and port of a client that asks one address and
+// port of a service (talk.go). Its first datagram decides as a connection does;
+// it has a socket of its own towards its backend, ends when it has been silent
+// for long enough, and is connecting until the backend has answered, or refused
+// nothing for as long as a connect may take. A datagram for which there is no
+// room, here or there, is lost as on any network, and counted: nobody waits.
+//
+// The package never looks into the bytes and sets no socket option that needs a
+// capability.
 //
 // The engine is a few workers, one for each core, each on a thread and with an
 // epoll of its own. A worker has its own listener of every address
@@ -38,5 +45,8 @@
 // flow does next is a function from values to values (stream.go), and so are
 // its timeouts (wheel.go); the kernel stands behind an interface (edge.go).
 // Bytes are copied while messages are small and spliced when they stream. A
-// flow that waits holds two sockets and no goroutine, buffer or pipe.
+// flow that waits holds two sockets (of UDP one) and no goroutine, buffer or pipe.
+// Datagrams are taken and given in batches. The kernel chooses whose of the
+// workers' they are; the one that has the flow already gets them by post, where
+// it has chosen otherwise than before (owners.go).
 package splitter

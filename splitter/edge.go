@@ -39,6 +39,18 @@ type edge interface {
 	// heard says how long no byte has come.
 	heard(socket int) (time.Duration, bool)
 
+	// associate makes a socket of UDP that speaks with one address alone.
+	associate(to *endpoint) (int, syscall.Errno)
+	// take fills a batch with datagrams, from its place first on, and says how many
+	// there were; the error is EAGAIN when there is none, or what the peer's host
+	// says of what it was sent.
+	take(socket int, into *batch, first int) (int, syscall.Errno)
+	// give sends those from first to before last and says how many have gone; an
+	// error concerns the first of them, or what was sent before.
+	give(socket int, of *batch, first, last int) (int, syscall.Errno)
+	// say sends one.
+	say(socket int, bytes []byte) syscall.Errno
+
 	// pipe makes a pipe that holds room bytes at least.
 	pipe(room int) (*pipe, bool)
 }

@@ -20,6 +20,10 @@ func (w *worker) conclude(f *flow, end func(socket int), how ending) {
 	}
 	w.tellEnd(f, how)
 	w.tellTap(f, how)
+	files := int64(filesOfFlow)
+	if f.udp() {
+		end, files = w.edge.close, filesOfTalk
+	}
 	for _, socket := range f.sockets {
 		if socket >= 0 {
 			end(int(socket))
@@ -37,9 +41,12 @@ func (w *worker) conclude(f *flow, end func(socket int), how ending) {
 	if f.stage != probing {
 		f.choice.gate.leave(f.gated())
 	}
+	if f.udp() {
+		w.part(f)
+	}
 	w.wheel.clear(f.place)
 	w.flows.release(f)
-	w.relay.files.used.Add(-filesOfFlow)
+	w.relay.files.used.Add(-files)
 }
 
 // appoint has the flow looked at when its next time comes.
@@ -88,6 +95,9 @@ func (w *worker) expired(f *flow) {
 		return
 	case due(f.times.cut, w.now):
 		w.abort(f, endStopped)
+		return
+	case f.udp():
+		w.expiredTalk(f)
 		return
 	case due(f.times.connect, w.now):
 		f.times.connect = 0

@@ -61,7 +61,7 @@ func TestFiveThousandSilentClientsHinderNobody(t *testing.T) {
 	var silent []netip.AddrPort
 	for _, name := range []string{"a", "b"} {
 		at := netip.AddrPortFrom(ip, freePort())
-		sockets, err := listen(at, 1, false)
+		sockets, err := listen(tcpSpot(at), 1, false)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -43,8 +43,8 @@ func (f *files) measure() error {
 	return nil
 }
 
-// short says whether there are too few for another flow.
-func (f *files) short() bool { return f.used.Load()+filesOfFlow > f.most }
+// short says whether there are too few for another flow of so many.
+func (f *files) short(more int64) bool { return f.used.Load()+more > f.most }
 
-// filesOfFlow is how many a flow has.
+// filesOfFlow is how many a flow of TCP has.
 const filesOfFlow = 2

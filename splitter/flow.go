@@ -5,7 +5,8 @@ import (
 	"time"
 )
 
-// flow is one client connection and the backend connection that serves it. It
+// flow is one client connection and the backend connection that serves it, or one
+// of UDP (talk.go). It
 // belongs to one worker from its beginning to its end.
 type flow struct {
 	place  int32 // in the slab
@@ -30,8 +31,9 @@ type flow struct {
 	primary *target // that may be tried instead; nil: it is the target
 	client  netip.AddrPort
 	times   times
-	line    *line // what the flow log wants; nil: nothing
-	teed    *teed // what the tee wants; nil: nothing
+	line    *line    // what the flow log wants; nil: nothing
+	teed    *teed    // what the tee wants; nil: nothing
+	talk    *talking // what a flow of UDP has besides; nil: it is one of TCP, or a probe
 }
 
 // gated is whose flow the gate has counted, if it did.

@@ -3,7 +3,6 @@ package splitter
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -14,18 +13,22 @@ import (
 )
 
 // front is a service address and port: a listener for each worker, and what is
-// done with their connections.
+// done with their connections, or with what comes to them.
 type front struct {
-	address netip.AddrPort
+	address spot
 	sockets []int // by worker, whose they are once it listens
 	choice  atomic.Pointer[choice]
-	leave   *leave // while it goes; guarded by Relay.mu
+	flows   atomic.Int64 // that are open; of UDP alone
+	leave   *leave       // while it goes; guarded by Relay.mu
 }
 
 // apply has connections that are accepted from now on treated as c says.
 // Relay.mu is held, without which no socket is closed.
 func (f *front) apply(c *choice) {
 	before := f.choice.Swap(c)
+	if f.udp() {
+		return
+	}
 	if before != nil && before.proxy.PeerTimeout == c.proxy.PeerTimeout {
 		return
 	}
@@ -36,7 +39,7 @@ func (f *front) apply(c *choice) {
 
 // bind listens on every wanted address that no front has yet: on all of them
 // or on none. r.mu is held.
-func (r *Relay) bind(wanted map[netip.AddrPort]traffic.Split) ([]*front, error) {
+func (r *Relay) bind(wanted map[spot]traffic.Split) ([]*front, error) {
 	var bound []*front
 	var errs []error
 	for _, address := range inOrder(wanted) {
@@ -63,7 +66,7 @@ func (r *Relay) bind(wanted map[netip.AddrPort]traffic.Split) ([]*front, error) 
 // overlapped says whether a front that will go covers address meanwhile: the
 // wildcard's where a single address is to be, or the other way round. r.mu is
 // held.
-func (r *Relay) overlapped(address netip.AddrPort, wanted map[netip.AddrPort]traffic.Split) bool {
+func (r *Relay) overlapped(address spot, wanted map[spot]traffic.Split) bool {
 	for old := range r.fronts {
 		_, stays := wanted[old]
 		overlap := old.Addr().IsUnspecified() || address.Addr().IsUnspecified()
@@ -83,7 +86,7 @@ func (r *Relay) open(f *front) {
 
 // close ends a front, and returns when the connections in its queues have
 // become flows: their clients think themselves connected, and a close alone
-// would reset them. It is called once; r.mu is held.
+// would reset them. Of UDP it has no flows any more. It is called once; r.mu is held.
 func (r *Relay) close(f *front) {
 	var closed sync.WaitGroup
 	for _, w := range r.workers {
@@ -107,7 +110,7 @@ const backlog = 1 << 16
 // The first of them asks for the address for itself, unless fronts of ours
 // overlap it: where another program has it, that is an error. Later the kernel
 // lets in programs of the same user that ask to share it, and no others.
-func listen(address netip.AddrPort, many int, overlapped bool) ([]int, error) {
+func listen(address spot, many int, overlapped bool) ([]int, error) {
 	var sockets []int
 	for i := range many {
 		socket, err := listenOnce(address, i > 0 || overlapped)
@@ -126,15 +129,23 @@ func closeAll(sockets []int) {
 	}
 }
 
-func listenOnce(address netip.AddrPort, shared bool) (int, error) {
-	to := newEndpoint(address)
+func listenOnce(address spot, shared bool) (int, error) {
+	to := newEndpoint(address.AddrPort)
+	if address.transport == traffic.UDP {
+		return bound(unix.SOCK_DGRAM, unix.IPPROTO_UDP, to, func(socket int) error { return prepareDatagrams(socket, to, address, shared) })
+	}
 	// Plain TCP: an MPTCP socket, which package net asks for, costs every
 	// client's SYN more and is refused by some options (golang/go#74643).
-	socket, err := unix.Socket(to.family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
+	return bound(unix.SOCK_STREAM, unix.IPPROTO_TCP, to, func(socket int) error { return prepare(socket, to, shared) })
+}
+
+// bound makes a socket and has it prepared.
+func bound(kind, protocol int, to *endpoint, prepare func(socket int) error) (int, error) {
+	socket, err := unix.Socket(to.family, kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, protocol)
 	if err != nil {
 		return 0, err
 	}
-	if err := prepare(socket, to, shared); err != nil {
+	if err := prepare(socket); err != nil {
 		_ = unix.Close(socket)
 		return 0, err
 	}
@@ -177,7 +188,7 @@ func prepare(socket int, to *endpoint, shared bool) error {
 }
 
 // explainListen says what to do about an address that could not be bound.
-func explainListen(address netip.AddrPort, split traffic.Split, err error) error {
+func explainListen(address spot, split traffic.Split, err error) error {
 	cause := err
 	if errno, ok := errors.AsType[syscall.Errno](err); ok {
 		cause = errno

@@ -327,3 +327,5 @@ func (b *logBuffer) tail(n int) string {
 	text := b.String()
 	return text[max(len(text)-n, 0):]
 }
+
+func tcpSpot(at netip.AddrPort) spot { return spot{at, traffic.TCP} }

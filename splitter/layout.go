@@ -11,21 +11,17 @@ import (
 )
 
 // layout says which split is served at which address. It refuses what cannot
-// be served: a port that is not TCP, two splits on one address, and a backend
-// that is the split's own listener, which would relay to itself for ever. Own
+// be served: two splits on one address, and a backend that is the split's own
+// listener, which would relay to itself for ever. Own
 // are the addresses of this host; they tell what a wildcard listener covers.
-func layout(splits []traffic.Split, own []netip.Addr) (map[netip.AddrPort]traffic.Split, error) {
-	fronts := map[netip.AddrPort]traffic.Split{}
+func layout(splits []traffic.Split, own []netip.Addr) (map[spot]traffic.Split, error) {
+	fronts := map[spot]traffic.Split{}
 	taken := claims{wildcard: map[portFamily]string{}, any: map[portFamily]string{}}
 	var errs []error
 	for _, split := range splits {
 		for _, port := range split.Service.Ports {
-			if port.Transport != traffic.TCP {
-				errs = append(errs, fmt.Errorf("split %q: port %s: mode proxy carries TCP only in this version", split.Name, port))
-				continue
-			}
 			for _, ip := range split.Service.Addresses {
-				address := netip.AddrPortFrom(ip, port.Number)
+				address := spot{netip.AddrPortFrom(ip, port.Number), port.Transport}
 				if other, ok := taken.claim(fronts, split.Name, address); ok {
 					errs = append(errs, fmt.Errorf("split %q: %s is also covered by split %q: give each its own address or port", split.Name, address, other))
 					continue
@@ -44,18 +40,19 @@ func layout(splits []traffic.Split, own []netip.Addr) (map[netip.AddrPort]traffi
 }
 
 // inOrder lists the addresses in an order that does not change.
-func inOrder(fronts map[netip.AddrPort]traffic.Split) []netip.AddrPort {
-	return slices.SortedFunc(maps.Keys(fronts), netip.AddrPort.Compare)
+func inOrder(fronts map[spot]traffic.Split) []spot {
+	return slices.SortedFunc(maps.Keys(fronts), spot.compare)
 }
 
 // portFamily is what a wildcard address covers.
 type portFamily struct {
-	port uint16
-	is4  bool
+	port      uint16
+	is4       bool
+	transport traffic.Transport
 }
 
-func familyOf(address netip.AddrPort) portFamily {
-	return portFamily{address.Port(), address.Addr().Is4()}
+func familyOf(address spot) portFamily {
+	return portFamily{address.Port(), address.Addr().Is4(), address.transport}
 }
 
 // claims remembers by port and family who listens on the wildcard address,
@@ -63,7 +60,7 @@ func familyOf(address netip.AddrPort) portFamily {
 type claims struct{ wildcard, any map[portFamily]string }
 
 // claim takes the address for the split, or returns the split that has it.
-func (c claims) claim(fronts map[netip.AddrPort]traffic.Split, split string, address netip.AddrPort) (string, bool) {
+func (c claims) claim(fronts map[spot]traffic.Split, split string, address spot) (string, bool) {
 	family := familyOf(address)
 	if other, ok := fronts[address]; ok {
 		return other.Name, true
@@ -83,16 +80,16 @@ func (c claims) claim(fronts map[netip.AddrPort]traffic.Split, split string, add
 
 // checkLoops finds the backends of the split that its own listeners answer
 // for.
-func checkLoops(split traffic.Split, address netip.AddrPort, fronts map[netip.AddrPort]traffic.Split, own []netip.Addr) []error {
+func checkLoops(split traffic.Split, address spot, fronts map[spot]traffic.Split, own []netip.Addr) []error {
 	var errs []error
 	for _, b := range split.Backends() {
-		if err := checkFamily(split.Name, b, address); err != nil {
+		if err := checkFamily(split.Name, b, address.AddrPort); err != nil {
 			errs = append(errs, err)
 			continue
 		}
 		b.Down = nil // it may rise
-		for _, to := range reach(b, b.Living(address.Addr()), address) {
-			if listener, ok := coveredBy(to, fronts, own); ok && fronts[listener].Name == split.Name {
+		for _, to := range reach(b, b.Living(address.Addr()), address.AddrPort) {
+			if listener, ok := coveredBy(spot{to, address.transport}, fronts, own); ok && fronts[listener].Name == split.Name {
 				errs = append(errs, fmt.Errorf("split %q: backend %q is %s, where the split itself listens (%s): give the service an address that the server does not hold, or use mode: kernel",
 					split.Name, b.Name, to, listener))
 			}
@@ -102,7 +99,7 @@ func checkLoops(split traffic.Split, address netip.AddrPort, fronts map[netip.Ad
 }
 
 // coveredBy returns the front that would answer a connection to address.
-func coveredBy(address netip.AddrPort, fronts map[netip.AddrPort]traffic.Split, own []netip.Addr) (netip.AddrPort, bool) {
+func coveredBy(address spot, fronts map[spot]traffic.Split, own []netip.Addr) (spot, bool) {
 	if _, ok := fronts[address]; ok {
 		return address, true
 	}
@@ -110,11 +107,7 @@ func coveredBy(address netip.AddrPort, fronts map[netip.AddrPort]traffic.Split, 
 	for _, ip := range own {
 		ours = ours || ip == address.Addr()
 	}
-	wildcard := netip.IPv6Unspecified()
-	if address.Addr().Is4() {
-		wildcard = netip.IPv4Unspecified()
-	}
-	listener := netip.AddrPortFrom(wildcard, address.Port())
+	listener := address.wildcard()
 	_, ok := fronts[listener]
 	return listener, ok && ours
 }

@@ -25,8 +25,12 @@ func at(name, primary string, services ...string) traffic.Split {
 }
 
 func TestLayoutRefusesWhatCannotBeServed(t *testing.T) {
-	udp := at("dns", "10.0.0.1:53", "192.0.2.1:53")
-	udp.Service.Ports[0].Transport = traffic.UDP
+	ofUDP := func(s traffic.Split) traffic.Split {
+		s.Service.Ports[0].Transport = traffic.UDP
+		return s
+	}
+	both := at("dns", "10.0.0.1:53", "192.0.2.1:53")
+	both.Service.Ports = append(both.Service.Ports, traffic.Port{Number: 53, Transport: traffic.UDP})
 	own := []netip.Addr{netip.MustParseAddr("192.0.2.9")}
 	for name, test := range map[string]struct {
 		splits []traffic.Split
@@ -47,9 +51,17 @@ func TestLayoutRefusesWhatCannotBeServed(t *testing.T) {
 		"both wildcards side by side": {
 			[]traffic.Split{at("a", "10.0.0.1:25", "0.0.0.0:25"), at("b", "[2001:db8::1]:25", "[::]:25")}, nil,
 		},
-		"a port of UDP": {
-			[]traffic.Split{udp},
-			[]string{`split "dns": port 53/udp: mode proxy carries TCP only in this version`},
+		"TCP and UDP of one split at one port": {[]traffic.Split{both}, nil},
+		"TCP and UDP of two splits at one port": {
+			[]traffic.Split{at("a", "10.0.0.1:53", "0.0.0.0:53"), ofUDP(at("b", "10.0.0.1:53", "192.0.2.1:53"))}, nil,
+		},
+		"two splits on one address of UDP": {
+			[]traffic.Split{both, ofUDP(at("b", "10.0.0.1:53", "0.0.0.0:53"))},
+			[]string{`split "b": 0.0.0.0:53/udp is also covered by split "dns": give each its own address or port`},
+		},
+		"a local primary behind its own address of UDP": {
+			[]traffic.Split{ofUDP(at("a", "", "127.0.0.1:53"))},
+			[]string{`split "a": backend "old" is 127.0.0.1:53, where the split itself listens (127.0.0.1:53/udp): give the service an address that the server does not hold, or use mode: kernel`},
 		},
 		"a local primary behind its own address": {
 			[]traffic.Split{at("a", "", "127.0.0.1:25")},
@@ -68,9 +80,9 @@ func TestLayoutRefusesWhatCannotBeServed(t *testing.T) {
 		"a local primary":                  {[]traffic.Split{at("a", "", "192.0.2.1:25", "[2001:db8::1]:25")}, nil},
 		"one split behind another":         {[]traffic.Split{at("a", "192.0.2.2:25", "192.0.2.1:25"), at("b", "10.0.0.1:25", "192.0.2.2:25")}, nil},
 		"all errors at once": {
-			[]traffic.Split{udp, at("a", "10.0.0.1:25", "192.0.2.1:25", "[2001:db8::1]:25")},
+			[]traffic.Split{at("c", "10.0.0.1:25", "192.0.2.1:25"), at("b", "10.0.0.1:25", "192.0.2.1:25"), at("a", "10.0.0.1:25", "192.0.2.2:25", "[2001:db8::1]:25")},
 			[]string{
-				`split "dns": port 53/udp: mode proxy carries TCP only in this version`,
+				`split "b": 192.0.2.1:25 is also covered by split "c": give each its own address or port`,
 				`backend "old" of split "a": no address of the family of 2001:db8::1: give it one, or take the address from the service`,
 			},
 		},

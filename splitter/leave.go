@@ -22,15 +22,22 @@ const (
 type leave struct {
 	clients map[netip.AddrPort]bool // whose they are; nil when the kernel cannot tell
 	wanted  chan struct{}           // closed when the front is to stay after all
+
+	*lingering // of UDP
 }
 
 // retire closes the front: now, or after those have come who are on their way
-// in. r.mu is held.
-func (r *Relay) retire(f *front) {
+// in. Cover is another one that has its address from now on, if there is one.
+// r.mu is held.
+func (r *Relay) retire(f *front, cover *front) {
+	if f.udp() {
+		r.linger(f, cover)
+		return
+	}
 	if f.leave != nil {
 		return // it goes already
 	}
-	clients, err := handshakes(f.address)
+	clients, err := handshakes(f.address.AddrPort)
 	if err != nil {
 		r.log.Debug("see who is on the way in", "address", f.address.String(), "error", err)
 	}
@@ -64,7 +71,7 @@ func (r *Relay) await(f *front, l *leave) {
 		case <-time.After(rest):
 		}
 		look := time.Now()
-		if l.over(f.address) {
+		if l.over(f.address.AddrPort) {
 			break
 		}
 		rest = max(leaveLook, leaveRest*time.Since(look))

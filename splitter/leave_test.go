@@ -184,7 +184,7 @@ func TestWeightsAreSetWhileAListenerOfAFamilyThatIsNoMoreGoes(t *testing.T) {
 		late = dialSlowly(t, netip.AddrPortFrom(six, service.Port()))
 		r.apply(split)
 		r.mu.Lock()
-		f := r.fronts[netip.AddrPortFrom(six, service.Port())]
+		f := r.fronts[tcpSpot(netip.AddrPortFrom(six, service.Port()))]
 		going := f != nil && f.leave != nil
 		r.mu.Unlock()
 		if going {

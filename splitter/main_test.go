@@ -2,10 +2,13 @@ package splitter
 
 import (
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"testing"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/splitd/splitd/internal/netns"
 	"github.com/splitd/splitd/internal/nettest"
@@ -46,4 +49,18 @@ const scarcePorts = 19000
 
 func setLocalPorts(first, last int) error {
 	return os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", fmt.Appendf(nil, "%d %d", first, last), 0o644)
+}
+
+// addLoopback gives the loopback an address for the time of a test.
+func addLoopback(t testing.TB, ip netip.Addr) {
+	t.Helper()
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := &netlink.Addr{IPNet: &net.IPNet{IP: ip.AsSlice(), Mask: net.CIDRMask(ip.BitLen(), ip.BitLen())}, Flags: unix.IFA_F_NODAD}
+	if err := netlink.AddrAdd(lo, address); err != nil {
+		t.Fatalf("add address %s: %v", ip, err)
+	}
+	t.Cleanup(func() { _ = netlink.AddrDel(lo, address) })
 }

@@ -19,6 +19,7 @@ type FlowLog interface {
 // serve has an end alone, and the backend that was tried last.
 type FlowNews struct {
 	traffic.BackendKey
+	Transport               traffic.Transport
 	Generation              traffic.Generation // whose weights were drawn with
 	Client, Service, Server netip.AddrPort
 	// Why is what decided, But what kept it from the candidate Meant.
@@ -37,6 +38,8 @@ type FlowNews struct {
 	End, By, Code     string
 	Lived             time.Duration // since the client was accepted
 	BytesIn, BytesOut uint64        // that reached the backend, and the client
+	// DatagramsIn and DatagramsOut did; of UDP alone.
+	DatagramsIn, DatagramsOut uint64
 }
 
 // line is what is known of a flow that the log wants.
@@ -106,6 +109,9 @@ func codeOf(e ending, stage stage, s stream, whose side) string {
 	case endRefused:
 		return "SC"
 	case endUnanswered:
+		if stage == relaying { // of UDP, where silence refuses nothing
+			return "sH"
+		}
 		return "sC"
 	case endShort:
 		return "R" + when
@@ -134,7 +140,12 @@ func (w *worker) note(f *flow, from netip.AddrPort) {
 	if log == nil || !log.Wants(from) {
 		return
 	}
-	f.line = &line{client: from, service: localAddress(int(f.sockets[client])), accepted: time.Now()}
+	f.line = &line{client: from, accepted: time.Now()}
+	if f.udp() {
+		f.line.service = f.talk.serviceAddress()
+	} else {
+		f.line.service = localAddress(int(f.sockets[client]))
+	}
 }
 
 // because notes why the flow goes where it goes.
@@ -171,6 +182,9 @@ func (w *worker) tellEnd(f *flow, e ending) {
 	n := f.news(now)
 	n.Ends, n.End, n.By, n.Code = true, e.String(), e.by(whose), codeOf(e, f.stage, f.stream, whose)
 	n.Lived, n.BytesIn, n.BytesOut = now.Sub(f.line.accepted), f.line.bytes[client], f.line.bytes[backend]
+	if f.udp() {
+		n.DatagramsIn, n.DatagramsOut = f.talk.moved[client], f.talk.moved[backend]
+	}
 	w.relay.flowLog.Tell(n)
 }
 
@@ -185,6 +199,9 @@ func (w *worker) whose(f *flow, e ending) side {
 // silent is the side that was to send something: the one that has sent nothing
 // for longer.
 func (w *worker) silent(f *flow) side {
+	if f.udp() {
+		return f.talk.last.other()
+	}
 	heard := [2]time.Duration{client: -1, backend: -1}
 	for s := range heard {
 		if ago, ok := w.edge.heard(int(f.sockets[s])); ok {
@@ -200,7 +217,7 @@ func (w *worker) silent(f *flow) side {
 // news is what beginning and end have in common.
 func (f *flow) news(now time.Time) FlowNews {
 	return FlowNews{
-		BackendKey: traffic.BackendKey{Split: f.choice.split, Backend: f.target.name}, Generation: f.choice.generation,
+		BackendKey: traffic.BackendKey{Split: f.choice.split, Backend: f.target.name}, Transport: f.choice.transport, Generation: f.choice.generation,
 		Client: f.line.client, Service: f.line.service, Server: f.target.at, Why: f.line.why.why, But: f.line.why.but, Meant: f.line.why.meant, At: now, Connect: f.line.connect,
 	}
 }

@@ -81,7 +81,7 @@ func TestTheFlowLogTellsOfBeginningAndEnd(t *testing.T) {
 			log.end(t)
 			told := log.told()
 			both := FlowNews{
-				BackendKey: traffic.BackendKey{Split: "mx", Backend: "old"}, Generation: 7,
+				BackendKey: traffic.BackendKey{Split: "mx", Backend: "old"}, Transport: traffic.TCP, Generation: 7,
 				Client: own, Service: service, Server: server, Why: traffic.WhyDraw,
 			}
 			end := both

@@ -73,7 +73,7 @@ func (r *Relay) End(flows []OpenFlow) int {
 // Free has attempts to connect a candidate given up, or only those to some
 // addresses of it, which are down: their clients are served by the primary,
 // whatever proxy.fallback says, because it is not the attempt that failed. It
-// returns how many there were. Called after the candidate has lost its weight,
+// returns how many there were. Flows of UDP are freed too (freeTalk). Called after the candidate has lost its weight,
 // or those addresses, none is left when it returns. It may be called from many
 // goroutines and waits for the workers alone.
 func (r *Relay) Free(key traffic.BackendKey, addresses ...netip.Addr) int {
@@ -85,8 +85,13 @@ func (r *Relay) Free(key traffic.BackendKey, addresses ...netip.Addr) int {
 	var freed atomic.Int64
 	each(workers, func(w *worker, done func()) {
 		w.walk(func(f *flow) {
-			meant := len(addresses) == 0 || f.target != nil && slices.Contains(addresses, f.target.at.Addr())
-			if f.stage == connecting && f.target.counter == c && f.primary != nil && meant {
+			if f.target == nil || f.target.counter != c || len(addresses) > 0 && !slices.Contains(addresses, f.target.at.Addr()) {
+				return
+			}
+			switch {
+			case f.udp() && w.freeTalk(f, len(addresses) > 0):
+				freed.Add(1)
+			case !f.udp() && f.stage == connecting && f.primary != nil:
 				freed.Add(1)
 				w.takeBack(f, but)
 			}

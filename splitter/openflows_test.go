@@ -144,8 +144,8 @@ func TestTheFlowsOfAClientAreFoundWhoeverServesThem(t *testing.T) {
 			slices.SortFunc(got, func(a, b ClientFlow) int { return strings.Compare(b.Backend, a.Backend) })
 			own := func(c *net.TCPConn) netip.AddrPort { return c.LocalAddr().(*net.TCPAddr).AddrPort() }
 			want := []ClientFlow{
-				{BackendKey: traffic.BackendKey{Split: "mx", Backend: "old"}, Generation: 3, Client: own(one), Service: service, Server: primary},
-				{BackendKey: ofNew, Generation: 3, Client: own(waits), Service: service, Server: hole, HalfOpen: true},
+				{BackendKey: traffic.BackendKey{Split: "mx", Backend: "old"}, Transport: traffic.TCP, Generation: 3, Client: own(one), Service: service, Server: primary},
+				{BackendKey: ofNew, Transport: traffic.TCP, Generation: 3, Client: own(waits), Service: service, Server: hole, HalfOpen: true},
 			}
 			if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
 				t.Errorf("flows (-want +got):\n%s", diff)
@@ -195,7 +195,7 @@ func crowd(t *testing.T, flows int) *worker {
 	t.Cleanup(w.end)
 	c := &choice{gate: &gate{}}
 	for range flows {
-		f := w.take()
+		f := w.take(filesOfFlow)
 		f.stage, f.choice, f.sockets = connecting, c, [2]int32{-1, -1}
 	}
 	return w

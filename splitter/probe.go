@@ -44,14 +44,14 @@ func (w *worker) open(c *choice, p *party, at int) *target {
 
 // probe tries to connect a candidate that is left out: a flow without a client.
 func (w *worker) probe(c *choice, t *target) {
-	f := w.take()
+	f := w.take(filesOfFlow)
 	f.stage, f.choice, f.target = probing, c, t
 	f.sockets = [2]int32{client: -1, backend: -1}
 	defer w.guard(f)
-	socket, errno := w.edge.connect(t.endpoint)
+	socket, events, errno := w.sound(c, t)
 	if errno == 0 {
 		f.sockets[backend] = int32(socket)
-		errno = w.poller.add(socket, connection, f.ticket(ofBackend))
+		errno = w.poller.add(socket, events, f.ticket(ofBackend))
 	}
 	if errno != 0 {
 		w.probed(f, errno)
@@ -63,6 +63,23 @@ func (w *worker) probe(c *choice, t *target) {
 	}
 	f.times.connect = w.now + ticks(patience)
 	w.appoint(f)
+}
+
+// sound begins what a probe does, and says which news tell more: a connection, or
+// an empty datagram, which is refused where no server is and asks nothing of one.
+func (w *worker) sound(c *choice, t *target) (socket int, events uint32, errno syscall.Errno) {
+	if c.transport != traffic.UDP {
+		socket, errno = w.edge.connect(t.endpoint)
+		return socket, connection, errno
+	}
+	socket, errno = w.edge.associate(t.endpoint)
+	if errno != 0 {
+		return socket, datagrams, errno
+	}
+	if errno = w.edge.say(socket, nil); errno != 0 {
+		w.edge.close(socket)
+	}
+	return socket, datagrams, errno
 }
 
 // probed ends a probe.
@@ -81,13 +98,19 @@ func (w *worker) heardOfProbe(f *flow, n news) {
 	switch {
 	case n.reset:
 		w.probed(f, w.edge.fault(int(f.sockets[backend])))
-	case n.writable:
+	case n.writable || n.readable:
 		w.probed(f, 0)
 	}
 }
 
 // expiredProbe is expired of a flow without a client.
-func (w *worker) expiredProbe(f *flow) { w.probed(f, unix.ETIMEDOUT) }
+func (w *worker) expiredProbe(f *flow) {
+	if f.choice.transport == traffic.UDP {
+		w.probed(f, 0) // nobody has refused it, and silence is all that many servers have for it
+		return
+	}
+	w.probed(f, unix.ETIMEDOUT)
+}
 
 // found tells the circuit of the probe's target that it can be connected.
 func (w *worker) found(f *flow) {

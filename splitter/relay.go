@@ -51,19 +51,21 @@ type Relay struct {
 	files   files
 	quiet   limiter // for complaints that every flow could make
 
-	born     time.Time // ticks are counted since then
-	sayings  chan saying
-	writing  sync.WaitGroup  // what writes what workers say
-	workings *errgroup.Group // the workers
-	broken   context.Context // ends when one of them fails
-	leaving  sync.WaitGroup  // what waits for fronts that go
+	born       time.Time // ticks are counted since then
+	sayings    chan saying
+	writing    sync.WaitGroup  // what writes what workers say
+	workings   *errgroup.Group // the workers
+	broken     context.Context // ends when one of them fails
+	leaving    sync.WaitGroup  // what waits for fronts that go
+	lingerings sync.WaitGroup  // and for the last flows of those of UDP
+	owners     *owners
 
 	mu       sync.Mutex // guards what follows
 	stopped  bool
 	wanted   int // workers
 	edge     func() edge
 	workers  []*worker // none before there is something to serve
-	fronts   map[netip.AddrPort]*front
+	fronts   map[spot]*front
 	splits   map[string]traffic.Split
 	counters map[traffic.BackendKey]*counter
 	circuits map[circuitKey]*circuit // of what is served now
@@ -91,10 +93,11 @@ func New(o Options) *Relay {
 		flowLog:  o.FlowLog,
 		tee:      o.Tee,
 		born:     time.Now(),
+		owners:   newOwners(),
 		sayings:  make(chan saying, sayingsMost),
 		wanted:   o.Workers,
 		edge:     o.edge,
-		fronts:   map[netip.AddrPort]*front{},
+		fronts:   map[spot]*front{},
 		splits:   map[string]traffic.Split{},
 		counters: map[traffic.BackendKey]*counter{},
 		circuits: map[circuitKey]*circuit{},
@@ -142,8 +145,8 @@ func (r *Relay) Apply(_ context.Context, splits []traffic.Split) error {
 }
 
 // choices makes the choice of every front; r.mu is held.
-func (r *Relay) choices(wanted map[netip.AddrPort]traffic.Split) (map[netip.AddrPort]*choice, error) {
-	choices := make(map[netip.AddrPort]*choice, len(wanted))
+func (r *Relay) choices(wanted map[spot]traffic.Split) (map[spot]*choice, error) {
+	choices := make(map[spot]*choice, len(wanted))
 	bySplit := map[string]*rules{}
 	for _, address := range inOrder(wanted) {
 		split := wanted[address]
@@ -161,7 +164,7 @@ func (r *Relay) choices(wanted map[netip.AddrPort]traffic.Split) (map[netip.Addr
 
 // choice makes that of one front, with what there is of its split already: gate,
 // groups, counters, circuits. r.mu is held.
-func (r *Relay) choice(split traffic.Split, rules *rules, address netip.AddrPort) (*choice, error) {
+func (r *Relay) choice(split traffic.Split, rules *rules, address spot) (*choice, error) {
 	c, err := newChoice(split, rules, address)
 	if err != nil {
 		return nil, err
@@ -182,7 +185,7 @@ func (r *Relay) choice(split traffic.Split, rules *rules, address netip.AddrPort
 		}
 		for j := range p.targets {
 			if split.Proxy.Fallback != traffic.FallbackNone {
-				p.targets[j].circuit = r.circuitOf(circuitKey{key, p.targets[j].at})
+				p.targets[j].circuit = r.circuitOf(circuitKey{key, spot{p.targets[j].at, address.transport}})
 			}
 		}
 	}
@@ -197,10 +200,10 @@ func (r *Relay) count(split string, p *party) {
 	}
 }
 
-// circuitKey is what has a circuit: an address of a candidate.
+// circuitKey is what has a circuit: an address of a candidate, by transport.
 type circuitKey struct {
 	backend traffic.BackendKey
-	at      netip.AddrPort
+	at      spot
 }
 
 // circuitOf returns the circuit of the address, a new one at first; r.mu is
@@ -215,23 +218,29 @@ func (r *Relay) circuitOf(key circuitKey) *circuit {
 }
 
 // swap makes the new state the one that serves; it cannot fail. r.mu is held.
-func (r *Relay) swap(splits []traffic.Split, choices map[netip.AddrPort]*choice, bound []*front) {
+func (r *Relay) swap(splits []traffic.Split, choices map[spot]*choice, bound []*front) {
 	for _, f := range bound {
 		r.fronts[f.address] = f
 	}
 	for address, c := range choices {
-		if r.fronts[address].stay() {
+		f := r.fronts[address]
+		stays := f.stay()
+		f.apply(c)
+		if stays {
 			r.log.Info("listening", "split", c.split, "address", address.String())
+			if f.udp() {
+				r.reopen(f)
+			}
 		}
-		r.fronts[address].apply(c)
 	}
 	for _, f := range bound {
 		r.open(f)
 		r.log.Info("listening", "split", choices[f.address].split, "address", f.address.String())
 	}
+	stays := func(at spot) bool { return choices[at] != nil }
 	for address, f := range r.fronts {
-		if _, stays := choices[address]; !stays {
-			r.retire(f)
+		if !stays(address) {
+			r.retire(f, r.coverOf(f, stays))
 		}
 	}
 	clear(r.splits)

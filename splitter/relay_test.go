@@ -62,7 +62,7 @@ func TestBindErrorKeepsTheOldStateAndNamesTheCure(t *testing.T) {
 
 func TestLowPortWithoutTheCapabilityNamesIt(t *testing.T) {
 	split := at("mx", "10.0.0.1:25", "192.0.2.25:25")
-	err := explainListen(netip.MustParseAddrPort("192.0.2.25:25"), split, &net.OpError{Op: "listen", Err: os.NewSyscallError("bind", syscall.EACCES)})
+	err := explainListen(tcpSpot(netip.MustParseAddrPort("192.0.2.25:25")), split, &net.OpError{Op: "listen", Err: os.NewSyscallError("bind", syscall.EACCES)})
 	want := `listen "192.0.2.25:25" for split "mx": permission denied: port 25 needs CAP_NET_BIND_SERVICE: run splitd as root, grant the capability, or use a port of 1024 or above`
 	if err.Error() != want {
 		t.Errorf("got  %s\nwant %s", err, want)
@@ -161,7 +161,7 @@ func TestServiceMovesBetweenWildcardAndAddress(t *testing.T) {
 			}
 			// No other program may join us, also after we have stood beside
 			// ourselves for the moment of a move.
-			if _, err := listen(service, 1, false); !errors.Is(err, syscall.EADDRINUSE) {
+			if _, err := listen(tcpSpot(service), 1, false); !errors.Is(err, syscall.EADDRINUSE) {
 				t.Errorf("second listener: %v, want address already in use", err)
 			}
 		})
@@ -212,7 +212,7 @@ func TestListenersSpeakPlainTCP(t *testing.T) {
 	ip := families()["IPv4"]
 	service := netip.AddrPortFrom(ip, freePort())
 	r := startRelay(t, Options{}, newSplit("mx", service, startServer(t, ip, echo), nil))
-	for _, socket := range r.fronts[service].sockets {
+	for _, socket := range r.fronts[tcpSpot(service)].sockets {
 		if protocol, err := unix.GetsockoptInt(socket, unix.SOL_SOCKET, unix.SO_PROTOCOL); protocol != unix.IPPROTO_TCP || err != nil {
 			t.Errorf("listener speaks protocol %d, %v, want %d", protocol, err, unix.IPPROTO_TCP)
 		}

@@ -57,10 +57,11 @@ func (w *worker) wake() {
 	}
 }
 
-// watch changes what is asked about all listeners.
+// watch changes what is asked about all listeners, but for those of UDP: their
+// flows need them.
 func (w *worker) watch(events uint32) {
 	for i, l := range w.listeners {
-		if l.front != nil {
+		if l.front != nil && !l.front.udp() {
 			_ = w.poller.change(l.socket, events, ticket{kind: ofListener, place: int32(i)})
 		}
 	}
@@ -72,7 +73,7 @@ func (w *worker) shed() {
 	w.edge.close(w.reserve)
 	for _, l := range w.listeners {
 		for range backlog {
-			if l.front == nil {
+			if l.front == nil || l.front.udp() {
 				break
 			}
 			socket, _, errno := w.edge.accept(l.socket)

@@ -57,18 +57,19 @@ func (r *Relay) Run(ctx context.Context) error {
 	}
 	r.stop()
 	err := r.workings.Wait()
+	r.lingerings.Wait()
 	close(r.sayings)
 	r.writing.Wait()
 	return err
 }
 
-// stop closes all fronts, after which no flow begins, and sets the time of
+// stop closes all fronts, those of UDP for new flows, after which no flow begins, and sets the time of
 // those that are open.
 func (r *Relay) stop() {
 	r.mu.Lock()
 	r.stopped = true
 	for _, f := range r.fronts {
-		r.retire(f)
+		r.retire(f, nil)
 	}
 	r.mu.Unlock()
 	r.leaving.Wait()

@@ -12,9 +12,11 @@ import (
 // ClientFlow is an open flow of a client.
 type ClientFlow struct {
 	traffic.BackendKey
+	Transport               traffic.Transport
 	Generation              traffic.Generation // whose weights were drawn with
 	Client, Service, Server netip.AddrPort
-	// HalfOpen says that the backend has not been connected yet.
+	// HalfOpen says that the backend has not been connected yet, or of a flow of UDP
+	// that it has not answered.
 	HalfOpen bool
 }
 
@@ -50,13 +52,20 @@ func (f *flow) of(ip netip.Addr) (ClientFlow, bool) {
 	if f.stage == probing || f.target == nil {
 		return ClientFlow{}, false
 	}
+	if f.udp() {
+		from := f.talk.clientAddress()
+		return ClientFlow{
+			BackendKey: traffic.BackendKey{Split: f.choice.split, Backend: f.target.name}, Transport: traffic.UDP, Generation: f.choice.generation,
+			Client: from, Service: f.talk.serviceAddress(), Server: f.target.at, HalfOpen: !f.heard,
+		}, from.Addr() == ip
+	}
 	socket := int(f.sockets[client])
 	from, err := unix.Getpeername(socket)
 	if err != nil || addressOf(from).Addr() != ip {
 		return ClientFlow{}, false // reset meanwhile, or somebody else's
 	}
 	return ClientFlow{
-		BackendKey: traffic.BackendKey{Split: f.choice.split, Backend: f.target.name}, Generation: f.choice.generation,
+		BackendKey: traffic.BackendKey{Split: f.choice.split, Backend: f.target.name}, Transport: traffic.TCP, Generation: f.choice.generation,
 		Client: addressOf(from), Service: localAddress(socket), Server: f.target.at, HalfOpen: f.stage == connecting,
 	}, true
 }

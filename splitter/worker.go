@@ -45,7 +45,9 @@ type worker struct {
 	spares    [][]byte // for rests
 	pipes     pipes
 	draining  bool
+	over      bool // it has ended
 	called    bool // the bell has rung
+	talks
 
 	mail  mail
 	ended chan struct{} // closed when the worker is no more
@@ -102,6 +104,9 @@ func (w *worker) round(events []unix.EpollEvent) {
 	for i := range events {
 		w.hear(&events[i])
 	}
+	if w.waiting > 0 {
+		w.flush()
+	}
 	if w.called {
 		w.called = false
 		w.poller.silence()
@@ -137,7 +142,7 @@ func (w *worker) hear(e *unix.EpollEvent) {
 	case ofBell:
 		w.called = true
 	case ofListener:
-		w.accept(t.place)
+		w.knocked(t.place)
 	case ofClient:
 		if f := w.flows.find(t); f != nil {
 			w.heard(f, client, newsOf(e))
@@ -152,6 +157,10 @@ func (w *worker) hear(e *unix.EpollEvent) {
 // heard takes the news of a side to its flow.
 func (w *worker) heard(f *flow, from side, n news) {
 	defer w.guard(f)
+	if f.udp() {
+		w.replied(f)
+		return
+	}
 	if f.stage == relaying {
 		f.stream = f.stream.hear(from, n)
 		w.pump(f)
@@ -252,6 +261,7 @@ func (w *worker) obey() {
 // end closes what the worker still has, and its post.
 func (w *worker) end() {
 	defer close(w.ended)
+	defer func() { w.over = true }()
 	w.mail.mu.Lock()
 	w.mail.closed = true
 	w.mail.mu.Unlock()

@@ -283,7 +283,8 @@ type Split struct {
 	Pinned         bool           `json:"pinned,omitempty"` // the file's weights win over an operator's
 	// UDPTimeout is how long an answered UDP flow may be silent before it is
 	// forgotten (nf_conntrack_udp_timeout_stream of this split alone); 0 leaves
-	// it to the host. An unanswered one has a third of it.
+	// it to the host, in mode proxy to the relay, which has what Linux has. An
+	// unanswered one has a third of it.
 	UDPTimeout time.Duration `json:"udp_timeout,omitempty"`
 	Health     Health        `json:"health"`
 	Mirror     Mirror        `json:"mirror,omitzero"` // kernel mode and UDP alone

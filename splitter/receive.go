@@ -1,0 +1,228 @@
+package splitter
+
+import (
+	"log/slog"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+const (
+	// filesOfTalk is how many files a flow of UDP has.
+	filesOfTalk = 1
+	// retainedMost bounds the memory for first datagrams of a worker's flows that
+	// may have to be sent once more.
+	retainedMost = 4 << 20
+)
+
+// talks are what a worker has for flows of UDP, once it has a front of UDP.
+type talks struct {
+	places   map[talker]int32 // of the flows, in the slab
+	idle     []*talking
+	retained int // bytes
+
+	inbox   *batch
+	filled  int // places of inbox that the last take has filled
+	talkers [batchMost]talker
+
+	outbox  *batch
+	waiting int // replies in outbox
+	replies [batchMost]reply
+}
+
+// reply is what is known of a datagram that waits to be sent to its client.
+type reply struct {
+	socket int // that it leaves by
+	flow   ticket
+	tally  *tally
+}
+
+// prepare makes ready for UDP.
+func (t *talks) prepare() {
+	if t.inbox != nil {
+		return
+	}
+	t.places = map[talker]int32{}
+	t.inbox, t.outbox = newBatch(batchMost, datagramRoom), newBatch(batchMost, datagramRoom)
+	t.inbox.empty(batchMost, true)
+	t.outbox.empty(batchMost, false)
+}
+
+// receive takes a batch of what waits at a front's socket to its flows, and says
+// how many there were. The kernel tells of the rest again.
+func (w *worker) receive(place int32) int {
+	l := &w.listeners[place]
+	w.inbox.empty(w.filled, true)
+	n, _ := w.edge.take(l.socket, w.inbox, 0) // a socket that speaks with all has no errors of its own
+	w.filled = n
+	for i := range n {
+		w.talkers[i] = w.talkerOf(l.front.address, i)
+	}
+	for first := 0; first < n; {
+		last := first + 1
+		for last < n && w.talkers[last] == w.talkers[first] {
+			last++
+		}
+		w.deliver(place, w.talkers[first], first, last)
+		first = last
+	}
+	return n
+}
+
+// talkerOf says whose a datagram is; the zero one of such as cannot be answered:
+// it was cut, asked many hosts, or has no port to answer to.
+func (w *worker) talkerOf(at spot, i int) talker {
+	service := at.Addr()
+	if at.Addr().IsUnspecified() {
+		asked, ok := w.inbox.asked(i)
+		if !ok {
+			return talker{}
+		}
+		service = asked
+	}
+	from, scope := w.inbox.from(i)
+	if w.inbox.cut(i) || from.Port() == 0 {
+		return talker{}
+	}
+	return newTalker(from, netip.AddrPortFrom(service, at.Port()), scope)
+}
+
+// deliver takes datagrams of one talker, those of the inbox from first to before
+// last, to its flow.
+func (w *worker) deliver(place int32, t talker, first, last int) {
+	if t == (talker{}) {
+		w.relay.faults.datagrams.Add(uint64(last - first))
+		return
+	}
+	for renewed := false; first < last; {
+		f := w.flowOf(place, t, first, last)
+		if f == nil {
+			return
+		}
+		done := w.pass(f, first, last)
+		if done == 0 && renewed { // not because of what was sent before
+			w.relay.faults.datagrams.Add(1)
+			done = 1
+		}
+		renewed = done == 0
+		first += done
+	}
+}
+
+// flowOf is the talker's flow, a new one if need be; nil where there is none, and
+// the datagrams are somebody else's or nobody's.
+func (w *worker) flowOf(place int32, t talker, first, last int) *flow {
+	if at, ok := w.places[t]; ok {
+		f := w.flows.at(at)
+		if !w.avoided(f) {
+			return f
+		}
+		w.conclude(f, w.edge.close, endUnanswered)
+	}
+	l := &w.listeners[place]
+	front := l.front
+	if l.leave != nil {
+		if front = l.cover; front == nil {
+			return nil // as where nobody listens
+		}
+		place = w.placeOf(front)
+		if place < 0 || w.listeners[place].leave != nil {
+			return nil
+		}
+	}
+	if owner := w.relay.owners.claim(t, w.number); owner != w.number {
+		w.handOver(w.relay.workers[owner], front, t, first, last)
+		return nil
+	}
+	return w.begin(front, place, t)
+}
+
+// avoided says that a flow waits in vain: its backend has never answered it, and
+// by now it is known to refuse others. Refusals are seldom sent more often than
+// once a second (icmp_ratelimit in Documentation/networking/ip-sysctl.rst).
+func (w *worker) avoided(f *flow) bool {
+	return f.mayTurn() && f.target.circuit != nil && f.target.circuit.open.Load()
+}
+
+// placeOf is where the worker has its socket of a front.
+func (w *worker) placeOf(f *front) int32 {
+	return int32(slices.IndexFunc(w.listeners, func(l listener) bool { return l.front == f }))
+}
+
+// handOver gives datagrams to the worker that has their flow. It happens while
+// sockets of a front come or go.
+func (w *worker) handOver(owner *worker, f *front, t talker, first, last int) {
+	for i := first; i < last; i++ {
+		bytes := slices.Clone(w.inbox.bytes(i))
+		owner.post(func() { owner.handed(f, t, bytes) })
+	}
+}
+
+// handed takes over a datagram that came to another worker. Its flow may have
+// ended meanwhile.
+func (w *worker) handed(f *front, t talker, bytes []byte) {
+	place := w.placeOf(f)
+	if w.over || place < 0 {
+		return
+	}
+	w.filled = max(w.filled, 1)
+	w.inbox.put(0, bytes)
+	w.deliver(place, t, 0, 1)
+}
+
+// begin makes a flow of a talker that is the worker's, unless there are too many.
+func (w *worker) begin(front *front, place int32, t talker) *flow {
+	c := front.choice.Load()
+	from := t.clientAddress()
+	counted, ok := w.admits(c, from.Addr())
+	if !ok {
+		w.relay.owners.release(t)
+		return nil
+	}
+	f := w.take(filesOfTalk)
+	f.stage, f.choice, f.client, f.counted = connecting, c, from, counted.IsValid()
+	f.sockets = [2]int32{client: -1, backend: -1}
+	f.talk = w.spareTalk()
+	*f.talk = talking{talker: t, front: front, listener: place, retained: f.talk.retained[:0]}
+	front.flows.Add(1)
+	w.places[t] = f.place
+	defer w.guard(f)
+	w.note(f, from)
+	first, primary, why := w.choose(c, from.Addr())
+	f.primary = primary
+	f.because(why)
+	w.try(f, first)
+	if f.stage == vacant {
+		return nil // nobody can be reached
+	}
+	return f
+}
+
+// admits says whether there may be one more flow of a client, and counts it; what
+// enter has returned is to be given back.
+func (w *worker) admits(c *choice, from netip.Addr) (counted netip.Addr, ok bool) {
+	if w.relay.files.short(filesOfTalk) {
+		c.gate.noFiles.Add(1)
+		if left, ok := w.relay.quiet.allow("files", time.Now()); ok {
+			w.relay.say(func(log *slog.Logger) {
+				log.Warn("flow refused: this process may have no more files open", "split", c.split, "left_out", left)
+			})
+		}
+		return netip.Addr{}, false
+	}
+	counted, ok = c.gate.enter(c.proxy, from)
+	if !ok {
+		w.tellRefused(c, from)
+	}
+	return counted, ok
+}
+
+func (w *worker) spareTalk() *talking {
+	n := len(w.idle)
+	if n == 0 {
+		return &talking{}
+	}
+	t := w.idle[n-1]
+	w.idle = w.idle[:n-1]
+	return t
+}
