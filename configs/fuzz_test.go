@@ -134,7 +134,7 @@ func checkDefinition(t *testing.T, d configs.Definition) {
 				if slices.ContainsFunc(services[ip], port.Overlaps) || port.Number == 0 || !tcp && port.Transport != traffic.UDP {
 					t.Errorf("split %q: service %s %s twice or wrong", s.Name, ip, port)
 				}
-				if s.Mode != traffic.ModeKernel && (!tcp || port.IsRange()) {
+				if s.Mode != traffic.ModeKernel && port.IsRange() {
 					t.Errorf("split %q: service %s in mode %s", s.Name, port, s.Mode)
 				}
 				services[ip] = append(services[ip], port)

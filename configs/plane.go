@@ -18,10 +18,7 @@ func (d *draft) judgeMode() {
 		at.refuse("%s: %s in mode %s; set mode: kernel", what, notAvailable, mode)
 	}
 	for i, port := range d.split.Service.Ports {
-		switch {
-		case port.Transport == traffic.UDP:
-			refuse(d.ports[i], "udp")
-		case port.IsRange():
+		if port.IsRange() {
 			refuse(d.ports[i], "port ranges")
 		}
 	}

@@ -94,8 +94,10 @@ func (d *draft) judgeChange(b backendDraft) {
 }
 
 // usesUDP says whether the service has a port of UDP.
-func (d *draft) usesUDP() bool {
-	return slices.ContainsFunc(d.split.Service.Ports, func(p traffic.Port) bool { return p.Transport == traffic.UDP })
+func (d *draft) usesUDP() bool { return d.uses(traffic.UDP) }
+
+func (d *draft) uses(transport traffic.Transport) bool {
+	return slices.ContainsFunc(d.split.Service.Ports, func(p traffic.Port) bool { return p.Transport == transport })
 }
 
 // portsMeet says whether two ports of backends are the same for some port of

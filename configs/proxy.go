@@ -1,6 +1,7 @@
 package configs
 
 import (
+	"slices"
 	"time"
 
 	"github.com/splitd/splitd/traffic"
@@ -45,11 +46,17 @@ func (d *draft) readProxy(t *table) {
 		d.readSendProxy(t)
 		t.laterList("accept_proxy")
 		t.laterTrue("transparent")
-		for _, v := range t.given {
+		for key, v := range t.given {
 			d.unusedIn(v, traffic.ModeKernel)
+			if slices.Contains(ofStreams, key) && d.split.Mode != traffic.ModeKernel && d.whole && !d.uses(traffic.TCP) {
+				v.note("unused: the service has no tcp port")
+			}
 		}
 	})
 }
+
+// ofStreams are the keys that flows of TCP alone have a use for.
+var ofStreams = []string{"idle_timeout", "half_closed_timeout", "peer_timeout", "splice"}
 
 // noSendProxy is what a file says for no PROXY header.
 const noSendProxy traffic.SendProxy = "none"

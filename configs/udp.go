@@ -33,8 +33,6 @@ func (d *draft) readUDPTimeout(v value) {
 	case limit < udpTimeoutMin || limit > udpTimeoutMax || limit%time.Second != 0:
 		v.refuse("%s is not in whole seconds from 1s to 24h; 0s leaves it to the host", limit)
 		return
-	case d.split.Mode == traffic.ModeProxy:
-		v.note("unused in mode %s", d.split.Mode)
 	case d.whole && !d.usesUDP():
 		v.note("unused: the service has no udp port")
 	}

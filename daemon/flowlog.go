@@ -68,7 +68,7 @@ func (r relayLog) Tell(n splitter.FlowNews) { r.Log.Tell(relayRecord(n)) }
 func relayRecord(n splitter.FlowNews) flowlog.Record {
 	r := flowlog.Record{
 		Time: n.At.UTC(), Event: flowlog.EventNew, Split: n.Split, Generation: n.Generation, Backend: n.Backend,
-		Transport: traffic.TCP, Client: n.Client, Service: n.Service, Server: n.Server, Why: n.Why, But: n.But, Meant: n.Meant,
+		Transport: n.Transport, Client: n.Client, Service: n.Service, Server: n.Server, Why: n.Why, But: n.But, Meant: n.Meant,
 	}
 	if n.Connect > 0 {
 		r.ConnectSeconds = new(n.Connect.Seconds())
@@ -76,6 +76,9 @@ func relayRecord(n splitter.FlowNews) flowlog.Record {
 	if n.Ends {
 		r.Event, r.End, r.By, r.Code = flowlog.EventEnd, n.End, n.By, n.Code
 		r.Seconds, r.BytesIn, r.BytesOut = new(n.Lived.Seconds()), new(n.BytesIn), new(n.BytesOut)
+		if n.Transport == traffic.UDP {
+			r.PacketsIn, r.PacketsOut = new(n.DatagramsIn), new(n.DatagramsOut)
+		}
 	}
 	return r
 }

@@ -119,8 +119,8 @@ func TestWhereTellsOfTheFlowsThatTheRelayHasOfAClient(t *testing.T) {
 	client := netip.MustParseAddr("203.0.113.7")
 	at := func(ip string) netip.AddrPort { return netip.MustParseAddrPort(ip) }
 	relay.clients = []splitter.ClientFlow{
-		{BackendKey: ofNew, Generation: 2, Client: at("203.0.113.7:4000"), Service: at("192.0.2.25:25"), Server: at("10.0.0.12:25"), HalfOpen: true},
-		{BackendKey: ofNew, Generation: 2, Client: at("203.0.113.8:4000"), Service: at("192.0.2.25:25"), Server: at("10.0.0.12:25")},
+		{BackendKey: ofNew, Transport: traffic.TCP, Generation: 2, Client: at("203.0.113.7:4000"), Service: at("192.0.2.25:25"), Server: at("10.0.0.12:25"), HalfOpen: true},
+		{BackendKey: ofNew, Transport: traffic.TCP, Generation: 2, Client: at("203.0.113.8:4000"), Service: at("192.0.2.25:25"), Server: at("10.0.0.12:25")},
 	}
 	list, err := d.Where(w.t.Context(), "mx", client)
 	want := []api.ClientFlow{{
@@ -140,7 +140,7 @@ func TestWhereTellsOfTheFlowsThatTheRelayHasOfAClient(t *testing.T) {
 		relay.clients = append(relay.clients, relay.clients[0])
 	}
 	list, err = d.Where(w.t.Context(), "mx", client)
-	if err != nil || len(list.Items[0].Flows) != clientFlowsMost || len(list.Warnings) != 1 || !strings.Contains(list.Warnings[0], "`ss -tn dst 203.0.113.7` has all") {
+	if err != nil || len(list.Items[0].Flows) != clientFlowsMost || len(list.Warnings) != 1 || !strings.Contains(list.Warnings[0], "`ss -tn dst 203.0.113.7` has all of TCP") {
 		t.Errorf("of more flows than are listed there are %d, %v, warnings %q", len(list.Items[0].Flows), err, list.Warnings)
 	}
 }

@@ -293,7 +293,7 @@ func (d *Daemon) Sample(ctx context.Context) metrics.Sample {
 	}
 	faults, refused := d.planes.relay.Faults(), d.planes.relay.Refusals()
 	sample.RelayFaults = map[string]uint64{
-		"accept": faults.Accepts, "connect": faults.Dials, "splice": faults.Splices, "panic": faults.Panics, "log": faults.Unsaid,
+		"accept": faults.Accepts, "connect": faults.Dials, "splice": faults.Splices, "datagram": faults.Datagrams, "panic": faults.Panics, "log": faults.Unsaid,
 	}
 	for _, split := range r.view.splits() {
 		counts, killed := map[string]traffic.Counts{}, map[string]uint64{}

@@ -56,7 +56,7 @@ func (d *Daemon) Where(ctx context.Context, name string, client netip.Addr) (api
 	relayed := d.planes.relay.FlowsOf(client, name, clientFlowsMost+1)
 	if len(relayed) > clientFlowsMost {
 		relayed = relayed[:clientFlowsMost]
-		list.Warnings = append(list.Warnings, fmt.Sprintf("the client has more open flows in mode proxy than the %d that are listed: `ss -tn dst %s` has all", clientFlowsMost, client))
+		list.Warnings = append(list.Warnings, fmt.Sprintf("the client has more open flows in mode proxy than the %d that are listed: `ss -tn dst %s` has all of TCP", clientFlowsMost, client))
 	}
 	for _, f := range relayed {
 		flows[f.Split] = append(flows[f.Split], relayedItem(f))
@@ -73,7 +73,7 @@ func (d *Daemon) Where(ctx context.Context, name string, client netip.Addr) (api
 
 func relayedItem(f splitter.ClientFlow) api.ClientFlow {
 	return api.ClientFlow{
-		Backend: f.Backend, Generation: uint64(f.Generation), Transport: string(traffic.TCP),
+		Backend: f.Backend, Generation: uint64(f.Generation), Transport: string(f.Transport),
 		Client: f.Client.String(), Service: f.Service.String(), Server: f.Server.String(), HalfOpen: f.HalfOpen,
 	}
 }

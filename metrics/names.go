@@ -11,7 +11,7 @@ const (
 	labelDirection = "direction" // in: from clients to the backend | out: back
 	labelMode      = "mode"      // kernel | proxy
 	labelReason    = "reason"    // max_flows | max_client_flows | no_files
-	labelKind      = "kind"      // accept | connect | splice | panic | log
+	labelKind      = "kind"      // accept | connect | splice | datagram | panic | log
 )
 
 // name is a metric of a sample: all that splitd itself exposes, but for
