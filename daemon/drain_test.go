@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/splitd/splitd/control"
 	"github.com/splitd/splitd/control/api"
+	"github.com/splitd/splitd/internal/nettest"
 	"github.com/splitd/splitd/netfilter"
 	"github.com/splitd/splitd/traffic"
 )
@@ -217,6 +219,27 @@ func TestAttemptsOfBeforeARaiseAreNotFreedAfterIt(t *testing.T) {
 	}
 	if d.freeAttempts(t.Context()); len(w.kernel.freed) != 0 {
 		t.Errorf("freed %v, which takes flows again", w.kernel.freed)
+	}
+}
+
+// Whatever else the tender is woken by at that moment.
+func TestAttemptsAreFreedAfterEveryChangeWhileTheTenderIsBusy(t *testing.T) {
+	w := newWorld(t, mx(50_000))
+	d := w.mustBoot()
+	w.background(d.tendFlows)
+	w.background(func(ctx context.Context) error {
+		for ctx.Err() == nil {
+			d.tend.poke()
+		}
+		return nil
+	})
+	for n := range 100 {
+		for _, weight := range []traffic.Weight{10_000, 0} {
+			if _, err := w.set(d, weight); err != nil {
+				t.Fatal(err)
+			}
+		}
+		nettest.Eventually(t, "the attempts are freed", func() bool { return len(w.kernel.freedSoFar()) == n+1 })
 	}
 }
 

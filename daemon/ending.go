@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/splitd/splitd/control"
@@ -9,12 +10,22 @@ import (
 	"github.com/splitd/splitd/traffic"
 )
 
-// ended counts the open flows that were ended on request: all, for metrics, and
-// those of the drain that stands, for status.
+// ended counts the open flows of a backend that were ended on request: all, for
+// metrics, and those of each drain, for status.
 type ended struct {
-	total, drain uint64
-	since        time.Time // of the drain
+	total  uint64
+	drains []endedBy // drainsKept of them, the one that ended some last at the end
 }
+
+// endedBy is how many flows a drain has ended. It is known by its beginning.
+type endedBy struct {
+	since time.Time
+	flows uint64
+}
+
+// drainsKept is how many drains of a backend are remembered: an undo brings
+// earlier ones back.
+const drainsKept = 16
 
 type tallies map[traffic.BackendKey]ended
 
@@ -24,14 +35,21 @@ func (t *tender) count(key traffic.BackendKey, since time.Time, n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	e := t.ended[key]
-	if since.After(e.since) {
-		e.since, e.drain = since, 0
-	}
 	e.total += uint64(n)
-	if since.Equal(e.since) { // else a newer drain has begun meanwhile
-		e.drain += uint64(n)
+	if !since.IsZero() {
+		e.drains = counted(e.drains, since, uint64(n))
 	}
 	t.ended[key] = e
+}
+
+// counted adds flows to those of the drain that began then.
+func counted(drains []endedBy, since time.Time, flows uint64) []endedBy {
+	if i := slices.IndexFunc(drains, func(e endedBy) bool { return e.since.Equal(since) }); i >= 0 {
+		flows += drains[i].flows
+		drains = slices.Delete(drains, i, i+1)
+	}
+	drains = append(drains, endedBy{since, flows})
+	return drains[max(0, len(drains)-drainsKept):]
 }
 
 // endedAll is how many flows of a backend this daemon has ended on request.
@@ -45,8 +63,10 @@ func (t *tender) endedAll(key traffic.BackendKey) uint64 {
 func (t *tender) endedBy(key traffic.BackendKey, since time.Time) uint64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if e := t.ended[key]; e.since.Equal(since) {
-		return e.drain
+	for _, e := range t.ended[key].drains {
+		if e.since.Equal(since) {
+			return e.flows
+		}
 	}
 	return 0
 }

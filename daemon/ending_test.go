@@ -130,6 +130,43 @@ func TestWhatAnOlderDrainStillEndsIsNotTheNewerDrains(t *testing.T) {
 	}
 }
 
+// An undo brings the earlier drain back, with what it has ended.
+func TestADrainThatAnUndoBringsBackGoesOnCounting(t *testing.T) {
+	inEachPlane(t, func(t *testing.T, w *world, crowd func(int), open func() int) {
+		d := w.mustBoot()
+		crowd(100)
+		for _, rate := range []float64{2, 5} {
+			if _, err := w.drain(d, api.DrainRequest{RatePerSecond: rate}); err != nil {
+				t.Fatal(err)
+			}
+			w.tick(d, 4*time.Second)
+		}
+		first := open()
+		if _, err := d.Undo(t.Context(), control.Actor{}, "mx", api.Request{}); err != nil {
+			t.Fatal(err)
+		}
+		w.tick(d, 10*time.Second)
+		ended := uint64(first - open())
+		if drain := w.drainOf(d); ended == 0 || drain == nil || drain.Ended < ended || drain.Ended > ended+10 {
+			t.Errorf("status tells %+v, want the %d flows that it ended since the undo and those of before", drain, ended)
+		}
+	})
+}
+
+func TestWhatOldDrainsHaveEndedIsForgottenAtLast(t *testing.T) {
+	tend := newTender()
+	for i := range 10 * drainsKept {
+		tend.count(ofNew, noon.Add(time.Duration(i+1)*time.Minute), 1)
+		tend.count(ofNew, noon, 1) // which an undo has brought back
+	}
+	if got := tend.endedBy(ofNew, noon); got != 10*drainsKept {
+		t.Errorf("the drain in force has ended %d, want all %d of it", got, 10*drainsKept)
+	}
+	if n := len(tend.ended[ofNew].drains); n > drainsKept {
+		t.Errorf("%d drains of one candidate are remembered", n)
+	}
+}
+
 func TestTheRelaysAttemptsToWhoTakesNoFlowsAreFreed(t *testing.T) {
 	s := mx(50_000)
 	s.Mode = traffic.ModeProxy

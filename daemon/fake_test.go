@@ -39,7 +39,7 @@ func (f *fuse) burn() {
 
 // fakeKernel keeps splits as the kernel would: it outlives the daemon.
 type fakeKernel struct {
-	mu     sync.Mutex // guards splits against readers, who come at any time
+	mu     sync.Mutex // guards splits and freed against readers, who come at any time
 	fuse   *fuse
 	splits map[string]traffic.Split
 	fail   error // what the next changes answer
@@ -255,11 +255,19 @@ func (k *fakeKernel) End(_ context.Context, flows []netfilter.OpenFlow) (ended i
 }
 
 func (k *fakeKernel) Free(_ context.Context, _ []traffic.Split, from map[traffic.BackendKey][]netip.Addr) (int, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	if err := k.freeErr; err != nil {
 		return 0, err
 	}
 	k.freed = append(k.freed, slices.Collect(maps.Keys(from))...)
 	return len(from), nil
+}
+
+func (k *fakeKernel) freedSoFar() []traffic.BackendKey {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.Clone(k.freed)
 }
 
 func (k *fakeKernel) Follow(ctx context.Context, _ func() []traffic.Split) error {

@@ -139,12 +139,16 @@ func (d *Daemon) settleHealth(ctx context.Context, names map[string]bool) (faile
 			d.steps.Add(1)
 			defer d.steps.Add(1)
 			next := d.planes.found.Load().copy()
+			var changed []withdrawal
 			for began := time.Now(); len(waiting) > 0 && time.Since(began) < settleSlice; waiting = waiting[1:] {
-				if one := d.settleOne(ctx, next, waiting[0]); one != nil {
-					failed, err = append(failed, waiting[0]), cmp.Or(err, one)
+				one, fault := d.settleOne(ctx, next, waiting[0])
+				if fault != nil {
+					failed, err = append(failed, waiting[0]), cmp.Or(err, fault)
 				}
+				changed = append(changed, one)
 			}
 			d.planes.found.Store(next)
+			d.freeDead(changed) // not before: the tender goes by what is found
 			d.wakeInclude()
 			return nil
 		})
@@ -152,10 +156,14 @@ func (d *Daemon) settleHealth(ctx context.Context, names map[string]bool) (faile
 	return failed, err
 }
 
+// withdrawal is a split as its plane had it, and as it has it since health was
+// settled; zero where nothing has changed.
+type withdrawal struct{ was, is traffic.Split }
+
 // settleOne brings one split to what health says of it, and enters that into
 // next. A kernel that has lost the split is given all of them whole. Called
 // under the change lock.
-func (d *Daemon) settleOne(ctx context.Context, next *findings, name string) error {
+func (d *Daemon) settleOne(ctx context.Context, next *findings, name string) (withdrawal, error) {
 	before, down := next.of(name), map[health.Key]bool{}
 	for _, status := range d.health.Of(name) {
 		if status.State == health.Down {
@@ -163,13 +171,13 @@ func (d *Daemon) settleOne(ctx context.Context, next *findings, name string) err
 		}
 	}
 	if maps.Equal(down, before) {
-		return nil
+		return withdrawal{}, nil
 	}
 	v := d.view.Load()
 	there := v.records.has(name)
 	next.set(name, down)
 	if !there {
-		return nil
+		return withdrawal{}, nil
 	}
 	split := v.split(name)
 	earlier := health.Withdraw(split, func(key health.Key) bool { return before[key] })
@@ -181,12 +189,11 @@ func (d *Daemon) settleOne(ctx context.Context, next *findings, name string) err
 	}
 	if err != nil {
 		next.set(name, before)
-		return err
+		return withdrawal{}, err
 	}
 	is := health.Withdraw(split, next.down)
 	d.tellWithdrawn(earlier, is)
-	d.freeDead(earlier, is)
-	return nil
+	return withdrawal{earlier, is}, nil
 }
 
 // tellWithdrawn logs what is left out of a split now.

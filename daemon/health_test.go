@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -223,12 +224,12 @@ func TestAKernelThatHasLostTheSplitGetsItWholeWithoutWhatIsDown(t *testing.T) {
 	w.agrees(d)
 }
 
-// When a host with many backends dies, what is asked for meanwhile must not wait
-// until all of them are withdrawn.
-func TestOtherChangesDoNotWaitForManyWithdrawals(t *testing.T) {
+// many is a world of so many splits whose candidate is dead, and known to be.
+func many(t *testing.T, n int) (*world, *Daemon, map[string]bool) {
+	t.Helper()
 	var splits []traffic.Split
 	all := map[string]bool{}
-	for i := range 200 {
+	for i := range n {
 		s := watchedMX(percent(30))
 		s.Name = fmt.Sprintf("s%d", i)
 		splits, all[s.Name] = append(splits, s), true
@@ -241,14 +242,44 @@ func TestOtherChangesDoNotWaitForManyWithdrawals(t *testing.T) {
 		Checker: checks{dead}, Notify: func(health.Event) {}, Now: time.Now, Rand: func() float64 { return 0 }, Limit: 10, Log: d.log,
 	})
 	d.retarget()
-	ctx, stop := context.WithCancel(t.Context())
-	var running sync.WaitGroup
-	running.Go(func() { _ = d.health.Run(ctx) })
+	w.background(d.health.Run)
 	for name := range all {
 		nettest.Eventually(t, name+" is down", func() bool {
 			return d.health.IsDown(health.Key{Split: name, Backend: "new", Address: new4})
 		})
 	}
+	return w, d, all
+}
+
+// background runs a goroutine of the daemon until the test ends.
+func (w *world) background(run func(context.Context) error) {
+	ctx, stop := context.WithCancel(w.t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { _ = run(ctx) })
+	w.t.Cleanup(func() { stop(); running.Wait() })
+}
+
+// Or their clients wait until they give up, and the tender is woken in between.
+func TestAttemptsToEveryDeadAddressAreFreedHoweverManyDieAtOnce(t *testing.T) {
+	w, d, all := many(t, 8)
+	w.kernel.slow = 5 * time.Millisecond
+	w.background(d.tendFlows)
+	if failed, err := d.settleHealth(t.Context(), maps.Clone(all)); err != nil || len(failed) > 0 {
+		t.Fatalf("settling failed for %q: %v", failed, err)
+	}
+	nettest.Eventually(t, "the attempts of all of them are freed", func() bool {
+		for _, key := range w.kernel.freedSoFar() {
+			delete(all, key.Split)
+		}
+		return len(all) == 0
+	}, func() any { return slices.Collect(maps.Keys(all)) })
+}
+
+// When a host with many backends dies, what is asked for meanwhile must not wait
+// until all of them are withdrawn.
+func TestOtherChangesDoNotWaitForManyWithdrawals(t *testing.T) {
+	w, d, all := many(t, 200)
+	var running sync.WaitGroup
 	w.kernel.slow = 5 * time.Millisecond
 	withdrawn := func() (n int) {
 		_ = d.exclusively(func() error {
@@ -260,7 +291,7 @@ func TestOtherChangesDoNotWaitForManyWithdrawals(t *testing.T) {
 		return n
 	}
 	running.Go(func() {
-		if failed, err := d.settleHealth(ctx, all); err != nil || len(failed) > 0 {
+		if failed, err := d.settleHealth(t.Context(), all); err != nil || len(failed) > 0 {
 			t.Errorf("settling failed for %q: %v", failed, err)
 		}
 	})
@@ -273,7 +304,6 @@ func TestOtherChangesDoNotWaitForManyWithdrawals(t *testing.T) {
 		t.Error("all of 200 were withdrawn before another change got its turn")
 	}
 	nettest.Eventually(t, "all are withdrawn", func() bool { return withdrawn() == 200 })
-	stop()
 	running.Wait()
 	if lines, err := d.drift(t.Context()); err != nil || len(lines) > 0 {
 		t.Errorf("afterwards the kernel differs: %q, %v", lines, err)

@@ -101,8 +101,9 @@ func (d *Daemon) tendFlows(ctx context.Context) error {
 // rules of now say, and the relay's go to the primary. Should that fail it says
 // when to try again.
 func (d *Daemon) freeAttempts(ctx context.Context) (rest time.Duration, again bool) {
-	v, from := d.view.Load(), attempts{}
-	for _, asked := range []attempts{d.tend.toFree(), d.tend.late} {
+	waiting := []attempts{d.tend.toFree(), d.tend.late}
+	v, from := d.view.Load(), attempts{} // not before: what asked has changed it
+	for _, asked := range waiting {
 		for key, servers := range asked {
 			if d.stillShut(v, key, servers) { // it may have been raised meanwhile
 				from.add(key, servers)
@@ -182,12 +183,14 @@ func (d *Daemon) shut(old, now []traffic.Split) {
 
 // freeDead asks to free the attempts to reach addresses that have been found
 // dead.
-func (d *Daemon) freeDead(was, is traffic.Split) {
-	before := was.Backends()
-	for i, b := range is.Backends() {
-		dead := slices.DeleteFunc(slices.Clone(b.Down), func(ip netip.Addr) bool { return slices.Contains(before[i].Down, ip) })
-		if len(dead) > 0 {
-			d.tend.free(traffic.BackendKey{Split: is.Name, Backend: b.Name}, dead...)
+func (d *Daemon) freeDead(changed []withdrawal) {
+	for _, split := range changed {
+		before := split.was.Backends()
+		for i, b := range split.is.Backends() {
+			dead := slices.DeleteFunc(slices.Clone(b.Down), func(ip netip.Addr) bool { return slices.Contains(before[i].Down, ip) })
+			if len(dead) > 0 {
+				d.tend.free(traffic.BackendKey{Split: split.is.Name, Backend: b.Name}, dead...)
+			}
 		}
 	}
 }
