@@ -24,6 +24,8 @@ type change struct {
 	// running is the definition that an apply makes the running one; nil
 	// outside an apply.
 	running *state.Running
+	// shut are the attempts to reach who takes none any more, once it is enacted.
+	shut attempts
 }
 
 // touched are the splits that the host must be able to carry for the change.
@@ -92,6 +94,7 @@ func (d *Daemon) carry(ctx context.Context, since uint64, decide decision) ([]st
 	case c.raises:
 		return d.raise(ctx, since, decide)
 	}
+	d.takeAttempts(c)
 	return d.afterLowering(context.WithoutCancel(ctx), c, written, told), nil
 }
 
@@ -122,10 +125,17 @@ func (d *Daemon) enact(ctx context.Context, c *change) error {
 	old := d.view.Load()
 	d.view.Store(c.next)
 	if c.reach != reachNone {
-		d.shut(old.of(c.records), c.next.of(c.records))
+		c.shut = shut(old.of(c.records), c.next.of(c.records))
+		d.tend.free(c.shut)
 	}
 	return nil
 }
+
+// takeAttempts gives up the attempts of the relay to reach whom a change has shut:
+// one of them might serve a client yet, after the command has returned. Those in
+// the kernel are the tender's. Called without the change lock, for it waits for the
+// relay's workers.
+func (d *Daemon) takeAttempts(c change) { d.planes.relay.Free(c.shut) }
 
 // enter puts a change into the data planes. Weights of a split that its plane
 // does not have, because somebody flushed it, take the whole way.

@@ -36,7 +36,6 @@ func (d *Daemon) Drain(ctx context.Context, who control.Actor, name string, requ
 	if err != nil {
 		return change, err
 	}
-	d.planes.relay.Free(traffic.BackendKey{Split: change.Split, Backend: request.Backend}) // or it may serve one more
 	d.tend.poke()
 	if request.Kill || request.RatePerSecond > 0 || request.KillAfterSeconds > 0 {
 		d.warnOfHanging(&change)
@@ -100,7 +99,7 @@ func (d *Daemon) kill(ctx context.Context, w word, change *api.Change, candidate
 	v, ended, freed := d.view.Load(), 0, 0
 	split, record := v.split(change.Split), v.records.get(change.Split)
 	for _, name := range candidates {
-		freed += d.planes.relay.Free(traffic.BackendKey{Split: split.Name, Backend: name})
+		freed += d.planes.relay.Free(attempts{{Split: split.Name, Backend: name}: nil})
 		n, err := d.endAll(ctx, split, name, record.Overrides[name].Since)
 		ended += n
 		if err != nil {

@@ -26,12 +26,15 @@ func grouped() traffic.Split {
 	return s
 }
 
-// crowded gives the candidate so many open flows.
+// crowded gives the candidate of the files so many open flows.
 func (w *world) crowded(n int) {
-	for i := range n {
+	s := w.files.Splits[0]
+	for range n {
 		w.kernel.open = append(w.kernel.open, netfilter.OpenFlow{
-			BackendKey: traffic.BackendKey{Split: "mx", Backend: "new"},
-			Client:     netip.AddrPortFrom(netip.MustParseAddr("203.0.113.7"), uint16(1000+i)),
+			BackendKey: ofNew,
+			Client:     netip.AddrPortFrom(netip.MustParseAddr("203.0.113.7"), uint16(1000+len(w.kernel.open))),
+			Service:    netip.AddrPortFrom(s.Service.Addresses[0], 25),
+			Server:     netip.AddrPortFrom(s.Candidates[0].Addresses[0].IP, 25),
 		})
 	}
 }

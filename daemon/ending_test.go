@@ -104,17 +104,33 @@ func TestKillEndsTheOpenFlowsAndTheHistoryHasHowMany(t *testing.T) {
 }
 
 // Or one of them might serve its client yet, behind a wait for drained.
-func TestADrainedCandidatesAttemptsAreTakenFromItWhenTheCommandReturns(t *testing.T) {
-	for _, kill := range []bool{false, true} {
-		s := mx(50_000)
+func TestTheAttemptsOfWhoIsShutAreTakenFromItWhenTheCommandReturns(t *testing.T) {
+	for name, shut := range map[string]func(w *world, d *Daemon) error{
+		"drain":        func(w *world, d *Daemon) error { _, err := w.drain(d, api.DrainRequest{}); return err },
+		"drain --kill": func(w *world, d *Daemon) error { _, err := w.drain(d, api.DrainRequest{Kill: true}); return err },
+		"off":          func(w *world, d *Daemon) error { w.off(d); return nil },
+		"off --all": func(w *world, d *Daemon) error {
+			_, err := d.OffAll(w.t.Context(), control.Actor{}, api.Request{})
+			return err
+		},
+		"set 0%": func(w *world, d *Daemon) error {
+			_, err := d.Set(w.t.Context(), control.Actor{}, "mx", api.SetRequest{Weights: map[string]int{"new": 0}})
+			return err
+		},
+		"set b, which takes the share": func(w *world, d *Daemon) error {
+			_, err := d.Set(w.t.Context(), control.Actor{}, "mx", api.SetRequest{Weights: map[string]int{"new": 0, "b": 50_000}})
+			return err
+		},
+	} {
+		s := twoCandidates(50_000, 0)
 		s.Mode = traffic.ModeProxy
 		w := newWorld(t, s)
 		d := w.mustBoot()
-		if _, err := w.drain(d, api.DrainRequest{Kill: kill}); err != nil {
+		if err := shut(w, d); err != nil {
 			t.Fatal(err)
 		}
 		if !slices.Contains(w.relay.freed, ofNew) {
-			t.Errorf("kill %v: freed are %v", kill, w.relay.freed)
+			t.Errorf("%s: freed are %v", name, w.relay.freed)
 		}
 	}
 }
@@ -181,7 +197,6 @@ func TestTheRelaysAttemptsToWhoTakesNoFlowsAreFreed(t *testing.T) {
 	if _, err := w.set(d, 0); err != nil {
 		t.Fatal(err)
 	}
-	d.freeAttempts(t.Context())
 	if diff := cmp.Diff([]traffic.BackendKey{ofNew}, w.relay.freed); diff != "" || len(w.kernel.freed) != 0 {
 		t.Errorf("freed after set 0%%, in the kernel %v (-want +got):\n%s", w.kernel.freed, diff)
 	}
@@ -328,39 +343,6 @@ func TestFlowsThatCannotBeEndedAtTheirTimeAreEndedLater(t *testing.T) {
 	w.kernel.countErr = nil
 	if w.tick(d, 10*time.Second); len(w.kernel.open) != 0 {
 		t.Errorf("%d flows are open", len(w.kernel.open))
-	}
-}
-
-// A split that moved into the relay leaves flows in the kernel: who stops a host
-// on `wait --for=drained` must know of them.
-func TestADrainEndsWhatIsLeftInTheKernelOfASplitThatHasMovedToTheRelay(t *testing.T) {
-	w := newWorld(t, mx(50_000))
-	d := w.mustBoot()
-	w.crowded(7)
-	w.files.Splits[0].Mode = traffic.ModeProxy
-	if _, err := d.Apply(t.Context(), control.Actor{}, api.ApplyRequest{}); err != nil {
-		t.Fatal(err)
-	}
-	active := func() uint64 {
-		if got := w.backend(d, 1).FlowsActive; got != nil {
-			return *got
-		}
-		return 0
-	}
-	w.crowdedRelay(2)
-	if got := active(); got != 9 {
-		t.Errorf("%d flows of the candidate are open, want 2 of the relay and 7 from before", got)
-	}
-	change, err := w.drain(d, api.DrainRequest{Kill: true})
-	if err != nil || change.Ended == nil || *change.Ended != 9 || len(w.kernel.open) > 0 || len(w.relay.open) > 0 {
-		t.Errorf("drain --kill: %+v, %v; %d flows are left in the kernel, %d in the relay", change, err, len(w.kernel.open), len(w.relay.open))
-	}
-	if got := active(); got != 0 {
-		t.Errorf("after it %d flows are open", got)
-	}
-	w.crowded(1) // of somebody else, who has the address now: the kernel's are over
-	if got := active(); got != 0 {
-		t.Errorf("when all had ended %d are told as open", got)
 	}
 }
 

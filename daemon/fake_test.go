@@ -57,8 +57,9 @@ type fakeKernel struct {
 	open      []netfilter.OpenFlow
 	evidence  []traffic.Evidence
 	freed     []traffic.BackendKey
-	freeErr   error // why nothing can be freed
-	strict    bool  // conntrack picks up no flow in its middle
+	freeErr   error  // why nothing can be freed
+	strict    bool   // conntrack picks up no flow in its middle
+	meanwhile func() // happens while the next one who looks at conntrack does so
 }
 
 func (k *fakeKernel) weight(split string) traffic.Weight {
@@ -234,14 +235,27 @@ func (k *fakeKernel) OpenFlows(_ context.Context, which netfilter.Which) ([]netf
 	}
 	var open []netfilter.OpenFlow
 	for _, f := range k.open {
-		if (which.Backend == "" || f.Backend == which.Backend) && (!which.Clients.IsValid() || which.Clients.Contains(f.Client.Addr())) {
+		if (which.Backend == "" || f.Backend == which.Backend) && (!which.Clients.IsValid() || which.Clients.Contains(f.Client.Addr())) && leads(which.Splits, f) {
 			open = append(open, f)
 		}
 	}
 	if which.Most > 0 && len(open) > which.Most {
 		open = open[:which.Most]
 	}
+	if meanwhile := k.meanwhile; meanwhile != nil {
+		k.meanwhile = nil
+		meanwhile()
+	}
 	return open, nil
+}
+
+// leads says whether a flow is found by one of the definitions.
+func leads(definitions []traffic.Split, f netfilter.OpenFlow) bool {
+	return slices.ContainsFunc(definitions, func(s traffic.Split) bool {
+		return s.Name == f.Split && slices.Contains(s.Service.Addresses, f.Service.Addr()) && slices.ContainsFunc(s.Backends(), func(b traffic.Backend) bool {
+			return b.Name == f.Backend && slices.ContainsFunc(b.Addresses, func(a traffic.Address) bool { return a.IP == f.Server.Addr() })
+		})
+	})
 }
 
 func (k *fakeKernel) End(_ context.Context, flows []netfilter.OpenFlow) (ended int, err error) {
@@ -254,13 +268,26 @@ func (k *fakeKernel) End(_ context.Context, flows []netfilter.OpenFlow) (ended i
 	return ended, k.fail
 }
 
-func (k *fakeKernel) Free(_ context.Context, _ []traffic.Split, from map[traffic.BackendKey][]netip.Addr) (int, error) {
+func (k *fakeKernel) Left(ctx context.Context, splits []traffic.Split) (map[traffic.BackendKey]uint64, error) {
+	open, err := k.OpenFlows(ctx, netfilter.Which{Splits: splits})
+	left := map[traffic.BackendKey]uint64{}
+	for _, f := range open {
+		left[f.BackendKey]++
+	}
+	return left, err
+}
+
+func (k *fakeKernel) Free(_ context.Context, splits []traffic.Split, from map[traffic.BackendKey][]netip.Addr) (int, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if err := k.freeErr; err != nil {
 		return 0, err
 	}
-	k.freed = append(k.freed, slices.Collect(maps.Keys(from))...)
+	for key := range from {
+		if slices.ContainsFunc(splits, func(s traffic.Split) bool { return s.Name == key.Split }) {
+			k.freed = append(k.freed, key)
+		}
+	}
 	return len(from), nil
 }
 
@@ -367,11 +394,13 @@ func (r *fakeRelay) End(flows []splitter.OpenFlow) (ended int) {
 	return ended
 }
 
-func (r *fakeRelay) Free(key traffic.BackendKey, addresses ...netip.Addr) int {
+func (r *fakeRelay) Free(from map[traffic.BackendKey][]netip.Addr) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.freed = append(r.freed, key)
-	r.freedAt = append(r.freedAt, addresses...)
+	for key, addresses := range from {
+		r.freed = append(r.freed, key)
+		r.freedAt = append(r.freedAt, addresses...)
+	}
 	return 0
 }
 

@@ -148,7 +148,7 @@ func (d *Daemon) settleHealth(ctx context.Context, names map[string]bool) (faile
 				changed = append(changed, one)
 			}
 			d.planes.found.Store(next)
-			d.freeDead(changed) // not before: the tender goes by what is found
+			d.tend.free(dead(changed)) // not before: the tender goes by what is found
 			d.wakeInclude()
 			return nil
 		})

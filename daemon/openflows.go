@@ -2,9 +2,6 @@ package daemon
 
 import (
 	"context"
-	"maps"
-	"net/netip"
-	"slices"
 
 	"github.com/splitd/splitd/netfilter"
 	"github.com/splitd/splitd/splitter"
@@ -30,11 +27,11 @@ func (p *planes) openFlows(ctx context.Context, split traffic.Split, backend str
 			return p.relay.End(some), nil
 		}})
 	}
-	kernel := p.inUse()
-	if kernel == nil || split.Mode == traffic.ModeProxy && len(p.behind.of([]traffic.Split{split})) == 0 {
+	kernel, there := p.inUse(), p.inConntrack([]traffic.Split{split})
+	if kernel == nil || len(there) == 0 {
 		return open, nil
 	}
-	flows, err := kernel.OpenFlows(ctx, netfilter.Which{Splits: []traffic.Split{split}, Backend: backend, Elsewhere: true})
+	flows, err := kernel.OpenFlows(ctx, netfilter.Which{Splits: there, Backend: backend, Elsewhere: true})
 	if len(flows) > 0 {
 		open = append(open, &batchOf[netfilter.OpenFlow]{flows: flows, plane: kernel.End})
 	}
@@ -44,20 +41,20 @@ func (p *planes) openFlows(ctx context.Context, split traffic.Split, backend str
 // free ends the attempts to reach backends, or only some addresses of them, and
 // returns how many there were.
 func (p *planes) free(ctx context.Context, splits []traffic.Split, from attempts) (freed int, err error) {
-	for key, servers := range from {
-		freed += p.relay.Free(key, servers...)
-	}
-	kernel := p.inUse()
-	inKernel, _ := byMode(splits)
-	if kernel == nil || len(inKernel) == 0 {
+	freed = p.relay.Free(from)
+	kernel, there := p.inUse(), p.inConntrack(splits)
+	if kernel == nil || len(there) == 0 {
 		return freed, nil
 	}
-	there := maps.Clone(from)
-	maps.DeleteFunc(there, func(key traffic.BackendKey, _ []netip.Addr) bool {
-		return !slices.ContainsFunc(inKernel, func(s traffic.Split) bool { return s.Name == key.Split })
-	})
-	n, err := kernel.Free(ctx, inKernel, there)
+	n, err := kernel.Free(ctx, there, from)
 	return freed + n, err
+}
+
+// inConntrack are the definitions by which the kernel may have flows of the
+// splits.
+func (p *planes) inConntrack(splits []traffic.Split) []traffic.Split {
+	inKernel, _ := byMode(splits)
+	return append(inKernel, p.behind.of(splits)...)
 }
 
 // batchOf is a batch of one plane's flows.

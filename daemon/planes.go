@@ -29,6 +29,7 @@ type Kernel interface {
 	Evidence(ctx context.Context, splits []traffic.Split) ([]traffic.Evidence, error)
 	OpenFlows(ctx context.Context, which netfilter.Which) ([]netfilter.OpenFlow, error)
 	End(ctx context.Context, flows []netfilter.OpenFlow) (int, error)
+	Left(ctx context.Context, splits []traffic.Split) (map[traffic.BackendKey]uint64, error)
 	Free(ctx context.Context, splits []traffic.Split, from map[traffic.BackendKey][]netip.Addr) (int, error)
 	Follow(ctx context.Context, current func() []traffic.Split) error
 	Listen(ctx context.Context) error
@@ -53,7 +54,7 @@ type Relay interface {
 	Faults() splitter.Faults
 	OpenFlows(key traffic.BackendKey) []splitter.OpenFlow
 	End(flows []splitter.OpenFlow) int
-	Free(key traffic.BackendKey, addresses ...netip.Addr) int
+	Free(from map[traffic.BackendKey][]netip.Addr) int
 	FlowsOf(client netip.Addr, split string, most int) []splitter.ClientFlow
 	Run(ctx context.Context) error
 }
@@ -182,7 +183,7 @@ func (p *planes) apply(ctx context.Context, splits, old []traffic.Split, paths [
 		_, err = kernel.Apply(ctx, inKernel, paths)
 	}
 	if err == nil {
-		p.behind.moved(oldKernel, inKernel, inProxy)
+		p.behind.moved(oldKernel, inProxy)
 		if len(moving) > 0 {
 			return p.relay.Apply(ctx, inProxy)
 		}

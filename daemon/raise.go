@@ -89,6 +89,7 @@ func (d *Daemon) enactRaise(ctx context.Context, gone error, since uint64, from 
 	if err != nil {
 		return nil, errors.Join(err, back.recorded(ctx))
 	}
+	d.takeAttempts(c)
 	return d.warnOf(published.wait(ctx, raisePatience)), nil
 }
 

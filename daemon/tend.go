@@ -60,12 +60,13 @@ func (t *tender) poke() {
 	}
 }
 
-// free asks that attempts to reach a backend, or only some addresses of it, are
-// ended. It waits for nobody.
-func (t *tender) free(key traffic.BackendKey, servers ...netip.Addr) {
+// free asks that attempts are ended. It waits for nobody.
+func (t *tender) free(from attempts) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.freed.add(key, servers)
+	for key, servers := range from {
+		t.freed.add(key, servers)
+	}
 	t.poke()
 }
 
@@ -160,9 +161,10 @@ func (d *Daemon) stillShut(v *view, key traffic.BackendKey, servers []netip.Addr
 	return slices.ContainsFunc(servers, func(ip netip.Addr) bool { return slices.Contains(backends[i].Down, ip) })
 }
 
-// shut asks to free the attempts to reach those who could be given new flows
-// before and cannot now.
-func (d *Daemon) shut(old, now []traffic.Split) {
+// shut are the attempts to reach those who could be given new flows before and
+// cannot now.
+func shut(old, now []traffic.Split) attempts {
+	found := attempts{}
 	before := make(map[string]*traffic.Split, len(old))
 	for i := range old {
 		before[old[i].Name] = &old[i]
@@ -175,24 +177,26 @@ func (d *Daemon) shut(old, now []traffic.Split) {
 		for _, c := range now[i].Candidates {
 			earlier, _ := was.Candidate(c.Name)
 			if takes(earlier) && !takes(c) {
-				d.tend.free(traffic.BackendKey{Split: now[i].Name, Backend: c.Name})
+				found[traffic.BackendKey{Split: now[i].Name, Backend: c.Name}] = nil
 			}
 		}
 	}
+	return found
 }
 
-// freeDead asks to free the attempts to reach addresses that have been found
-// dead.
-func (d *Daemon) freeDead(changed []withdrawal) {
+// dead are the attempts to reach addresses that have been found dead.
+func dead(changed []withdrawal) attempts {
+	found := attempts{}
 	for _, split := range changed {
 		before := split.was.Backends()
 		for i, b := range split.is.Backends() {
-			dead := slices.DeleteFunc(slices.Clone(b.Down), func(ip netip.Addr) bool { return slices.Contains(before[i].Down, ip) })
-			if len(dead) > 0 {
-				d.tend.free(traffic.BackendKey{Split: split.is.Name, Backend: b.Name}, dead...)
+			since := slices.DeleteFunc(slices.Clone(b.Down), func(ip netip.Addr) bool { return slices.Contains(before[i].Down, ip) })
+			if len(since) > 0 {
+				found[traffic.BackendKey{Split: split.is.Name, Backend: b.Name}] = since
 			}
 		}
 	}
+	return found
 }
 
 // takes says whether a candidate can be given new flows.

@@ -40,6 +40,7 @@ type Kernel struct {
 	lookup     atomic.Pointer[lookup]
 	tracker    *tracker
 	lookAgain  chan struct{} // makes Follow look at once
+	left       left
 	moved      chan struct{} // of Moved; holds one
 	versions   versions
 	places     atomic.Pointer[map[string]string] // the table of each split, for who reads

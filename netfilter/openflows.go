@@ -30,7 +30,8 @@ type OpenFlow struct {
 
 // Which flows are meant. What is left at its zero value does not matter.
 type Which struct {
-	// Splits are those whose flows are looked for. They must be named.
+	// Splits are those whose flows are looked for. They must be named. A split
+	// may have several definitions among them, the newest first.
 	Splits []traffic.Split
 	// Backend is the name of the backend that has the flow.
 	Backend string
@@ -52,23 +53,33 @@ func (k *Kernel) OpenFlows(ctx context.Context, which Which) ([]OpenFlow, error)
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	l := newLookup(which.Splits, k.options.Settings)
 	var flows []OpenFlow
-	err := k.withConntrack(func(s *conntrackSocket) error {
-		return s.list(which.filter(), func(e *entry) {
-			if at, ok := l.find(e); ok && which.means(l, at, e) {
-				flows = append(flows, l.openFlow(at, e))
-			}
-		})
-	})
+	err := k.eachOpen(which, func(l *lookup, at home, e *entry) { flows = append(flows, l.openFlow(at, e)) })
 	if err != nil {
-		return nil, fmt.Errorf("list open flows: list conntrack entries: %w", err)
+		return nil, fmt.Errorf("list open flows: %w", err)
 	}
 	slices.SortStableFunc(flows, func(a, b OpenFlow) int { return b.waits() - a.waits() })
 	if which.Most > 0 && len(flows) > which.Most {
 		flows = flows[:which.Most]
 	}
 	return flows, nil
+}
+
+// eachOpen calls visit with the entry of each flow that is meant, which is gone
+// when it returns.
+func (k *Kernel) eachOpen(which Which, visit func(l *lookup, at home, e *entry)) error {
+	all := newLookups(which.Splits, k.options.Settings)
+	err := k.withConntrack(func(s *conntrackSocket) error {
+		return s.list(which.filter(), func(e *entry) {
+			if l, at, ok := all.find(e); ok && which.means(l, at, e) {
+				visit(l, at, e)
+			}
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("list conntrack entries: %w", err)
+	}
+	return nil
 }
 
 func (f OpenFlow) waits() int {

@@ -1,7 +1,6 @@
 package netfilter
 
 import (
-	"cmp"
 	"sync"
 	"time"
 
@@ -365,10 +364,13 @@ func (t *tracker) evidence() []traffic.Evidence {
 	return all
 }
 
-// fresh says whether the last look will do for who asks at that time. A look
-// that took long is good for a while, so that who asks all the time takes a
-// fifth of a processor at most; a quick one never is.
-func (t *tracker) fresh(now time.Time) bool {
+// fresh says whether the last look will do for who asks at that time.
+func (t *tracker) fresh(now time.Time) bool { return fresh(t.at, t.took, now) }
+
+// fresh says whether a look will do for who asks now. One that took long is good
+// for a while, so that who asks all the time takes a fifth of a processor at most;
+// a quick one never is.
+func fresh(at time.Time, took time.Duration, now time.Time) bool {
 	const long = 20 * time.Millisecond
-	return t.took > long && cmp.Compare(now.Sub(t.at), 4*t.took) < 0
+	return took > long && now.Sub(at) < 4*took
 }

@@ -111,7 +111,7 @@ func TestTheFlowsOfUDPOfABackendAreListedFoundAndEnded(t *testing.T) {
 	if diff := cmp.Diff(want, found, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
 		t.Errorf("flows of a client (-want +got):\n%s", diff)
 	}
-	if n := r.Free(ofNew); n != 0 {
+	if n := r.Free(attemptsAt(ofNew)); n != 0 {
 		t.Errorf("%d answered flows were freed, want none", n)
 	}
 	for _, c := range all {
@@ -141,7 +141,7 @@ func TestAFlowOfUDPThatWaitsForNoAnswerLeavesAClosedCandidate(t *testing.T) {
 	asking.say("?just now")
 	nettest.Eventually(t, "it is there", func() bool { return trial.times("?just now") == 1 })
 	r.setWeights(split, map[string]traffic.Weight{"new": 0})
-	if n := r.Free(ofNew); n != 2 {
+	if n := r.Free(attemptsAt(ofNew)); n != 2 {
 		t.Errorf("%d flows were freed, want both", n)
 	}
 	early.wantFrom("old")
@@ -162,7 +162,7 @@ func TestFlowsOfUDPLeaveAnAddressThatIsFoundDead(t *testing.T) {
 	nettest.Eventually(t, "it is there", func() bool { return trial.times("?lost") == 1 })
 	split.Candidates[0].Down = []netip.Addr{ip}
 	r.setBackends(split)
-	if n := r.Free(ofNew, ip); n != 2 {
+	if n := r.Free(attemptsAt(ofNew, ip)); n != 2 {
 		t.Errorf("%d flows were freed, want both", n)
 	}
 	nettest.Eventually(t, "the primary has the question that waits", func() bool { return old.times("?lost") == 1 })

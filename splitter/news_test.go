@@ -172,7 +172,7 @@ func TestTheFlowLogSaysHowAFlowEndedAndWhoEndedIt(t *testing.T) {
 			candidate: func(t *testing.T) netip.AddrPort { return blackhole(t, ip) },
 			proxy:     func(p *traffic.Proxy) { p.ConnectTimeout = time.Minute }, primary: closedPort(ip),
 			do: func(t *testing.T, r *testRelay, _ pair) {
-				nettest.Eventually(t, "the attempt is freed", func() bool { return r.Free(ofNew) == 1 })
+				nettest.Eventually(t, "the attempt is freed", func() bool { return r.Free(attemptsAt(ofNew)) == 1 })
 			},
 			want: "old draw closed new refused backend SC 0 0",
 		},

@@ -70,34 +70,52 @@ func (r *Relay) End(flows []OpenFlow) int {
 	return int(ended.Load())
 }
 
-// Free has attempts to connect a candidate given up, or only those to some
-// addresses of it, which are down: their clients are served by the primary,
-// whatever proxy.fallback says, because it is not the attempt that failed. It
-// returns how many there were. Flows of UDP are freed too (freeTalk). Called after the candidate has lost its weight,
-// or those addresses, none is left when it returns. It may be called from many
-// goroutines and waits for the workers alone.
-func (r *Relay) Free(key traffic.BackendKey, addresses ...netip.Addr) int {
-	c, workers := r.openAt(key)
-	but := traffic.ButClosed
-	if len(addresses) > 0 {
-		but = traffic.ButDown
-	}
+// Free has attempts to connect candidates given up, or only those to some
+// addresses of one, where they are named, which are down: their clients are served
+// by the primary, whatever proxy.fallback says, because it is not the attempt that
+// failed. It returns how many there were. Flows of UDP are freed too (freeTalk).
+// Called after the candidates have lost their weight, or those addresses, none is
+// left when it returns. It may be called from many goroutines and waits for the
+// workers alone.
+func (r *Relay) Free(from map[traffic.BackendKey][]netip.Addr) int {
+	asked, workers := r.anyAt(from)
 	var freed atomic.Int64
 	each(workers, func(w *worker, done func()) {
 		w.walk(func(f *flow) {
-			if f.target == nil || f.target.counter != c || len(addresses) > 0 && !slices.Contains(addresses, f.target.at.Addr()) {
-				return
-			}
-			switch {
-			case f.udp() && w.freeTalk(f, len(addresses) > 0):
+			if but, meant := asked.of(f); meant && w.free(f, but) {
 				freed.Add(1)
-			case !f.udp() && f.stage == connecting && f.primary != nil:
-				freed.Add(1)
-				w.takeBack(f, but)
 			}
 		}, done)
 	})
 	return int(freed.Load())
+}
+
+// giveUps are the attempts to be given up: those to backends, told by their
+// counter, of all addresses (nil) or only some.
+type giveUps map[*counter][]netip.Addr
+
+// of says whether a flow is meant, and why it does not stay.
+func (g giveUps) of(f *flow) (but traffic.But, meant bool) {
+	if f.target == nil {
+		return "", false
+	}
+	addresses, asked := g[f.target.counter]
+	if len(addresses) == 0 {
+		return traffic.ButClosed, asked
+	}
+	return traffic.ButDown, slices.Contains(addresses, f.target.at.Addr())
+}
+
+// free gives a flow up if it is an attempt yet.
+func (w *worker) free(f *flow, but traffic.But) bool {
+	if f.udp() {
+		return w.freeTalk(f, but == traffic.ButDown)
+	}
+	attempt := f.stage == connecting && f.primary != nil
+	if attempt {
+		w.takeBack(f, but)
+	}
+	return attempt
 }
 
 // openAt is what tells the flows of a backend, and who may have some: nobody
@@ -110,6 +128,22 @@ func (r *Relay) openAt(key traffic.BackendKey) (*counter, []*worker) {
 		return nil, nil
 	}
 	return c, r.workers
+}
+
+// anyAt is openAt for several, with what is said of each.
+func (r *Relay) anyAt(keys map[traffic.BackendKey][]netip.Addr) (giveUps, []*worker) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	asked := giveUps{}
+	for key, addresses := range keys {
+		if c, known := r.counters[key]; known {
+			asked[c] = addresses
+		}
+	}
+	if len(asked) == 0 {
+		return nil, nil
+	}
+	return asked, r.workers
 }
 
 // each has the workers do something, and waits until all have called done.

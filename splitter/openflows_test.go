@@ -95,11 +95,11 @@ func TestAnAttemptToACandidateThatTakesNoFlowsGoesToThePrimaryAtOnce(t *testing.
 		if n := len(r.OpenFlows(ofNew)); n != 0 {
 			t.Errorf("%d flows are open at who has not answered", n)
 		}
-		if n := r.Free(traffic.BackendKey{Split: "mx", Backend: "old"}); n != 0 {
+		if n := r.Free(attemptsAt(traffic.BackendKey{Split: "mx", Backend: "old"})); n != 0 {
 			t.Errorf("%d attempts were taken from the primary", n)
 		}
 		r.setWeights(split, map[string]traffic.Weight{"new": 0})
-		if n := r.Free(ofNew); n != 1 {
+		if n := r.Free(attemptsAt(ofNew)); n != 1 {
 			t.Errorf("%d attempts were freed, want 1", n)
 		}
 		exchange(t, c, "served by the primary")
@@ -117,10 +117,10 @@ func TestAttemptsToAddressesThatAreDownAloneAreFreed(t *testing.T) {
 	r := startRelay(t, Options{}, split)
 	c := dial(t, service)
 	nettest.Eventually(t, "the attempt waits", func() bool { return r.openFlows() == 1 })
-	if n := r.Free(ofNew, netip.MustParseAddr("127.0.0.7"), netip.IPv6Loopback()); n != 0 {
+	if n := r.Free(attemptsAt(ofNew, netip.MustParseAddr("127.0.0.7"), netip.IPv6Loopback())); n != 0 {
 		t.Errorf("%d attempts to other addresses were freed", n)
 	}
-	if n := r.Free(ofNew, netip.MustParseAddr("127.0.0.7"), ip); n != 1 {
+	if n := r.Free(attemptsAt(ofNew, netip.MustParseAddr("127.0.0.7"), ip)); n != 1 {
 		t.Errorf("%d attempts were freed, want 1", n)
 	}
 	exchange(t, c, "served by the primary")
@@ -170,7 +170,7 @@ func TestNothingIsOpenAtABackendThatIsUnknownOrOfARelayThatHasStopped(t *testing
 	if err := talk(p.client, p.server); err != nil { // the relay knows of the connection, too
 		t.Fatal(err)
 	}
-	if n := len(r.OpenFlows(ofNew)) + r.Free(ofNew) + r.End(nil); n != 0 {
+	if n := len(r.OpenFlows(ofNew)) + r.Free(attemptsAt(ofNew)) + r.End(nil); n != 0 {
 		t.Errorf("%d flows of a backend that there is not", n)
 	}
 	ofOld := traffic.BackendKey{Split: "mx", Backend: "old"}
@@ -180,7 +180,7 @@ func TestNothingIsOpenAtABackendThatIsUnknownOrOfARelayThatHasStopped(t *testing
 	if !r.returned(testPatience) {
 		t.Fatal("Run did not return")
 	}
-	if n := len(r.OpenFlows(ofOld)) + r.Free(ofOld); n != 0 || len(open) != 1 || r.End(open) != 0 {
+	if n := len(r.OpenFlows(ofOld)) + r.Free(attemptsAt(ofOld)); n != 0 || len(open) != 1 || r.End(open) != 0 {
 		t.Errorf("%d flows are open after the end, of %d before", n, len(open))
 	}
 }
@@ -239,4 +239,9 @@ func TestAPanicOfWhoLooksAtAllFlowsCostsOneOfThem(t *testing.T) {
 		t.Errorf("Faults() = %+v, want 1 panic", got)
 	}
 	nettest.Eventually(t, "the other flow goes on", func() bool { return r.numbers("old").Active == 1 })
+}
+
+// attemptsAt are those to reach a backend, or only some addresses of it.
+func attemptsAt(key traffic.BackendKey, addresses ...netip.Addr) map[traffic.BackendKey][]netip.Addr {
+	return map[traffic.BackendKey][]netip.Addr{key: addresses}
 }
