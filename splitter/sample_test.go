@@ -3,12 +3,12 @@ package splitter
 import (
 	"bytes"
 	"io"
-	"maps"
 	"net"
 	"net/netip"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/splitd/splitd/internal/nettest"
 	"github.com/splitd/splitd/traffic"
@@ -201,37 +201,53 @@ func TestStreamsWithoutATapAreSplicedAsWithoutATee(t *testing.T) {
 	}
 }
 
-// benchTees are what a relay may have to do for a tee.
-func benchTees() map[string]struct {
+// benchTee is what a relay may have to do for a tee.
+type benchTee struct {
+	name   string
 	tee    Tee
 	sample traffic.Weight
-} {
-	type one = struct {
-		tee    Tee
-		sample traffic.Weight
+}
+
+func benchTees() []benchTee {
+	return []benchTee{{"none", nil, 0}, {"unsampled", taker{}, 0}, {"sampled", taker{}, traffic.Whole}}
+}
+
+// reportCPU reports the CPU that this process has used for an operation since it
+// was called: peers and relay together, whoever else uses the machine.
+func reportCPU(b *testing.B) (report func()) {
+	b.Helper()
+	used := func() int64 {
+		var u unix.Rusage
+		if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+			b.Fatal(err)
+		}
+		return u.Utime.Nano() + u.Stime.Nano()
 	}
-	return maps.Clone(map[string]one{"none": {nil, 0}, "unsampled": {taker{}, 0}, "sampled": {taker{}, traffic.Whole}})
+	before := used()
+	return func() { b.ReportMetric(float64(used()-before)/float64(b.N), "cpu-ns/op") }
 }
 
 func BenchmarkRelayedExchange(b *testing.B) {
-	for name, test := range benchTees() {
-		b.Run("tee="+name, func(b *testing.B) {
+	for _, test := range benchTees() {
+		b.Run("tee="+test.name, func(b *testing.B) {
 			_, connect := startTeed(b, test.tee, test.sample, nil)
 			p := connect(b)
 			b.ReportAllocs()
+			report := reportCPU(b)
 			for b.Loop() {
 				if err := talk(p.client, p.server); err != nil {
 					b.Fatal(err)
 				}
 			}
+			report()
 		})
 	}
 }
 
 func BenchmarkRelayedStream(b *testing.B) {
 	const piece = 1 << 20
-	for name, test := range benchTees() {
-		b.Run("tee="+name, func(b *testing.B) {
+	for _, test := range benchTees() {
+		b.Run("tee="+test.name, func(b *testing.B) {
 			_, connect := startTeed(b, test.tee, test.sample, nil)
 			p := connect(b)
 			data := randomBytes(1, piece)
@@ -245,11 +261,13 @@ func BenchmarkRelayedStream(b *testing.B) {
 			got := make([]byte, piece)
 			b.SetBytes(piece)
 			b.ReportAllocs()
+			report := reportCPU(b)
 			for b.Loop() {
 				if _, err := io.ReadFull(p.client, got); err != nil {
 					b.Fatal(err)
 				}
 			}
+			report()
 		})
 	}
 }
