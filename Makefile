@@ -6,7 +6,7 @@ GOLINT  := go tool -modfile=golangci-lint.mod golangci-lint
 export SPLITD_BIN := $(CURDIR)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-race e2e-real e2e-kernel bench bench-kernel lint fmt install clean
+.PHONY: help build demo test test-race e2e-real e2e-kernel bench bench-kernel soak lint fmt install clean
 
 help: ## show what can be made
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -37,10 +37,13 @@ bench: build ## splitd beside nft by hand, iptables, HAProxy and nginx; writes b
 bench-kernel: PARTS = kernel
 bench-kernel: bench ## of bench, what is in the kernel alone
 
+soak: build ## a mixed load for SOAK, half an hour if not said: nothing grows, no client fails
+	CGO_ENABLED=0 go test -count=1 -v -timeout 0 -tags soak ./e2e/soak -args -for $(or $(SOAK),30m)
+
 lint: ## linters, vet, go fix and go mod tidy; changes nothing
 	$(GOLINT) run
-	go vet -tags e2ereal ./...
-	go fix -tags e2ereal -diff ./...
+	go vet -tags e2ereal,soak ./...
+	go fix -tags e2ereal,soak -diff ./...
 	go mod tidy -diff
 
 fmt: ## format every Go file

@@ -58,6 +58,7 @@ func rooms() []room {
 		{path: "internal/process", why: inner},
 		{path: "internal/programs", may: []string{"internal/netns", "internal/nettest"}, why: inner},
 		{path: "e2e", may: outsiders(), why: outside},
+		{path: "e2e/soak", may: outsiders(), why: outside},
 		{path: "e2e/real", may: outsiders(), why: outside},
 		{path: "bench", may: []string{"netfilter", "traffic", "control/api", "control/client", "internal/netns"}, tests: []string{"internal/programs"}, why: "benchmarks measure what users run, and the kernel plane by itself to tell its time from the daemon's"},
 		{path: "e2e/kernel/init", why: "it is the first process of a kernel under test, and there is nothing else yet"},
