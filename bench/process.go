@@ -101,7 +101,7 @@ func (p *process) family() []int {
 	pid := p.cmd.Process.Pid
 	all := []int{pid}
 	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
-	for _, child := range strings.Fields(string(text)) {
+	for child := range strings.FieldsSeq(string(text)) {
 		if n, err := strconv.Atoi(child); err == nil {
 			all = append(all, n)
 		}
@@ -136,13 +136,6 @@ func (p *process) resident() (float64, error) {
 		all += kib * 1024
 	}
 	return all, nil
-}
-
-// slab is what the kernel has in small objects, in bytes: sockets and what
-// belongs to them, of everybody on this machine.
-func slab() (float64, error) {
-	kib, err := field("/proc/meminfo", "Slab:")
-	return kib * 1024, err
 }
 
 // field reads a number behind a name that begins a line, as proc(5) has them.

@@ -4,11 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"os"
 	"strconv"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // quantity is what is measured of a way through a program.
@@ -40,89 +37,6 @@ type account struct {
 }
 
 func (a *account) add(q quantity, value float64) { a.values[q] = append(a.values[q], value) }
-
-// setting is where programs are measured side by side.
-type setting struct {
-	heading, about string
-	user           user
-	host           bool // all on one host, over its loopback
-	ways           []candidateWay
-}
-
-// candidateWay is a way that is measured when its programs are there.
-type candidateWay struct {
-	name    string
-	needs   func() error
-	prepare func(context.Context, *way) error
-	start   starter // nil: no program is on the way
-}
-
-// baseName is the way of a setting that no program is on.
-func (s setting) baseName() string { return s.ways[0].name }
-
-// straight has clients connect to the backends themselves.
-func straight(_ context.Context, w *way) error {
-	w.direct = true
-	return nil
-}
-
-func plain(context.Context, *way) error { return nil }
-
-const nameStraight = "no relay"
-
-// relays are the programs that relay, in the order of the tables.
-func relays() []candidateWay {
-	return []candidateWay{
-		{nameHAProxy, func() error { return missing("haproxy") }, plain, haproxy},
-		{nameNginx, lacksNginx, plain, nginx},
-		{nameRelay, lacksSplitd, plain, splitd("proxy")},
-	}
-}
-
-func lacksNginx() error {
-	if err := missing("nginx"); err != nil {
-		return err
-	}
-	if _, err := os.Stat(nginxStream); err != nil {
-		return fmt.Errorf("find nginx's module: %w: bench/packages.sh installs it, as root", err)
-	}
-	return nil
-}
-
-func lacksSplitd() error {
-	if os.Getenv(binariesEnv) == "" {
-		return fmt.Errorf("%s does not name the folder of the built programs: run `make bench`", binariesEnv)
-	}
-	return nil
-}
-
-func throughLoopback() setting {
-	return setting{
-		heading: "Relay, through loopback",
-		about:   "Client, relay and backends on one host.",
-		host:    true,
-		ways:    append([]candidateWay{{nameStraight, func() error { return nil }, straight, nil}}, relays()...),
-	}
-}
-
-func asOrdinaryUser() setting {
-	s := throughLoopback()
-	s.heading = "Relay, as an ordinary user"
-	s.about = "The same with every relay run by the user nobody, to whom the kernel grants few large pipes (fs.pipe-user-pages-soft, pipe(7))."
-	s.user = nobody()
-	return s
-}
-
-func throughNamespaces() setting {
-	return setting{
-		heading: "Relay and kernel, through three namespaces",
-		about:   "Client, router and server are three hosts, each with its own link.",
-		ways: append([]candidateWay{
-			{nameRouted, func() error { return missing("nft") }, routed, nil},
-			{nameKernel, lacksSplitd, plain, splitd("kernel")},
-		}, relays()...),
-	}
-}
 
 // relayed is a setting that has been measured.
 type relayed struct {
@@ -178,13 +92,6 @@ func measureSetting(ctx context.Context, s setting, o relayOptions, say func(str
 	err = m.turns(ctx)
 	r.rate = m.rate
 	return r, err
-}
-
-func (s setting) lab() (*lab, error) {
-	if s.host {
-		return newHost()
-	}
-	return newLab()
 }
 
 // toolsOf says what the requests and the bulk are made by.
@@ -248,80 +155,6 @@ func (w *way) shut() {
 		w.program.close()
 	}
 	w.program, w.close = nil, nil
-}
-
-// warming is how many flows a program has had before its memory is looked at.
-const warming = 50
-
-// idle measures what silent flows hold, each time of a program that has just
-// begun.
-func (m *measuring) idle(ctx context.Context) error {
-	for turn := range m.options.idleTurns {
-		m.say("%d silent flows, turn %d of %d", m.options.idle, turn+1, m.options.idleTurns)
-		for i, w := range m.lab.ways {
-			if err := m.open(ctx, w); err != nil {
-				return err
-			}
-			err := m.idleOf(w, &m.all[i])
-			w.shut()
-			if err != nil {
-				return fmt.Errorf("measure silent flows of %q: %w", w.name, err)
-			}
-		}
-	}
-	return nil
-}
-
-func (m *measuring) idleOf(w *way, a *account) error {
-	return m.lab.client.Do(func() error {
-		release, err := hold(w.ends(portGreet, false), warming)
-		release()
-		if err != nil {
-			return err
-		}
-		before, err := w.memory()
-		if err != nil {
-			return err
-		}
-		release, err = hold(w.ends(portGreet, false), m.options.idle)
-		defer release()
-		if err != nil {
-			return err
-		}
-		after, err := w.memory()
-		if err != nil {
-			return err
-		}
-		if w.program != nil {
-			a.add(idleResident, (after.resident-before.resident)/float64(m.options.idle))
-		}
-		a.add(idleKernel, (after.kernel-before.kernel)/float64(m.options.idle))
-		return nil
-	})
-}
-
-// memory is what a way holds, in bytes.
-type memory struct{ resident, kernel float64 }
-
-// memory waits until the kernel's has come to rest: it frees sockets later than
-// they are closed.
-func (w *way) memory() (memory, error) {
-	var m memory
-	var err error
-	last := 0.0
-	for deadline := time.Now().Add(3 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
-		if m.kernel, err = slab(); err != nil {
-			return m, err
-		}
-		if near := m.kernel - last; near < 128<<10 && near > -128<<10 {
-			break
-		}
-		last = m.kernel
-	}
-	if w.program != nil {
-		m.resident, err = w.program.resident()
-	}
-	return m, err
 }
 
 // turns takes all ways in turns, as measure does: one slice of each, then the
@@ -472,22 +305,4 @@ func (m *measuring) latency(_ context.Context, w *way, a *account) error {
 		}
 		return err
 	})
-}
-
-// files lets this process, and those it starts, have as many files open as the
-// silent flows need: both ends of each are ours.
-func files(want int) error {
-	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
-		return fmt.Errorf("read limit of open files: %w", err)
-	}
-	need := uint64(2*want + 2000)
-	if limit.Cur >= need {
-		return nil
-	}
-	limit.Cur, limit.Max = need, max(limit.Max, need)
-	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
-		return fmt.Errorf("raise limit of open files to %d: %w: run `ulimit -n %[1]d` as root first, or give -idle fewer", need, err)
-	}
-	return nil
 }

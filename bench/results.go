@@ -23,11 +23,12 @@ func merge(text, preface string, headings []string, parts map[string]string) str
 	for heading, body := range parts {
 		kept[heading] = strings.TrimSpace(body)
 	}
-	out := strings.TrimSpace(preface) + "\n"
+	var out strings.Builder
+	out.WriteString(strings.TrimSpace(preface) + "\n")
 	for _, heading := range headings {
 		if body, ok := kept[heading]; ok {
-			out += partMark + heading + "\n\n" + body + "\n"
+			out.WriteString(partMark + heading + "\n\n" + body + "\n")
 		}
 	}
-	return out
+	return out.String()
 }

@@ -35,7 +35,9 @@ func (l *lab) measure(ctx context.Context, turns int, slice time.Duration, say f
 			func(w *way, f *figures) error { return note(&f.requests)(w.client.request(slice)) },
 			func(w *way, f *figures) error { return note(&f.flows)(w.newFlows(slice)) },
 			func(w *way, f *figures) error { return note(&f.first)(w.firstPacket(slice)) },
-			func(w *way, f *figures) error { return note(&f.bits)(flood(w.ends(portFlood, false), floodsAtOnce, slice)) },
+			func(w *way, f *figures) error {
+				return note(&f.bits)(flood(w.ends(portFlood, false), floodsAtOnce, slice))
+			},
 			func(w *way, f *figures) error { return note(&f.worst)(w.p99(slice, rate)) },
 		} {
 			rate = slowest(all) / 2
