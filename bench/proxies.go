@@ -78,8 +78,8 @@ func (w *way) serves(p *program) error {
 	})
 }
 
-// haproxyConfig is for plain forwarding: TCP, splicing where it helps, resets
-// passed on as resets. Without a port a server has that of the client.
+// haproxyConfig is for plain forwarding: TCP, splicing where it helps. Without a
+// port a server has that of the client.
 const haproxyConfig = `global
   maxconn 6000
   nbthread %[1]d
@@ -87,8 +87,7 @@ const haproxyConfig = `global
 defaults
   mode tcp
   option splice-auto
-  option nolinger
-  timeout connect 5s
+%[7]s  timeout connect 5s
   timeout client 1h
   timeout server 1h
 frontend service
@@ -103,7 +102,16 @@ listen bulk
   server old %[4]s
 `
 
+// withResets has HAProxy end a connection at once and with an RST when a side
+// has ended, where that is all that ever happens: it costs less, and what the
+// other side still sends is lost.
+const withResets = "  option nolinger\n"
+
 func haproxy(ctx context.Context, w *way, u user) (*program, error) {
+	return haproxyWith(ctx, w, u, "")
+}
+
+func haproxyWith(ctx context.Context, w *way, u user, options string) (*program, error) {
 	at := w.v4(1, hostService)
 	var binds []string
 	for _, port := range servicePorts() {
@@ -112,7 +120,7 @@ func haproxy(ctx context.Context, w *way, u user) (*program, error) {
 	p, err := w.launch(ctx, u,
 		func(dir string) string {
 			return fmt.Sprintf(haproxyConfig, runtime.NumCPU(), dir, strings.Join(binds, ","),
-				w.v4(2, hostOld), w.v4(2, hostNew), netip.AddrPortFrom(at, portIperf))
+				w.v4(2, hostOld), w.v4(2, hostNew), netip.AddrPortFrom(at, portIperf), options)
 		},
 		func(_, config string) []string { return []string{"haproxy", "-db", "-q", "-f", config} })
 	if err != nil {

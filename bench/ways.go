@@ -89,9 +89,10 @@ func statistic(_ context.Context, w *way) error {
 	return w.forget()
 }
 
-// relayedByHAProxy has HAProxy relay on the router.
+// relayedByHAProxy has HAProxy relay on the router. The clients of the kernel's
+// ways reset what they are done with.
 func relayedByHAProxy(ctx context.Context, w *way) error {
-	p, err := haproxy(ctx, w, user{})
+	p, err := haproxyWith(ctx, w, user{}, withResets)
 	if p != nil {
 		w.close = p.close
 	}
