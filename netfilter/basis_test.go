@@ -143,7 +143,7 @@ func TestAMirrorIsMadeOnWhatWasRead(t *testing.T) {
 		}
 	})
 	lab.router.Do(func() error {
-		_, err := lab.kernel.link.applyMirrors(commit, []traffic.Split{split})
+		_, err := lab.kernel.link.applyWhole(commit, mirrors([]traffic.Split{split})...)
 		return err
 	})
 	if tried != 2 {

@@ -20,6 +20,11 @@ type CleanupResult struct {
 	// ReturnsLeft says that the rules and routes of the return paths and the
 	// marking table stand until ReturnFlows end: call Cleanup again then.
 	ReturnsLeft bool
+	// RelayFlows are those of LiveFlows that are a transparent relay's own, and
+	// RelayLeft says that what they need stands until they end: the relay is gone,
+	// so that is a matter of seconds.
+	RelayFlows int
+	RelayLeft  bool
 }
 
 // Cleanup removes what splitd put into the kernel and nothing else. New flows
@@ -41,7 +46,7 @@ func Cleanup(ctx context.Context, settings Settings, now bool) (CleanupResult, e
 	defer mine.end()
 	var l link
 	defer l.close()
-	if _, err := l.applyMirrors(l.commit, nil); err != nil {
+	if _, err := l.applyWhole(l.commit, mirrors(nil)...); err != nil {
 		return CleanupResult{}, fmt.Errorf("clean up mirrors: %w", err)
 	}
 	sent, err := l.cleanupSplits(settings, now)
@@ -49,6 +54,12 @@ func Cleanup(ctx context.Context, settings Settings, now bool) (CleanupResult, e
 		return CleanupResult{}, fmt.Errorf("clean up splits: %w", err)
 	}
 	result := CleanupResult{LiveFlows: sent, KeeperLeft: sent > 0 && !now}
+	relayed, legsLeft, err := l.cleanupLegs(settings, now)
+	if err != nil {
+		return result, fmt.Errorf("clean up what transparent relays need: %w", err)
+	}
+	result.LiveFlows += relayed
+	result.RelayFlows, result.RelayLeft = relayed, legsLeft != nil
 	received, err := l.liveReturns(settings)
 	if err != nil {
 		return result, fmt.Errorf("clean up return paths: %w", err)
@@ -58,7 +69,7 @@ func Cleanup(ctx context.Context, settings Settings, now bool) (CleanupResult, e
 	if result.ReturnsLeft = received > 0 && !now; result.ReturnsLeft {
 		return result, nil
 	}
-	if err := cleanupReturns(ctx, settings); err != nil {
+	if err := cleanupReturns(ctx, settings, legsLeft); err != nil {
 		return result, fmt.Errorf("clean up return paths: %w", err)
 	}
 	return result, nil

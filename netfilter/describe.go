@@ -17,13 +17,15 @@ type Description struct {
 }
 
 // Describe renders the kernel state for these splits (those in proxy mode are
-// passed over) and return paths, without root, daemon or kernel: as it is when
+// passed over unless they are transparent) and return paths, without root, daemon or kernel: as it is when
 // it is all that was ever put into the kernel.
 func Describe(splits []traffic.Split, paths []traffic.ReturnPath, settings Settings) (Description, error) {
 	returns, err := buildRouting(kernelSplits(splits), paths, settings)
 	if err != nil {
 		return Description{}, err
 	}
+	relayed := legsOf(splits, settings)
+	returns = returns.withLegs(relayed)
 	inKernel := slices.Clone(kernelSplits(splits))
 	for i := range inKernel {
 		inKernel[i].Generation = max(inKernel[i].Generation, 1) // what a daemon begins with
@@ -32,6 +34,7 @@ func Describe(splits []traffic.Split, paths []traffic.ReturnPath, settings Setti
 	if len(inKernel) > 0 {
 		description.Nft = Build(inKernel, settings).Text() + description.Nft + mirrorText(inKernel)
 	}
+	description.Nft += relayed.table(settings).text()
 	return description, nil
 }
 
@@ -48,10 +51,15 @@ func (k *Kernel) Describe(ctx context.Context, splits []traffic.Split, paths []t
 	if err != nil {
 		return Description{}, err
 	}
-	return Description{Nft: ruleset.Text() + returns.Text() + mirrorText(kernelSplits(splits)), Rules: returns.Rules(), Routes: returns.Routes()}, nil
+	nft := ruleset.Text() + returns.Text() + mirrorText(kernelSplits(splits)) + k.wouldRelay(splits).table(k.options.Settings).text()
+	return Description{Nft: nft, Rules: returns.Rules(), Routes: returns.Routes()}, nil
 }
 
-// wouldReturn and wouldSplit are what Apply would bring the kernel to.
+// wouldRelay, wouldReturn and wouldSplit are what Apply would bring the kernel to.
+func (k *Kernel) wouldRelay(splits []traffic.Split) *legs {
+	return legsOf(splits, k.options.Settings).with(k.legs.standing.Load())
+}
+
 func (k *Kernel) wouldReturn(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) (Returns, error) {
 	if err := ctx.Err(); err != nil {
 		return Returns{}, err
@@ -60,6 +68,7 @@ func (k *Kernel) wouldReturn(ctx context.Context, splits []traffic.Split, paths 
 	if err != nil {
 		return Returns{}, err
 	}
+	returns = returns.withLegs(k.wouldRelay(splits))
 	if returns, err = returns.possible().withTunnelGuards(); err != nil {
 		return Returns{}, fmt.Errorf("describe return paths: %w", err)
 	}

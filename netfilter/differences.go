@@ -12,16 +12,19 @@ import (
 // Differences compares what is wanted with what the kernel has and returns a
 // readable line for each difference, none if they agree. It changes nothing.
 func (k *Kernel) Differences(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) ([]string, error) {
+	relayed := k.wouldRelay(splits)
+	splits = kernelSplits(splits)
 	returns, err := buildRouting(splits, paths, k.options.Settings)
 	if err != nil {
 		return nil, err
 	}
+	returns = returns.withLegs(relayed)
 	have, err := k.observe()
 	if err != nil {
 		return nil, fmt.Errorf("compare with the kernel: %w", err)
 	}
 	lines := k.compared.lines(have, splits, k.options.Settings, k.options.About)
-	var more, copies []string
+	var more, small []string
 	err = k.withLink(func(l *link) error {
 		if err := l.open(); err != nil {
 			return err
@@ -29,13 +32,13 @@ func (k *Kernel) Differences(ctx context.Context, splits []traffic.Split, paths 
 		if more, err = differencesReturns(ctx, returns, l.conn); err != nil {
 			return err
 		}
-		copies, err = l.differencesMirrors(splits)
+		small, err = l.differencesWhole(append(mirrors(splits), relayed.table(k.options.Settings))...)
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("compare return paths and mirrors with the kernel: %w", err)
+		return nil, fmt.Errorf("compare return paths, mirrors and transparent relays with the kernel: %w", err)
 	}
-	return slices.Concat(lines, more, copies), nil
+	return slices.Concat(lines, more, small), nil
 }
 
 // differences is pure; want is what makePlan returned for have.

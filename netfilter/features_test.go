@@ -59,6 +59,7 @@ func features() []feature {
 		{"listing conntrack entries by mark", "3.4", "liveness for `cleanup`", "all entries are listed", probe.dumpByMark},
 		{"listing conntrack entries by status", "5.15", "freeing attempts to who takes nothing", "all entries are looked through", probe.dumpByStatus},
 		{"listing conntrack entries by zone", "6.8", "less to look through", unused, probe.dumpByZone},
+		{"ip rules by source port", "4.17", "transparent relays with a primary at 127.0.0.1", "their flows to it time out", probe.sourcePortRule},
 		{"dup, in tables ip and ip6", "4.3", "mirror", partly, probe.dup},
 		{"fib", "4.10", "is this address ours?", unused, withRule(&expr.Fib{Register: register1, ResultADDRTYPE: true, FlagDADDR: true})},
 		{"socket transparent", "4.18", "replies to transparent sockets", unused, withRule(&expr.Socket{Key: expr.SocketKeyTransparent, Register: register1})},
@@ -199,6 +200,20 @@ func (p probe) dup() error {
 		&expr.Immediate{Register: register1, Data: []byte{192, 0, 2, 1}}, &expr.Dup{RegAddr: register1},
 	}})
 	return p.conn.Flush()
+}
+
+func (p probe) sourcePortRule() error {
+	rule := ipRule{priority: 1, family: unix.AF_INET, from: netip.MustParseAddr("127.0.0.1"), sport: 25, table: 100}
+	return p.ns.NS.Do(func() error {
+		if err := rule.add(); err != nil {
+			return err
+		}
+		has, err := readRules()
+		if err == nil && (len(has) != 1 || has[0].odd || has[0].ipRule != rule) {
+			err = fmt.Errorf("the kernel has %+v", has)
+		}
+		return err
+	})
 }
 
 func (p probe) namedCounter() error {

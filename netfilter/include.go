@@ -58,7 +58,8 @@ func (k *Kernel) loadable(ctx context.Context, splits []traffic.Split, paths []t
 			return err
 		})
 	}
-	return withoutTables(ruleset.Text(), owned.of) + returns.textWith(routers) + mirrorText(kernelSplits(splits)), err
+	text := withoutTables(ruleset.Text(), owned.of) + returns.textWith(routers) + mirrorText(kernelSplits(splits))
+	return text + k.wouldRelay(splits).table(k.options.Settings).text(), err
 }
 
 // routers are the elements that the sets of the marking table are to have.

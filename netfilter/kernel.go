@@ -61,6 +61,7 @@ type Kernel struct {
 	// leftovers are what nothing leads to any more since then.
 	leftovers map[leftover]time.Time
 	returns   Returns
+	legs      legKeep
 }
 
 // A committer carries out a transaction: all of it or nothing.
@@ -146,19 +147,27 @@ func openError(err error) error {
 }
 
 // Apply brings the kernel to the splits, given with the weights in force, and
-// the return paths. New flows never fall through meanwhile and established
+// the return paths. Of splits in mode proxy those that are transparent get what
+// their relay's own flows need, and keep it until those have ended; all others are
+// passed over. New flows never fall through meanwhile and established
 // ones stay where they are. What is equal already is left alone: changed is
 // then false and there was no transaction. The result has been read back from
 // the kernel. Return paths come first: an error about one leaves the splits as
 // they were. On an error the rules before stay in force unless it says
 // otherwise; calling Apply again is always safe.
 func (k *Kernel) Apply(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) (changed bool, err error) {
-	returns, err := buildRouting(splits, paths, k.options.Settings)
+	relayed := legsOf(splits, k.options.Settings)
+	splits = kernelSplits(splits)
+	base, err := buildRouting(splits, paths, k.options.Settings)
 	if err != nil {
 		return false, err
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if err := k.wantLegs(relayed, base); err != nil {
+		return false, fmt.Errorf("apply transparent relays to the kernel: %w", err)
+	}
+	returns := base.withLegs(k.legs.standing.Load())
 	changed, err = applyReturns(ctx, returns)
 	if err != nil {
 		return changed, fmt.Errorf("apply return paths to the kernel: %w", err)
@@ -168,11 +177,12 @@ func (k *Kernel) Apply(ctx context.Context, splits []traffic.Split, paths []traf
 	if err != nil {
 		return changed || changedSplits, fmt.Errorf("apply splits to the kernel: %w", err)
 	}
-	changedMirrors, err := k.link.applyMirrors(k.commit, splits)
+	small := append(mirrors(splits), k.legs.standing.Load().table(k.options.Settings))
+	changedSmall, err := k.link.applyWhole(k.commit, small...)
 	if err != nil {
-		err = fmt.Errorf("apply mirrors to the kernel: %w", err)
+		err = fmt.Errorf("apply mirrors and transparent relays to the kernel: %w", err)
 	}
-	return changed || changedSplits || changedMirrors, err
+	return changed || changedSplits || changedSmall, err
 }
 
 func (k *Kernel) applySplits(ctx context.Context, splits []traffic.Split) (changed bool, err error) {

@@ -36,7 +36,7 @@ func (l *link) liveReturns(settings Settings) (int, error) {
 	}
 	var kept []netip.Addr
 	for _, r := range rules {
-		if r.from.IsValid() {
+		if r.from.IsValid() && r.sport == 0 { // which is a relay's
 			kept = append(kept, r.from)
 		}
 	}

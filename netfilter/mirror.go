@@ -26,23 +26,24 @@ const (
 	priorityMirror = -150
 )
 
-// A mirrorTable is one of the two; one without rules is not wanted.
-type mirrorTable struct {
-	six   bool
-	rules []rule
+// mirrors are both tables for the splits.
+func mirrors(splits []traffic.Split) []wholeTable {
+	copied := map[bool][]rule{} // by whether the collector has an IPv6 address
+	for _, s := range traffic.SortSplits(withMirrors(splits)) {
+		copied[s.Mirror.To.Is6()] = append(copied[s.Mirror.To.Is6()], copies(s)...)
+	}
+	return []wholeTable{
+		mirrorTable(nftables.TableFamilyIPv4, copied[false]), mirrorTable(nftables.TableFamilyIPv6, copied[true]),
+	}
 }
 
-// mirrors are both tables for the splits.
-func mirrors(splits []traffic.Split) []mirrorTable {
-	all := []mirrorTable{{}, {six: true}}
-	for _, s := range traffic.SortSplits(withMirrors(splits)) {
-		t := &all[0]
-		if s.Mirror.To.Is6() {
-			t = &all[1]
-		}
-		t.rules = append(t.rules, copies(s)...)
+// mirrorTable is not wanted when there is nothing to copy.
+func mirrorTable(family nftables.TableFamily, rules []rule) wholeTable {
+	t := wholeTable{name: TableMirror, family: family}
+	if len(rules) > 0 {
+		t.chains = []chain{{name: chainCopy, hook: &hook{kind: kindFilter, name: hookPrerouting, priority: priorityMirror}, rules: rules}}
 	}
-	return all
+	return t
 }
 
 // withMirrors are those of the splits that have a mirror, mostly none.
@@ -72,40 +73,6 @@ func copies(s traffic.Split) []rule {
 		}
 	}
 	return rules
-}
-
-func (t mirrorTable) wanted() bool { return len(t.rules) > 0 }
-
-func (t mirrorTable) family() nftables.TableFamily {
-	if t.six {
-		return nftables.TableFamilyIPv6
-	}
-	return nftables.TableFamilyIPv4
-}
-
-func (t mirrorTable) chain() chain {
-	return chain{name: chainCopy, hook: &hook{kind: kindFilter, name: hookPrerouting, priority: priorityMirror}, rules: t.rules}
-}
-
-// title is what nft calls the table.
-func (t mirrorTable) title() string {
-	family := "ip"
-	if t.six {
-		family = "ip6"
-	}
-	return "table " + family + " " + TableMirror
-}
-
-// text is the table as nft 1.0.6 lists it; "" when it is not wanted.
-func (t mirrorTable) text() string {
-	if !t.wanted() {
-		return ""
-	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s {\n", t.title())
-	t.chain().write(&b)
-	b.WriteString("}\n")
-	return b.String()
 }
 
 // mirrorText is the text of both.

@@ -207,7 +207,7 @@ func TestWhatOthersDidToAMirrorIsToldAndMended(t *testing.T) {
 		}
 		var l link
 		defer l.close()
-		lines, err := l.differencesMirrors(nil)
+		lines, err := l.differencesWhole(mirrors(nil)...)
 		if len(lines) > 0 {
 			t.Errorf("cleanup has left %q", lines)
 		}

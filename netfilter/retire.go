@@ -12,8 +12,9 @@ import (
 // come faster than that takes them away.
 const leftoversMost = 200
 
-// retireLoop removes what old weights and removed splits left behind.
+// retireLoop removes what old weights, removed splits and relays left behind.
 func (k *Kernel) retireLoop(ctx context.Context) error {
+	var told bool
 	ticker := time.NewTicker(retireAfter)
 	defer ticker.Stop()
 	for {
@@ -24,7 +25,12 @@ func (k *Kernel) retireLoop(ctx context.Context) error {
 			k.mu.Lock()
 			k.keepOwned()
 			k.retire()
+			err := k.retireLegs(ctx)
 			k.mu.Unlock()
+			if err != nil && !told && ctx.Err() == nil {
+				k.options.Log.Warn("take away what transparent relays needed; tried again", "error", err)
+			}
+			told = err != nil
 		}
 	}
 }

@@ -32,11 +32,12 @@ type Returns struct {
 }
 
 // ipRule is a routing policy rule (ip-rule(8)). Exactly one of from, to and
-// mark selects.
+// mark selects; sport belongs to from.
 type ipRule struct {
 	priority int
 	family   int // unix.AF_INET or unix.AF_INET6
 	from, to netip.Addr
+	sport    uint16 // 0: any (Linux 4.17)
 	mark     uint32
 	mask     uint32
 	table    int
@@ -200,7 +201,8 @@ func (r Returns) equal(other Returns) bool {
 
 func compareRules(a, b ipRule) int {
 	return cmp.Or(cmp.Compare(a.priority, b.priority), cmp.Compare(a.family, b.family), cmp.Compare(a.table, b.table),
-		cmp.Compare(a.mark, b.mark), cmp.Compare(a.mask, b.mask), a.from.Compare(b.from), a.to.Compare(b.to))
+		cmp.Compare(a.mark, b.mark), cmp.Compare(a.mask, b.mask), a.from.Compare(b.from), a.to.Compare(b.to),
+		cmp.Compare(a.sport, b.sport))
 }
 
 func compareRoutes(a, b ipRoute) int {

@@ -294,8 +294,9 @@ func (c returnChanges) lines() []string {
 	return lines
 }
 
-// cleanupReturns removes every rule, route and marking rule of ours.
-func cleanupReturns(ctx context.Context, settings Settings) error {
-	_, err := applyReturns(ctx, Returns{settings: settings})
+// cleanupReturns removes every rule, route and marking rule of ours but those of
+// legs that are open.
+func cleanupReturns(ctx context.Context, settings Settings, open *legs) error {
+	_, err := applyReturns(ctx, Returns{settings: settings}.withLegs(open))
 	return err
 }

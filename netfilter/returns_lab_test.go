@@ -191,7 +191,7 @@ func (lab returnLab) apply(paths ...traffic.ReturnPath) bool {
 
 func (lab returnLab) cleanup() {
 	lab.t.Helper()
-	lab.host.Do(func() error { return cleanupReturns(lab.t.Context(), labSettings) })
+	lab.host.Do(func() error { return cleanupReturns(lab.t.Context(), labSettings, nil) })
 }
 
 func (lab returnLab) setLink(ns *nettest.NS, up bool) {

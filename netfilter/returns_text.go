@@ -76,6 +76,9 @@ func (r ipRule) command(verb string) string {
 		fmt.Fprintf(&b, " to %s", r.to)
 	case r.from.IsValid():
 		fmt.Fprintf(&b, " from %s", r.from)
+		if r.sport != 0 {
+			fmt.Fprintf(&b, " sport %d", r.sport)
+		}
 	case r.mask != 0:
 		fmt.Fprintf(&b, " fwmark %#x/%#x", r.mark, r.mask)
 	}

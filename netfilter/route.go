@@ -78,9 +78,12 @@ func parseRule(raw netlink.Rule) kernelRule {
 	var fromOK, toOK bool
 	r.from, fromOK = parseHost(raw.Src)
 	r.to, toOK = parseHost(raw.Dst)
+	if p := raw.Sport; p != nil && p.Start == p.End {
+		r.sport = p.Start
+	}
 	r.odd = !fromOK || !toOK || raw.Invert || raw.Tos != 0 || raw.TunID != 0 || raw.Goto >= 0 || raw.Flow >= 0 ||
 		raw.IifName != "" || raw.OifName != "" || raw.SuppressIfgroup >= 0 || raw.SuppressPrefixlen >= 0 ||
-		raw.Dport != nil || raw.Sport != nil || raw.IPProto != 0 || raw.UIDRange != nil
+		raw.Dport != nil || raw.Sport != nil && r.sport == 0 || raw.IPProto != 0 || raw.UIDRange != nil
 	return r
 }
 
@@ -99,6 +102,9 @@ func (r ipRule) netlink() *netlink.Rule {
 	rule.Family, rule.Priority, rule.Table, rule.Protocol = r.family, r.priority, r.table, Protocol
 	if r.from.IsValid() {
 		rule.Src = host(r.from)
+	}
+	if r.sport != 0 {
+		rule.Sport = netlink.NewRulePortRange(r.sport, r.sport)
 	}
 	if r.to.IsValid() {
 		rule.Dst = host(r.to)

@@ -149,20 +149,16 @@ func (t table) divertChains(settings Settings) []chain {
 		dispatch.rules = append(dispatch.rules, settings.handOver(traffic.TCP, six, portOfNone))
 	}
 	ofClass := func(class markClass) marked { return marked{mask: settings.ClassMask(), value: settings.mark(class)} }
-	reply := rule{statements: []statement{ofClass(classLeg), direction{reply: true}, settings.markDiverted()}}
+	noted, reply := settings.legRules()
 	divert := chain{name: chainDivert, hook: &hook{kind: kindFilter, name: hookPrerouting, priority: priorityDivert}}
 	for _, class := range []markClass{classSampled, classSampledOut} {
 		divert.rules = append(divert.rules, rule{statements: []statement{ofClass(class), direction{}, goTo(chainDispatchSampled)}})
 	}
 	divert.rules = append(divert.rules, reply)
-	leg := packetMarked{mask: settings.ClassMask(), value: settings.LegMark()}
 	return []chain{dispatch, divert, {
-		name: chainDivertLocal,
-		hook: &hook{kind: kindRoute, name: hookOutput, priority: priorityDivertLocal},
-		rules: []rule{
-			{statements: []statement{leg, markFlow{keep: settings.keep(), value: settings.mark(classLeg)}}},
-			reply,
-		},
+		name:  chainDivertLocal,
+		hook:  &hook{kind: kindRoute, name: hookOutput, priority: priorityDivertLocal},
+		rules: []rule{noted, reply},
 	}}
 }
 

@@ -34,6 +34,8 @@ const (
 	priorityDivert = -95
 	// priorityDivertLocal is mangle: after conntrack.
 	priorityDivertLocal = -150
+	// priorityLegs is mangle: after conntrack and before the routing decision.
+	priorityLegs = -150
 	// priorityKeeper is behind every other program's translation.
 	priorityKeeper = 300
 )
@@ -47,7 +49,7 @@ const Protocol = 83
 const ReturnsMax = 15
 
 // RouteTables is the number of route tables that are ours: one for each return
-// path, and one for relays.
+// path, and one for what relays take.
 const RouteTables = ReturnsMax + 1
 
 // Settings are the numbers of this host that are ours to use.

@@ -176,7 +176,7 @@ func newsOf(m netlink.Message) news {
 		if attributes.Type() == attributeTable {
 			name := attributes.String()
 			_, split := tableNumber(name)
-			n.ours = (split || name == TableReturn) && !mirrors || name == TableMirror && mirrors
+			n.ours = (split || name == TableReturn || name == TableLegs) && !mirrors || name == TableMirror && mirrors
 			break
 		}
 	}

@@ -250,6 +250,9 @@ type Proxy struct {
 	PeerTimeout       time.Duration `json:"peer_timeout,omitempty"`
 	// SendProxy begins every connection to a backend, the primary too.
 	SendProxy SendProxy `json:"send_proxy,omitempty"`
+	// Transparent has the relay's own connections to backends begin at the
+	// client's address.
+	Transparent bool `json:"transparent,omitempty"`
 	// NoSplice has bytes copied where they could be spliced.
 	NoSplice bool `json:"no_splice,omitempty"`
 }
@@ -320,6 +323,10 @@ func (s Split) Candidate(name string) (Backend, bool) {
 	}
 	return s.Candidates[i], true
 }
+
+// Transparent says whether a relay connects to the split's backends with the
+// clients' addresses, for which it needs the kernel's help.
+func (s Split) Transparent() bool { return s.Mode == ModeProxy && s.Proxy.Transparent }
 
 // Backends lists the primary and then the candidates, each with its weight.
 func (s Split) Backends() []Backend {

@@ -17,7 +17,7 @@ import (
 // netfilter compare with against nft itself: it loads each and lists it byte
 // for byte.
 func TestGoldenRulesetsLoadAndListTheSame(t *testing.T) {
-	for _, kind := range []string{"splits", "returns", "mirrors"} {
+	for _, kind := range []string{"splits", "returns", "mirrors", "legs"} {
 		files, err := filepath.Glob("../../netfilter/testdata/" + kind + "/*.nft")
 		if err != nil || len(files) == 0 {
 			t.Fatalf("no golden files of %s: %v", kind, err)
