@@ -64,7 +64,7 @@ func (w *worker) try(f *flow, t *target) {
 		return
 	}
 	f.target = t
-	socket, errno := w.edge.connect(t.endpoint)
+	socket, errno := w.dial(f, t)
 	if errno != 0 {
 		w.refused(f, errno)
 		return
@@ -91,7 +91,7 @@ func (w *worker) refused(f *flow, cause syscall.Errno) {
 	}
 	w.blame(f, cause)
 	if f.primary == nil || f.choice.proxy.Fallback == traffic.FallbackNone {
-		w.abort(f, endOf(cause))
+		w.abort(f, f.endOf(cause))
 		return
 	}
 	w.tryPrimary(f, traffic.ButFallback)
@@ -106,9 +106,9 @@ func (w *worker) tryPrimary(f *flow, but traffic.But) {
 }
 
 // endOf is how a flow ends whose last attempt failed for that cause.
-func endOf(cause syscall.Errno) ending {
+func (f *flow) endOf(cause syscall.Errno) ending {
 	switch {
-	case isShortage(cause):
+	case f.ours(cause):
 		return endShort
 	case cause == unix.ETIMEDOUT:
 		return endUnanswered
@@ -122,12 +122,11 @@ func (w *worker) blame(f *flow, cause syscall.Errno) {
 	if isScarce(cause) {
 		w.rest()
 	}
-	if isShortage(cause) {
+	if f.ours(cause) {
 		w.relay.faults.dials.Add(1)
 		if left, ok := w.relay.quiet.allow("local fault", time.Now()); ok {
 			w.relay.say(func(log *slog.Logger) {
-				log.Warn("connect backend: this host is short of ports, file descriptors or memory",
-					"split", split, "backend", name, "error", cause, "left_out", left)
+				log.Warn(whyOurs(cause), "split", split, "backend", name, "error", cause, "left_out", left)
 			})
 		}
 		return

@@ -14,6 +14,9 @@ type edge interface {
 	accept(listener int) (int, netip.AddrPort, syscall.Errno)
 	// connect begins a connection, which is done when the socket is writable.
 	connect(to *endpoint) (int, syscall.Errno)
+	// connectAs is connect from an address that need not be this host's, with a
+	// mark by which replies find back.
+	connectAs(from, to *endpoint, mark uint32) (int, syscall.Errno)
 	// fault is why a connection could not be made.
 	fault(socket int) syscall.Errno
 

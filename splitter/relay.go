@@ -35,6 +35,10 @@ type Options struct {
 	FlowLog FlowLog
 	// Tee is told of the sampled flows of splits; nil is none, and none is sampled.
 	Tee Tee
+	// LegMark is the packet mark (SO_MARK) of the relay's own connections that have
+	// clients' addresses: without the kernel's rules for it the replies go to the
+	// clients.
+	LegMark uint32
 
 	edge func() edge // nil is this kernel
 }
@@ -48,6 +52,7 @@ type Relay struct {
 	// flowLog is told of flows; nil: nobody is.
 	flowLog FlowLog
 	tee     Tee // nil: nobody's flows are sampled
+	legMark uint32
 	files   files
 	quiet   limiter // for complaints that every flow could make
 
@@ -92,6 +97,7 @@ func New(o Options) *Relay {
 		draw:     o.Draw,
 		flowLog:  o.FlowLog,
 		tee:      o.Tee,
+		legMark:  o.LegMark,
 		born:     time.Now(),
 		owners:   newOwners(),
 		sayings:  make(chan saying, sayingsMost),
@@ -119,6 +125,9 @@ func New(o Options) *Relay {
 // have ended, for a few seconds at most.
 func (r *Relay) Apply(_ context.Context, splits []traffic.Split) error {
 	wanted, err := layout(splits, r.hostAddresses())
+	if err == nil {
+		err = mayBorrow(splits, r.legMark)
+	}
 	if err != nil {
 		return err
 	}

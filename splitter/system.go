@@ -63,16 +63,30 @@ func (system) accept(listener int) (int, netip.AddrPort, syscall.Errno) {
 }
 
 func (s system) connect(to *endpoint) (int, syscall.Errno) {
-	fd, _, errno := unix.RawSyscall(unix.SYS_SOCKET, uintptr(to.family), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
+	fd, errno := s.stream(to.family)
 	if errno != 0 {
 		return 0, errno
 	}
-	_, _, errno = unix.RawSyscall(unix.SYS_CONNECT, fd, uintptr(to.address), to.length)
-	if errno != 0 && errno != unix.EINPROGRESS && errno != unix.EINTR {
-		s.close(int(fd))
+	if errno := to.connect(fd); errno != 0 {
+		s.close(fd)
 		return 0, errno
 	}
-	return int(fd), 0
+	return fd, 0
+}
+
+// stream makes a socket.
+func (system) stream(family int) (int, syscall.Errno) {
+	fd, _, errno := unix.RawSyscall(unix.SYS_SOCKET, uintptr(family), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
+	return int(fd), errno
+}
+
+// connect begins to connect the socket to the address.
+func (e *endpoint) connect(socket int) syscall.Errno {
+	_, _, errno := unix.RawSyscall(unix.SYS_CONNECT, uintptr(socket), uintptr(e.address), e.length)
+	if errno == unix.EINPROGRESS || errno == unix.EINTR {
+		return 0
+	}
+	return errno
 }
 
 func (system) fault(socket int) syscall.Errno {

@@ -34,7 +34,8 @@ type worker struct {
 	now       int64 // ticks since born
 	flows     slab
 	wheel     *wheel
-	listeners []listener    // by the place in their tickets
+	listeners []listener // by the place in their tickets
+	loans     loans
 	pause     time.Duration // of the last accept error, 0 since one succeeded
 	resting   bool          // nothing is accepted
 	reserve   int           // a descriptor that can be given up
@@ -76,7 +77,7 @@ func newWorker(r *Relay, number int, e edge) (*worker, error) {
 	return &worker{
 		reserve: reserve, relay: r, number: number, edge: e, poller: p, born: r.born,
 		wheel: newWheel(0), buffer: make([]byte, bufferSize), pipes: pipes{most: max(pipesOfAll/r.wanted, 1)},
-		ended: make(chan struct{}),
+		loans: newLoans(), ended: make(chan struct{}),
 	}, nil
 }
 
