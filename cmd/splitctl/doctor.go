@@ -71,8 +71,11 @@ func (a *app) examine(ctx context.Context, files []string) (api.Doctor, error) {
 		Paths: config.ReturnPaths, Settings: netfilter.Settings(config.Netfilter), IncludeDir: filepath.Dir(config.Control.Socket),
 	}
 	for _, s := range config.Splits {
-		if s.Mode != traffic.ModeProxy {
+		switch {
+		case s.Mode != traffic.ModeProxy:
 			question.Splits = append(question.Splits, s)
+		case s.Transparent():
+			question.Relayed = append(question.Relayed, s)
 		}
 	}
 	findings, err := doctor.Examiner{}.Examine(ctx, question)

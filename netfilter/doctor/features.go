@@ -30,7 +30,7 @@ func features() []feature {
 		return func(q Question) bool { return slices.ContainsFunc(q.Splits, is) }
 	}
 	return []feature{
-		{"nft_ct", "conntrack marks", func(q Question) bool { return len(q.Splits)+len(q.Paths) > 0 }, 0, []expr.Any{
+		{"nft_ct", "conntrack marks", func(q Question) bool { return len(q.Splits)+len(q.Relayed)+len(q.Paths) > 0 }, 0, []expr.Any{
 			&expr.Immediate{Register: 1, Data: make([]byte, 4)}, &expr.Ct{Key: expr.CtKeyMARK, Register: 1, SourceRegister: true},
 		}},
 		{"nft_numgen", "drawing a backend", splits, 0, []expr.Any{&expr.Numgen{Register: 1, Modulus: 2, Type: unix.NFT_NG_RANDOM}}},

@@ -8,9 +8,11 @@ import (
 	"github.com/splitd/splitd/traffic"
 )
 
-// Question is what a host is asked to carry. Splits are those of kernel mode.
+// Question is what a host is asked to carry. Splits are those of kernel mode,
+// Relayed those whose relay is transparent.
 type Question struct {
 	Splits   []traffic.Split
+	Relayed  []traffic.Split
 	Paths    []traffic.ReturnPath
 	Settings netfilter.Settings
 	// Replies are what backends have answered; of one that is missing nothing is
@@ -104,9 +106,10 @@ func (r Rule) in(s netfilter.Settings) bool {
 // rulePriorities is how many are ours (netfilter.Settings).
 const rulePriorities = 20
 
-// hasRelay says whether a relay on this host gets a sample of a split's flows.
+// hasRelay says whether a relay on this host gets a sample of a split's flows, or
+// the replies to its own.
 func (q Question) hasRelay() bool {
-	return slices.ContainsFunc(q.Splits, func(s traffic.Split) bool { return s.SamplePort != 0 })
+	return len(q.Relayed) > 0 || slices.ContainsFunc(q.Splits, func(s traffic.Split) bool { return s.SamplePort != 0 })
 }
 
 // hasRoutes says whether route tables and rules of ours are to be here.

@@ -45,6 +45,7 @@ func rows() []row {
 		{"iptables-legacy", "rules that nf_tables does not show", OnBoth, false, 0, judgeLegacy},
 		{"input-skipped", "what protects a local primary and not the candidates", OnRouter, true, ofRules, judgeInput},
 		{"rp-filter-router", "reverse path filtering towards backends", OnRouter, true, 0, judgeStrictRouter},
+		{"relay-replies", "replies to transparent relays", OnRouter, true, 0, judgeRelayReplies},
 		{"rp-filter-new-host", "reverse path filtering where marked flows come in", OnNewHost, true, 0, judgeStrictNewHost},
 		{"return-path-device", "devices of return paths", OnNewHost, true, 0, judgePathDevices},
 		{"return-path-via", "routers of return paths on links with neighbours", OnNewHost, true, 0, judgePathVias},
@@ -75,6 +76,7 @@ type examination struct {
 	Host
 	Question
 	ways  []forward
+	legs  []forward // in which a transparent relay's own flows leave
 	found []Finding
 }
 
@@ -117,7 +119,7 @@ func judgeStart(host Host, question Question) []Finding {
 }
 
 func (h Host) examination(question Question) *examination {
-	return &examination{Host: h, Question: question, ways: forwards(question.Splits, h.Here)}
+	return &examination{Host: h, Question: question, ways: forwards(question.Splits, h.Here), legs: forwards(question.Relayed, h.Here)}
 }
 
 // judge returns what a row finds.

@@ -12,7 +12,7 @@ import (
 // tell evidence which generation drew it, may be anybody's too. Tailscale's
 // 0x00ff0000 reaches into those.
 func judgeMarks(e *examination) {
-	if e.Settings.MarkMask == 0 || len(e.Splits)+len(e.Paths) == 0 {
+	if e.Settings.MarkMask == 0 || len(e.Splits)+len(e.Relayed)+len(e.Paths) == 0 {
 		return
 	}
 	rules, used := e.marksInRules()

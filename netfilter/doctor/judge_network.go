@@ -131,7 +131,7 @@ func (e *examination) redirectsSent() string {
 // judgeTracking says what the first nat chain does to the host.
 func judgeTracking(e *examination) {
 	marks := slices.ContainsFunc(e.Paths, func(p traffic.ReturnPath) bool { return p.Match == traffic.MatchMark })
-	if e.Tracking.On || len(e.Splits) == 0 && !marks {
+	if e.Tracking.On || len(e.Splits)+len(e.Relayed) == 0 && !marks {
 		return
 	}
 	limit := "a number of flows that depends on the memory"

@@ -203,7 +203,7 @@ func judgeTaken(e *examination) {
 			f.Seen = seen("return path %q: another program has the default route in table %d: %s", e.Paths[i].Name, r.Table, r.Text)
 		} else if r.Default && e.hasRelay() && i == netfilter.ReturnsMax {
 			f.Level = LevelError
-			f.Seen = seen("the sample of relays: another program has the default route in table %d: %s", r.Table, r.Text)
+			f.Seen = seen("what relays take: another program has the default route in table %d: %s", r.Table, r.Text)
 		}
 		e.add(f)
 	}

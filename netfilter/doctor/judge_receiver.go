@@ -12,7 +12,7 @@ import (
 // leads to its sender.
 func judgeStrictRouter(e *examination) {
 	told := map[string]bool{}
-	for _, w := range e.ways {
+	for _, w := range slices.Concat(e.ways, e.legs) {
 		device := e.Ways[w.to.IP].Device
 		others := e.strictBeside(device)
 		if !w.to.IP.Is4() || device == "" || told[device] || len(others) == 0 {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -111,10 +112,10 @@ func look(q Question) (Host, error) {
 	h.Clients4 = h.defaultWay(find, "192.0.2.0", "198.51.100.0", "203.0.113.0")
 	h.Clients6 = h.defaultWay(find, "2001:db8::", "3fff::")
 	h.readWays(q, find)
-	h.readSysctls("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", confAll+"rp_filter", confAll+"send_redirects", confAll+"route_localnet",
+	h.readSysctls("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", confAll+"rp_filter", confAll+"send_redirects", confAll+"route_localnet", confAll+"src_valid_mark",
 		"net/netfilter/nf_conntrack_max", "net/netfilter/nf_conntrack_count", "net/netfilter/nf_conntrack_acct", "net/netfilter/nf_conntrack_tcp_loose")
 	for device := range h.Devices {
-		h.readSysctls(conf4(device, "rp_filter"), conf4(device, "send_redirects"), conf4(device, "route_localnet"), acceptRA(device))
+		h.readSysctls(conf4(device, "rp_filter"), conf4(device, "send_redirects"), conf4(device, "route_localnet"), conf4(device, "src_valid_mark"), acceptRA(device))
 	}
 	h.Tracking.Count, h.Tracking.Max = h.sysctl("net/netfilter/nf_conntrack_count"), h.sysctl("net/netfilter/nf_conntrack_max")
 	h.Tracking.On = h.Tracking.Count > 0
@@ -154,7 +155,7 @@ func (h *Host) readWays(q Question, find wayfinder) {
 			h.Ways[a] = way
 		}
 	}
-	for _, s := range q.Splits {
+	for _, s := range slices.Concat(q.Splits, q.Relayed) {
 		for _, a := range s.Service.Addresses {
 			note(a)
 		}

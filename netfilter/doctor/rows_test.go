@@ -110,6 +110,7 @@ func faults() []fault {
 				join(toPort(25), []expr.Any{&expr.Limit{Type: expr.LimitTypePkts, Rate: 10, Unit: expr.LimitTimeSecond, Over: true}}, drop()))
 		}), level: LevelNote, seen: "skips 2 rules that drop or limit in chain in of table inet fw (policy accept): ip saddr 203.0.113.0/24 drop; dport 25 limit rate over 10/second drop"},
 		{row: "rp-filter-router", question: mx, breakIt: set(onRouter, "net/ipv4/conf/eth0/rp_filter", "1"), level: LevelWarning, seen: "rp_filter is strict on eth0 and replies of 10.0.0.12 are dropped there: they have to come in by eth1", cure: "sysctl -w net.ipv4.conf.all.rp_filter=2"},
+		{row: "relay-replies", question: aboutRelay(), breakIt: set(onRouter, "net/ipv4/conf/all/src_valid_mark", "1"), level: LevelError, seen: "drops what backend \"new\" (10.0.0.12) answers by eth1", cure: "sysctl -w net.ipv4.conf.all.src_valid_mark=0 net.ipv4.conf.eth1.src_valid_mark=0"},
 		{row: "path-mtu", question: mx, breakIt: func(l *lab) {
 			onDevice(l.t, l.router, "eth1", func(link netlink.Link) error { return netlink.LinkSetMTU(link, 1400) })
 		}, level: LevelWarning, seen: "by eth1 may have 1400 bytes, those of clients 1500"},
@@ -157,7 +158,7 @@ func faults() []fault {
 		{row: "shared-alias", newHost: true, question: paths(shared), level: LevelWarning, seen: "10.0.0.12 is also the address from which this host's own connections come"},
 		{row: "route-table-taken", newHost: true, question: paths(alias), breakIt: takeTable(onNewHost, "eth0", 5300, "0.0.0.0/0", "10.0.0.1"), level: LevelError, seen: `return path "four": another program has the default route in table 5300: default via 10.0.0.1 dev eth0`, cure: "netfilter: {route_table: 5316}"},
 		{row: "route-table-taken", newHost: true, question: paths(alias), breakIt: takeTable(onNewHost, "eth0", 5300, "198.51.100.0/24", "10.0.0.1"), level: LevelWarning, seen: "another program has a route in table 5300, which is splitd's: 198.51.100.0/24 via 10.0.0.1 dev eth0"},
-		{row: "route-table-taken", question: about([]traffic.Split{relayed}, nil), breakIt: takeTable(onRouter, "eth1", 5315, "0.0.0.0/0", "10.0.0.12"), level: LevelError, seen: "the sample of relays: another program has the default route in table 5315: default via 10.0.0.12 dev eth1", cure: "netfilter: {route_table: 5316}"},
+		{row: "route-table-taken", question: about([]traffic.Split{relayed}, nil), breakIt: takeTable(onRouter, "eth1", 5315, "0.0.0.0/0", "10.0.0.12"), level: LevelError, seen: "what relays take: another program has the default route in table 5315: default via 10.0.0.12 dev eth1", cure: "netfilter: {route_table: 5316}"},
 		{row: "route-table-taken", question: about([]traffic.Split{relayed}, nil), breakIt: takeTable(onRouter, "eth1", 5315, "198.51.100.0/24", "10.0.0.12"), level: LevelWarning, seen: "another program has a route in table 5315, which is splitd's: 198.51.100.0/24 via 10.0.0.12 dev eth1"},
 		{row: "route-table-taken", newHost: true, question: paths(alias), breakIt: func(l *lab) {
 			l.new.Do(func() error {
