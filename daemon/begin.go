@@ -118,9 +118,10 @@ func (d *Daemon) runningDefinition(ctx context.Context) (definition configs.Defi
 func (d *Daemon) kernelState(ctx context.Context, definition configs.Definition, modes map[string]traffic.Mode,
 	known map[string]state.Record,
 ) (map[string]netfilter.SplitState, error) {
-	needed := len(definition.ReturnPaths) > 0 || slices.Contains(slices.Collect(maps.Values(modes)), traffic.ModeKernel)
+	ours := ofKernel(byMode(resolvedSplits(definition.Splits, modes)))
+	needed := len(definition.ReturnPaths) > 0 || len(ours) > 0
 	was := slices.ContainsFunc(slices.Collect(maps.Values(known)), func(r state.Record) bool {
-		return !r.Removed && r.Definition.Mode != traffic.ModeProxy
+		return !r.Removed && (r.Definition.Mode != traffic.ModeProxy || r.Definition.Transparent())
 	})
 	if !needed && !was && !d.leftPaths() {
 		return nil, nil
@@ -130,7 +131,7 @@ func (d *Daemon) kernelState(ctx context.Context, definition configs.Definition,
 		if !needed {
 			return nil, nil
 		}
-		return nil, err
+		return nil, explainKernel(err, ours, definition.ReturnPaths)
 	}
 	states, err := kernel.Read(ctx)
 	if err != nil {

@@ -89,6 +89,8 @@ func (k *fakeKernel) Examine(context.Context, []traffic.Split, []traffic.ReturnP
 	return k.found, nil
 }
 
+func (k *fakeKernel) PrepareLegs(context.Context, []traffic.Split) error { return k.fail }
+
 func (k *fakeKernel) Apply(_ context.Context, splits []traffic.Split, _ []traffic.ReturnPath) (bool, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

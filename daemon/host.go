@@ -10,8 +10,8 @@ import (
 	"github.com/splitd/splitd/traffic"
 )
 
-// Host is this host, asked what stands in the way of splits in the kernel and
-// of return paths. It changes nothing. Its methods may be called concurrently.
+// Host is this host, asked what stands in the way of splits in the kernel, of
+// transparent relays and of return paths. It changes nothing. Its methods may be called concurrently.
 type Host interface {
 	// Preflight is the look before a start or a new definition: what would break
 	// the splits is the error, all else worth saying are the warnings (see sorted).
@@ -38,17 +38,24 @@ type thisHost struct {
 var _ Host = thisHost{}
 
 func (h thisHost) Preflight(splits []traffic.Split, paths []traffic.ReturnPath) ([]string, error) {
-	return doctor.Preflight(doctor.Question{Splits: splits, Paths: paths, Settings: h.settings})
+	return doctor.Preflight(h.question(splits, paths, nil))
 }
 
 func (h thisHost) Glance(splits []traffic.Split, paths []traffic.ReturnPath, others doctor.Others, replies replies) ([]string, error) {
-	return doctor.Glance(doctor.Question{Splits: splits, Paths: paths, Settings: h.settings, Replies: replies}, h.recall, others)
+	return doctor.Glance(h.question(splits, paths, replies), h.recall, others)
+}
+
+func (h thisHost) question(splits []traffic.Split, paths []traffic.ReturnPath, replies replies) doctor.Question {
+	inKernel, relayed := byMode(splits)
+	return doctor.Question{
+		Splits: inKernel, Relayed: relayed, Paths: paths, Settings: h.settings, Replies: replies, IncludeDir: h.includeDir,
+	}
 }
 
 func (thisHost) PicksUp() bool { return doctor.PicksUp() }
 
 func (h thisHost) Examine(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath, replies replies) ([]doctor.Finding, error) {
-	return doctor.Examiner{}.Examine(ctx, doctor.Question{Splits: splits, Paths: paths, Settings: h.settings, Replies: replies, IncludeDir: h.includeDir})
+	return doctor.Examiner{}.Examine(ctx, h.question(splits, paths, replies))
 }
 
 // repliesOf sums evidence up, given by split.
@@ -103,8 +110,8 @@ func aboutHost(warnings []string, notes int) string {
 // Doctor says what will go wrong on this host.
 func (d *Daemon) Doctor(ctx context.Context) (api.Doctor, error) {
 	v := d.view.Load()
-	inKernel, _ := byMode(v.splits())
-	findings, err := d.options.Host.Examine(ctx, inKernel, v.paths, repliesOf(d.planes.evidence(ctx, inKernel)))
+	inKernel, inProxy := byMode(v.splits())
+	findings, err := d.options.Host.Examine(ctx, ofKernel(inKernel, inProxy), v.paths, repliesOf(d.planes.evidence(ctx, inKernel)))
 	if err != nil {
 		return api.Doctor{}, err
 	}

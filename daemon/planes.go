@@ -18,6 +18,7 @@ import (
 // Kernel is the kernel data plane as the daemon uses it. Its changing methods
 // are never called concurrently; Counts and Differences may be.
 type Kernel interface {
+	PrepareLegs(ctx context.Context, splits []traffic.Split) error
 	Apply(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) (changed bool, err error)
 	SetWeights(ctx context.Context, splits ...traffic.Split) error
 	SetBackends(ctx context.Context, splits ...traffic.Split) error
@@ -133,39 +134,46 @@ func (p *planes) resolve(definitions []traffic.Split) ([]traffic.Split, []string
 // preflight asks the host whether these splits can work on it, before a start
 // or a new definition.
 func (p *planes) preflight(splits []traffic.Split, paths []traffic.ReturnPath) ([]string, error) {
-	return p.askHost(splits, paths, func(_ Kernel, inKernel []traffic.Split) ([]string, error) {
-		return p.host.Preflight(inKernel, paths)
+	return p.askHost(splits, paths, func(_ Kernel, ofKernel []traffic.Split) ([]string, error) {
+		return p.host.Preflight(ofKernel, paths)
 	})
 }
 
 // glance is preflight for what is defined already.
 func (p *planes) glance(splits []traffic.Split, paths []traffic.ReturnPath, replies replies) ([]string, error) {
-	return p.askHost(splits, paths, func(kernel Kernel, inKernel []traffic.Split) ([]string, error) {
-		return p.host.Glance(inKernel, paths, kernel.Others, replies)
+	return p.askHost(splits, paths, func(kernel Kernel, ofKernel []traffic.Split) ([]string, error) {
+		return p.host.Glance(ofKernel, paths, kernel.Others, replies)
 	})
 }
 
+// askHost has the host asked about those of the splits that the kernel has to do
+// with.
 func (p *planes) askHost(splits []traffic.Split, paths []traffic.ReturnPath, ask func(Kernel, []traffic.Split) ([]string, error)) ([]string, error) {
-	inKernel, _ := byMode(splits)
-	if len(inKernel) == 0 && len(paths) == 0 {
+	ofKernel := ofKernel(byMode(splits))
+	if len(ofKernel) == 0 && len(paths) == 0 {
 		return nil, nil
 	}
 	kernel, err := p.needKernel()
 	if err != nil {
-		return nil, err
+		return nil, explainKernel(err, ofKernel, paths)
 	}
-	return ask(kernel, inKernel)
+	return ask(kernel, ofKernel)
 }
 
 // apply brings both planes to exactly these splits and return paths. A split
 // that moves between them is served by both for a moment, never by none: the
 // relay takes what is new before the kernel, and lets go after it. A listener
 // that cannot be bound is the likelier failure and so comes first; should the
-// kernel refuse, the relay goes back to old.
+// kernel refuse, the relay goes back to old. Before a relay is transparent the
+// kernel is ready for it.
 func (p *planes) apply(ctx context.Context, splits, old []traffic.Split, paths []traffic.ReturnPath) error {
 	inKernel, inProxy := p.byMode(splits)
 	oldKernel, oldProxy := p.byMode(old)
 	moving := moved(oldProxy, inKernel)
+	forKernel := ofKernel(inKernel, inProxy)
+	if err := p.prepare(ctx, inProxy); err != nil {
+		return err
+	}
 	if err := p.relay.Apply(ctx, slices.Concat(inProxy, moving)); err != nil {
 		if len(moving) == 0 {
 			return err
@@ -175,12 +183,12 @@ func (p *planes) apply(ctx context.Context, splits, old []traffic.Split, paths [
 			return err
 		}
 	}
-	if p.inUse() == nil && len(inKernel) == 0 && len(paths) == 0 {
+	if p.inUse() == nil && len(forKernel) == 0 && len(paths) == 0 {
 		return nil
 	}
 	kernel, err := p.needKernel()
 	if err == nil {
-		_, err = kernel.Apply(ctx, inKernel, paths)
+		_, err = kernel.Apply(ctx, forKernel, paths)
 	}
 	if err == nil {
 		p.behind.moved(oldKernel, inProxy)
@@ -300,8 +308,7 @@ func (p *planes) mended() uint64 {
 // when the plane is open, else as it would be new.
 func (p *planes) describe(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath, settings netfilter.Settings) (netfilter.Description, error) {
 	if kernel := p.inUse(); kernel != nil {
-		inKernel, _ := p.byMode(splits)
-		return kernel.Describe(ctx, inKernel, paths)
+		return kernel.Describe(ctx, ofKernel(p.byMode(splits)), paths)
 	}
 	return netfilter.Describe(splits, paths, settings)
 }
@@ -313,8 +320,7 @@ func (p *planes) differences(ctx context.Context, splits []traffic.Split, paths 
 	if kernel == nil {
 		return nil, nil
 	}
-	inKernel, _ := p.byMode(splits)
-	return kernel.Differences(ctx, inKernel, paths)
+	return kernel.Differences(ctx, ofKernel(p.byMode(splits)), paths)
 }
 
 // byMode tells the kernel's splits from the relay's, both without what health

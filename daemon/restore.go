@@ -168,10 +168,13 @@ func (c Cleaned) Sentences() []string {
 	if c.KeeperLeft {
 		told = append(told, "nothing is split any more; a keeper table stays for the open flows of candidates")
 	}
+	if c.RelayLeft {
+		told = append(told, "rules stay for what a transparent relay has sent last")
+	}
 	if c.ReturnsLeft {
 		told = append(told, "return paths stay for open flows that came through a router")
 	}
-	if c.KeeperLeft || c.ReturnsLeft {
+	if c.KeeperLeft || c.RelayLeft || c.ReturnsLeft {
 		told = append(told, fmt.Sprintf("%d flows are open: run `splitd cleanup` again when they have ended, or `splitd cleanup --now` to end them", c.LiveFlows))
 	} else {
 		told = append(told, "nothing of splitd is left in the kernel")

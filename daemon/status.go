@@ -61,10 +61,10 @@ func (d *Daemon) look(ctx context.Context) reading {
 	return r
 }
 
-// inSync says whether the kernel does what is wanted; nil in proxy mode and
-// when it cannot be read.
+// inSync says whether the kernel does what is wanted; nil in proxy mode, unless
+// the relay is transparent, and when it cannot be read.
 func (r reading) inSync(split traffic.Split) *bool {
-	if split.Mode != traffic.ModeKernel || r.driftErr != nil {
+	if split.Mode != traffic.ModeKernel && !split.Transparent() || r.driftErr != nil {
 		return nil
 	}
 	return new(!slices.ContainsFunc(r.drift, func(line string) bool { _, ofPath := r.ofPaths[line]; return !ofPath }))
@@ -179,7 +179,7 @@ func (r reading) item(name string) api.Split {
 		Health: healthItem(split),
 		Shadow: api.Shadow{State: "off"}, Definition: r.view.places[name].String(), DiffersFrom: r.view.differsFrom,
 	}
-	if split.Mode == traffic.ModeKernel {
+	if split.Mode == traffic.ModeKernel || split.Transparent() {
 		item.Kernel = &api.Kernel{InSync: r.inSync(split)}
 	}
 	statuses, replies := statusesBy(r.health[name]), doctor.RepliesOf(r.evidence[name])

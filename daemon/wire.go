@@ -56,7 +56,7 @@ func Serve(ctx context.Context, p Process) error {
 		Config: cfg, Reload: p.Load, Sources: p.Sources, Fileless: p.Fileless,
 		OpenKernel: func() (Kernel, error) { return openKernel(cfg, log) },
 		Host:       thisHost{netfilter.Settings(cfg.Netfilter), filepath.Dir(includePath(cfg)), &doctor.Recall{}},
-		Relay:      splitter.New(splitter.Options{Log: log, Draw: draw, FlowLog: toFlowLog(flows)}),
+		Relay:      splitter.New(splitter.Options{Log: log, Draw: draw, FlowLog: toFlowLog(flows), LegMark: netfilter.Settings(cfg.Netfilter).LegMark()}),
 		OpenStore:  func() (Store, error) { return openStore(cfg) },
 		UID:        os.Getuid(),
 		Checker:    health.Checks{Rand: func() uint16 { return uint16(rand.Uint32()) }},

@@ -84,7 +84,7 @@ func newNames() names {
 		split: gauge("splitd_split_info",
 			"The data plane that carries the split; always 1.", labelSplit, labelMode),
 		inSync: gauge("splitd_kernel_in_sync",
-			"Whether the kernel does with the split what splitd wants (1) or not (0); kernel mode only.", labelSplit),
+			"Whether the kernel does with the split what splitd wants (1) or not (0); kernel mode, and transparent relays.", labelSplit),
 		drift: gauge("splitd_kernel_drift",
 			"Differences between the kernel and what splitd wants of it: rules, services, routes, return paths."),
 		mended: counter("splitd_kernel_mended_total",
