@@ -12,19 +12,6 @@ func (v value) onlyDefault(is bool, what string) {
 	}
 }
 
-// laterTrue reads a switch that cannot be turned on yet.
-func (t *table) laterTrue(key string) (value, bool) {
-	v, given := t.take(key)
-	if !given {
-		return v, false
-	}
-	on, ok := v.boolean()
-	if ok {
-		v.onlyDefault(!on, "false")
-	}
-	return v, ok
-}
-
 func (t *table) laterText(key, only string) {
 	if v, ok := t.take(key); ok {
 		if s, ok := v.scalar("text"); ok {

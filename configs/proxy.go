@@ -45,7 +45,7 @@ func (d *draft) readProxy(t *table) {
 		}
 		d.readSendProxy(t)
 		t.laterList("accept_proxy")
-		t.laterTrue("transparent")
+		d.readTransparent(t)
 		for key, v := range t.given {
 			d.unusedIn(v, traffic.ModeKernel)
 			if slices.Contains(ofStreams, key) && d.split.Mode != traffic.ModeKernel && d.whole && !d.uses(traffic.TCP) {
@@ -79,6 +79,25 @@ func (d *draft) readSendProxy(t *table) {
 		v.refuse("mode auto may become kernel, which sends no PROXY header: set mode: proxy")
 	case d.split.Mode == traffic.ModeProxy && d.usesUDP():
 		v.refuse("flows of udp ports get no PROXY header: make another split of those")
+	}
+}
+
+// readTransparent reads whether backends see the clients' addresses.
+func (d *draft) readTransparent(t *table) {
+	v, given := t.take("transparent")
+	if !given {
+		return
+	}
+	on, ok := v.boolean()
+	if !ok || !on {
+		return
+	}
+	d.split.Proxy.Transparent = true
+	switch {
+	case d.split.Mode == traffic.ModeAuto:
+		v.refuse("mode auto becomes proxy only where this process lacks the capability that transparent needs: set mode: proxy, or leave it out: mode kernel keeps the client's address")
+	case d.split.Mode == traffic.ModeProxy && d.usesUDP():
+		v.refuse("flows of udp ports do not keep the client's address: make another split of those")
 	}
 }
 

@@ -36,9 +36,9 @@
 // nothing for as long as a connect may take. A datagram for which there is no
 // room, here or there, is lost as on any network, and counted: nobody waits.
 //
-// The package never looks into the bytes. Socket options
-// that need a capability it sets for splits alone that are transparent, whose
-// backends it connects to with the client's address (borrow.go); the kernel's
+// The package never looks into the bytes. Socket options that need a capability
+// it sets for splits alone that are transparent, whose backends it connects to
+// with the client's address (borrow.go), and which have no UDP; the kernel's
 // rules for that are the caller's to make, before Apply.
 //
 // The engine is a few workers, one for each core, each on a thread and with an
