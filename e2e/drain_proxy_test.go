@@ -26,7 +26,7 @@ func relayed(t *testing.T) *lab {
 
 // isReset says whether the connection has been ended by an RST.
 func (h held) isReset() bool {
-	_ = h.conn.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = h.conn.SetDeadline(time.Now().Add(15 * time.Second))
 	_, err := io.Copy(io.Discard, h.conn)
 	return errors.Is(err, syscall.ECONNRESET)
 }
@@ -95,8 +95,10 @@ func TestADaemonThatStopsEndsFlowsAtTheTimeThatWasSaidYet(t *testing.T) {
 	stay := l.holdAt(proxied, 1, "old")
 	l.ok("set", "mx", "100%")
 	open := l.holdAt(proxied, 2, "new")
-	l.ok("drain", "mx", "new", "--kill=3s")
+	l.ok("drain", "mx", "new", "--kill=6s")
 	_ = l.daemon.Process.Signal(unix.SIGTERM)
+	l.eventually("the daemon stops", func() bool { return l.ctl("status", "mx").code == 3 })
+	l.wantAlive(open, true, "when the daemon has begun to stop") // or this test shows nothing
 	for i, h := range open {
 		if !h.isReset() {
 			t.Errorf("connection %d was not reset", i)

@@ -65,17 +65,17 @@ func (k *Kernel) Left(ctx context.Context, splits []traffic.Split) (map[traffic.
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	l := &k.left
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	last := &k.left
+	last.mu.Lock()
+	defer last.mu.Unlock()
 	began := k.options.Now()
-	if !l.covers(splits) || !fresh(l.at, l.took, began) {
+	if !last.covers(splits) || !fresh(last.at, last.took, began) {
 		counts := map[traffic.BackendKey]uint64{}
 		err := k.eachOpen(Which{Splits: splits, Elsewhere: true}, func(l *lookup, at home, _ *entry) { counts[l.key(at)]++ })
 		if err != nil {
 			return nil, fmt.Errorf("count flows that were left: %w", err)
 		}
-		l.splits, l.counts, l.at, l.took = splits, counts, began, k.options.Now().Sub(began)
+		last.splits, last.counts, last.at, last.took = splits, counts, began, k.options.Now().Sub(began)
 	}
-	return maps.Clone(l.counts), nil
+	return maps.Clone(last.counts), nil
 }
