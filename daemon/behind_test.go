@@ -8,6 +8,7 @@ import (
 
 	"github.com/splitd/splitd/control"
 	"github.com/splitd/splitd/control/api"
+	"github.com/splitd/splitd/health"
 	"github.com/splitd/splitd/traffic"
 )
 
@@ -116,6 +117,13 @@ func TestAttemptsLeftInTheKernelAreFreedWhenTheCandidateIsShut(t *testing.T) {
 		"set 0%": func(w *world, d *Daemon) error { _, err := w.set(d, 0); return err },
 		"off":    func(w *world, d *Daemon) error { w.off(d); return nil },
 		"drain":  func(w *world, d *Daemon) error { _, err := w.drain(d, api.DrainRequest{}); return err },
+		"down": func(_ *world, d *Daemon) error {
+			next := d.planes.found.Load().copy()
+			next.set("mx", map[health.Key]bool{{Split: "mx", Backend: "new", Address: new4}: true})
+			d.planes.found.Store(next)
+			d.tend.free(attempts{ofNew: {new4}})
+			return nil
+		},
 	} {
 		w := newWorld(t, mx(50_000))
 		d := w.mustBoot()
