@@ -83,12 +83,15 @@ func (r *Relay) Counts() map[traffic.BackendKey]traffic.Counts {
 }
 
 // Faults returns what went wrong on this host since New. It may be called
-// from many goroutines.
+// from many goroutines and waits for no network.
 func (r *Relay) Faults() Faults {
 	f := &r.faults
+	r.mu.Lock()
+	overflow := r.overflow()
+	r.mu.Unlock()
 	return Faults{
 		Accepts: f.accepts.Load(), Dials: f.dials.Load(),
-		Splices: f.splices.Load(), Datagrams: f.datagrams.Load(), Panics: f.panics.Load(), Unsaid: f.unsaid.Load(),
+		Splices: f.splices.Load(), Datagrams: f.datagrams.Load() + overflow, Panics: f.panics.Load(), Unsaid: f.unsaid.Load(),
 	}
 }
 

@@ -164,6 +164,9 @@ func (w *worker) drain(timeouts map[string]time.Duration) map[time.Duration]int 
 			f.times.cut = at
 			w.appoint(f)
 		}
+		if f.udp() {
+			w.hurry(f)
+		}
 	})
 	return flows
 }

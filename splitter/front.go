@@ -88,6 +88,9 @@ func (r *Relay) open(f *front) {
 // become flows: their clients think themselves connected, and a close alone
 // would reset them. Of UDP it has no flows any more. It is called once; r.mu is held.
 func (r *Relay) close(f *front) {
+	if !r.stopped {
+		r.overflowed += f.overflow()
+	}
 	var closed sync.WaitGroup
 	for _, w := range r.workers {
 		closed.Add(1)

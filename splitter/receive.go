@@ -70,7 +70,8 @@ func (w *worker) receive(place int32) int {
 }
 
 // talkerOf says whose a datagram is; the zero one of such as cannot be answered:
-// it was cut, asked many hosts, or has no port to answer to.
+// it was cut, asked many hosts, has no port to answer to, or pretends to come from
+// where it goes, which would answer itself for ever.
 func (w *worker) talkerOf(at spot, i int) talker {
 	service := at.Addr()
 	if at.Addr().IsUnspecified() {
@@ -81,7 +82,7 @@ func (w *worker) talkerOf(at spot, i int) talker {
 		service = asked
 	}
 	from, scope := w.inbox.from(i)
-	if w.inbox.cut(i) || from.Port() == 0 {
+	if w.inbox.cut(i) || from.Port() == 0 || from == netip.AddrPortFrom(service, at.Port()) {
 		return talker{}
 	}
 	return newTalker(from, netip.AddrPortFrom(service, at.Port()), scope)

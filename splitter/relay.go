@@ -76,6 +76,8 @@ type Relay struct {
 	circuits map[circuitKey]*circuit // of what is served now
 	groups   map[traffic.BackendKey]groups
 	gates    map[string]*gate // by split
+	// overflowed is what fronts that have gone had no room for.
+	overflowed uint64
 }
 
 // New returns a Relay that serves nothing yet.

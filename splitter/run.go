@@ -67,6 +67,7 @@ func (r *Relay) Run(ctx context.Context) error {
 // those that are open.
 func (r *Relay) stop() {
 	r.mu.Lock()
+	r.overflowed = r.overflow()
 	r.stopped = true
 	for _, f := range r.fronts {
 		r.retire(f, nil)

@@ -73,6 +73,9 @@ const (
 	// as in mode kernel.
 	unansweredPart = 3
 	silenceLeast   = time.Second
+	// silenceDraining is how long one may be that has its answer, while the relay
+	// stops: nobody knows whether it has ended, and a restart waits for it.
+	silenceDraining = 2 * time.Second
 	// refusalPatience is how long a refusal is waited for where a connect has no
 	// timeout.
 	refusalPatience = 5 * time.Second

@@ -149,15 +149,27 @@ func (w *worker) settled(f *flow) {
 	t.flows.Add(1)
 	t.active.Add(1)
 	f.times.connect = 0
-	f.times.idle = w.now + ticks(f.silence())
+	f.times.idle = w.now + ticks(w.silence(f))
 	w.appoint(f)
 	w.tellBegin(f)
 }
 
 // silence is how long the flow may be silent.
-func (f *flow) silence() time.Duration {
+func (w *worker) silence(f *flow) time.Duration {
 	t := f.talk
-	return silenceOf(f.choice.udpTimeout, f.heard, time.Duration(t.newest-t.tried)*time.Millisecond)
+	s := silenceOf(f.choice.udpTimeout, f.heard, time.Duration(t.newest-t.tried)*time.Millisecond)
+	if w.draining && t.last == backend {
+		return min(s, silenceDraining)
+	}
+	return s
+}
+
+// hurry has a flow looked at sooner because the worker drains.
+func (w *worker) hurry(f *flow) {
+	if at := f.talk.newest + ticks(w.silence(f)); f.times.idle > at {
+		f.times.idle = max(at, w.now+1)
+		w.appoint(f)
+	}
 }
 
 // replied takes a batch of what a flow's backend has sent to its client.
@@ -260,7 +272,7 @@ func (w *worker) expiredTalk(f *flow) {
 		return
 	case due(f.times.idle, w.now):
 		quiet := w.now - t.newest
-		left := ticks(f.silence()) - quiet
+		left := ticks(w.silence(f)) - quiet
 		if left <= 0 {
 			w.conclude(f, w.edge.close, f.endOfSilence())
 			return

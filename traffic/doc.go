@@ -9,7 +9,9 @@
 //	Primary    the known-good backend; it takes every share no candidate takes
 //	Candidate  a backend under trial
 //	Weight     a candidate's share of new flows, in parts per million
-//	Flow       a TCP connection or a UDP conntrack entry: the unit that is split
+//	Flow       a TCP connection or a UDP conntrack entry (in mode proxy what one
+//	           client address and port exchange with one of the service's): the
+//	           unit that is split
 //	Affinity   whether a client network keeps its side
 //	Clients    the networks that always or never go to a candidate (groups)
 //	Mirror     a collector that gets a copy of a share of the UDP flows
