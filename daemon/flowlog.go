@@ -68,7 +68,7 @@ func (r relayLog) Tell(n splitter.FlowNews) { r.Log.Tell(relayRecord(n)) }
 func relayRecord(n splitter.FlowNews) flowlog.Record {
 	r := flowlog.Record{
 		Time: n.At.UTC(), Event: flowlog.EventNew, Split: n.Split, Generation: n.Generation, Backend: n.Backend,
-		Transport: n.Transport, Client: n.Client, Service: n.Service, Server: n.Server, Why: n.Why, But: n.But, Meant: n.Meant,
+		Transport: n.Transport, Client: n.Client, Service: n.Service, Via: n.Via, Server: n.Server, Why: n.Why, But: n.But, Meant: n.Meant,
 	}
 	if n.Connect > 0 {
 		r.ConnectSeconds = new(n.Connect.Seconds())

@@ -72,10 +72,14 @@ func (d *Daemon) Where(ctx context.Context, name string, client netip.Addr) (api
 }
 
 func relayedItem(f splitter.ClientFlow) api.ClientFlow {
-	return api.ClientFlow{
+	item := api.ClientFlow{
 		Backend: f.Backend, Generation: uint64(f.Generation), Transport: string(f.Transport),
 		Client: f.Client.String(), Service: f.Service.String(), Server: f.Server.String(), HalfOpen: f.HalfOpen,
 	}
+	if f.Via.IsValid() {
+		item.Via = f.Via.String()
+	}
+	return item
 }
 
 func flowItem(f netfilter.OpenFlow) api.ClientFlow {

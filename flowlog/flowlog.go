@@ -32,7 +32,8 @@ type Record struct {
 	Transport  traffic.Transport  `json:"transport"`
 	Client     netip.AddrPort     `json:"client"`
 	Service    netip.AddrPort     `json:"service"`
-	Server     netip.AddrPort     `json:"server"` // who answers
+	Via        netip.AddrPort     `json:"via,omitzero"` // who told the relay of the client by a PROXY header
+	Server     netip.AddrPort     `json:"server"`       // who answers
 	// The relay alone knows why, what kept the flow from the candidate that it was
 	// meant for, and how long it took until the backend was connected.
 	Why            traffic.Why `json:"why,omitempty"`   // backend | always | affinity | draw | only
@@ -41,7 +42,7 @@ type Record struct {
 	ConnectSeconds *float64    `json:"connect_seconds,omitempty"`
 	// The following are of ends alone, By and Code of the relay's. Seconds is how
 	// long the kernel's entry lived, timeout included, or the relay's flow.
-	End        string   `json:"end,omitempty"`  // closed | reset | refused | unanswered, relay: | short | idle | silent | killed | stopped | fault
+	End        string   `json:"end,omitempty"`  // closed | reset | refused | unanswered, relay: | short | idle | silent | killed | stopped | fault | bad_header | late_header | no_header
 	By         string   `json:"by,omitempty"`   // client | backend | splitd
 	Code       string   `json:"code,omitempty"` // two letters
 	Seconds    *float64 `json:"seconds,omitempty"`

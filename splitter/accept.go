@@ -70,7 +70,7 @@ func (w *worker) accept(place int32) {
 		socket, client, errno := w.edge.accept(l.socket)
 		switch {
 		case errno == 0:
-			w.admit(socket, client, l.front.choice.Load())
+			w.admit(socket, client, l.front)
 			if w.resting {
 				return
 			}
@@ -104,7 +104,7 @@ func (w *worker) leave(f *front) {
 				break
 			}
 			if errno == 0 {
-				w.admit(socket, client, f.choice.Load())
+				w.admit(socket, client, f)
 			}
 		}
 		w.close(int32(i))

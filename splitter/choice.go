@@ -35,12 +35,15 @@ type rules struct {
 
 	sample     traffic.Weight // of the primary's flows; see samples
 	sampleLots traffic.Lots
+
+	proxies traffic.Networks // whose connections begin with a PROXY header
 }
 
 func rulesOf(split traffic.Split) *rules {
 	return &rules{
 		never: split.NeverSplit(), affine: split.Affinity == traffic.AffinitySource, lots: split.Lots(), runs: runsOf(split),
 		sample: split.Sample, sampleLots: split.SampleLots(),
+		proxies: traffic.NewNetworks(split.Proxy.AcceptProxy),
 	}
 }
 
@@ -93,7 +96,7 @@ func newChoice(split traffic.Split, rules *rules, address spot) (*choice, error)
 // split has no backends any more: the primary of before serves who comes yet.
 func (c *choice) toPrimary() *choice {
 	next := *c
-	next.rules, next.candidates = &rules{}, nil
+	next.rules, next.candidates = &rules{proxies: c.proxies}, nil
 	return &next
 }
 

@@ -11,10 +11,15 @@ import (
 	"github.com/splitd/splitd/traffic"
 )
 
-// admit makes a flow of an accepted connection, or resets it where there are
-// too many already.
-func (w *worker) admit(socket int, from netip.AddrPort, c *choice) {
-	counted, ok := c.gate.enter(c.proxy, from.Addr())
+// admit makes a flow of a connection that a front has accepted, or resets it
+// where there are too many already.
+func (w *worker) admit(socket int, from netip.AddrPort, at *front) {
+	c := at.choice.Load()
+	who := from.Addr()
+	if c.proxies.Contain(who) {
+		who = netip.Addr{} // a header will tell
+	}
+	counted, ok := c.gate.enter(c.proxy, who)
 	if !ok {
 		w.edge.reset(socket)
 		w.tellRefused(c, from.Addr())
@@ -25,12 +30,21 @@ func (w *worker) admit(socket int, from netip.AddrPort, c *choice) {
 	f.sockets = [2]int32{client: int32(socket), backend: -1}
 	f.stream = opened(c.proxy.NoSplice)
 	defer w.guard(f)
-	w.note(f, from)
 	if errno := w.poller.add(socket, connection, f.ticket(ofClient)); errno != 0 {
 		w.abort(f, endShort)
 		return
 	}
-	first, primary, why := w.choose(c, from.Addr())
+	if !who.IsValid() {
+		w.await(f, at)
+		return
+	}
+	w.note(f)
+	w.serve(f)
+}
+
+// serve has a flow whose client is known served.
+func (w *worker) serve(f *flow) {
+	first, primary, why := w.choose(f.choice, f.client.Addr())
 	f.primary = primary
 	f.because(why)
 	w.sample(f, why)

@@ -27,7 +27,9 @@
 // lives; all others never notice that there is a tee. Flows of UDP have none.
 //
 // Where the split says so, a backend gets a PROXY header before the first byte
-// of the client (preamble.go): whichever backend was connected in the end.
+// of the client (preamble.go): whichever backend was connected in the end. And a
+// connection from the networks that the split names begins with such a header
+// (header.go): who it names is the client, and the choice is made when it has come.
 //
 // Of UDP a flow is one address and port of a client that asks one address and
 // port of a service (talk.go). Its first datagram decides as a connection does;
@@ -36,7 +38,7 @@
 // nothing for as long as a connect may take. A datagram for which there is no
 // room, here or there, is lost as on any network, and counted: nobody waits.
 //
-// The package never looks into the bytes. Socket options that need a capability
+// The package looks into no other bytes. Socket options that need a capability
 // it sets for splits alone that are transparent, whose backends it connects to
 // with the client's address (borrow.go), and which have no UDP; the kernel's
 // rules for that are the caller's to make, before Apply.

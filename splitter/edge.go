@@ -21,6 +21,8 @@ type edge interface {
 	fault(socket int) syscall.Errno
 
 	recv(socket int, into []byte) outcome
+	// peek is recv that leaves the bytes where they are.
+	peek(socket int, into []byte) outcome
 	send(socket int, bytes []byte) outcome
 	// draw moves up to most bytes from a socket into a pipe, pour up to most
 	// bytes from a pipe to a socket.

@@ -90,6 +90,9 @@ func (w *worker) expired(f *flow) {
 	case f.stage == probing && due(f.times.connect, w.now):
 		w.expiredProbe(f)
 		return
+	case f.stage == awaiting && due(f.times.connect, w.now):
+		w.unannounced(f, endLateHeader, errLateHeader)
+		return
 	case due(f.times.cut, w.now) && f.stream.parting():
 		w.abort(f, endReset)
 		return

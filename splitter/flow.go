@@ -30,6 +30,7 @@ type flow struct {
 	target  *target // that is tried, or serves
 	primary *target // that may be tried instead; nil: it is the target
 	client  netip.AddrPort
+	proxied *proxied // nil: the client is who has connected
 	times   times
 	line    *line    // what the flow log wants; nil: nothing
 	teed    *teed    // what the tee wants; nil: nothing
@@ -55,6 +56,7 @@ type stage uint8
 
 const (
 	vacant     stage = iota // no flow
+	awaiting                // a PROXY header is to come, see header.go
 	connecting              // the target is tried
 	relaying
 	probing // without a client, see probe.go
@@ -62,7 +64,7 @@ const (
 
 // times are the ticks at which something is due, 0 for never.
 type times struct {
-	connect int64 // the target has had its time
+	connect int64 // the target has had its time, or the PROXY header
 	lasting int64 // the flow is no short one
 	idle    int64 // nothing may have moved for too long
 	first   int64 // the backend ought to have sent something

@@ -100,6 +100,8 @@ func (r *Relay) close(f *front) {
 		})
 	}
 	closed.Wait()
+	// Who is still to send a PROXY header has the split's changes passed by.
+	f.choice.Store(f.choice.Load().toPrimary())
 	delete(r.fronts, f.address)
 	r.log.Info("stopped listening", "split", f.choice.Load().split, "address", f.address.String())
 }

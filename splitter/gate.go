@@ -15,17 +15,20 @@ type gate struct {
 	open    atomic.Int64
 	clients clients
 
-	maxFlows, maxClientFlows, noFiles atomic.Uint64 // refused, by reason
-	tees                              teeCounts
+	tees teeCounts
+	// Refused, by reason.
+	maxFlows, maxClientFlows, noFiles, badHeader, lateHeader, noHeader atomic.Uint64
 }
 
-// refusals are what the gate and the lack of files have refused, by reason;
-// none are left out.
+// refusals are what was refused, by reason; none are left out.
 func (g *gate) refusals() map[traffic.Refusal]uint64 {
 	all := map[traffic.Refusal]uint64{
 		traffic.RefusedMaxFlows:       g.maxFlows.Load(),
 		traffic.RefusedMaxClientFlows: g.maxClientFlows.Load(),
 		traffic.RefusedNoFiles:        g.noFiles.Load(),
+		traffic.RefusedBadHeader:      g.badHeader.Load(),
+		traffic.RefusedLateHeader:     g.lateHeader.Load(),
+		traffic.RefusedNoHeader:       g.noHeader.Load(),
 	}
 	for reason, n := range all {
 		if n == 0 {
@@ -36,18 +39,27 @@ func (g *gate) refusals() map[traffic.Refusal]uint64 {
 }
 
 // enter lets a flow in, or refuses and counts it. A flow that is let in has to
-// leave with what enter has returned.
+// leave with what enter has returned. Where the client is not known yet, the
+// zero Addr, recognize counts it when it is.
 func (g *gate) enter(limits traffic.Proxy, client netip.Addr) (counted netip.Addr, ok bool) {
 	if open := g.open.Add(1); limits.MaxFlows > 0 && open > int64(limits.MaxFlows) {
 		g.open.Add(-1)
 		g.maxFlows.Add(1)
 		return netip.Addr{}, false
 	}
-	if limits.MaxClientFlows <= 0 {
+	if counted, ok = g.recognize(limits, client); !ok {
+		g.open.Add(-1)
+	}
+	return counted, ok
+}
+
+// recognize counts a flow that is in for its client, or refuses it: it leaves
+// with what recognize has returned.
+func (g *gate) recognize(limits traffic.Proxy, client netip.Addr) (counted netip.Addr, ok bool) {
+	if limits.MaxClientFlows <= 0 || !client.IsValid() {
 		return netip.Addr{}, true
 	}
 	if !g.clients.add(client, limits.MaxClientFlows) {
-		g.open.Add(-1)
 		g.maxClientFlows.Add(1)
 		return netip.Addr{}, false
 	}

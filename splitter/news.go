@@ -16,12 +16,15 @@ type FlowLog interface {
 }
 
 // FlowNews is the beginning or the end of a flow. A connection that nobody could
-// serve has an end alone, and the backend that was tried last.
+// serve has an end alone, and the backend that was tried last: none where a PROXY
+// header was wanted and did not come.
 type FlowNews struct {
 	traffic.BackendKey
 	Transport               traffic.Transport
 	Generation              traffic.Generation // whose weights were drawn with
 	Client, Service, Server netip.AddrPort
+	// Via is who told of the client by a PROXY header; the zero one: nobody.
+	Via netip.AddrPort
 	// Why is what decided, But what kept it from the candidate Meant.
 	Why   traffic.Why
 	But   traffic.But
@@ -33,8 +36,8 @@ type FlowNews struct {
 	Ends    bool
 
 	// The following are of ends alone. End is closed, reset, refused, unanswered,
-	// short, idle, silent, killed, stopped or fault; By is client, backend or
-	// splitd, and Code two letters: see codeOf.
+	// short, idle, silent, killed, stopped, fault, bad_header, late_header or
+	// no_header; By is client, backend or splitd, and Code two letters: see codeOf.
 	End, By, Code     string
 	Lived             time.Duration // since the client was accepted
 	BytesIn, BytesOut uint64        // that reached the backend, and the client
@@ -45,6 +48,7 @@ type FlowNews struct {
 // line is what is known of a flow that the log wants.
 type line struct {
 	client, service netip.AddrPort
+	via             netip.AddrPort
 	why             reason
 	accepted        time.Time
 	connect         time.Duration
@@ -65,12 +69,16 @@ const (
 	endKilled                   // on request
 	endStopped                  // the relay stops
 	endFault                    // of ours
+	endBadHeader                // the PROXY header is none
+	endLateHeader               // it has not come in time
+	endNoHeader                 // the client has ended before it
 )
 
 func (e ending) String() string {
 	return [...]string{
 		endWhole: "closed", endReset: "reset", endRefused: "refused", endUnanswered: "unanswered", endShort: "short",
 		endIdle: "idle", endSilent: "silent", endKilled: "killed", endStopped: "stopped", endFault: "fault",
+		endBadHeader: string(traffic.RefusedBadHeader), endLateHeader: string(traffic.RefusedLateHeader), endNoHeader: string(traffic.RefusedNoHeader),
 	}[e]
 }
 
@@ -81,7 +89,9 @@ func (e ending) by(s side) string {
 		return [...]string{client: "client", backend: "backend"}[s]
 	case endRefused, endUnanswered:
 		return "backend"
-	case endShort, endIdle, endSilent, endKilled, endStopped, endFault:
+	case endNoHeader:
+		return "client"
+	case endShort, endIdle, endSilent, endKilled, endStopped, endFault, endBadHeader, endLateHeader:
 	}
 	return "splitd"
 }
@@ -89,13 +99,15 @@ func (e ending) by(s side) string {
 // codeOf is how a flow ended in two letters, as HAProxy has them (termination
 // states, configuration manual, section 8.5). The first is who: C, S a reset of
 // the client, of the backend; c, s that one was silent for too long; R this host
-// lacked something; K it was ended on request, or by a stop; I a fault of ours.
-// The second is when: C while a backend was being connected, H before its first
-// byte, D while bytes could go both ways, L after one side had ended. A whole
-// flow is "--".
+// lacked something; K it was ended on request, or by a stop; I a fault of ours; P
+// it was not as it has to be. The second is when: R before the client was known, C
+// while a backend was being connected, H before its first byte, D while bytes
+// could go both ways, L after one side had ended. A whole flow is "--".
 func codeOf(e ending, stage stage, s stream, whose side) string {
 	when := "D"
 	switch {
+	case stage == awaiting:
+		when = "R"
 	case stage != relaying:
 		when = "C"
 	case s.halfClosed():
@@ -121,6 +133,12 @@ func codeOf(e ending, stage stage, s stream, whose side) string {
 		return "sH"
 	case endKilled, endStopped:
 		return "K" + when
+	case endBadHeader:
+		return "P" + when
+	case endLateHeader:
+		return "c" + when
+	case endNoHeader:
+		return "C" + when
 	case endFault:
 	}
 	return "I" + when
@@ -135,16 +153,20 @@ func (s stream) first() side {
 }
 
 // note remembers what the log wants to know of a client that was accepted.
-func (w *worker) note(f *flow, from netip.AddrPort) {
+func (w *worker) note(f *flow) {
 	log := w.relay.flowLog
-	if log == nil || !log.Wants(from) {
+	if log == nil || !log.Wants(f.client) {
 		return
 	}
-	f.line = &line{client: from, accepted: time.Now()}
+	f.line = &line{client: f.client, accepted: time.Now()}
 	if f.udp() {
 		f.line.service = f.talk.serviceAddress()
 	} else {
 		f.line.service = localAddress(int(f.sockets[client]))
+	}
+	if p := f.proxied; p != nil {
+		f.line.accepted = p.accepted
+		f.line.via = f.via()
 	}
 }
 
@@ -174,7 +196,7 @@ func (w *worker) tellBegin(f *flow) {
 
 // tellEnd tells it that it ends; its sockets are still there.
 func (w *worker) tellEnd(f *flow, e ending) {
-	if f.line == nil || f.target == nil {
+	if f.line == nil {
 		return
 	}
 	now := time.Now()
@@ -216,8 +238,13 @@ func (w *worker) silent(f *flow) side {
 
 // news is what beginning and end have in common.
 func (f *flow) news(now time.Time) FlowNews {
-	return FlowNews{
-		BackendKey: traffic.BackendKey{Split: f.choice.split, Backend: f.target.name}, Transport: f.choice.transport, Generation: f.choice.generation,
-		Client: f.line.client, Service: f.line.service, Server: f.target.at, Why: f.line.why.why, But: f.line.why.but, Meant: f.line.why.meant, At: now, Connect: f.line.connect,
+	n := FlowNews{
+		BackendKey: traffic.BackendKey{Split: f.choice.split}, Transport: f.choice.transport, Generation: f.choice.generation,
+		Client: f.line.client, Service: f.line.service, Via: f.line.via,
+		Why: f.line.why.why, But: f.line.why.but, Meant: f.line.why.meant, At: now, Connect: f.line.connect,
 	}
+	if f.target != nil {
+		n.Backend, n.Server = f.target.name, f.target.at
+	}
+	return n
 }

@@ -25,6 +25,9 @@ func (w *worker) introduce(f *flow) {
 // service is the address that the client has connected to. Only where the front
 // has all addresses does the kernel have to be asked.
 func (f *flow) service() netip.AddrPort {
+	if f.proxied != nil && f.proxied.service.IsValid() {
+		return f.proxied.service
+	}
 	if at := f.choice.service; !at.Addr().IsUnspecified() {
 		return at
 	}

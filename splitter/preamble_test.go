@@ -343,35 +343,34 @@ func TestAProbeOfACandidateSendsNothing(t *testing.T) {
 }
 
 func TestHeadersAreThoseOfTheSpecification(t *testing.T) {
-	const sign = "\r\n\r\n\x00\r\nQUIT\n\x21"
 	for name, test := range map[string]struct {
 		client, service string
 		v1, v2          string
 	}{
 		"IPv4": {
 			"198.51.100.7:50000", "192.0.2.25:25", "PROXY TCP4 198.51.100.7 192.0.2.25 50000 25\r\n",
-			sign + "\x11\x00\x0c\xc6\x33\x64\x07\xc0\x00\x02\x19\xc3\x50\x00\x19",
+			sign + "\x21\x11\x00\x0c\xc6\x33\x64\x07\xc0\x00\x02\x19\xc3\x50\x00\x19",
 		},
 		"IPv6": {
 			"[2001:db8::7]:65535", "[2001:db8::25]:1", "PROXY TCP6 2001:db8::7 2001:db8::25 65535 1\r\n",
-			sign + "\x21\x00\x24\x20\x01\x0d\xb8" + zeros(11) + "\x07\x20\x01\x0d\xb8" + zeros(11) + "\x25\xff\xff\x00\x01",
+			sign + "\x21\x21\x00\x24\x20\x01\x0d\xb8" + zeros(11) + "\x07\x20\x01\x0d\xb8" + zeros(11) + "\x25\xff\xff\x00\x01",
 		},
 		"IPv4 in IPv6 is IPv4": {
 			"[::ffff:198.51.100.7]:50000", "[::ffff:192.0.2.25]:25", "PROXY TCP4 198.51.100.7 192.0.2.25 50000 25\r\n",
-			sign + "\x11\x00\x0c\xc6\x33\x64\x07\xc0\x00\x02\x19\xc3\x50\x00\x19",
+			sign + "\x21\x11\x00\x0c\xc6\x33\x64\x07\xc0\x00\x02\x19\xc3\x50\x00\x19",
 		},
 		"of two families both are IPv6": {
 			"198.51.100.7:50000", "[2001:db8::25]:25", "PROXY TCP6 ::ffff:198.51.100.7 2001:db8::25 50000 25\r\n",
-			sign + "\x21\x00\x24" + zeros(10) + "\xff\xff\xc6\x33\x64\x07\x20\x01\x0d\xb8" + zeros(11) + "\x25\xc3\x50\x00\x19",
+			sign + "\x21\x21\x00\x24" + zeros(10) + "\xff\xff\xc6\x33\x64\x07\x20\x01\x0d\xb8" + zeros(11) + "\x25\xc3\x50\x00\x19",
 		},
 		"the longest": {
 			"[1111:2222:3333:4444:5555:6666:7777:8888]:65535", "[1111:2222:3333:4444:5555:6666:7777:9999]:65535",
 			"PROXY TCP6 1111:2222:3333:4444:5555:6666:7777:8888 1111:2222:3333:4444:5555:6666:7777:9999 65535 65535\r\n",
-			sign + "\x21\x00\x24\x11\x11\x22\x22\x33\x33\x44\x44\x55\x55\x66\x66\x77\x77\x88\x88\x11\x11\x22\x22\x33\x33\x44\x44\x55\x55\x66\x66\x77\x77\x99\x99\xff\xff\xff\xff",
+			sign + "\x21\x21\x00\x24\x11\x11\x22\x22\x33\x33\x44\x44\x55\x55\x66\x66\x77\x77\x88\x88\x11\x11\x22\x22\x33\x33\x44\x44\x55\x55\x66\x66\x77\x77\x99\x99\xff\xff\xff\xff",
 		},
 		"a link-local client has no zone": {
 			"[fe80::7%lo]:50000", "[fe80::25]:25", "PROXY TCP6 fe80::7 fe80::25 50000 25\r\n",
-			sign + "\x21\x00\x24\xfe\x80" + zeros(13) + "\x07\xfe\x80" + zeros(13) + "\x25\xc3\x50\x00\x19",
+			sign + "\x21\x21\x00\x24\xfe\x80" + zeros(13) + "\x07\xfe\x80" + zeros(13) + "\x25\xc3\x50\x00\x19",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -188,7 +188,7 @@ func (w *worker) begin(front *front, place int32, t talker) *flow {
 	front.flows.Add(1)
 	w.places[t] = f.place
 	defer w.guard(f)
-	w.note(f, from)
+	w.note(f)
 	first, primary, why := w.choose(c, from.Addr())
 	f.primary = primary
 	f.because(why)

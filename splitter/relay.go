@@ -1,6 +1,7 @@
 package splitter
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -40,7 +41,8 @@ type Options struct {
 	// clients.
 	LegMark uint32
 
-	edge func() edge // nil is this kernel
+	edge   func() edge   // nil is this kernel
+	header time.Duration // how long PROXY headers are waited for; 0 is headerPatience
 }
 
 // Relay listens on the services of proxy splits and relays their flows. Its
@@ -53,6 +55,7 @@ type Relay struct {
 	flowLog FlowLog
 	tee     Tee // nil: nobody's flows are sampled
 	legMark uint32
+	header  time.Duration
 	files   files
 	quiet   limiter // for complaints that every flow could make
 
@@ -100,6 +103,7 @@ func New(o Options) *Relay {
 		flowLog:  o.FlowLog,
 		tee:      o.Tee,
 		legMark:  o.LegMark,
+		header:   cmp.Or(o.header, headerPatience),
 		born:     time.Now(),
 		owners:   newOwners(),
 		sayings:  make(chan saying, sayingsMost),

@@ -138,6 +138,27 @@ func TestTheRelaySendsEachClientWhereTheKernelWould(t *testing.T) {
 	}
 }
 
+// A proxy that speaks IPv4 to the service may have clients of IPv6, and the other
+// way round: where tells of them too.
+func TestClientsOfAnotherFamilyBehindProxiesGoWhereWhereSays(t *testing.T) {
+	forbidden := func() traffic.Weight { t.Error("with affinity something is drawn"); return 0 }
+	for _, ip := range drawnSplit().Service.Addresses {
+		s := drawnSplit()
+		s.Mode, s.Proxy.AcceptProxy = traffic.ModeProxy, []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}
+		s.Service.Addresses = []netip.Addr{ip}
+		s.Candidates[0].Down = []netip.Addr{netip.MustParseAddr("10.0.2.13"), netip.MustParseAddr("2001:db8:2::12")}
+		c := choiceOf(t, s, ip)
+		for _, client := range clientsOf(s, !ip.Is6(), 500) {
+			want := s.Where(client)
+			p, why := c.pick(client, forbidden)
+			at := p.targets[c.address(p, client, forbidden)].at.Addr()
+			if p.name != want.Backend || at != want.Address || why.why != want.Why || why.but != want.But {
+				t.Fatalf("%s of a service at %s goes to %s at %s (%v), want %+v", client, ip, p.name, at, why, want)
+			}
+		}
+	}
+}
+
 // Without affinity each flow draws; what is asked before and behind the draw is
 // the same.
 func TestWithoutAffinityTheRelayDrawsWhatWhereExpects(t *testing.T) {

@@ -97,9 +97,13 @@ func (system) fault(socket int) syscall.Errno {
 	return syscall.Errno(code)
 }
 
-func (system) recv(socket int, into []byte) outcome {
+func (system) recv(socket int, into []byte) outcome { return receive(socket, into, 0) }
+
+func (system) peek(socket int, into []byte) outcome { return receive(socket, into, unix.MSG_PEEK) }
+
+func receive(socket int, into []byte, flags uintptr) outcome {
 	for {
-		n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(socket), uintptr(unsafe.Pointer(unsafe.SliceData(into))), uintptr(len(into)), 0, 0, 0)
+		n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(socket), uintptr(unsafe.Pointer(unsafe.SliceData(into))), uintptr(len(into)), flags, 0, 0)
 		if errno != unix.EINTR {
 			return taken(n, errno, len(into))
 		}

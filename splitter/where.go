@@ -4,8 +4,6 @@ import (
 	"net/netip"
 	"sync"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/splitd/splitd/traffic"
 )
 
@@ -15,15 +13,15 @@ type ClientFlow struct {
 	Transport               traffic.Transport
 	Generation              traffic.Generation // whose weights were drawn with
 	Client, Service, Server netip.AddrPort
+	Via                     netip.AddrPort // who told of the client by a PROXY header; the zero one: nobody
 	// HalfOpen says that the backend has not been connected yet, or of a flow of UDP
 	// that it has not answered.
 	HalfOpen bool
 }
 
 // FlowsOf lists the open flows of a client, of the split of that name or of all
-// with "", up to so many, in no order. Whose a
-// flow is the kernel is asked: it costs a call for each flow there is. It may be
-// called from many goroutines and waits for the workers alone.
+// with "", up to so many, in no order. It may be called from many goroutines and
+// waits for the workers alone.
 func (r *Relay) FlowsOf(client netip.Addr, split string, most int) []ClientFlow {
 	r.mu.Lock()
 	workers := r.workers
@@ -49,23 +47,17 @@ func (r *Relay) FlowsOf(client netip.Addr, split string, most int) []ClientFlow 
 
 // of describes the flow if it is that client's.
 func (f *flow) of(ip netip.Addr) (ClientFlow, bool) {
-	if f.stage == probing || f.target == nil {
+	if f.stage == probing || f.target == nil || f.client.Addr() != ip {
 		return ClientFlow{}, false
 	}
+	flow := ClientFlow{
+		BackendKey: traffic.BackendKey{Split: f.choice.split, Backend: f.target.name}, Transport: f.choice.transport, Generation: f.choice.generation,
+		Client: f.client, Via: f.via(), Server: f.target.at,
+	}
 	if f.udp() {
-		from := f.talk.clientAddress()
-		return ClientFlow{
-			BackendKey: traffic.BackendKey{Split: f.choice.split, Backend: f.target.name}, Transport: traffic.UDP, Generation: f.choice.generation,
-			Client: from, Service: f.talk.serviceAddress(), Server: f.target.at, HalfOpen: !f.heard,
-		}, from.Addr() == ip
+		flow.Service, flow.HalfOpen = f.talk.serviceAddress(), !f.heard
+	} else {
+		flow.Service, flow.HalfOpen = localAddress(int(f.sockets[client])), f.stage == connecting
 	}
-	socket := int(f.sockets[client])
-	from, err := unix.Getpeername(socket)
-	if err != nil || addressOf(from).Addr() != ip {
-		return ClientFlow{}, false // reset meanwhile, or somebody else's
-	}
-	return ClientFlow{
-		BackendKey: traffic.BackendKey{Split: f.choice.split, Backend: f.target.name}, Transport: traffic.TCP, Generation: f.choice.generation,
-		Client: addressOf(from), Service: localAddress(socket), Server: f.target.at, HalfOpen: f.stage == connecting,
-	}, true
+	return flow, true
 }

@@ -170,6 +170,9 @@ func (w *worker) heard(f *flow, from side, n news) {
 	switch {
 	case f.stage == probing:
 		w.heardOfProbe(f, n)
+	case f.stage == awaiting:
+		f.stream = f.stream.hear(from, n)
+		w.readHeader(f)
 	case from == client:
 		f.stream = f.stream.hear(from, n)
 	case n.reset:

@@ -34,10 +34,15 @@ type Counts struct {
 // Refusal is why a data plane took a connection of a client and reset it.
 type Refusal string
 
-// The reasons: the limits of the same names in a split's configuration, and
-// the lack of file descriptors for over a second.
+// The reasons: the limits of the same names in a split's configuration, the lack
+// of file descriptors for over a second, and of a connection that has to begin
+// with a PROXY header one that is none, that is not whole in time, and an end
+// before it is.
 const (
 	RefusedMaxFlows       Refusal = "max_flows"
 	RefusedMaxClientFlows Refusal = "max_client_flows"
 	RefusedNoFiles        Refusal = "no_files"
+	RefusedBadHeader      Refusal = "bad_header"
+	RefusedLateHeader     Refusal = "late_header"
+	RefusedNoHeader       Refusal = "no_header"
 )

@@ -253,6 +253,9 @@ type Proxy struct {
 	// Transparent has the relay's own connections to backends begin at the
 	// client's address.
 	Transparent bool `json:"transparent,omitempty"`
+	// AcceptProxy are the networks whose connections begin with a PROXY header,
+	// by which their clients are known.
+	AcceptProxy []netip.Prefix `json:"accept_proxy,omitempty"`
 	// NoSplice has bytes copied where they could be spliced.
 	NoSplice bool `json:"no_splice,omitempty"`
 }

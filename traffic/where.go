@@ -68,27 +68,27 @@ type Odds struct {
 func (s Split) Where(client netip.Addr) Side {
 	client = client.Unmap()
 	side := Side{Client: netip.PrefixFrom(client, client.BitLen()), Why: WhyDraw}
-	ofFamily := func(ip netip.Addr) bool { return ip.Is4() == client.Is4() }
+	by := s.arrives(client)
 	switch {
-	case !slices.ContainsFunc(s.Service.Addresses, ofFamily):
+	case !by.IsValid():
 		side.Why = WhyFamily
 		return side
 	case slices.Contains(s.NeverSplit(), client):
 		side.Why = WhyBackend
-		return s.settled(side, client, s.Primary.Name)
+		return s.settled(side, client, by, s.Primary.Name)
 	}
 	for _, c := range s.Candidates {
 		switch {
 		case !contains(c.Clients.Always, client):
 		case !c.Closed:
 			side.Meant, side.But, side.Why = "", "", WhyAlways
-			return s.settled(side, client, c.Name)
+			return s.settled(side, client, by, c.Name)
 		case side.Meant == "": // it draws like anybody else
 			side.Meant, side.But = c.Name, ButClosed
 		}
 	}
 	if s.Affinity != AffinitySource {
-		return s.odds(side, client)
+		return s.odds(side, client, by)
 	}
 	side.Why, side.Client = WhyAffinity, s.Lots().network(client)
 	side.Number = s.Lots().Number(client)
@@ -96,7 +96,21 @@ func (s Split) Where(client netip.Addr) Side {
 	if name == "" {
 		name = s.Primary.Name
 	}
-	return s.settled(side, client, name)
+	return s.settled(side, client, by, name)
+}
+
+// arrives returns an address of the family by which the client's flows come: its
+// own, or the service's where proxies bring them, which speak IPv4 to one of IPv6.
+// The zero Addr is none.
+func (s Split) arrives(client netip.Addr) netip.Addr {
+	ofFamily := func(ip netip.Addr) bool { return ip.Is4() == client.Is4() }
+	switch {
+	case slices.ContainsFunc(s.Service.Addresses, ofFamily):
+		return client
+	case s.Mode == ModeProxy && len(s.Proxy.AcceptProxy) > 0 && len(s.Service.Addresses) > 0:
+		return s.Service.Addresses[0]
+	}
+	return netip.Addr{}
 }
 
 // NeverSplit are the clients that always go to the primary: the backends
@@ -118,11 +132,11 @@ func contains(networks []netip.Prefix, ip netip.Addr) bool {
 }
 
 // kept says what keeps a client's flows from a candidate, if anything.
-func kept(b Backend, client netip.Addr) But {
+func kept(b Backend, client, by netip.Addr) But {
 	switch {
 	case b.Closed:
 		return ButClosed
-	case b.Withdrawn(client):
+	case b.Withdrawn(by):
 		return ButDown
 	case contains(b.Clients.Never, client):
 		return ButNever
@@ -131,23 +145,23 @@ func kept(b Backend, client netip.Addr) But {
 }
 
 // settled says that all flows of the client are meant for that backend.
-func (s Split) settled(side Side, client netip.Addr, name string) Side {
+func (s Split) settled(side Side, client, by netip.Addr, name string) Side {
 	side.Backend = name
 	b := s.Primary
 	if c, candidate := s.Candidate(name); candidate {
 		b = c
-		if but := kept(c, client); but != "" {
+		if but := kept(c, client, by); but != "" {
 			side.Meant, side.But, side.Backend, b = name, but, s.Primary.Name, s.Primary
 		}
 	}
-	side.Address = s.address(b, client)
+	side.Address = s.address(b, client, by)
 	return side
 }
 
 // address is the one that a client keeps: the backend's only one, or with
 // affinity the one that its network draws.
-func (s Split) address(b Backend, client netip.Addr) netip.Addr {
-	usable := b.Usable(client)
+func (s Split) address(b Backend, client, by netip.Addr) netip.Addr {
+	usable := b.Usable(by)
 	if len(usable) == 0 || len(usable) > 1 && s.Affinity != AffinitySource {
 		return netip.Addr{}
 	}
@@ -155,15 +169,15 @@ func (s Split) address(b Backend, client netip.Addr) netip.Addr {
 }
 
 // odds are what a client without affinity may expect.
-func (s Split) odds(side Side, client netip.Addr) Side {
+func (s Split) odds(side Side, client, by netip.Addr) Side {
 	primary := s.PrimaryWeight()
 	var odds []Odds
 	for _, c := range s.Candidates {
 		switch {
 		case c.Weight == 0:
-		case kept(c, client) != "":
+		case kept(c, client, by) != "":
 			primary += c.Weight
-			side.Meant, side.But = c.Name, kept(c, client)
+			side.Meant, side.But = c.Name, kept(c, client, by)
 		default:
 			odds = append(odds, Odds{c.Name, c.Weight})
 		}
@@ -177,7 +191,7 @@ func (s Split) odds(side Side, client netip.Addr) Side {
 		if !ok {
 			b = s.Primary
 		}
-		side.Backend, side.Address = b.Name, s.address(b, client)
+		side.Backend, side.Address = b.Name, s.address(b, client, by)
 	}
 	return side
 }

@@ -29,6 +29,11 @@ func TestWhereAsksWhatTheRulesAskInTheirOrder(t *testing.T) {
 	closed, down := whereSplit(), whereSplit()
 	closed.Candidates[0].Closed, closed.Candidates[0].Weight = true, 0
 	down.Candidates[0].Down = []netip.Addr{netip.MustParseAddr("10.0.0.12")}
+	behind := whereSplit()
+	behind.Mode, behind.Proxy.AcceptProxy = traffic.ModeProxy, []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}
+	behind.Candidates[0].Clients.Always = []netip.Prefix{netip.MustParsePrefix("2001:db8:c::/48")}
+	kernel := behind
+	kernel.Mode = traffic.ModeKernel
 	for name, tc := range map[string]struct {
 		split  traffic.Split
 		client string
@@ -47,7 +52,14 @@ func TestWhereAsksWhatTheRulesAskInTheirOrder(t *testing.T) {
 			Why: traffic.WhyDraw, Meant: "new", But: traffic.ButClosed, Odds: []traffic.Odds{{"old", 990_000}, {"other", 10_000}},
 		}},
 		"not always, and closed": {closed, "192.0.2.9", traffic.Side{Why: traffic.WhyDraw, Odds: []traffic.Odds{{"old", 990_000}, {"other", 10_000}}}},
-		"always, but down":       {down, "198.51.100.9", traffic.Side{Why: traffic.WhyAlways, Backend: "old", Meant: "new", But: traffic.ButDown}},
+		"behind proxies, of another family": {behind, "2001:db8::1", traffic.Side{
+			Why: traffic.WhyDraw, Odds: []traffic.Odds{{"old", 940_000}, {"new", 50_000}, {"other", 10_000}},
+		}},
+		"behind proxies, of another family, in a group": {behind, "2001:db8:c::1", traffic.Side{
+			Why: traffic.WhyAlways, Backend: "new", Address: netip.MustParseAddr("10.0.0.12"),
+		}},
+		"in mode kernel proxies bring nobody": {kernel, "2001:db8::1", traffic.Side{Why: traffic.WhyFamily}},
+		"always, but down":                    {down, "198.51.100.9", traffic.Side{Why: traffic.WhyAlways, Backend: "old", Meant: "new", But: traffic.ButDown}},
 	} {
 		client := netip.MustParseAddr(tc.client)
 		tc.want.Client = netip.PrefixFrom(client, client.BitLen())

@@ -32,6 +32,8 @@ func sceneOf(args []string) (*controltest.Operator, error) {
 			list.Items[0].Flows = []api.ClientFlow{{
 				Backend: "new", Generation: 3, Transport: "tcp", Client: "203.0.113.7:40000", Service: "192.0.2.25:25", Server: "10.0.0.12:25",
 				HalfOpen: true, BytesIn: new(uint64(60)), BytesOut: new(uint64(0)),
+			}, {
+				Backend: "old", Generation: 3, Transport: "tcp", Client: "203.0.113.7:40001", Via: "198.51.100.80:50000", Service: "192.0.2.25:25", Server: "10.0.0.11:25",
 			}}
 		}
 	case "odd":

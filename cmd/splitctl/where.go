@@ -95,11 +95,14 @@ func (a *app) writeWhere(w io.Writer, list api.WhereList) error {
 		"SPLIT", "OPEN FLOW", "SERVICE", "BACKEND", "SERVED BY", "GENERATION", "BYTES IN", "BYTES OUT")
 	for _, item := range list.Items {
 		for _, f := range item.Flows {
-			server := f.Server
+			client, server := f.Client+"/"+f.Transport, f.Server
+			if f.Via != "" {
+				client += " via " + f.Via
+			}
 			if f.HalfOpen {
 				server += " (no answer yet)"
 			}
-			flows.row(item.Split, f.Client+"/"+f.Transport, f.Service, f.Backend, server, generationText(f.Generation), numberOrNone(f.BytesIn), numberOrNone(f.BytesOut))
+			flows.row(item.Split, client, f.Service, f.Backend, server, generationText(f.Generation), numberOrNone(f.BytesIn), numberOrNone(f.BytesOut))
 		}
 	}
 	if len(flows.rows) == 0 {

@@ -361,6 +361,7 @@ type ClientFlow struct {
 	Generation uint64  `json:"generation"` // 0: not known
 	Transport  string  `json:"transport"`
 	Client     string  `json:"client"`
+	Via        string  `json:"via,omitempty"` // who told of the client by a PROXY header
 	Service    string  `json:"service"`
 	Server     string  `json:"server"`
 	HalfOpen   bool    `json:"half_open,omitempty"`
