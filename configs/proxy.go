@@ -44,7 +44,7 @@ func (d *draft) readProxy(t *table) {
 			}
 		}
 		d.readSendProxy(t)
-		t.laterList("accept_proxy")
+		d.readAcceptProxy(t)
 		d.readTransparent(t)
 		for key, v := range t.given {
 			d.unusedIn(v, traffic.ModeKernel)
@@ -98,6 +98,45 @@ func (d *draft) readTransparent(t *table) {
 		v.refuse("mode auto becomes proxy only where this process lacks the capability that transparent needs: set mode: proxy, or leave it out: mode kernel keeps the client's address")
 	case d.split.Mode == traffic.ModeProxy && d.usesUDP():
 		v.refuse("flows of udp ports do not keep the client's address: make another split of those")
+	}
+}
+
+// readAcceptProxy reads whose connections begin with a PROXY header. Which plane
+// serves must be certain here too: to the kernel all clients of a proxy are one,
+// and their servers get its headers.
+func (d *draft) readAcceptProxy(t *table) {
+	v, given := t.take("accept_proxy")
+	if !given {
+		return
+	}
+	var members []member
+	eachOrNone(v, networksMax, func(item value) bool {
+		network, ok := parsed(item, parseNetwork)
+		if !ok {
+			return false
+		}
+		members = append(members, member{network: network, at: item.spot})
+		if network.Bits() == 0 {
+			item.note("anybody may claim to be any client: name the networks of your proxies alone")
+		}
+		return true
+	})
+	overlaps(members, func(later, first member) {
+		if later.network == first.network {
+			later.at.refuse("%s is there already: %s", later.network, first.at)
+			return
+		}
+		later.at.refuse("%s overlaps %s: %s", later.network, first.network, first.at)
+	})
+	for _, m := range members {
+		d.split.Proxy.AcceptProxy = append(d.split.Proxy.AcceptProxy, m.network)
+	}
+	switch {
+	case len(members) == 0:
+	case d.split.Mode == traffic.ModeAuto:
+		v.refuse("mode auto may become kernel, which reads no PROXY header: set mode: proxy")
+	case d.split.Mode == traffic.ModeProxy && d.usesUDP():
+		v.refuse("flows of udp ports begin with no PROXY header: make another split of those")
 	}
 }
 
