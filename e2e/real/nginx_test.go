@@ -57,16 +57,22 @@ func theFile() string { return strings.Repeat("0123456789abcdef", 8<<10) }
 // than their names.
 func startNginx(t testing.TB, ns *nettest.NS, dir string) *nginx {
 	t.Helper()
+	global, http, v4, v6 := "worker_processes 1;", "sendfile off;", serviceV4, serviceV6
+	if ns.Name == "new" {
+		global, http, v4, v6 = "worker_processes 2;", "sendfile on; tcp_nopush on; server_tokens off;", newV4, newV6
+	}
+	return startNginxWith(t, ns, dir, func(home string) string { return fmt.Sprintf(nginxConfig, home, global, http, v4, v6, ns.Name) })
+}
+
+// startNginxWith starts an instance with the configuration for its directory.
+func startNginxWith(t testing.TB, ns *nettest.NS, dir string, configFor func(home string) string) *nginx {
+	t.Helper()
 	home := filepath.Join(dir, ns.Name+"-web")
 	if err := os.Mkdir(home, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	write(t, filepath.Join(home, "file"), theFile())
-	global, http, v4, v6 := "worker_processes 1;", "sendfile off;", serviceV4, serviceV6
-	if ns.Name == "new" {
-		global, http, v4, v6 = "worker_processes 2;", "sendfile on; tcp_nopush on; server_tokens off;", newV4, newV6
-	}
-	config := write(t, filepath.Join(home, "nginx.conf"), fmt.Sprintf(nginxConfig, home, global, http, v4, v6, ns.Name))
+	config := write(t, filepath.Join(home, "nginx.conf"), configFor(home))
 	n := &nginx{name: ns.Name, access: filepath.Join(home, "access.log"), err: filepath.Join(home, "error.log")}
 	n.server = serve(t, ns, "nginx "+n.name, nil, true, exec.Command("nginx", "-e", n.err, "-c", config))
 	n.until("has a pid file", func() bool {
