@@ -19,6 +19,7 @@ type flow struct {
 	halved bool // one side has ended, and the timeout for that is set
 
 	counted  bool  // the gate counts it as the client's
+	sampled  bool  // the tee is to be told when the primary answers
 	preamble uint8 // bytes of the PROXY header that the backend has not got
 
 	sockets [2]int32 // by side; the backend's once it is tried
@@ -33,7 +34,7 @@ type flow struct {
 	proxied *proxied // nil: the client is who has connected
 	times   times
 	line    *line    // what the flow log wants; nil: nothing
-	teed    *teed    // what the tee wants; nil: nothing
+	tap     Tap      // takes its chunks; nil: nobody does
 	talk    *talking // what a flow of UDP has besides; nil: it is one of TCP, or a probe
 }
 

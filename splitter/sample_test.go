@@ -106,6 +106,31 @@ func TestSharesOfRealFlowsThatATeeIsToldOfLieWithinTheBinomialInterval(t *testin
 	}
 }
 
+// The header is the relay's own word: neither side has sent it.
+func TestATapIsGivenNoPROXYHeader(t *testing.T) {
+	for _, version := range []traffic.SendProxy{traffic.SendProxyV1, traffic.SendProxyV2} {
+		tee := &recorder{}
+		_, connect := startPairsOf(t, families()["IPv4"], Options{Tee: tee}, func(s *traffic.Split) {
+			s.Sample, s.Proxy.SendProxy = traffic.Whole, version
+		})
+		p := connect(t)
+		if _, err := p.client.Write([]byte("the client's own words")); err != nil {
+			t.Fatal(err)
+		}
+		_ = p.client.CloseWrite()
+		if got := readAll(t, p.server); !bytes.HasSuffix(got, []byte("the client's own words")) || len(got) == len("the client's own words") {
+			t.Errorf("%s: the server reads %q", version, got)
+		}
+		_ = p.server.CloseWrite()
+		readAll(t, p.client)
+		tape := tee.only(t)
+		tape.end(t)
+		if got := string(tape.bytes[client]); got != "the client's own words" {
+			t.Errorf("%s: the tap was given %q", version, got)
+		}
+	}
+}
+
 // script plays flows of all kinds one after the other, each step when the one
 // before has arrived, so that the kernel is asked the same each time.
 func script(t *testing.T, r *testRelay, connect func(testing.TB) pair) {

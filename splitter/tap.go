@@ -11,11 +11,6 @@ import (
 	"github.com/splitd/splitd/traffic"
 )
 
-// teed is what a sampled flow has besides.
-type teed struct {
-	tap Tap // nil until the primary has answered
-}
-
 // teeCounts are those of a split.
 type teeCounts struct{ sampled, declined, tapped, refused, panicked atomic.Uint64 }
 
@@ -60,33 +55,31 @@ func (w *worker) sample(f *flow, why reason) {
 	if w.relay.tee == nil || f.primary != nil || !f.choice.samples(f.client.Addr(), why, w.relay.draw) {
 		return
 	}
-	f.teed = &teed{}
+	f.sampled = true
 	f.choice.gate.tees.sampled.Add(1)
 }
 
 // tap tells the tee of a sampled flow that begins. What is tapped has to be read,
 // so it is not spliced.
 func (w *worker) tap(f *flow) {
-	if f.teed == nil {
+	if !f.sampled {
 		return
 	}
 	counts := &f.choice.gate.tees
-	w.fenced(f, func() { f.teed.tap = w.relay.tee.Open(f.opened(time.Now())) })
+	answered := w.fenced(f, func() { f.tap = w.relay.tee.Open(f.opened(time.Now())) })
 	switch {
-	case f.teed == nil: // it panicked
-	case f.teed.tap == nil:
-		f.teed = nil
-		counts.declined.Add(1)
-	default:
+	case f.tap != nil:
 		counts.tapped.Add(1)
 		f.stream = f.stream.copied(true)
+	case answered:
+		counts.declined.Add(1)
 	}
 }
 
 func (f *flow) opened(now time.Time) Opened {
 	return Opened{
 		BackendKey: traffic.BackendKey{Split: f.choice.split, Backend: f.target.name}, Generation: f.choice.generation,
-		Client: f.client, Service: localAddress(int(f.sockets[client])), Server: f.target.at, At: now,
+		Client: f.client, Service: f.service(), Server: f.target.at, At: now,
 	}
 }
 
@@ -94,7 +87,7 @@ func (f *flow) opened(now time.Time) Opened {
 func (w *worker) offer(f *flow, c Chunk) {
 	c.At = time.Now()
 	taken := true
-	w.fenced(f, func() { taken = f.teed.tap.Take(c) })
+	w.fenced(f, func() { taken = f.tap.Take(c) })
 	if !taken {
 		f.choice.gate.tees.refused.Add(1)
 		w.untap(f)
@@ -103,20 +96,20 @@ func (w *worker) offer(f *flow, c Chunk) {
 
 // offerBytes offers bytes, offerFIN the end of a side, where there is a tap.
 func (w *worker) offerBytes(f *flow, from side, bytes []byte) {
-	if f.tapped() && len(bytes) > 0 {
+	if f.tap != nil && len(bytes) > 0 {
 		w.offer(f, Chunk{FromClient: from == client, Bytes: bytes})
 	}
 }
 
 func (w *worker) offerFIN(f *flow, from side) {
-	if f.tapped() {
+	if f.tap != nil {
 		w.offer(f, Chunk{FromClient: from == client, FIN: true})
 	}
 }
 
 // untap ends the tee of a flow that goes on.
 func (w *worker) untap(f *flow) {
-	f.teed = nil
+	f.tap = nil
 	f.stream = f.stream.copied(f.choice.proxy.NoSplice)
 }
 
@@ -128,19 +121,18 @@ func (w *worker) tellTap(f *flow, how ending) {
 			w.offerFIN(f, side(from))
 		}
 	}
-	if !f.tapped() {
+	if f.tap == nil {
 		return
 	}
 	whose := w.whose(f, how)
 	w.fenced(f, func() {
-		f.teed.tap.End(Ended{End: how.String(), By: how.by(whose), Code: codeOf(how, f.stage, f.stream, whose), At: time.Now()})
+		f.tap.End(Ended{End: how.String(), By: how.by(whose), Code: codeOf(how, f.stage, f.stream, whose), At: time.Now()})
 	})
 }
 
-func (f *flow) tapped() bool { return f.teed != nil && f.teed.tap != nil }
-
-// fenced calls the tee for a flow. A panic in it costs the tee alone.
-func (w *worker) fenced(f *flow, call func()) {
+// fenced calls the tee for a flow, and says whether it has returned. A panic in it
+// costs the tee alone.
+func (w *worker) fenced(f *flow, call func()) (returned bool) {
 	defer func() {
 		v := recover()
 		if v == nil {
@@ -156,4 +148,5 @@ func (w *worker) fenced(f *flow, call func()) {
 		}
 	}()
 	call()
+	return true
 }
