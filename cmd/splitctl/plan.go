@@ -139,8 +139,10 @@ func wayBackNote(splits []traffic.Split) string {
 	var named []string
 	for _, s := range splits {
 		for _, b := range s.Backends() {
-			elsewhere := slices.ContainsFunc(b.Addresses, func(a traffic.Address) bool { return !slices.Contains(s.Service.Addresses, a.IP) })
-			if s.Mode != traffic.ModeProxy && s.Return == traffic.ReturnPolicy && elsewhere {
+			elsewhere := slices.ContainsFunc(b.Addresses, func(a traffic.Address) bool {
+				return !slices.Contains(s.Service.Addresses, a.IP) && !a.IP.IsLoopback()
+			})
+			if answersByPolicy(s) && elsewhere {
 				named = append(named, fmt.Sprintf("%q of split %q", b.Name, s.Name))
 			}
 		}
@@ -154,6 +156,13 @@ func wayBackNote(splits []traffic.Split) string {
 	}
 	return "replies of backend " + named[0] + more + " have to come back through this host, which health checks do not see: " +
 		"that host needs return_paths, or `splitctl plan --receiver` makes them for it"
+}
+
+// answersByPolicy says that the split's backends elsewhere need a return path to
+// this host: their clients' addresses are kept, and it is no matter of their
+// other routes.
+func answersByPolicy(s traffic.Split) bool {
+	return s.Transparent() || s.Mode != traffic.ModeProxy && s.Return == traffic.ReturnPolicy
 }
 
 // trackingNote says what every kernel split does to its host: the first nat

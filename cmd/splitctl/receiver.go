@@ -139,7 +139,7 @@ func (r *receiver) checkBackend(splits []traffic.Split) error {
 func (r *receiver) paths(splits []traffic.Split, vias map[bool]netip.Addr) ([]traffic.ReturnPath, error) {
 	addresses, ports := map[netip.Addr]string{}, []traffic.Port{}
 	for _, s := range splits {
-		if s.Mode == traffic.ModeProxy || s.Return != traffic.ReturnPolicy {
+		if !answersByPolicy(s) {
 			continue
 		}
 		for _, b := range s.Candidates {
@@ -147,6 +147,9 @@ func (r *receiver) paths(splits []traffic.Split, vias map[bool]netip.Addr) ([]tr
 				continue
 			}
 			for _, a := range b.Addresses {
+				if a.IP.IsLoopback() { // which only a relay's own host has
+					continue
+				}
 				if _, known := addresses[a.IP]; !known {
 					addresses[a.IP] = s.Name + "-" + b.Name
 				}
