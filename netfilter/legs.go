@@ -70,7 +70,7 @@ func loopbackRules(s traffic.Split, settings Settings) []ipRule {
 			}
 		}
 	}
-	return rules
+	return sortedSet(rules, compareRules)
 }
 
 // with is what both need.

@@ -39,6 +39,7 @@ func (k *Kernel) PrepareLegs(ctx context.Context, splits []traffic.Split) error 
 	if err := k.keepLegs(legsOf(splits, k.options.Settings)); err != nil {
 		return fmt.Errorf("prepare for transparent relays: %w", err)
 	}
+	k.legs.since = k.options.Now() // until Apply comes, which wants it
 	more := Returns{settings: k.options.Settings}.withLegs(k.legs.standing.Load())
 	if k.legs.applied { // else nothing is followed yet
 		k.returns = k.returns.withLegs(k.legs.standing.Load())

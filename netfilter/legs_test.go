@@ -45,6 +45,20 @@ func TestTheTextOfTransparentRelaysIsKept(t *testing.T) {
 	}
 }
 
+// Else what stands would differ for ever from what is wanted.
+func TestWhatLegsNeedKnowsNoOrderOfPortsAndSplits(t *testing.T) {
+	one, other, back := transparentSplit(), transparentSplit(), transparentSplit()
+	one.Service.Ports = []traffic.Port{{Number: 25, Transport: traffic.TCP}, {Number: 2525, Transport: traffic.TCP}}
+	back.Service.Ports = []traffic.Port{one.Service.Ports[1], one.Service.Ports[0]}
+	other.Name, other.Service.Ports = "other", []traffic.Port{{Number: 26, Transport: traffic.TCP}}
+	for i, pair := range [][2][]traffic.Split{{{one}, {back}}, {{one, other}, {other, back}}, {{one, one}, {back}}} {
+		a, b := legsOf(pair[0], labSettings), legsOf(pair[1], labSettings)
+		if !a.equal(b) || !a.with(b).equal(a) {
+			t.Errorf("pair %d: %+v and %+v", i, a, b)
+		}
+	}
+}
+
 // serveAsked answers with the address that it sees and then echoes, at every
 // backend of transparentSplit.
 func (lab *splitLab) serveAsked() {

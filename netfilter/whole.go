@@ -22,13 +22,9 @@ func (t wholeTable) wanted() bool { return len(t.chains) > 0 }
 
 // title is what nft calls the table.
 func (t wholeTable) title() string {
-	family := "inet"
-	switch t.family {
-	case nftables.TableFamilyIPv4:
-		family = "ip"
-	case nftables.TableFamilyIPv6:
-		family = "ip6"
-	}
+	family := map[nftables.TableFamily]string{
+		nftables.TableFamilyINet: "inet", nftables.TableFamilyIPv4: "ip", nftables.TableFamilyIPv6: "ip6",
+	}[t.family]
 	return "table " + family + " " + t.name
 }
 

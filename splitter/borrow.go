@@ -2,6 +2,7 @@ package splitter
 
 import (
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"net/netip"
 	"syscall"
@@ -68,15 +69,16 @@ func isDenial(cause syscall.Errno) bool {
 	return cause == unix.EPERM || cause == unix.EINVAL || cause == unix.EAFNOSUPPORT
 }
 
-// whyOurs is what to say about such a fault.
-func whyOurs(cause syscall.Errno) string {
+// warnOurs tells of such a fault.
+func warnOurs(log *slog.Logger, cause syscall.Errno) {
 	switch {
 	case cause == unix.EPERM:
-		return "connect backend with the client's address (proxy.transparent): this process lacks CAP_NET_ADMIN, or a firewall of this host refuses it"
+		log.Warn("connect backend with the client's address (proxy.transparent): this process lacks CAP_NET_ADMIN, or a firewall of this host refuses it")
 	case isDenial(cause):
-		return "connect backend with the client's address (proxy.transparent): it is no address that a connection to the backend can have"
+		log.Warn("connect backend with the client's address (proxy.transparent): it is no address that a connection to the backend can have")
+	default:
+		log.Warn("connect backend: this host is short of ports, file descriptors or memory")
 	}
-	return "connect backend: this host is short of ports, file descriptors or memory"
 }
 
 // mayBorrow refuses splits that are transparent where their flows could not be:

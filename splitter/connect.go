@@ -140,7 +140,7 @@ func (w *worker) blame(f *flow, cause syscall.Errno) {
 		w.relay.faults.dials.Add(1)
 		if left, ok := w.relay.quiet.allow("local fault", time.Now()); ok {
 			w.relay.say(func(log *slog.Logger) {
-				log.Warn(whyOurs(cause), "split", split, "backend", name, "error", cause, "left_out", left)
+				warnOurs(log.With("split", split, "backend", name, "error", cause, "left_out", left), cause)
 			})
 		}
 		return
