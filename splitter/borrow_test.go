@@ -118,6 +118,26 @@ func TestATransparentSplitMaySendHeadersToo(t *testing.T) {
 	}
 }
 
+// The client is whom an accepted header names. One of another family than the
+// backend's has no address that the backend could see.
+func TestATransparentSplitBehindProxiesShowsTheClientOfTheHeader(t *testing.T) {
+	ip, client := families()["IPv4"], aClient(t, "IPv4")
+	service := netip.AddrPortFrom(ip, freePort())
+	r := startRelay(t, Options{}, transparent(behindProxies(ip, newSplit("mx", service, startServer(t, ip, tellPeer), nil))))
+	c := dial(t, service)
+	write(t, c, text(netip.AddrPortFrom(client, 50_000).String()))
+	var peer string
+	if _, err := fmt.Fscanln(c, &peer); err != nil || netip.MustParseAddrPort(peer).Addr() != client {
+		t.Errorf("the backend saw %q, %v, want %s", peer, err, client)
+	}
+	other := dial(t, service)
+	write(t, other, text("[2001:db8::7]:50000"))
+	awaitReset(t, other)
+	if got := r.Faults().Dials; got != 1 || r.numbers("old").Failed != 0 {
+		t.Errorf("a client of the other family: %d faults of this host, backend %+v; want 1 and none failed", got, r.numbers("old"))
+	}
+}
+
 // deniedEdge fails attempts with the client's address.
 type deniedEdge struct {
 	system
