@@ -127,7 +127,7 @@ func TestAttemptsLeftInTheKernelAreFreedWhenTheCandidateIsShut(t *testing.T) {
 		w := newWorld(t, mx(50_000))
 		d := w.mustBoot()
 		w.moves(d, traffic.ModeProxy, "192.0.2.25", "10.0.0.12")
-		shut(w, d) // what it refuses frees nothing
+		shut(w, d)                                                 // what it refuses frees nothing
 		w.kernel.freeErr = errors.New("no buffer space available") // which is tried again
 		d.freeAttempts(t.Context())
 		w.kernel.freeErr = nil
