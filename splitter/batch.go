@@ -66,9 +66,9 @@ func (b *batch) bytes(i int) []byte { return b.memory[i*b.room : i*b.room+int(b.
 // cut says that the datagram was larger than its place.
 func (b *batch) cut(i int) bool { return b.headers[i].header.Flags&unix.MSG_TRUNC != 0 }
 
-// put lays a datagram down at a place, as if it had been taken.
-func (b *batch) put(i int, bytes []byte) {
-	b.headers[i].length = uint32(copy(b.memory[i*b.room:(i+1)*b.room], bytes))
+// put lays a datagram down at the first place, as if it had been taken.
+func (b *batch) put(bytes []byte) {
+	b.headers[0].length = uint32(copy(b.memory[:b.room], bytes))
 }
 
 // from is who sent the datagram at a place, and the link of a link-local address.

@@ -10,16 +10,16 @@ import (
 	"github.com/splitd/splitd/traffic"
 )
 
-// bindAnywhere makes sockets of a front.
-func bindAnywhere(t *testing.T, ip netip.Addr, many int) (spot, []int) {
+// bindAnywhere makes the socket of a front.
+func bindAnywhere(t *testing.T, ip netip.Addr) (spot, int) {
 	t.Helper()
 	at := spot{netip.AddrPortFrom(ip, freePort()), traffic.UDP}
-	sockets, err := listen(at, many, false)
+	sockets, err := listen(at, 1, false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { closeAll(sockets) })
-	return at, sockets
+	return at, sockets[0]
 }
 
 func awaitReadable(t *testing.T, socket int) {
@@ -30,14 +30,14 @@ func awaitReadable(t *testing.T, socket int) {
 }
 
 func TestADatagramLargerThanItsPlaceIsKnownToBeCut(t *testing.T) {
-	at, sockets := bindAnywhere(t, families()["IPv4"], 1)
+	at, socket := bindAnywhere(t, families()["IPv4"])
 	c := speak(t, at.AddrPort)
 	c.say("larger than its place")
 	c.say("small")
 	b := newBatch(4, 8)
 	b.empty(4, true)
-	awaitReadable(t, sockets[0])
-	n, errno := system{}.take(sockets[0], b, 0)
+	awaitReadable(t, socket)
+	n, errno := system{}.take(socket, b, 0)
 	if n != 2 || errno != 0 {
 		t.Fatalf("took %d, %v, want 2", n, errno)
 	}
@@ -49,7 +49,7 @@ func TestADatagramLargerThanItsPlaceIsKnownToBeCut(t *testing.T) {
 func TestABatchIsTakenAndGivenBackWhole(t *testing.T) {
 	for family, wildcard := range map[string]netip.Addr{"IPv4": netip.IPv4Unspecified(), "IPv6": netip.IPv6Unspecified()} {
 		t.Run(family, func(t *testing.T) {
-			at, sockets := bindAnywhere(t, wildcard, 1)
+			at, socket := bindAnywhere(t, wildcard)
 			asked := netip.AddrPortFrom(families()[family], at.Port())
 			c := speak(t, asked)
 			questions := []string{"one", "", "three"}
@@ -58,7 +58,7 @@ func TestABatchIsTakenAndGivenBackWhole(t *testing.T) {
 			}
 			b := newBatch(batchMost, datagramRoom)
 			b.empty(batchMost, true)
-			n, errno := system{}.take(sockets[0], b, 0)
+			n, errno := system{}.take(socket, b, 0)
 			if n != len(questions) || errno != 0 {
 				t.Fatalf("took %d, %v", n, errno)
 			}
@@ -74,7 +74,7 @@ func TestABatchIsTakenAndGivenBackWhole(t *testing.T) {
 				}
 				b.reply(i, &key, true)
 			}
-			if n, errno := (system{}).give(sockets[0], b, 0, n); n != len(questions) || errno != 0 {
+			if n, errno := (system{}).give(socket, b, 0, n); n != len(questions) || errno != 0 {
 				t.Fatalf("gave %d, %v", n, errno)
 			}
 			for _, q := range questions {

@@ -6,8 +6,7 @@ import (
 )
 
 // flow is one client connection and the backend connection that serves it, or one
-// of UDP (talk.go). It
-// belongs to one worker from its beginning to its end.
+// of UDP (talk.go). It belongs to one worker from its beginning to its end.
 type flow struct {
 	place  int32 // in the slab
 	turn   int32

@@ -12,8 +12,8 @@ import (
 
 // layout says which split is served at which address. It refuses what cannot
 // be served: two splits on one address, and a backend that is the split's own
-// listener, which would relay to itself for ever. Own
-// are the addresses of this host; they tell what a wildcard listener covers.
+// listener, which would relay to itself for ever. Own are the addresses of this
+// host; they tell what a wildcard listener covers.
 func layout(splits []traffic.Split, own []netip.Addr) (map[spot]traffic.Split, error) {
 	fronts := map[spot]traffic.Split{}
 	taken := claims{wildcard: map[portFamily]string{}, any: map[portFamily]string{}}

@@ -29,7 +29,7 @@ type leave struct {
 // retire closes the front: now, or after those have come who are on their way
 // in. Cover is another one that has its address from now on, if there is one.
 // r.mu is held.
-func (r *Relay) retire(f *front, cover *front) {
+func (r *Relay) retire(f, cover *front) {
 	if f.udp() {
 		r.linger(f, cover)
 		return

@@ -69,7 +69,7 @@ func (l *lingering) look(workers int) {
 // its last flow has ended. What a client sends who has none is for cover, another
 // front that its address belongs to from now on, or as lost as where nobody
 // listens. r.mu is held.
-func (r *Relay) linger(f *front, cover *front) {
+func (r *Relay) linger(f, cover *front) {
 	l := f.leave
 	if l == nil {
 		l = &leave{wanted: make(chan struct{}), lingering: &lingering{flows: &f.flows, empty: make(chan struct{})}}

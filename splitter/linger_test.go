@@ -26,7 +26,7 @@ func TestTheEndOfTheRelayWaitsForFlowsOfUDPUpToTheDrainTimeout(t *testing.T) {
 		all = append(all, c)
 	}
 	r.stop()
-	nettest.Eventually(t, "the relay drains", func() bool { return r.Apply(t.Context(), nil) == ErrStopped })
+	nettest.Eventually(t, "the relay drains", func() bool { return errors.Is(r.Apply(t.Context(), nil), ErrStopped) })
 	for _, c := range all {
 		c.wantFrom("old")
 	}
@@ -170,7 +170,7 @@ func TestADatagramThatComesToAnotherWorkerReachesItsFlow(t *testing.T) {
 		w.post(func() {
 			defer close(done)
 			w.filled = max(w.filled, 1)
-			w.inbox.put(0, []byte("astray"))
+			w.inbox.put([]byte("astray"))
 			w.deliver(w.placeOf(at), key, 0, 1)
 		})
 		<-done

@@ -167,7 +167,7 @@ func (w *worker) handed(f *front, t talker, bytes []byte) {
 		return
 	}
 	w.filled = max(w.filled, 1)
-	w.inbox.put(0, bytes)
+	w.inbox.put(bytes)
 	w.deliver(place, t, 0, 1)
 }
 

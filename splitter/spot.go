@@ -28,9 +28,9 @@ func (s spot) compare(other spot) int {
 
 // wildcard is the spot that covers s and all others of its family and port.
 func (s spot) wildcard() spot {
-	any := netip.IPv6Unspecified()
+	all := netip.IPv6Unspecified()
 	if s.Addr().Is4() {
-		any = netip.IPv4Unspecified()
+		all = netip.IPv4Unspecified()
 	}
-	return spot{netip.AddrPortFrom(any, s.Port()), s.transport}
+	return spot{netip.AddrPortFrom(all, s.Port()), s.transport}
 }
