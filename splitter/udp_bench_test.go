@@ -3,9 +3,13 @@ package splitter
 import (
 	"net"
 	"net/netip"
+	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/splitd/splitd/internal/nettest"
 )
 
 // A datagram there and its reply back, one at a time; beside it the same without
@@ -106,4 +110,55 @@ func mirrorOf(b *testing.B, ip netip.Addr) netip.AddrPort {
 		}
 	}()
 	return at.AddrPort
+}
+
+// talliedEdge counts the calls for datagrams.
+type talliedEdge struct {
+	system
+	takes, gives, sockets *atomic.Int64
+}
+
+func (e talliedEdge) take(socket int, into *batch, first int) (int, syscall.Errno) {
+	e.takes.Add(1)
+	return e.system.take(socket, into, first)
+}
+
+func (e talliedEdge) give(socket int, of *batch, first, last int) (int, syscall.Errno) {
+	e.gives.Add(1)
+	return e.system.give(socket, of, first, last)
+}
+
+func (e talliedEdge) associate(to *endpoint) (int, syscall.Errno) {
+	e.sockets.Add(1)
+	return e.system.associate(to)
+}
+
+// What a busy machine cannot blur: how often the kernel is called.
+func TestAnExchangeOfDatagramsCostsFourCallsAndManyAtOnceLess(t *testing.T) {
+	ip := families()["IPv4"]
+	old := answersAnywhere(t, ip, "old")
+	service := netip.AddrPortFrom(ip, freePort())
+	var takes, gives, sockets atomic.Int64
+	r := startRelay(t, Options{Workers: 1, edge: func() edge { return talliedEdge{takes: &takes, gives: &gives, sockets: &sockets} }},
+		ofUDP(newSplit("mx", service, old.at, nil)))
+	c := speak(t, service)
+	const exchanges = 100
+	for range exchanges {
+		c.wantFrom("old")
+	}
+	if takes.Load() != 2*exchanges || gives.Load() != 2*exchanges || sockets.Load() != 1 {
+		t.Errorf("%d exchanges took %d times, gave %d times and made %d sockets; want twice, twice and one",
+			exchanges, takes.Load(), gives.Load(), sockets.Load())
+	}
+	held := make(chan struct{})
+	r.workers[0].post(func() { <-held })
+	before := takes.Load()
+	for range exchanges {
+		c.say("?")
+	}
+	close(held)
+	nettest.Eventually(t, "the backend has all", func() bool { return r.numbers("old").In == exchanges*uint64(len("who?"))+exchanges })
+	if n := takes.Load() - before; n > exchanges/batchMost+2 {
+		t.Errorf("%d datagrams that waited were taken %d times, %d at once are possible", exchanges, n, batchMost)
+	}
 }
