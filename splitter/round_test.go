@@ -54,3 +54,19 @@ func TestNewsOfAnAttemptThatIsTakenBackAreNotTakenForThePrimarys(t *testing.T) {
 		})
 	}
 }
+
+// Whoever never lets the Go scheduler begin with him anew is stopped by it, at a
+// cost that falls on all flows.
+func TestABusyWorkerYieldsOftenEnoughNotToBeStopped(t *testing.T) {
+	w := &worker{}
+	for w.now = range int64(100) {
+		w.yield()
+		if since := w.now - w.yielded; since >= yieldEvery {
+			t.Fatalf("at tick %d the last yield was %d ticks ago", w.now, since)
+		}
+	}
+	const stopped = 10 // forcePreemptNS in runtime/proc.go, in ticks
+	if yieldEvery >= stopped {
+		t.Errorf("it yields every %d ticks and is stopped after %d", yieldEvery, stopped)
+	}
+}
