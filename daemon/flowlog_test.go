@@ -25,7 +25,7 @@ func TestARelaysFlowIsALineWithWhatTheRelayKnows(t *testing.T) {
 	behind := news
 	behind.Via = netip.MustParseAddrPort("198.51.100.80:50000")
 	headerless := splitter.FlowNews{
-		BackendKey: traffic.BackendKey{Split: "mx"}, Generation: 7, At: noon, Client: news.Client, Service: news.Service,
+		BackendKey: traffic.BackendKey{Split: "mx"}, Transport: traffic.TCP, Generation: 7, At: noon, Client: news.Client, Service: news.Service,
 		Ends: true, End: "bad_header", By: "splitd", Code: "PR", Lived: time.Second,
 	}
 	served := `"split":"mx","generation":7,"backend":"new","transport":"tcp","client":"203.0.113.7:41000","service":"192.0.2.25:25","server":"10.0.0.12:25","why":"draw","but":"never","meant":"newer","connect_seconds":0.0015`
