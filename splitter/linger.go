@@ -99,7 +99,7 @@ func (r *Relay) awaitLast(f *front, l *leave) {
 	select {
 	case <-l.wanted:
 		return
-	case <-l.lingering.empty:
+	case <-l.empty:
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -136,8 +136,8 @@ func (w *worker) linger(f *front, l *leave, cover *front) {
 		w.takeRest(place)
 		w.listeners[place].leave, w.listeners[place].cover = l, cover
 	}
-	l.lingering.shut.Add(1)
-	l.lingering.look(len(f.sockets))
+	l.shut.Add(1)
+	l.look(len(f.sockets))
 }
 
 // takeRest takes what waits at a front's socket.

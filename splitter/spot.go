@@ -23,7 +23,7 @@ func (s spot) String() string {
 
 // compare orders spots.
 func (s spot) compare(other spot) int {
-	return cmp.Or(s.AddrPort.Compare(other.AddrPort), cmp.Compare(s.transport, other.transport))
+	return cmp.Or(s.Compare(other.AddrPort), cmp.Compare(s.transport, other.transport))
 }
 
 // wildcard is the spot that covers s and all others of its family and port.

@@ -322,7 +322,7 @@ func (w *worker) part(f *flow) {
 	w.relay.owners.release(t.talker)
 	t.front.flows.Add(-1)
 	if l := w.listeners[t.listener].leave; l != nil {
-		l.lingering.look(len(t.front.sockets))
+		l.look(len(t.front.sockets))
 	}
 	t.front = nil
 	if len(w.idle) < talksKept && cap(t.retained) <= retainedKept {
