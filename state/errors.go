@@ -18,7 +18,7 @@ var ErrCorrupt = errors.New("unusable")
 
 const (
 	cureLocked  = "another splitd runs on this state_dir: stop it, or give this one its own"
-	cureCorrupt = "move it away and start again: the weights in force are adopted from the kernel"
+	cureCorrupt = "move it away and start again: kernel splits keep their weights, proxy splits begin with those of their files"
 	cureDenied  = "run as the user that owns it, or set state_dir"
 )
 
