@@ -14,6 +14,7 @@ const (
 	vocabulary = "the vocabulary knows nobody: whoever imports it must get words and no behaviour"
 	wire       = "wire types are for any program, so they bring nothing with them"
 	plane      = "a data plane knows the vocabulary alone; daemon joins it to the other rooms through interfaces that the consumer owns"
+	comparer   = "shadow compares what it is given: daemon joins it to the relay that has the bytes, and to the store"
 	values     = "it turns outside bytes into the vocabulary's values and back, for whoever asks"
 	operator   = "control speaks to the daemon through its own interface Operator, never to a room behind it"
 	client     = "a client knows the wire types and nothing of the daemon"
@@ -36,6 +37,7 @@ func rooms() []room {
 		{path: "flowlog", may: []string{"traffic"}, why: values},
 		{path: "netfilter", may: []string{"traffic"}, why: plane},
 		{path: "health", may: []string{"traffic"}, why: "health says how backends are; daemon tells the data planes"},
+		{path: "shadow", may: []string{"traffic"}, why: comparer},
 		{path: "netfilter/doctor", may: []string{"netfilter", "traffic"}, why: "the doctor looks at a host for the kernel plane's sake: it knows that plane's names and nothing behind the daemon"},
 		{path: "metrics", may: []string{"traffic"}, why: "metrics pulls from a Source of its own; daemon gives it one"},
 		{path: "control", may: []string{"control/api", "traffic"}, tests: []string{"control/controltest"}, why: operator},

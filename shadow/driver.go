@@ -1,0 +1,86 @@
+package shadow
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Party is who says something in a shadowed flow.
+type Party uint8
+
+// The parties.
+const (
+	Client Party = iota
+	Primary
+	Candidate
+)
+
+// End is how a party came to say no more.
+type End string
+
+// The ends. A candidate alone is Refused (it could not be connected) or TimedOut
+// (it could not in time, or owes a reply for longer than its patience lasts).
+const (
+	Open     End = ""
+	Closed   End = "closed" // FIN
+	Reset    End = "reset"
+	Refused  End = "refused"
+	TimedOut End = "timed out"
+)
+
+// An Event is something that a party of a flow did: it said bytes, or said that it
+// says no more, or both in this order. Of client and primary the events come as
+// the relay saw them: what answers something comes after it.
+type Event struct {
+	From  Party
+	Bytes []byte // lent until Hear returns
+	End   End
+	At    time.Time
+}
+
+// A Session is what a driver is told of its flow before the first event.
+type Session struct {
+	// Client and Service are the ends that the client knows.
+	Client, Service netip.AddrPort
+	// Keep is how many bytes of one unit or reply a driver may keep to compare.
+	// Beyond it a driver may hash, or count, or give up with Truncated.
+	Keep int
+	// Control says that it is the primary that is asked a second time, to learn
+	// what differs by itself: nothing may be sent that changes anything.
+	Control bool
+}
+
+// A Driver plays one flow to the candidate by the rules of its protocol. It is a
+// pure state machine: who runs it owns the sockets and the clock, and calls it from
+// one goroutine at a time.
+//
+// Its input is from outside, cut anywhere: whatever comes, it neither panics nor
+// holds more than Session.Keep allows per unit, and what breaks the protocol makes
+// the rest of the flow Opaque, with the reason and the offset of the byte.
+type Driver interface {
+	// Hear takes an event and returns what is to be done.
+	Hear(e Event) Moves
+	// Held is how many bytes it holds back: client's units that the candidate must
+	// not have yet, and replies that wait for their other half.
+	Held() int
+	// Stop ends the session. It returns the exchanges that have begun and were not
+	// returned before, with why they were not compared, and at least one exchange
+	// if none was ever returned. Hear is not called after it.
+	Stop(why Verdict, reason string) []Exchange
+}
+
+// Moves is what a driver wants done.
+type Moves struct {
+	// Send is for the candidate, behind all that was returned before; the caller's.
+	Send []byte
+	// FIN ends our direction towards the candidate, behind Send.
+	FIN bool
+	// Exchanges are complete: both replies are there, or it is known that there
+	// will be none to compare.
+	Exchanges []Exchange
+	// Owed says that the candidate owes a reply from now on: its patience runs.
+	Owed bool
+	// Done says that the driver wants to hear no more: the connection to the
+	// candidate may be closed when Send is written.
+	Done bool
+}
