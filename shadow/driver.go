@@ -71,6 +71,10 @@ type Driver interface {
 
 // Moves is what a driver wants done.
 type Moves struct {
+	// Redial ends the connection to the candidate, if there is one, and begins
+	// another one; Send is for that. Nothing of the old one is to be heard after it.
+	// Protocols whose servers may close between two exchanges want it.
+	Redial bool
 	// Send is for the candidate, behind all that was returned before; the caller's.
 	Send []byte
 	// FIN ends our direction towards the candidate, behind Send.
@@ -78,7 +82,8 @@ type Moves struct {
 	// Exchanges are complete: both replies are there, or it is known that there
 	// will be none to compare.
 	Exchanges []Exchange
-	// Owed says that the candidate owes a reply from now on: its patience runs.
+	// Owed says that the candidate owes a reply behind all this. Its patience runs
+	// from the first Moves that say so, anew with each Send, until some that do not.
 	Owed bool
 	// Done says that the driver wants to hear no more: the connection to the
 	// candidate may be closed when Send is written.
