@@ -54,12 +54,17 @@ type Field struct {
 	// Path names it within the endpoint: "code", "keyword SIZE", "header etag",
 	// "body $.items[].price". Indices of lists are left out.
 	Path string
-	// Value is canonical: two that mean the same are the same string.
+	// Value is canonical: two that mean the same are the same string. Of JSON it is
+	// the literal, so that the string "5" and the number 5 differ in their class.
 	Value string
 	// Level is how heavy a difference in it weighs.
 	Level Level
 	// Set says that the order among the fields of this path means nothing.
 	Set bool
+	// Plain says that the value is the protocol's and no user's (a code, a keyword, a
+	// limit), so reports may show it. All others they mask by class, unless samples
+	// are full.
+	Plain bool
 }
 
 // A Level is how heavy a difference weighs, the heavier the greater.
