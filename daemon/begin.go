@@ -33,7 +33,7 @@ func (d *Daemon) begins(ctx context.Context) error {
 	if err != nil {
 		d.log.Error("read marker of a forced off", "error", err)
 	}
-	p := d.settleAll(definition, known, inKernel, forced)
+	p := d.settleAll(definition, known, d.outside(inKernel, len(known) == 0), forced)
 	p.next.modes, p.next.running, p.next.differsFrom, p.next.auto = modes, running, differsFrom, notes
 	d.foundBefore(p.next.splits(), inKernel)
 	findings, err := d.planes.preflight(p.next.splits(), p.next.paths)
@@ -47,8 +47,11 @@ func (d *Daemon) begins(ctx context.Context) error {
 			d.log.Info("host", "note", n)
 		}
 	}
+	if len(p.closed) > 0 {
+		d.log.Warn("splits start closed: without the store nobody knows what was in force; `splitctl set SPLIT WEIGHT` opens one, `splitctl set SPLIT default` takes the file's weight", "splits", someOf(p.closed))
+	}
 	if storeErr != nil {
-		d.lost.Store(true)
+		d.scribe.lost.Store(&fault{storeErr})
 	} else if len(p.records) > 0 {
 		p.entries, storeErr = d.recordStart(ctx, &p)
 	}
@@ -123,7 +126,7 @@ func (d *Daemon) kernelState(ctx context.Context, definition configs.Definition,
 	was := slices.ContainsFunc(slices.Collect(maps.Values(known)), func(r state.Record) bool {
 		return !r.Removed && (r.Definition.Mode != traffic.ModeProxy || r.Definition.Transparent())
 	})
-	if !needed && !was && !d.leftPaths() {
+	if !needed && !was && !d.leftInKernel(len(known) == 0) {
 		return nil, nil
 	}
 	kernel, err := d.planes.needKernel()
@@ -140,23 +143,25 @@ func (d *Daemon) kernelState(ctx context.Context, definition configs.Definition,
 	return states, nil
 }
 
-// leftPaths says that an earlier run put return paths into the kernel.
-func (d *Daemon) leftPaths() bool {
+// leftInKernel says that an earlier run put something into the kernel of which
+// the store has no record: return paths, or anything where it is bare.
+func (d *Daemon) leftInKernel(bare bool) bool {
 	snapshot, err := state.ReadSnapshot(d.snapshotPath())
-	return err == nil && len(snapshot.ReturnPaths) > 0
+	return err == nil && (len(snapshot.ReturnPaths) > 0 || bare && len(snapshot.Splits) > 0)
 }
 
 // settleAll settles every split of a definition and removes those that it no
 // longer has.
-func (d *Daemon) settleAll(definition configs.Definition, known map[string]state.Record,
-	kernel map[string]netfilter.SplitState, forced []state.Forced,
-) proposal {
+func (d *Daemon) settleAll(definition configs.Definition, known map[string]state.Record, outside outside, forced []state.Forced) proposal {
 	now := d.now()
 	p := newProposal(definition)
 	for _, split := range definition.Splits {
 		record, ok := lookup(known, split.Name)
-		inKernel, _ := lookupState(kernel, split.Name)
-		s := settle(split, record, inKernel, now)
+		s := settle(split, record, outside.of(split.Name), now)
+		if !ok && outside.silent(split.Name) {
+			s = closed(split, now)
+			p.closed = append(p.closed, split.Name)
+		}
 		prior := state.Record{Name: split.Name}
 		if ok {
 			prior = *record
@@ -249,12 +254,4 @@ func lookup(records map[string]state.Record, name string) (*state.Record, bool) 
 		return nil, false
 	}
 	return &record, true
-}
-
-func lookupState(states map[string]netfilter.SplitState, name string) (*netfilter.SplitState, bool) {
-	s, ok := states[name]
-	if !ok {
-		return nil, false
-	}
-	return &s, true
 }

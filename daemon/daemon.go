@@ -90,7 +90,6 @@ type Daemon struct {
 	changing sync.Mutex // one change at a time; never held while anybody waits for a disk
 	view     atomic.Pointer[view]
 	lowered  atomic.Uint64 // +1, under changing, for every word that does not raise
-	lost     atomic.Bool   // the store could not be read at the start, see reunite
 	// reserved are generations that a raise has in the store but not yet in
 	// force. Under changing.
 	reserved map[string]traffic.Generation
@@ -131,6 +130,9 @@ func New(o Options) *Daemon {
 	d.health = health.New(health.Options{
 		Checker: o.Checker, Notify: d.heed, Now: o.Now, Rand: o.Rand, Limit: checksMost, Log: o.Log,
 	})
+	d.scribe.tell = func(lost error) {
+		d.log.Error("the store is lost; changes are not recorded until one raises", "error", lost)
+	}
 	d.saver = &saver{file: state.NewSnapshotFile(d.snapshotPath()), settings: netfilter.Settings(o.Config.Netfilter)}
 	d.planes = &planes{openKernel: o.OpenKernel, host: o.Host, relay: o.Relay, opened: d.opened}
 	d.view.Store(&view{})
@@ -250,6 +252,7 @@ func (d *Daemon) serve(ctx context.Context, group *errgroup.Group, hangup <-chan
 	group.Go(func() error { return d.health.Run(ctx) })
 	group.Go(func() error { return d.withdraw(ctx) })
 	group.Go(func() error { return d.expire(ctx) })
+	group.Go(func() error { return d.watchStore(ctx) })
 	group.Go(func() error { return d.reloadOnHangup(ctx, hangup) })
 	if d.web != nil {
 		group.Go(func() error { return d.serveWeb(ctx) })

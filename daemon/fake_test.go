@@ -511,7 +511,10 @@ func newWorld(t *testing.T, splits ...traffic.Split) *world {
 }
 
 // boot starts a daemon in the world, as far as its first apply.
-func (w *world) boot() (*Daemon, error) {
+func (w *world) boot() (*Daemon, error) { return w.bootWith(func(*Daemon) {}) }
+
+// bootWith is boot, with something done to the daemon before it begins.
+func (w *world) bootWith(prepare func(*Daemon)) (*Daemon, error) {
 	config := configs.Config{StateDir: w.dir, Definition: w.files}
 	d := New(Options{
 		Config: config,
@@ -532,6 +535,7 @@ func (w *world) boot() (*Daemon, error) {
 			if err != nil {
 				return nil, err
 			}
+			goOn(store, w.dir, slog.New(slog.DiscardHandler))
 			return fusedStore{store, w}, nil
 		},
 		UID:     1000,
@@ -540,6 +544,7 @@ func (w *world) boot() (*Daemon, error) {
 		Now: func() time.Time { return w.now },
 	})
 	d.journal = func(...state.Entry) error { return nil }
+	prepare(d)
 	return d, d.begins(w.t.Context())
 }
 

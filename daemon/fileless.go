@@ -31,9 +31,14 @@ func (d *Daemon) mayBeAlone(known map[string]state.Record) error {
 		held = held || len(record.Overrides) > 0
 	}
 	snapshot, err := state.ReadSnapshot(d.snapshotPath())
-	if err == nil && len(there) == 0 { // the store is lost or cannot be read
+	if err == nil && len(there) == 0 { // the store may be lost or not be readable
 		for _, s := range snapshot.Splits {
 			there = append(there, fmt.Sprintf("split %q", s.Name))
+		}
+		for _, s := range snapshot.Relayed {
+			if !slices.ContainsFunc(own, func(o traffic.Split) bool { return o.Name == s.Name }) {
+				there = append(there, fmt.Sprintf("split %q", s.Name))
+			}
 		}
 	}
 	for _, p := range snapshot.ReturnPaths {

@@ -263,7 +263,7 @@ func TestTheKernelsLayoutIsAdopted(t *testing.T) {
 	kernel := netfilter.SplitState{Generation: 9, Weights: map[string]traffic.Weight{"a": percent(5), "b": percent(1), "c": 0}, Slots: slots}
 	stale := settle(file, nil, nil, noon).record
 	for name, record := range map[string]*state.Record{"without a record": nil, "over an older one": &stale} {
-		got := settle(file, record, &kernel, noon)
+		got := settle(file, record, &standing{kernel, reasonAdopted}, noon)
 		equal(t, name, slots, inForce(got.record).Layout())
 	}
 }

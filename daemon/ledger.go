@@ -8,13 +8,18 @@ import (
 	"time"
 
 	"github.com/splitd/splitd/configs"
-	"github.com/splitd/splitd/netfilter"
 	"github.com/splitd/splitd/state"
 	"github.com/splitd/splitd/traffic"
 )
 
 // reasonAdopted is why an override exists that nobody set through the daemon.
 const reasonAdopted = "adopted from the kernel"
+
+// reasonSaved is the same of what the kernel does not have.
+const reasonSaved = "adopted from " + snapshotFile
+
+// reasonLost is why a split is closed of which nobody knows what was in force.
+const reasonLost = "closed: without its store nobody knows what was in force"
 
 // reasonHeld is why a weight stays down while the store cannot record more.
 const reasonHeld = "not raised: the store is not writable"
@@ -40,18 +45,28 @@ type settled struct {
 }
 
 // settle decides what one split of a definition starts from: its record in the
-// store (nil: none) or what the kernel does (nil: nothing), whichever has the
-// higher generation. The kernel is ahead after a lowering whose record was not
-// written, after `off --force`, and when the store is lost.
-func settle(definition traffic.Split, record *state.Record, kernel *netfilter.SplitState, now time.Time) settled {
-	if kernel != nil && (record == nil || kernel.Generation > record.Generation) {
-		return adopt(definition, record, *kernel, now)
+// store (nil: none) or what is known of it beside that (nil: nothing), whichever
+// has the higher generation. The kernel is ahead after a lowering whose record
+// was not written, after `off --force`, and when the store is lost.
+func settle(definition traffic.Split, record *state.Record, outside *standing, now time.Time) settled {
+	if outside != nil && (record == nil || outside.Generation > record.Generation) {
+		return adopt(definition, record, *outside, now)
 	}
 	if record == nil {
 		first := state.Record{Name: definition.Name, Generation: 1, Definition: definition, UpdatedAt: now}
 		return settled{record: relaid(first, definition.Slots), action: state.ActionApply}
 	}
 	return redefine(definition, *record, now)
+}
+
+// closed is what a split starts from of which nobody knows what was in force: an
+// `off` among it must not be undone by whoever has lost the store.
+func closed(definition traffic.Split, now time.Time) settled {
+	record := state.Record{
+		Name: definition.Name, Generation: 1, Definition: definition, UpdatedAt: now,
+		Overrides: switchOff(definition, itself.User, reasonLost, now),
+	}
+	return settled{record: relaid(record, definition.Slots), action: state.ActionAdopt}
 }
 
 // redefine puts a definition under a record: a new generation when the
@@ -78,32 +93,32 @@ func redefine(definition traffic.Split, record state.Record, now time.Time) sett
 	return settled{record: advance(next, now), before: before, action: action}
 }
 
-// adopt takes over the weights that the kernel has, as overrides where they
-// differ from what the definition and the known overrides give.
-func adopt(definition traffic.Split, record *state.Record, kernel netfilter.SplitState, now time.Time) settled {
+// adopt takes over the weights that are in force, as overrides where they differ
+// from what the definition and the known overrides give.
+func adopt(definition traffic.Split, record *state.Record, is standing, now time.Time) settled {
 	next := state.Record{Name: definition.Name, Definition: definition, Overrides: traffic.Overrides{}, UpdatedAt: now}
 	known := true
 	if record != nil {
 		next.Overrides = record.Overrides.Prune(definition, now)
 		known = sameDefinition(definition, record.Definition)
 	}
-	next.Generation = kernel.Generation
+	next.Generation = is.Generation
 	for _, c := range inForce(next).Candidates {
-		want, inKernel := kernel.Weights[c.Name]
-		closed := kernel.Forced || slices.Contains(kernel.Closed, c.Name)
+		want, inKernel := is.Weights[c.Name]
+		closed := is.Forced || slices.Contains(is.Closed, c.Name)
 		if !inKernel || want == c.Weight && closed == c.Closed {
 			continue
 		}
 		next.Overrides[c.Name] = traffic.Override{
-			Weight: want, Actor: "splitd", Reason: reasonAdopted, Since: now,
-			Off: kernel.Forced || definition.Pinned, Closed: closed,
+			Weight: want, Actor: "splitd", Reason: is.reason, Since: now,
+			Off: is.Forced || definition.Pinned, Closed: closed,
 		}
 	}
 	if !known {
 		next.Generation++
 	}
-	next = relaid(next, adoptedLayout(definition, record, kernel))
-	return settled{record: next, before: holdingsIn(kernel), action: state.ActionAdopt}
+	next = relaid(next, adoptedLayout(definition, record, is.SplitState))
+	return settled{record: next, before: holdingsIn(is.SplitState), action: state.ActionAdopt}
 }
 
 // gone is a record whose split the definition no longer has. Should the split

@@ -63,7 +63,11 @@ func TestSettleTakesWhoeverIsAhead(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got := settle(tt.definition, tt.record, tt.kernel, noon)
+			var outside *standing
+			if tt.kernel != nil {
+				outside = &standing{*tt.kernel, reasonAdopted}
+			}
+			got := settle(tt.definition, tt.record, outside, noon)
 			if w := inForce(got.record).CandidateWeight(); w != tt.wantWeight {
 				t.Errorf("weight = %s, want %s", w, tt.wantWeight)
 			}

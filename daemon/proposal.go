@@ -21,6 +21,7 @@ type proposal struct {
 	before  map[string]holdings // by split, as far as known
 	raises  bool
 	cut     []string // splits whose groups are held down
+	closed  []string // splits of which nobody knows what was in force
 	parting []string // what becomes of the overrides of splits that go
 }
 
@@ -88,7 +89,8 @@ func parting(record state.Record) (notes []string) {
 	return notes
 }
 
-// heldDown is the proposal with every raise taken out of it.
+// heldDown is the proposal with every raise taken out of it; what is told of it
+// tells no raise either.
 func (p proposal) heldDown(now time.Time) proposal {
 	var held []state.Record
 	for _, name := range p.next.names() {
@@ -100,6 +102,11 @@ func (p proposal) heldDown(now time.Time) proposal {
 		held = append(held, record)
 	}
 	p.next = p.next.with(held...)
+	for i, e := range p.entries {
+		if record, stands := p.next.records.find(e.Split); stands {
+			p.entries[i].After = side(record)
+		}
+	}
 	return p
 }
 

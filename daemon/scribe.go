@@ -18,6 +18,10 @@ type Store interface {
 	CommitRunning(running state.Running, records []state.Record, entries []state.Entry) ([]state.Entry, error)
 	History(split string, limit int) ([]state.Entry, error)
 	Running() (state.Running, error)
+	// Gone is the error when the store's file is not at its path any more; Made
+	// says that there was none when it was opened.
+	Gone() error
+	Made() bool
 	Close() error
 }
 
@@ -39,6 +43,10 @@ type scribe struct {
 	store Store // the goroutine's alone; nil while it cannot be opened
 	fault atomic.Pointer[fault]
 	last  []func() error // what the goroutine closes at its end
+
+	had  bool                  // the store was open before; the goroutine's alone
+	lost atomic.Pointer[fault] // why the store does not have what is in force, see reunite
+	tell func(lost error)      // of a store that was lost; nil: nobody
 }
 
 // fault is why the newest use of the store failed.
@@ -181,17 +189,49 @@ func (s *scribe) withStore(fn func(Store) error) func() error {
 var errAbandoned = errors.New("given up before it was written")
 
 func (s *scribe) tryStore(fn func(Store) error) (err error) {
+	if err := s.look(); err != nil {
+		return err
+	}
 	if s.store == nil {
 		if s.store, err = s.open(); err != nil {
 			s.store = nil
 			return err
 		}
+		if s.had && s.store.Made() { // a damaged one was moved away
+			s.lose(fmt.Errorf("the store was %w: the next raise writes what is in force into the new one", state.ErrGone))
+		}
+		s.had = true
 	}
 	if err = fn(s.store); errors.Is(err, state.ErrCorrupt) {
 		_ = s.store.Close() // what it says of closing a corrupt file helps nobody
 		s.store = nil
 	}
 	return err
+}
+
+// look is the job that finds out whether the open store is where it was. One
+// that is not is given up: what is written there is lost.
+func (s *scribe) look() error {
+	if s.store == nil {
+		return nil
+	}
+	err := s.store.Gone()
+	if !errors.Is(err, state.ErrGone) {
+		return err
+	}
+	_ = s.store.Close() // nobody finds it any more
+	s.store = nil
+	s.fault.Store(&fault{err})
+	s.lose(err)
+	return err
+}
+
+// lose notes that the store does not have what is in force.
+func (s *scribe) lose(why error) {
+	s.lost.Store(&fault{why})
+	if s.tell != nil {
+		s.tell(why)
+	}
 }
 
 // trouble says why the store does not work, or nil. It never waits.

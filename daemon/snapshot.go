@@ -6,10 +6,12 @@ import (
 
 	"github.com/splitd/splitd/netfilter"
 	"github.com/splitd/splitd/state"
+	"github.com/splitd/splitd/traffic"
 )
 
-// saver writes what `splitd restore` puts in place at the next boot. It is the
-// scribe's alone.
+// saver writes what is in force beside the store: `splitd restore` puts the
+// kernel's part in place at the next boot, and a start without the store begins
+// from it, see outside. It is the scribe's alone.
 type saver struct {
 	file     *state.SnapshotFile
 	settings netfilter.Settings
@@ -23,8 +25,8 @@ func (s *saver) save(v *view, at func() time.Time) error {
 	changed, only := v.since(s.saved)
 	var change state.SnapshotChange
 	if only {
-		inKernel, _ := byMode(changed)
-		change = state.SnapshotChange{SavedAt: at(), Splits: inKernel}
+		inKernel, relayed := byMode(changed)
+		change = state.SnapshotChange{SavedAt: at(), Splits: inKernel, Relayed: relayed}
 		err := s.file.Append(change)
 		if err == nil {
 			s.saved = v
@@ -34,9 +36,12 @@ func (s *saver) save(v *view, at func() time.Time) error {
 		}
 	}
 	s.saved = nil
-	inKernel, _ := byMode(v.splits())
+	inKernel, relayed := byMode(v.splits())
+	if relayed == nil {
+		relayed = []traffic.Split{} // known to be none
+	}
 	err := s.file.Replace(state.Snapshot{
-		SavedAt: at(), Splits: inKernel, ReturnPaths: v.paths,
+		SavedAt: at(), Splits: inKernel, Relayed: relayed, ReturnPaths: v.paths,
 		MarkMask: s.settings.MarkMask, RouteTable: s.settings.RouteTable, RulePriority: s.settings.RulePriority,
 	})
 	if err != nil && only && s.file.Extend(change) == nil {

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -152,7 +153,9 @@ func (d *Daemon) warnings(r reading) []string {
 	if !d.lastReload().OK {
 		warnings = append(warnings, "the newest reload was refused and what ran before runs on: `splitctl apply` says why")
 	}
-	if err := d.scribe.trouble(); err != nil {
+	if err := d.storeTrouble(); errors.Is(err, state.ErrGone) {
+		warnings = append(warnings, "changes are not recorded: "+err.Error())
+	} else if err != nil {
 		warnings = append(warnings, "weights can only be lowered until the store can be written: "+err.Error())
 	}
 	if r.countErr != nil {
@@ -282,7 +285,7 @@ func sumOf(backends []api.Backend, count func(api.Backend) *uint64) *uint64 {
 // Sample is one look at everything for the metrics.
 func (d *Daemon) Sample(ctx context.Context) metrics.Sample {
 	r := d.read(ctx)
-	sample := metrics.Sample{LastReload: d.lastReload(), StartedAt: d.options.Version.StartedAt, StoreOK: d.scribe.trouble() == nil, KernelMended: d.mended.Load() + d.planes.mended(), ChecksLate: d.health.Late()}
+	sample := metrics.Sample{LastReload: d.lastReload(), StartedAt: d.options.Version.StartedAt, StoreOK: d.storeTrouble() == nil, KernelMended: d.mended.Load() + d.planes.mended(), ChecksLate: d.health.Late()}
 	if r.driftErr == nil {
 		sample.KernelDrift = new(len(r.drift))
 	}

@@ -57,7 +57,7 @@ func Serve(ctx context.Context, p Process) error {
 		OpenKernel: func() (Kernel, error) { return openKernel(cfg, log) },
 		Host:       thisHost{netfilter.Settings(cfg.Netfilter), filepath.Dir(includePath(cfg)), &doctor.Recall{}},
 		Relay:      splitter.New(splitter.Options{Log: log, Draw: draw, FlowLog: toFlowLog(flows), LegMark: netfilter.Settings(cfg.Netfilter).LegMark()}),
-		OpenStore:  func() (Store, error) { return openStore(cfg) },
+		OpenStore:  func() (Store, error) { return openStore(cfg.StateDir, log) },
 		UID:        os.Getuid(),
 		Checker:    health.Checks{Rand: func() uint16 { return uint16(rand.Uint32()) }},
 		CheckMark:  netfilter.Settings(cfg.Netfilter).CheckMark(),
@@ -92,12 +92,25 @@ func openKernel(cfg configs.Config, log *slog.Logger) (Kernel, error) {
 	return kernel, nil
 }
 
-func openStore(cfg configs.Config) (Store, error) {
-	store, err := state.Open(filepath.Join(cfg.StateDir, storeFile))
+func openStore(dir string, log *slog.Logger) (Store, error) {
+	store, err := state.Open(filepath.Join(dir, storeFile))
 	if err != nil {
 		return nil, err
 	}
+	goOn(store, dir, log)
 	return store, nil
+}
+
+// goOn has the numbers of a new store's history go on from those that people and
+// their log shippers have seen.
+func goOn(store *state.Store, dir string, log *slog.Logger) {
+	last, err := state.LastSequence(filepath.Join(dir, journalFile))
+	if err == nil {
+		err = store.GoOn(last)
+	}
+	if err != nil {
+		log.Warn("number the history on", "error", err)
+	}
 }
 
 // draw is the relay's fair draw.

@@ -1,10 +1,13 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -168,5 +171,58 @@ func TestAServiceAddressThatTheLocalServerHoldsIsAnErrorWithItsCure(t *testing.T
 	r := l.run("splitd", "run", "--config", l.config)
 	if r.code != 1 || !strings.Contains(r.stderr, "10.1.0.1:25") || !strings.Contains(r.stderr, "in use") {
 		t.Errorf("run: exit %d, %q; want the address named", r.code, r.stderr)
+	}
+}
+
+// The relay is no memory, as the kernel is.
+func TestAnOffOfTheRelayOutlivesItsStore(t *testing.T) {
+	for name, lose := range map[string]func(state string) error{
+		"removed":   func(state string) error { return os.Remove(filepath.Join(state, "state.db")) },
+		"truncated": func(state string) error { return os.Truncate(filepath.Join(state, "state.db"), 5000) },
+		"with what was saved": func(state string) error {
+			return errors.Join(os.Remove(filepath.Join(state, "state.db")), os.Remove(filepath.Join(state, "restore.json")))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t)
+			l.configure(strings.Replace(proxyConfig, "weight: 0%%", "weight: 100%%", 1))
+			l.start()
+			if got := l.who("10.1.0.1:2525"); got != "new" {
+				t.Fatalf("a first start is served by %q, want new, as the file says", got)
+			}
+			l.ok("off", "--all")
+			l.kill()
+			if err := lose(filepath.Join(l.dir, "state")); err != nil {
+				t.Fatal(err)
+			}
+			l.start()
+			if got := l.who("10.1.0.1:2525"); got != "old" || l.status().WeightPPM != 0 {
+				t.Errorf("without the store served by %q at %d ppm, want old at 0", got, l.status().WeightPPM)
+			}
+		})
+	}
+}
+
+func TestAStoreThatIsRemovedUnderTheDaemonIsMissedAndMadeAnew(t *testing.T) {
+	l := newLab(t)
+	l.configure(proxyConfig)
+	l.start()
+	l.ok("set", "mx", "20%")
+	before := l.newest().Sequence
+	if err := os.Remove(filepath.Join(l.dir, "state", "state.db")); err != nil {
+		t.Fatal(err)
+	}
+	if r := l.ok("set", "mx", "10%"); !strings.Contains(r.stderr, "not recorded") {
+		t.Errorf("lowering says %q, want that it is not recorded", r.stderr)
+	}
+	if r := l.ok("status"); !strings.Contains(r.stderr, "removed or replaced by another program") {
+		t.Errorf("status warns %q", r.stderr)
+	}
+	l.ok("set", "mx", "30%")
+	if after := l.newest().Sequence; after <= before {
+		t.Errorf("the newest number is %d, before it was %d", after, before)
+	}
+	if r := l.ok("status"); strings.Contains(r.stderr, "program") {
+		t.Errorf("status warns yet: %q", r.stderr)
 	}
 }

@@ -91,7 +91,7 @@ func TestADamagedStoreIsRefusedAndSaysWhatToDo(t *testing.T) {
 			}
 			message := err.Error()
 			if !strings.HasPrefix(message, fmt.Sprintf("open store %q: unusable: ", path)) ||
-				!strings.HasSuffix(message, ": move it away and start again: kernel splits keep their weights, proxy splits begin with those of their files") {
+				!strings.HasSuffix(message, ": move it away and start again: splits keep what is in force by kernel and restore.json, or start closed where neither knows") {
 				t.Errorf("error = %q", message)
 			}
 			if err := os.Rename(path, path+".bad"); err != nil {

@@ -5,7 +5,7 @@
 //
 //	state.db           Store: the record; one process at a time
 //	history.jsonl      Journal: the same history for people and log shippers
-//	snapshot.json      Snapshot: what `splitd restore` puts into the kernel at boot
+//	snapshot.json      Snapshot: what is in force, for `splitd restore` and for a start without the store
 //	off-forced.json    forced marker: `off --force` happened while the daemon was dead
 //
 // A Store is either readable as a whole or refused as a whole. Open walks every

@@ -16,9 +16,13 @@ var ErrLocked = errors.New("locked by another process")
 // not ours, or written by a newer splitd.
 var ErrCorrupt = errors.New("unusable")
 
+// ErrGone says that the store's file was removed or replaced while it was open.
+var ErrGone = errors.New("removed or replaced by another program")
+
 const (
+	cureGone    = "the next raise writes what is in force into the one that is there, or a new one; its history is lost unless you put it back"
 	cureLocked  = "another splitd runs on this state_dir: stop it, or give this one its own"
-	cureCorrupt = "move it away and start again: kernel splits keep their weights, proxy splits begin with those of their files"
+	cureCorrupt = "move it away and start again: splits keep what is in force by kernel and restore.json, or start closed where neither knows"
 	cureDenied  = "run as the user that owns it, or set state_dir"
 )
 
@@ -32,6 +36,8 @@ func storeError(verb, path string, cause error) error {
 	switch {
 	case errors.Is(cause, ErrLocked):
 		return fmt.Errorf("%s %q: %w: %s", verb, path, cause, cureLocked)
+	case errors.Is(cause, ErrGone):
+		return fmt.Errorf("%s %q: %w: %s", verb, path, cause, cureGone)
 	case errors.Is(cause, ErrCorrupt):
 		return fmt.Errorf("%s %q: %w: %s", verb, path, cause, cureCorrupt)
 	}

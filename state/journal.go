@@ -1,9 +1,12 @@
 package state
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -13,8 +16,8 @@ import (
 )
 
 // Journal is history.jsonl: one line of JSON an entry, only ever appended to,
-// for people and log shippers. It is not read back, and not synced: the Store
-// is the record. It may be moved away at any time (logrotate). Its methods may
+// for people and log shippers. It is not synced, and nothing is read back but the
+// last number: the Store is the record. It may be moved away at any time (logrotate). Its methods may
 // be called from many goroutines.
 type Journal struct {
 	path string
@@ -25,7 +28,7 @@ type Journal struct {
 
 // line has the keys of the control API's history entries.
 type line struct {
-	Sequence    uint64                    `json:"sequence"`
+	Sequence    uint64                    `json:"sequence,omitempty"` // none: the store could not record it
 	Time        time.Time                 `json:"time"`
 	Split       string                    `json:"split"`
 	Generation  traffic.Generation        `json:"generation"`
@@ -118,6 +121,44 @@ func (j *Journal) follow() error {
 		return err
 	}
 	return old.Close()
+}
+
+// tailMost is how much of a journal's end LastSequence looks at.
+const tailMost = 256 << 10
+
+// LastSequence is the highest number among the newest lines of the journal at
+// path; 0 where there is none.
+func LastSequence(path string) (uint64, error) {
+	file, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fileError("read journal", path, err)
+	}
+	defer func() { _ = file.Close() }()
+	info, err := file.Stat()
+	if err != nil {
+		return 0, fileError("read journal", path, err)
+	}
+	tail, err := io.ReadAll(io.NewSectionReader(file, max(0, info.Size()-tailMost), tailMost))
+	if err != nil {
+		return 0, fileError("read journal", path, err)
+	}
+	return highest(tail), nil
+}
+
+// highest is the highest number of the lines that are whole.
+func highest(tail []byte) (sequence uint64) {
+	for row := range bytes.Lines(tail) {
+		var numbered struct {
+			Sequence uint64 `json:"sequence"`
+		}
+		if json.Unmarshal(row, &numbered) == nil {
+			sequence = max(sequence, numbered.Sequence)
+		}
+	}
+	return sequence
 }
 
 // Close gives the journal up.

@@ -119,3 +119,39 @@ func TestJournalFollowsLogrotate(t *testing.T) {
 		t.Errorf("the old file holds %v, want generation 1 alone", lines)
 	}
 }
+
+func TestTheLastNumberOfAJournalIsFound(t *testing.T) {
+	long := strings.Repeat("x", 300<<10)
+	for name, tt := range map[string]struct {
+		text string
+		want uint64
+	}{
+		"none":                    {"", 0},
+		"the last line":           {"{\"sequence\":7}\n{\"sequence\":8}\n", 8},
+		"one that was torn":       {"{\"sequence\":7}\n{\"seque", 7},
+		"one without a number":    {"{\"sequence\":7}\n{\"split\":\"mx\"}\n", 7},
+		"no number of ours":       {"{\"sequence\":-1}\n[3]\nnull\n\"x\"\n", 0},
+		"behind what is too long": {"{\"sequence\":3}\n" + long + "\n{\"sequence\":9}\n", 9},
+	} {
+		path := filepath.Join(t.TempDir(), "history.jsonl")
+		write(t, path, []byte(tt.text))
+		if got, err := state.LastSequence(path); got != tt.want || err != nil {
+			t.Errorf("%s: LastSequence = %d, %v, want %d", name, got, err, tt.want)
+		}
+	}
+	if got, err := state.LastSequence(filepath.Join(t.TempDir(), "none")); got != 0 || err != nil {
+		t.Errorf("without a journal LastSequence = %d, %v", got, err)
+	}
+}
+
+// What somebody wrote into the journal must not keep a daemon from starting.
+func FuzzLastSequence(f *testing.F) {
+	f.Add([]byte("{\"sequence\":7}\n{\"seque"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		path := filepath.Join(t.TempDir(), "history.jsonl")
+		write(t, path, text)
+		if _, err := state.LastSequence(path); err != nil {
+			t.Errorf("LastSequence = %v", err)
+		}
+	})
+}

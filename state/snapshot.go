@@ -16,10 +16,12 @@ import (
 const snapshotFormat = 1
 
 // Snapshot is what `splitd restore` needs to put the last state into the kernel
-// at boot, without configuration, daemon and database.
+// at boot, without configuration, daemon and database; and what a start without
+// the database knows of the relay's splits, which nobody else has.
 type Snapshot struct {
 	SavedAt     time.Time            `json:"saved_at"`
-	Splits      []traffic.Split      `json:"splits"` // with the weights in force and their generations
+	Splits      []traffic.Split      `json:"splits"`  // the kernel's, with the weights in force and their generations
+	Relayed     []traffic.Split      `json:"relayed"` // the relay's, likewise; nil: nothing is said of them
 	ReturnPaths []traffic.ReturnPath `json:"return_paths"`
 	// The netfilter settings that they were applied with.
 	MarkMask     uint32 `json:"mark_mask"`
@@ -36,6 +38,7 @@ type snapshotFile struct {
 type SnapshotChange struct {
 	SavedAt time.Time       `json:"saved_at"`
 	Splits  []traffic.Split `json:"splits"` // in the place of those of the same names
+	Relayed []traffic.Split `json:"relayed,omitempty"`
 }
 
 // SnapshotFile writes the snapshot at a path: whole in the place of the one
@@ -173,10 +176,7 @@ func parseSnapshot(text []byte) (Snapshot, error) {
 	if err != nil || len(changes) == 0 {
 		return s, err
 	}
-	at := make(map[string]int, len(s.Splits))
-	for i, split := range s.Splits {
-		at[split.Name] = i
-	}
+	inKernel, relayed := places(s.Splits), places(s.Relayed)
 	for n, line := range changes {
 		var raw json.RawMessage
 		if err := unseal(line, &raw); err != nil {
@@ -190,15 +190,32 @@ func parseSnapshot(text []byte) (Snapshot, error) {
 			return Snapshot{}, corrupt("change %d behind it: %w", n+1, err)
 		}
 		s.SavedAt = c.SavedAt
-		for _, split := range c.Splits {
-			i, known := at[split.Name]
-			if !known {
-				return Snapshot{}, corrupt("change %d behind it is of %q, which is not in it", n+1, split.Name)
-			}
-			s.Splits[i] = split
+		if err := errors.Join(put(s.Splits, inKernel, c.Splits), put(s.Relayed, relayed, c.Relayed)); err != nil {
+			return Snapshot{}, corrupt("change %d behind it is %w", n+1, err)
 		}
 	}
 	return s, nil
+}
+
+// places are where the splits stand, by name.
+func places(splits []traffic.Split) map[string]int {
+	at := make(map[string]int, len(splits))
+	for i, split := range splits {
+		at[split.Name] = i
+	}
+	return at
+}
+
+// put replaces those of the splits that have changed.
+func put(splits []traffic.Split, at map[string]int, changed []traffic.Split) error {
+	for _, split := range changed {
+		i, known := at[split.Name]
+		if !known {
+			return fmt.Errorf("of %q, which is not in it", split.Name)
+		}
+		splits[i] = split
+	}
+	return nil
 }
 
 // cutSnapshot tells the snapshot, which may be indented, from the lines behind it.

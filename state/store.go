@@ -43,6 +43,7 @@ type Store struct {
 	path string
 	file *os.File // the lock lives on it; bbolt uses the same
 	db   *bbolt.DB
+	made bool
 
 	// mu stands before bbolt's own locks, which a panic may leave locked.
 	mu     sync.RWMutex
@@ -65,7 +66,9 @@ func open(path string) (*Store, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
 		return nil, err
 	}
-	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+	_, missing := os.Stat(path)
+	made := errors.Is(missing, os.ErrNotExist)
+	if made {
 		if err := create(path); err != nil {
 			return nil, err
 		}
@@ -74,7 +77,7 @@ func open(path string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{path: path, file: file}
+	s := &Store{path: path, file: file, made: made}
 	if err := s.load(); err != nil {
 		s.abandon()
 		return nil, err
@@ -120,6 +123,42 @@ func checkSchema(tx *bbolt.Tx) error {
 		return corrupt("a newer splitd wrote it, schema %d, and this one knows %d (run the newer one, or do without its record)", found, schema)
 	}
 	return nil
+}
+
+// Made says that Open found none and made this one.
+func (s *Store) Made() bool { return s.made }
+
+// Gone returns ErrGone when the path does not lead to this store any more: what
+// is recorded here nobody would find.
+func (s *Store) Gone() error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.broken.Load() != nil {
+		return nil // the next use says it
+	}
+	ours, err := s.file.Stat()
+	if err != nil {
+		return storeError("look for store", s.path, err)
+	}
+	there, err := os.Stat(s.path)
+	if errors.Is(err, os.ErrNotExist) || err == nil && !os.SameFile(ours, there) {
+		return storeError("look for store", s.path, ErrGone)
+	}
+	return nil // what cannot be looked at may be there
+}
+
+// GoOn has the sequence of the history go on after a number, unless it is there
+// already: a new store's goes on where the one before has ended.
+func (s *Store) GoOn(after uint64) error {
+	var now uint64
+	err := s.view("read history of store", func(tx *bbolt.Tx) error {
+		now = tx.Bucket(bucketOrder).Sequence()
+		return nil
+	})
+	if err != nil || now >= after {
+		return err
+	}
+	return s.update("record state in store", func(tx *bbolt.Tx) error { return tx.Bucket(bucketOrder).SetSequence(after) })
 }
 
 // Close gives the store up. It never waits on a store that is broken.

@@ -284,3 +284,43 @@ func childCommand(t testing.TB, dir string) *exec.Cmd {
 	cmd.Stderr = os.Stderr
 	return cmd
 }
+
+func TestAStoreKnowsThatItsFileIsNotThereAnyMore(t *testing.T) {
+	for name, take := range map[string]func(path string) error{
+		"removed":  os.Remove,
+		"moved":    func(path string) error { return os.Rename(path, path+".away") },
+		"replaced": func(path string) error { return errors.Join(os.Remove(path), os.WriteFile(path, nil, 0o600)) },
+	} {
+		path := filepath.Join(t.TempDir(), "state.db")
+		s := openStore(t, path)
+		if err := s.Gone(); err != nil || !s.Made() {
+			t.Errorf("%s: before that Gone = %v, Made = %v", name, err, s.Made())
+		}
+		if err := take(path); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Gone(); !errors.Is(err, state.ErrGone) {
+			t.Errorf("%s: Gone = %v, want ErrGone", name, err)
+		}
+	}
+	path := filepath.Join(t.TempDir(), "state.db")
+	if err := openStore(t, path).Close(); err != nil {
+		t.Fatal(err)
+	}
+	if openStore(t, path).Made() {
+		t.Error("a store that was there is called new")
+	}
+}
+
+func TestTheNumbersOfAStoreGoOnFromOthersAndNeverBack(t *testing.T) {
+	s := openStore(t, filepath.Join(t.TempDir(), "state.db"))
+	for _, step := range []struct{ after, want uint64 }{{0, 1}, {41, 42}, {7, 43}} {
+		if err := s.GoOn(step.after); err != nil {
+			t.Fatal(err)
+		}
+		entries, err := s.Commit(nil, []state.Entry{set("mx", 1)})
+		if err != nil || entries[0].Sequence != step.want {
+			t.Errorf("after GoOn(%d) the next is %+v, %v, want %d", step.after, entries, err, step.want)
+		}
+	}
+}

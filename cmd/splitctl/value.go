@@ -56,10 +56,15 @@ func serviceText(s api.Service) string {
 	return strings.Join(s.Addresses, ",") + " " + strings.Join(s.Ports, ",")
 }
 
+// daemonItself is the actor of what nobody ordered.
+const daemonItself = "splitd"
+
 // originText says which layer decided, in the width of a column.
 func (a *app) originText(o api.Origin) string {
 	text := o.Layer
-	if o.Actor != "" {
+	if o.Actor == daemonItself && o.Reason != "" {
+		text = daemonItself + ": " + printable(o.Reason) // nobody ordered it: why is what matters
+	} else if o.Actor != "" {
 		text += " (" + o.Actor + ")"
 	}
 	if o.Until != nil {
