@@ -3,7 +3,7 @@ package splitter
 // pump does what the flow can do now: to its end, to the point where it has to
 // wait for news, or until others want to be served as well.
 func (w *worker) pump(f *flow) {
-	for acts := 0; ; acts++ {
+	for acts, bytes := 0, 0; ; acts++ {
 		from, a := f.stream.next()
 		switch a { //nolint:exhaustive // the rest are done below
 		case actNone:
@@ -16,12 +16,15 @@ func (w *worker) pump(f *flow) {
 			w.abort(f, endReset)
 			return
 		case actRecv, actDraw:
-			if acts >= actsAtOnce {
+			if acts >= actsAtOnce || bytes >= bytesAtOnce {
 				w.later(f)
 				return
 			}
 		}
 		o := w.perform(f, from, a) // which may end a tee, and so change the stream
+		if a == actRecv || a == actDraw {
+			bytes += o.n
+		}
 		f.stream = f.stream.after(from, a, o)
 	}
 }

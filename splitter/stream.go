@@ -56,6 +56,9 @@ const (
 	// (src/stconn.c, CF_STREAMER), which it has for reads of 16 KiB.
 	streaming = 2
 	calm      = 3
+	// scarce is how many full reads in a row make a way splice that found no pipe
+	// before: pipes come back, but not at once.
+	scarce = 64
 	// smallSplice is what is cheaper copied.
 	smallSplice = 16 << 10
 )
@@ -71,7 +74,8 @@ type way struct {
 	shut     bool  // and passed on
 	void     bool  // the sink is reset: nothing is taken any more
 	splice   bool  // bytes go through a pipe
-	copyOnly bool  // no pipe: never, or not now
+	copyOnly bool  // never
+	lacking  bool  // there was no pipe for it when it wanted one
 	streak   uint8 // full reads or small splices in a row
 }
 
@@ -107,11 +111,12 @@ func (w way) took(o outcome) way {
 	switch o.kind {
 	case moved:
 		w.held = int32(o.n)
+		w.lacking = w.lacking && !w.splice
 		return w.judge(o)
 	case again:
 		w.readable = false
 	case unable:
-		w.splice, w.copyOnly, w.streak = false, true, 0
+		w.splice, w.lacking, w.streak = false, true, 0
 	case ended, failed:
 		w.readable, w.ended = false, true
 	}
@@ -126,7 +131,7 @@ func (w way) judge(o outcome) way {
 		counts = o.n < smallSplice
 	}
 	if counts {
-		w.streak = min(w.streak+1, streaming+calm)
+		w.streak = min(w.streak+1, scarce)
 	} else {
 		w.streak = 0
 	}
@@ -155,8 +160,12 @@ func (w way) gave(o outcome) way {
 
 // turn changes between copy and splice, while nothing is held.
 func (w way) turn() way {
+	enough := uint8(streaming)
+	if w.lacking {
+		enough = scarce
+	}
 	switch {
-	case w.splice && w.streak >= calm, !w.splice && !w.copyOnly && w.streak >= streaming:
+	case w.splice && w.streak >= calm, !w.splice && !w.copyOnly && w.streak >= enough:
 		w.splice, w.streak = !w.splice, 0
 	}
 	return w
@@ -174,6 +183,7 @@ func (w way) turn() way {
 type stream struct {
 	ways [2]way  // by source
 	lost [2]bool // the side is reset
+	turn side    // whose way is asked first: not the one that took bytes last
 }
 
 // opened is the stream of two sides that are both connected.
@@ -210,7 +220,9 @@ func (s stream) hear(from side, n news) stream {
 }
 
 // next is what is to be done. Bytes on their way come first: there is one
-// buffer for all flows, which the next actRecv fills anew.
+// buffer for all flows, which the next actRecv fills anew. Otherwise the ways
+// take turns, so that a side which sends without end keeps the other waiting for
+// one read.
 func (s stream) next() (side, act) {
 	for from := range s.ways {
 		if s.lost[from] && s.ways[from].spent() {
@@ -224,13 +236,13 @@ func (s stream) next() (side, act) {
 			}
 		}
 	}
-	for from := range s.ways {
+	for _, from := range [...]side{s.turn, s.turn.other()} {
 		a := s.ways[from].next()
-		if a == actShut && s.ways[1-from].shut {
+		if a == actShut && s.ways[from.other()].shut {
 			return client, actFinish
 		}
 		if a != actNone {
-			return side(from), a
+			return from, a
 		}
 	}
 	return client, actNone
@@ -246,6 +258,7 @@ func (s stream) after(from side, a act, o outcome) stream {
 	switch a {
 	case actRecv, actDraw:
 		*w = w.took(o)
+		s.turn = from.other()
 		s.lost[from] = s.lost[from] || o.kind == failed
 	case actSend, actPour:
 		*w = w.gave(o)

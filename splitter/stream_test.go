@@ -377,3 +377,52 @@ func TestStreamReadsOnAfterFewBytesWhenAnEndIsAnnounced(t *testing.T) {
 		}
 	}
 }
+
+func TestAStreamThatFoundNoPipeSplicesLaterIfItStillStreams(t *testing.T) {
+	s := opened(false).hear(client, news{readable: true})
+	act, reads := actNone, 0
+	full := func() {
+		s = s.hear(client, news{readable: true})
+		_, act = s.next()
+		s = s.after(client, act, outcome{n: bufferSize, full: true})
+		_, give := s.next()
+		s = s.after(client, give, outcome{n: bufferSize})
+	}
+	for range streaming {
+		full()
+	}
+	if _, act = s.next(); act != actDraw {
+		s = s.hear(client, news{readable: true})
+		_, act = s.next()
+	}
+	s = s.after(client, act, outcome{kind: unable})
+	for act = actRecv; act == actRecv && reads <= 2*scarce; reads++ {
+		full()
+	}
+	if act != actDraw || reads-1 != scarce {
+		t.Errorf("after %d reads it does act %d, want act %d after %d", reads-1, act, actDraw, scarce)
+	}
+	if s.ways[client].lacking {
+		t.Error("it has a pipe now, and lacks one all the same")
+	}
+}
+
+func TestASideThatSendsWithoutEndKeepsTheOtherWaitingForOneRead(t *testing.T) {
+	for _, greedy := range []side{client, backend} {
+		for _, copyOnly := range []bool{false, true} {
+			s := opened(copyOnly).hear(greedy, news{readable: true}).hear(greedy.other(), news{readable: true})
+			taken := [2]int{}
+			for range 40 {
+				from, a := s.next()
+				o := outcome{n: bufferSize, full: true}
+				if a == actRecv || a == actDraw {
+					taken[from]++
+				}
+				s = s.after(from, a, o)
+			}
+			if taken[client] != taken[backend] {
+				t.Errorf("copy only %v: of %v reads the two sides had not half each", copyOnly, taken)
+			}
+		}
+	}
+}

@@ -15,10 +15,11 @@ const (
 	// bufferSize is what is read at once.
 	bufferSize = 64 << 10
 	// eventsAtOnce and acceptsAtOnce bound how long others wait in one round,
-	// actsAtOnce how long they wait for one flow.
+	// actsAtOnce and bytesAtOnce how long they wait for one flow.
 	eventsAtOnce  = 256
 	acceptsAtOnce = 64
 	actsAtOnce    = 32
+	bytesAtOnce   = 1 << 20
 )
 
 // worker relays a share of the flows, alone: it has a thread, listeners,
