@@ -238,6 +238,87 @@ func TestLastWordsOfAServerThatResetsAnUploadArrive(t *testing.T) {
 	}
 }
 
+// The server's kernel has nothing left when it resets: all of it is acknowledged,
+// and lies in the relay, most of it in the socket of a client that does not read.
+func TestWhatAServerSentBeforeItsResetArrivesAtAClientThatReadsLate(t *testing.T) {
+	for family, ip := range families() {
+		t.Run(family, func(t *testing.T) {
+			r, connect := startPairs(t, ip, nil)
+			p := connect(t)
+			if err := p.client.SetReadBuffer(4 << 10); err != nil {
+				t.Fatal(err)
+			}
+			words := randomBytes(2, 192<<10)
+			if _, err := p.server.Write(words); err != nil {
+				t.Fatal(err)
+			}
+			nettest.Eventually(t, "the relay has taken all that the server sent", func() bool { return outstanding(t, p.server) == 0 })
+			abortConn(p.server)
+			nettest.Eventually(t, "the relay knows of the reset", func() bool {
+				known := r.openFlows() == 0
+				r.inspect(func(w *worker) {
+					w.flows.each(func(f *flow) { known = known || f.stream.lost[backend] })
+				})
+				return known
+			})
+			got, err := io.ReadAll(p.client)
+			if !bytes.Equal(got, words) || !isReset(err) {
+				t.Fatalf("the client read %d of %d bytes and then %v, want all and a reset", len(got), len(words), err)
+			}
+			nettest.Eventually(t, "nothing is left of the flow", func() bool { return r.openFlows() == 0 })
+		})
+	}
+}
+
+// A client that reads nothing does not keep a flow whose server is gone.
+func TestAClientThatDoesNotReadLastWordsLosesThem(t *testing.T) {
+	synthetic := &slowWords{}
+	f := &flow{stage: relaying, sockets: [2]int32{client: 3, backend: 4}, choice: &choice{}}
+	f.stream = opened(true).lose(backend)
+	f.stream.ways[backend].ended = true
+	w := &worker{edge: synthetic, wheel: newWheel(0)}
+	if !w.speaking(f) || f.times.cut != ticks(lastWords) || f.times.words != ticks(wordsGrain) {
+		t.Fatalf("with bytes unsent: times %+v, want a look after %v and an end after %v", f.times, wordsGrain, lastWords)
+	}
+	synthetic.none = true
+	if w.speaking(f) {
+		t.Error("with all of it sent the flow is kept")
+	}
+}
+
+// slowWords is an edge whose clients take nothing.
+type slowWords struct {
+	system
+
+	none bool
+}
+
+func (s *slowWords) unsent(int) int {
+	if s.none {
+		return 0
+	}
+	return 1
+}
+
+// outstanding is what the peer has not acknowledged.
+func outstanding(t testing.TB, c *net.TCPConn) int {
+	t.Helper()
+	n := 0
+	raw, err := c.SyscallConn()
+	if err == nil {
+		err = errors.Join(raw.Control(func(fd uintptr) {
+			var asked error
+			if n, asked = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ); asked != nil {
+				t.Error(asked)
+			}
+		}))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
 func TestBytesAreCountedWhileTheyFlow(t *testing.T) {
 	r, connect := startPairs(t, families()["IPv4"], nil)
 	p := connect(t)

@@ -41,6 +41,9 @@ type edge interface {
 	// quiet says how long no byte has come or gone, retransmissions included;
 	// false when the kernel does not say.
 	quiet(socket int) (time.Duration, bool)
+	// unsent says how many bytes the kernel has that its peer's window has no room
+	// for yet.
+	unsent(socket int) int
 	// heard says how long no byte has come.
 	heard(socket int) (time.Duration, bool)
 

@@ -102,6 +102,10 @@ func (w *worker) expired(f *flow) {
 	case f.udp():
 		w.expiredTalk(f)
 		return
+	case due(f.times.words, w.now):
+		f.times.words = 0
+		w.pump(f)
+		return
 	case due(f.times.connect, w.now):
 		f.times.connect = 0
 		w.refused(f, unix.ETIMEDOUT)

@@ -69,12 +69,13 @@ type times struct {
 	idle    int64 // nothing may have moved for too long
 	first   int64 // the backend ought to have sent something
 	cut     int64 // the relay stops, or a side is reset
+	words   int64 // last words may have gone out
 }
 
 // next is the earliest of the times, 0 for never.
 func (t times) next() int64 {
 	next := int64(0)
-	for _, at := range [...]int64{t.connect, t.lasting, t.idle, t.first, t.cut} {
+	for _, at := range [...]int64{t.connect, t.lasting, t.idle, t.first, t.cut, t.words} {
 		if at != 0 && (next == 0 || at < next) {
 			next = at
 		}
@@ -101,6 +102,8 @@ const (
 	// lastWords is how long the other side may take to read what a side sent
 	// before its reset.
 	lastWords = 10 * time.Second
+	// wordsGrain is the time between two looks at whether it has.
+	wordsGrain = 10 * time.Millisecond
 	// idleGrain is the least time between two looks at a flow's idleness; the
 	// kernel tells it in its ticks, which are 10 ms at most.
 	idleGrain = 10 * time.Millisecond

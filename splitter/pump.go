@@ -13,7 +13,9 @@ func (w *worker) pump(f *flow) {
 			w.finish(f)
 			return
 		case actAbort:
-			w.abort(f, endReset)
+			if !w.speaking(f) {
+				w.abort(f, endReset)
+			}
 			return
 		case actRecv, actDraw:
 			if acts >= actsAtOnce || bytes >= bytesAtOnce {
@@ -139,6 +141,23 @@ func (w *worker) settle(f *flow) {
 		f.times.cut = w.now + ticks(lastWords)
 		w.appoint(f)
 	}
+}
+
+// speaking says that a side is yet to get what the other sent before its reset:
+// the relay's own RST would throw away what the kernel has not sent (SO_LINGER in
+// socket(7)). It is asked again soon, and lastWords bound it.
+func (w *worker) speaking(f *flow) bool {
+	for gone := range f.stream.lost {
+		to := side(gone).other()
+		if !f.stream.lost[gone] || f.stream.lost[to] || w.edge.unsent(int(f.sockets[to])) == 0 {
+			continue
+		}
+		w.settle(f) // which sets the bound
+		f.times.words = w.now + ticks(wordsGrain)
+		w.appoint(f)
+		return true
+	}
+	return false
 }
 
 // later lets others be served before the flow goes on.

@@ -238,6 +238,14 @@ func (system) heard(socket int) (time.Duration, bool) {
 	return time.Duration(info.Last_data_recv) * time.Millisecond, true
 }
 
+func (system) unsent(socket int) int {
+	n, err := unix.IoctlGetInt(socket, unix.SIOCOUTQNSD)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
 // localAddress is the socket's own, the zero one where the kernel does not say.
 func localAddress(socket int) netip.AddrPort {
 	at, err := unix.Getsockname(socket)

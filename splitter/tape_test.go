@@ -259,6 +259,11 @@ func (c *callEdge) quiet(socket int) (time.Duration, bool) {
 	return c.edge.quiet(socket)
 }
 
+func (c *callEdge) unsent(socket int) int {
+	c.note("unsent")
+	return c.edge.unsent(socket)
+}
+
 func (c *callEdge) heard(socket int) (time.Duration, bool) {
 	c.note("heard")
 	return c.edge.heard(socket)
