@@ -24,6 +24,7 @@ type breaker struct {
 	failures int   // in a row
 	retry    int64 // not to be tried before; 0: it takes flows
 	pause    time.Duration
+	trial    bool // it can be connected, and one flow at a time is to find out whether it serves
 }
 
 // open says that flows are kept away, as a circuit does that is open.
@@ -32,9 +33,10 @@ func (b breaker) open() bool { return b.retry != 0 }
 // failed is b after a flow could not be connected.
 func (b breaker) failed(now int64) breaker {
 	b.failures++
-	if b.open() || b.failures < circuitFailures {
+	if b.open() && !b.trial || b.failures < circuitFailures {
 		return b // those that had begun before it opened do not count again
 	}
+	b.trial = false
 	b.pause = longer(b.pause)
 	b.retry = now + ticks(b.pause)
 	return b
@@ -45,14 +47,22 @@ func longer(pause time.Duration) time.Duration {
 	return min(max(2*pause, circuitPause), circuitPauseMost)
 }
 
-// probe is b after a probe has begun, if it is time for one: flows of clients
-// are none, so that nobody waits to find out.
-func (b breaker) probe(now int64) (breaker, bool) {
-	if !b.open() || now < b.retry {
-		return b, false
+// asked is b after a flow has asked whether it may go there, and the answer. A
+// client's flow may while it takes flows, and as a trial: then no other before its
+// outcome is known, or patience is over. Where it may not it may be time for a
+// probe, of which no client waits for the outcome.
+func (b breaker) asked(now, patience int64) (_ breaker, away, probe bool) {
+	switch {
+	case !b.open():
+		return b, false, false
+	case now < b.retry:
+		return b, true, false
+	case b.trial:
+		b.retry = now + patience
+		return b, false, false
 	}
 	b.retry = now + ticks(circuitPauseMost) // unless its outcome is known before
-	return b, true
+	return b, true, true
 }
 
 // probeFailed is b after a probe could not be connected.
@@ -66,6 +76,13 @@ func (b breaker) probeFailed(now int64) breaker {
 // first that fails opens it again, for longer.
 func (b breaker) probeServed() breaker {
 	b.failures, b.retry = circuitFailures-1, 0
+	return b
+}
+
+// probeConnected is probeServed where being connected is not enough: flows of
+// clients are on trial.
+func (b breaker) probeConnected(now int64) breaker {
+	b.trial, b.retry = true, max(now, 1)
 	return b
 }
 
@@ -90,11 +107,12 @@ func (c *circuit) change(next func(breaker) breaker) (opened, closed bool) {
 	return !before.open() && c.breaker.open(), before.open() && !c.breaker.open()
 }
 
-// served says that a flow has been.
-func (c *circuit) served() {
+// served says that a flow has been; it returns whether that closed the circuit.
+func (c *circuit) served() (closed bool) {
 	if c != nil && c.failing.Load() {
-		c.change(func(breaker) breaker { return breaker{} })
+		_, closed = c.change(func(breaker) breaker { return breaker{} })
 	}
+	return closed
 }
 
 // failed says that a flow could not be connected.
@@ -107,14 +125,13 @@ func (c *circuit) failed(now int64) (opened bool) {
 }
 
 // keepsAway says whether flows go to the primary instead, and whether the
-// caller is to probe.
-func (c *circuit) keepsAway(now int64) (away, probe bool) {
+// caller is to probe. A flow on trial may take as many ticks as patience.
+func (c *circuit) keepsAway(now, patience int64) (away, probe bool) {
 	if c == nil || !c.open.Load() {
 		return false, false
 	}
 	c.change(func(b breaker) breaker {
-		away = b.open()
-		b, probe = b.probe(now)
+		b, away, probe = b.asked(now, patience)
 		return b
 	})
 	return away, probe

@@ -1,9 +1,11 @@
 package splitter
 
 import (
+	"io"
 	"net"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -14,6 +16,7 @@ import (
 )
 
 func TestBreakerOpensAfterFailuresInARowAndIsTriedLessAndLessOften(t *testing.T) {
+	const patience = 700
 	var b breaker
 	now := int64(1000)
 	for range circuitFailures - 1 {
@@ -31,13 +34,13 @@ func TestBreakerOpensAfterFailuresInARowAndIsTriedLessAndLessOften(t *testing.T)
 	var waits []int64
 	for range 8 {
 		waits = append(waits, b.retry-now)
-		if _, ok := b.probe(b.retry - 1); ok {
-			t.Error("probed too early")
+		if _, away, ok := b.asked(b.retry-1, patience); ok || !away {
+			t.Error("probed too early, or not kept away")
 		}
 		now = b.retry
-		probed, ok := b.probe(now)
-		if _, again := probed.probe(now); !ok || again {
-			t.Errorf("at its time: probed %v, and a second time %v", ok, again)
+		probed, away, ok := b.asked(now, patience)
+		if _, _, again := probed.asked(now, patience); !ok || !away || again {
+			t.Errorf("at its time: kept away %v, probed %v, and a second time %v", away, ok, again)
 		}
 		b = probed.probeFailed(now)
 	}
@@ -50,6 +53,97 @@ func TestBreakerOpensAfterFailuresInARowAndIsTriedLessAndLessOften(t *testing.T)
 	if diff := cmp.Diff([]int64{1000, 2000, 4000, 8000, 16000, 30000, 30000, 30000}, waits); diff != "" {
 		t.Errorf("ticks between probes (-want +got):\n%s", diff)
 	}
+}
+
+func TestOneFlowAtATimeIsOnTrialAtACandidateThatCanBeConnected(t *testing.T) {
+	const patience = 700
+	var b breaker
+	now := int64(1000)
+	for range circuitFailures {
+		b = b.failed(now)
+	}
+	for round := range 3 {
+		now = b.retry
+		b, _, _ = b.asked(now, patience)
+		b = b.probeConnected(now)
+		served := 0
+		for range 100 {
+			var away, probe bool
+			if b, away, probe = b.asked(now, patience); !away {
+				served++
+			}
+			if probe || !b.open() {
+				t.Fatalf("round %d: probed %v, open %v, want a trial behind an open circuit", round, probe, b.open())
+			}
+		}
+		if served != 1 {
+			t.Errorf("round %d: %d of 100 flows were let through, want 1", round, served)
+		}
+		pause := b.pause
+		if b = b.failed(now + 10); b.trial || b.pause != longer(pause) || b.retry != now+10+ticks(b.pause) {
+			t.Errorf("round %d: after the trial has failed: %+v, want a longer pause than %v from then on", round, b, pause)
+		}
+	}
+	now = b.retry
+	b = b.probeConnected(now)
+	b, _, _ = b.asked(now, patience)
+	if _, away, _ := b.asked(now+patience-1, patience); !away {
+		t.Error("a second flow is let through before the first has had its time")
+	}
+	if _, away, _ := b.asked(now+patience, patience); away {
+		t.Error("no flow is let through after one that said nothing")
+	}
+}
+
+// It is connected by every probe, and would take its share each time.
+func TestACandidateThatAcceptsAndHangsLosesOneFlowForEachTrial(t *testing.T) {
+	ip := families()["IPv4"]
+	service := netip.AddrPortFrom(ip, freePort())
+	var hung, serves atomic.Int64
+	trial := startServer(t, ip, func(c *net.TCPConn) {
+		defer func() { _ = c.Close() }()
+		n, _ := c.Read(make([]byte, 64))
+		switch {
+		case n == 0: // a probe
+		case serves.Load() > 0:
+			greeter('n')(c)
+		default:
+			hung.Add(1)
+			_, _ = io.Copy(io.Discard, c)
+		}
+	})
+	old := startServer(t, ip, func(c *net.TCPConn) {
+		_, _ = c.Read(make([]byte, 64))
+		greeter('o')(c)
+	})
+	split := newSplit("mx", service, old, map[string]candidate{"new": {trial, traffic.Whole}})
+	split.Proxy.FirstByteTimeout = 300 * time.Millisecond
+	r := startRelay(t, Options{Workers: 2}, split)
+	ask := func() byte {
+		c := dial(t, service)
+		defer func() { _ = c.Close() }()
+		answer := make([]byte, 1)
+		if _, err := c.Write([]byte("hello?")); err != nil {
+			return 0
+		}
+		_, _ = c.Read(answer)
+		return answer[0]
+	}
+	for hung.Load() < circuitFailures {
+		ask()
+	}
+	nettest.Eventually(t, "the circuit is open", func() bool { return ask() == 'o' })
+	asked := 0
+	for hung.Load() < circuitFailures+2 { // two trials
+		ask()
+		asked++
+	}
+	if lost := int(hung.Load()) - circuitFailures; asked < 20*lost {
+		t.Errorf("%d of %d clients were lost to trials", lost, asked)
+	}
+	serves.Store(1)
+	nettest.Eventually(t, "the candidate has its share", func() bool { return ask() == 'n' && ask() == 'n' && ask() == 'n' })
+	nettest.Eventually(t, "the log says so", func() bool { return strings.Contains(r.logs.String(), "serves again") })
 }
 
 // Clients that come behind a candidate whose SYNs are dropped pay nothing once

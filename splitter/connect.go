@@ -173,7 +173,7 @@ func (w *worker) connected(f *flow, n news) {
 	if timeout := f.choice.proxy.FirstByteTimeout; timeout > 0 {
 		f.times.first = w.now + ticks(timeout)
 	} else {
-		f.target.circuit.served()
+		w.served(f)
 	}
 	w.appoint(f)
 	w.tellBegin(f)

@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -31,7 +32,7 @@ func (w *worker) choose(c *choice, client netip.Addr) (first, primary *target, w
 func (w *worker) open(c *choice, p *party, at int) *target {
 	for i := range p.targets {
 		t := &p.targets[(at+i)%len(p.targets)]
-		away, probe := t.circuit.keepsAway(w.now)
+		away, probe := t.circuit.keepsAway(w.now, ticks(trialPatience(c.proxy)))
 		if probe {
 			w.probe(c, t)
 		}
@@ -112,14 +113,36 @@ func (w *worker) expiredProbe(f *flow) {
 	w.probed(f, unix.ETIMEDOUT)
 }
 
-// found tells the circuit of the probe's target that it can be connected.
+// found tells the circuit of the probe's target that it can be connected. Where a
+// backend is given a time for its first byte, that alone does not make it serve.
 func (w *worker) found(f *flow) {
-	if _, closed := f.target.circuit.change(breaker.probeServed); !closed {
+	if f.choice.proxy.FirstByteTimeout > 0 {
+		f.target.circuit.change(func(b breaker) breaker { return b.probeConnected(w.now) })
 		return
 	}
+	if _, closed := f.target.circuit.change(breaker.probeServed); closed {
+		w.tellBack(f)
+	}
+}
+
+// trialPatience is how long a flow on trial may take: to be connected, to its
+// first byte.
+func trialPatience(p traffic.Proxy) time.Duration {
+	return p.ConnectTimeout + p.FirstByteTimeout + time.Second
+}
+
+// served tells the circuit of the flow's target that it serves.
+func (w *worker) served(f *flow) {
+	if f.target.circuit.served() {
+		w.tellBack(f)
+	}
+}
+
+// tellBack logs that a circuit is closed.
+func (w *worker) tellBack(f *flow) {
 	split, name, address := f.choice.split, f.target.name, f.target.address
 	w.relay.say(func(log *slog.Logger) {
-		log.Info("candidate can be connected again and takes its share", "split", split, "backend", name, "address", address)
+		log.Info("candidate serves again and takes its share", "split", split, "backend", name, "address", address)
 	})
 }
 

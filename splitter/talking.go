@@ -205,7 +205,7 @@ func (w *worker) answered(f *flow) {
 	f.talk.newest, f.talk.last = w.now, backend
 	if !f.heard {
 		f.heard = true
-		f.target.circuit.served()
+		w.served(f)
 	}
 	if f.stage == connecting {
 		w.settled(f)
