@@ -15,6 +15,7 @@ type Config struct {
 	StateDir  string
 	Netfilter Netfilter
 	FlowLog   FlowLog
+	Relay     Relay
 	Definition
 }
 
@@ -49,6 +50,11 @@ type Netfilter struct {
 type FlowLog struct {
 	To     string         // "" turns it off; "journal", or an absolute path
 	Sample traffic.Weight // of all flows
+}
+
+// Relay is what mode proxy runs on.
+type Relay struct {
+	Workers int // threads that relay; 0 is one for each processor
 }
 
 // Options say where a configuration comes from.

@@ -101,6 +101,7 @@ func (k ranked) config(d Definition) Config {
 	table, _ := parseRouteTable(k.scalars.GetString(keyTable))
 	priority, _ := parsePriority(k.scalars.GetString(keyPriority))
 	sample, _ := traffic.ParseWeight(k.scalars.GetString(keyFlowsSample))
+	workers, _ := parseWorkers(k.scalars.GetString(keyWorkers))
 	return Config{
 		Control: Control{
 			Socket:        k.scalars.GetString(keySocket),
@@ -112,6 +113,7 @@ func (k ranked) config(d Definition) Config {
 		StateDir:   k.scalars.GetString(keyState),
 		Netfilter:  Netfilter{MarkMask: mask, RouteTable: table, RulePriority: priority, Owner: k.scalars.GetString(keyOwner)},
 		FlowLog:    FlowLog{To: k.scalars.GetString(keyFlowsTo), Sample: sample},
+		Relay:      Relay{Workers: workers},
 		Definition: d,
 	}
 }

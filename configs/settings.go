@@ -44,6 +44,7 @@ const (
 	keyFlowsTo     = "flow_log.to"
 	keyFlowsSample = "flow_log.sample"
 	keyOwner       = "netfilter.owner"
+	keyWorkers     = "relay.workers"
 )
 
 func scalars() []scalar {
@@ -60,6 +61,7 @@ func scalars() []scalar {
 		{keyOwner, "", "auto", false, checkOwner},
 		{keyFlowsTo, "", "", false, checkFlowsTo},
 		{keyFlowsSample, "", "100%", false, discard(traffic.ParseWeight)},
+		{keyWorkers, "", "0", true, discard(parseWorkers)},
 	}
 }
 
@@ -147,6 +149,18 @@ func checkFlowsTo(to string) error {
 		return fmt.Errorf("%w: write one, \"journal\", or \"\" for no flow log", err)
 	}
 	return nil
+}
+
+// workersMost is more than any host has a use for: each is a thread and a listener
+// for each address and port.
+const workersMost = 1024
+
+func parseWorkers(text string) (int, error) {
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 0 || n > workersMost {
+		return 0, fmt.Errorf("%s is not between 0 (one for each processor) and %d", text, workersMost)
+	}
+	return n, nil
 }
 
 func checkAbsolute(path string) error {

@@ -112,6 +112,7 @@ func (d *Daemon) needRestart(cfg configs.Config) []string {
 		{"state_dir", cfg.StateDir == was.StateDir},
 		{"netfilter", cfg.Netfilter == was.Netfilter},
 		{"flow_log", cfg.FlowLog == was.FlowLog},
+		{"relay", cfg.Relay == was.Relay},
 	} {
 		if !s.same {
 			changed = append(changed, s.key)

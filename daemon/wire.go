@@ -56,17 +56,19 @@ func Serve(ctx context.Context, p Process) error {
 		Config: cfg, Reload: p.Load, Sources: p.Sources, Fileless: p.Fileless,
 		OpenKernel: func() (Kernel, error) { return openKernel(cfg, log) },
 		Host:       thisHost{netfilter.Settings(cfg.Netfilter), filepath.Dir(includePath(cfg)), &doctor.Recall{}},
-		Relay:      splitter.New(splitter.Options{Log: log, Draw: draw, FlowLog: toFlowLog(flows), LegMark: netfilter.Settings(cfg.Netfilter).LegMark()}),
-		OpenStore:  func() (Store, error) { return openStore(cfg.StateDir, log) },
-		UID:        os.Getuid(),
-		Checker:    health.Checks{Rand: func() uint16 { return uint16(rand.Uint32()) }},
-		CheckMark:  netfilter.Settings(cfg.Netfilter).CheckMark(),
-		Rand:       rand.Float64,
-		Version:    thisProcess(build.Read()),
-		Log:        log,
-		Now:        time.Now,
-		FlowLog:    flows,
-		Notify:     func(state string) { _, _ = sd.SdNotify(false, state) }, // without systemd there is nobody to tell
+		Relay: splitter.New(splitter.Options{
+			Log: log, Draw: draw, Workers: cfg.Relay.Workers, FlowLog: toFlowLog(flows), LegMark: netfilter.Settings(cfg.Netfilter).LegMark(),
+		}),
+		OpenStore: func() (Store, error) { return openStore(cfg.StateDir, log) },
+		UID:       os.Getuid(),
+		Checker:   health.Checks{Rand: func() uint16 { return uint16(rand.Uint32()) }},
+		CheckMark: netfilter.Settings(cfg.Netfilter).CheckMark(),
+		Rand:      rand.Float64,
+		Version:   thisProcess(build.Read()),
+		Log:       log,
+		Now:       time.Now,
+		FlowLog:   flows,
+		Notify:    func(state string) { _, _ = sd.SdNotify(false, state) }, // without systemd there is nobody to tell
 	})
 	return d.Run(ctx, hangup)
 }
