@@ -1,6 +1,7 @@
 package splitter
 
 import (
+	"slices"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -138,6 +139,13 @@ func (w *worker) linger(f *front, l *leave, cover *front) {
 	}
 	l.shut.Add(1)
 	l.look(len(f.sockets))
+}
+
+// hearsAll says whether the worker has a socket yet of a front of UDP. The flows of
+// that may be others', but the kernel draws again for all clients when there is a
+// socket less, so none is closed before the last flow has ended.
+func (w *worker) hearsAll() bool {
+	return slices.ContainsFunc(w.listeners, func(l listener) bool { return l.front != nil && l.front.udp() })
 }
 
 // takeRest takes what waits at a front's socket.

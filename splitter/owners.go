@@ -12,10 +12,16 @@ import (
 // worker asks here before it begins a flow.
 type owners struct {
 	seed  maphash.Seed
-	parts [64]struct {
-		mu      sync.Mutex
-		workers map[talker]int32
-	}
+	parts [64]owned
+}
+
+type owned struct {
+	mu      sync.Mutex
+	workers map[talker]int32
+}
+
+func (o *owners) part(t talker) *owned {
+	return &o.parts[maphash.Comparable(o.seed, t)%uint64(len(o.parts))]
 }
 
 func newOwners() *owners {
@@ -29,7 +35,7 @@ func newOwners() *owners {
 // claim gives the talker to the worker of that number unless one has it already,
 // and returns whose it is.
 func (o *owners) claim(t talker, worker int) int {
-	part := &o.parts[maphash.Comparable(o.seed, t)%uint64(len(o.parts))]
+	part := o.part(t)
 	part.mu.Lock()
 	defer part.mu.Unlock()
 	if owner, taken := part.workers[t]; taken {
@@ -39,9 +45,18 @@ func (o *owners) claim(t talker, worker int) int {
 	return worker
 }
 
+// of says whose the talker is, if anybody's.
+func (o *owners) of(t talker) (worker int, taken bool) {
+	part := o.part(t)
+	part.mu.Lock()
+	defer part.mu.Unlock()
+	owner, taken := part.workers[t]
+	return int(owner), taken
+}
+
 // release takes the talker from whoever has it.
 func (o *owners) release(t talker) {
-	part := &o.parts[maphash.Comparable(o.seed, t)%uint64(len(o.parts))]
+	part := o.part(t)
 	part.mu.Lock()
 	defer part.mu.Unlock()
 	delete(part.workers, t)

@@ -120,22 +120,31 @@ func (w *worker) flowOf(place int32, t talker, first, last int) *flow {
 		}
 		w.conclude(f, w.edge.close, endUnanswered)
 	}
-	l := &w.listeners[place]
-	front := l.front
-	if l.leave != nil {
-		if front = l.cover; front == nil {
-			return nil // as where nobody listens
+	at, begins := w.beginsAt(place)
+	if !begins {
+		if owner, open := w.relay.owners.of(t); open && owner != w.number {
+			w.handOver(w.relay.workers[owner], w.listeners[place].front, t, first, last)
 		}
-		place = w.placeOf(front)
-		if place < 0 || w.listeners[place].leave != nil {
-			return nil
-		}
+		return nil // else it is as where nobody listens
 	}
+	front := w.listeners[at].front
 	if owner := w.relay.owners.claim(t, w.number); owner != w.number {
 		w.handOver(w.relay.workers[owner], front, t, first, last)
 		return nil
 	}
-	return w.begin(front, place, t)
+	return w.begin(front, at, t)
+}
+
+// beginsAt is where flows begin of what comes to the listener at a place: there, or
+// at that of the front that covers its address while its own goes, or nowhere.
+func (w *worker) beginsAt(place int32) (int32, bool) {
+	if l := &w.listeners[place]; l.leave != nil {
+		if l.cover == nil {
+			return 0, false
+		}
+		place = w.placeOf(l.cover)
+	}
+	return place, place >= 0 && w.listeners[place].leave == nil
 }
 
 // avoided says that a flow waits in vain: its backend has never answered it, and
@@ -148,27 +157,6 @@ func (w *worker) avoided(f *flow) bool {
 // placeOf is where the worker has its socket of a front.
 func (w *worker) placeOf(f *front) int32 {
 	return int32(slices.IndexFunc(w.listeners, func(l listener) bool { return l.front == f }))
-}
-
-// handOver gives datagrams to the worker that has their flow. It happens while
-// sockets of a front come or go.
-func (w *worker) handOver(owner *worker, f *front, t talker, first, last int) {
-	for i := first; i < last; i++ {
-		bytes := slices.Clone(w.inbox.bytes(i))
-		owner.post(func() { owner.handed(f, t, bytes) })
-	}
-}
-
-// handed takes over a datagram that came to another worker. Its flow may have
-// ended meanwhile.
-func (w *worker) handed(f *front, t talker, bytes []byte) {
-	place := w.placeOf(f)
-	if w.over || place < 0 {
-		return
-	}
-	w.filled = max(w.filled, 1)
-	w.inbox.put(bytes)
-	w.deliver(place, t, 0, 1)
 }
 
 // begin makes a flow of a talker that is the worker's, unless there are too many.

@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -48,12 +49,12 @@ type worker struct {
 	spares    [][]byte // for rests
 	pipes     pipes
 	draining  bool
-	over      bool // it has ended
 	called    bool // the bell has rung
 	talks
 
-	mail  mail
-	ended chan struct{} // closed when the worker is no more
+	mail    mail
+	handing atomic.Int32  // datagrams in mail, see handover.go
+	ended   chan struct{} // closed when the worker is no more
 }
 
 // mail is what others want a worker to do.
@@ -89,7 +90,7 @@ func (w *worker) run() error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	defer w.end()
-	for !w.draining || w.flows.open > 0 {
+	for !w.draining || w.flows.open > 0 || w.hearsAll() {
 		events, err := w.news()
 		if err != nil {
 			return fmt.Errorf("worker %d: %w", w.number, err)
@@ -243,29 +244,30 @@ func (w *worker) guard(f *flow) {
 // post has the worker do something, soon and in the order of the posts. It may
 // be called from any goroutine. When the worker has ended, it is done here.
 func (w *worker) post(order func()) {
-	w.mail.mu.Lock()
-	if !w.mail.closed {
-		w.mail.orders = append(w.mail.orders, order)
-		w.poller.ring()
-		w.mail.mu.Unlock()
+	if w.tryPost(order) {
 		return
 	}
-	w.mail.mu.Unlock()
 	<-w.ended
 	order()
+}
+
+// tryPost is post of what may be left undone, and is when the worker has ended: of two
+// that end at once, neither waits for the other. It says whether it will be done.
+func (w *worker) tryPost(order func()) bool {
+	w.mail.mu.Lock()
+	defer w.mail.mu.Unlock()
+	if w.mail.closed {
+		return false
+	}
+	w.mail.orders = append(w.mail.orders, order)
+	w.poller.ring()
+	return true
 }
 
 // soon has the worker go on with something in a later round. It is called on
 // the worker's own thread.
 func (w *worker) soon(order func()) {
-	w.mail.mu.Lock()
-	closed := w.mail.closed
-	if !closed {
-		w.mail.orders = append(w.mail.orders, order)
-		w.poller.ring()
-	}
-	w.mail.mu.Unlock()
-	if closed { // there is no later round
+	if !w.tryPost(order) { // there is no later round
 		order()
 	}
 }
@@ -284,7 +286,6 @@ func (w *worker) obey() {
 // end closes what the worker still has, and its post.
 func (w *worker) end() {
 	defer close(w.ended)
-	defer func() { w.over = true }()
 	w.mail.mu.Lock()
 	w.mail.closed = true
 	w.mail.mu.Unlock()
