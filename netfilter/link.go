@@ -20,7 +20,7 @@ import (
 // rcu_barrier): 8 ms instead of 0.1 ms for a transaction.
 type link struct {
 	conn   *nftables.Conn
-	socket *netlink.Conn // of conn
+	socket *netlink.Conn // that conn uses
 	// room is how many bytes a transaction may have.
 	room  int
 	owner owner
@@ -43,25 +43,23 @@ const (
 // patience bounds one call, so that a lost answer cannot hang its caller.
 const patience = time.Minute
 
-func (l *link) buffers(c *netlink.Conn) error {
-	l.socket = c
-	_ = c.SetReadBuffer(readBuffer)
-	_ = c.SetWriteBuffer(writeBuffer)
-	l.room = roomMin
-	if size, err := c.WriteBuffer(); err == nil {
-		l.room = min(max(size*2/3, roomMin), roomMax)
+// roomOf is how many bytes a transaction may have that a socket sends.
+func roomOf(socket *netlink.Conn) int {
+	size, err := socket.WriteBuffer()
+	if err != nil {
+		return roomMin
 	}
-	return nil
+	return min(max(size*2/3, roomMin), roomMax)
 }
 
 // open begins a call.
 func (l *link) open() error {
 	if l.conn == nil {
-		conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(l.buffers))
+		conn, socket, err := Dial()
 		if err != nil {
-			return fmt.Errorf("open netlink: %w", err)
+			return err
 		}
-		l.conn = conn
+		l.conn, l.socket, l.room = conn, socket, roomOf(socket)
 		l.port.Store(l.socket.PID())
 	}
 	if err := l.socket.SetReadDeadline(time.Now().Add(patience)); err != nil {
@@ -86,7 +84,7 @@ func (l *link) close() {
 	if l.conn != nil {
 		l.port.Store(0)
 		l.owner.tenure.hold(false) // first: who still reads must not rely on it
-		_ = l.conn.CloseLasting()
+		_ = l.socket.Close()
 		l.conn = nil
 	}
 }

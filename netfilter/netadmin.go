@@ -3,7 +3,6 @@ package netfilter
 import (
 	"errors"
 
-	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 )
 
@@ -24,10 +23,11 @@ func HasNetAdmin() bool {
 	}
 	// Root of a user namespace has every capability, but not over the network
 	// namespace of the machine: ask the kernel something that needs it.
-	conn, err := nftables.New()
+	conn, socket, err := Dial()
 	if err != nil {
 		return false
 	}
+	defer func() { _ = socket.Close() }()
 	_, err = conn.GetGen()
 	return !errors.Is(err, unix.EPERM)
 }

@@ -168,21 +168,21 @@ func (s *steps) put(routes []routePut) {
 }
 
 func (s *steps) marks(ctx context.Context, want Returns) {
-	conn, err := nftables.New(nftables.AsLasting())
+	conn, socket, err := Dial()
 	if err != nil {
-		s.faults = append(s.faults, fmt.Errorf("open nftables: %w", err))
+		s.faults = append(s.faults, err)
 		return
 	}
-	defer func() { _ = conn.CloseLasting() }()
+	defer func() { _ = socket.Close() }()
 	known, err := findNeighbours(ctx, want, conn)
 	if err != nil {
 		s.faults = append(s.faults, err)
-		_ = conn.CloseLasting() // answers may still come
-		again, err := nftables.New(nftables.AsLasting())
+		again, anew, err := Dial() // answers of the first may still come
 		if err != nil {
-			s.faults = append(s.faults, fmt.Errorf("open nftables: %w", err))
+			s.faults = append(s.faults, err)
 			return
 		}
+		defer func() { _ = anew.Close() }()
 		conn = again
 	}
 	did, followed, err := want.applyMarks(conn, known)

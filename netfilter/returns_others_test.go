@@ -344,10 +344,11 @@ func (lab returnLab) differences(paths []traffic.ReturnPath) []string {
 	}
 	var lines []string
 	lab.host.Do(func() error {
-		conn, err := nftables.New()
+		conn, socket, err := Dial()
 		if err != nil {
 			return err
 		}
+		defer func() { _ = socket.Close() }()
 		lines, err = differencesReturns(lab.t.Context(), want, conn)
 		return err
 	})

@@ -34,11 +34,11 @@ type foreignRules struct {
 // readRuleset reads other programs' tables as far as they matter to us, and
 // what our own do to the host.
 func (h *Host) readRuleset(reach reach, recall *Recall, others Others) error {
-	conn, err := nftables.New(nftables.AsLasting())
+	conn, socket, err := netfilter.Dial()
 	if err != nil {
-		return fmt.Errorf("open nftables: %w", err)
+		return err
 	}
-	defer func() { _ = conn.CloseLasting() }()
+	defer func() { _ = socket.Close() }()
 	tables, err := conn.ListTables()
 	if err != nil {
 		return fmt.Errorf("list tables: %w", err)
