@@ -14,6 +14,7 @@ const (
 	vocabulary = "the vocabulary knows nobody: whoever imports it must get words and no behaviour"
 	wire       = "wire types are for any program, so they bring nothing with them"
 	plane      = "a data plane knows the vocabulary alone; daemon joins it to the other rooms through interfaces that the consumer owns"
+	driver     = "a driver knows one protocol and the seam: it makes values of replies, and never sees who sends or compares them"
 	comparer   = "shadow compares what it is given: daemon joins it to the relay that has the bytes, and to the store"
 	values     = "it turns outside bytes into the vocabulary's values and back, for whoever asks"
 	operator   = "control speaks to the daemon through its own interface Operator, never to a room behind it"
@@ -38,6 +39,7 @@ func rooms() []room {
 		{path: "netfilter", may: []string{"traffic"}, why: plane},
 		{path: "health", may: []string{"traffic"}, why: "health says how backends are; daemon tells the data planes"},
 		{path: "shadow", may: []string{"traffic"}, why: comparer},
+		{path: "shadow/http1", may: []string{"shadow", "traffic"}, why: driver},
 		{path: "netfilter/doctor", may: []string{"netfilter", "traffic"}, why: "the doctor looks at a host for the kernel plane's sake: it knows that plane's names and nothing behind the daemon"},
 		{path: "metrics", may: []string{"traffic"}, why: "metrics pulls from a Source of its own; daemon gives it one"},
 		{path: "control", may: []string{"control/api", "traffic"}, tests: []string{"control/controltest"}, why: operator},
@@ -104,7 +106,11 @@ func owners() []owner {
 		{"github.com/pires/go-proxyproto", []string{"splitter"}, true, "the relay alone speaks the PROXY protocol"},
 		{"github.com/google/go-cmp", nil, true, "cmp is for tests: it panics on purpose"},
 		{"github.com/rogpeppe/go-internal", nil, true, "testscript is for tests"},
+		{"golang.org/x/net/html", []string{"shadow/http1"}, true, "replies in HTML are compared by their text"},
 		{"golang.org/x/net", []string{"health"}, true, "its dnsmessage reads and writes DNS for health's checks"},
+		{"github.com/andybalholm/brotli", []string{"shadow/http1"}, true, "replies are decoded before they are compared"},
+		{"github.com/klauspost/compress", []string{"shadow/http1"}, true, "its zstd, for the same"},
+		{"github.com/cespare/xxhash/v2", []string{"shadow/http1"}, true, "bodies longer than what is kept are told apart by a hash that costs next to nothing"},
 		{"golang.org/x/sync", []string{""}, true, ""},
 	}
 }

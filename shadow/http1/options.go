@@ -1,0 +1,128 @@
+package http1
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/splitd/splitd/shadow"
+)
+
+// Options are what a user may say of HTTP. The zero value is the default.
+type Options struct {
+	// Allow are the requests beyond GET, HEAD and OPTIONS that a candidate may have.
+	Allow []Allow
+	// PrimaryHosts and CandidateHosts are names, with ports where they have one, by
+	// which each server calls itself in what it answers. That by which the client
+	// has called it is always one.
+	PrimaryHosts, CandidateHosts []string
+	// LoopGuard is the name of a header that each request to the candidate gets;
+	// requests that have it already are not sent. Empty is none: nothing is rewritten.
+	LoopGuard string
+}
+
+// An Allow is a method that may be sent to paths of a pattern: * is one segment,
+// ** at the end all that follow. The method [Upgraded] allows what a client says
+// after 101 Switching Protocols.
+type Allow struct{ Method, Path string }
+
+// Upgraded stands in an Allow for what follows an upgrade of the protocol.
+const Upgraded = "UPGRADE"
+
+// New makes the drivers of the flows of one split. They may be used at the same
+// time, each by one goroutine: they share nothing but the names of endpoints.
+func New(o Options) func(shadow.Session) shadow.Driver {
+	names := newTemplates()
+	return func(s shadow.Session) shadow.Driver { return newSession(o, names, s) }
+}
+
+// Rule says what the candidate gets, for plans and reports.
+func (o Options) Rule() string {
+	var b strings.Builder
+	b.WriteString("GET, HEAD and OPTIONS are sent to the candidate")
+	for _, a := range o.Allow {
+		fmt.Fprintf(&b, ", %s %s", a.Method, a.Path)
+	}
+	b.WriteString("; no other method is")
+	return b.String()
+}
+
+// refuses says why a request may not be sent, empty when it may.
+func (o Options) refuses(h *head, control bool) string {
+	method := effective(h)
+	switch {
+	case o.LoopGuard != "" && h.has(strings.ToLower(o.LoopGuard)):
+		return "it has been through a shadow already: it has " + o.LoopGuard
+	case isSafe(method):
+		return ""
+	case control:
+		return method + " is not sent a second time"
+	case !o.allows(method, pathOf(h.target)):
+		return method + " is not allowed for its path"
+	default:
+		return ""
+	}
+}
+
+// effective is the method that a request has for the frameworks that take another
+// one from a header.
+func effective(h *head) string {
+	for _, name := range [...]string{"x-http-method-override", "x-http-method", "x-method-override"} {
+		if method := h.first(name); method != "" {
+			return strings.ToUpper(method)
+		}
+	}
+	return h.method
+}
+
+// isSafe knows the methods that change nothing (RFC 9110, 9.2.1) but TRACE, which
+// echoes what it gets.
+func isSafe(method string) bool {
+	return method == "GET" || method == "HEAD" || method == "OPTIONS"
+}
+
+func (o Options) allows(method, path string) bool {
+	if isDevious(path) {
+		return false
+	}
+	return slices.ContainsFunc(o.Allow, func(a Allow) bool { return a.Method == method && matches(a.Path, path) })
+}
+
+// isDevious says whether servers may take a path for another one than it looks
+// like: an allowed POST /api/../admin is none of /api.
+func isDevious(path string) bool {
+	lower := strings.ToLower(path)
+	for _, s := range [...]string{"//", "\\", "%2e", "%2f", "%5c", "%25", ";"} {
+		if strings.Contains(lower, s) {
+			return true
+		}
+	}
+	return slices.ContainsFunc(strings.Split(path, "/"), func(s string) bool { return s == "." || s == ".." })
+}
+
+func matches(pattern, path string) bool {
+	want, have := strings.Split(pattern, "/"), strings.Split(path, "/")
+	for i, segment := range want {
+		switch {
+		case i >= len(have):
+			return false
+		case segment == "**" && i == len(want)-1:
+			return true
+		case segment != "*" && segment != have[i]:
+			return false
+		}
+	}
+	return len(want) == len(have)
+}
+
+// pathOf is the path in any form of a request's target (RFC 9112, 3.2).
+func pathOf(target string) string {
+	target, _, _ = strings.Cut(target, "?")
+	target, _, _ = strings.Cut(target, "#")
+	if _, rest, ok := strings.Cut(target, "://"); ok && !strings.HasPrefix(target, "/") {
+		_, path, _ := strings.Cut(rest, "/")
+		return "/" + path
+	}
+	return cmp.Or(target, "/")
+}
