@@ -159,7 +159,9 @@ func isUUID(value string) bool {
 	return true
 }
 
-func isHexDigit(c byte) bool { return c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F' }
+func isHexDigit(c byte) bool {
+	return c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F'
+}
 
 // shortestID is where a word of letters and digits begins to look like an id.
 const shortestID = 8
@@ -268,7 +270,7 @@ func isMail(value string) bool {
 		value = strings.TrimSuffix(inner, ">")
 	}
 	local, domain, ok := strings.Cut(value, "@")
-	return ok && local != "" && !strings.ContainsAny(local, " \t<>,;:") && (isHost(domain) || isIP(domain) || domain == "localhost")
+	return ok && local != "" && !strings.ContainsAny(local, " \t<>,;:/?") && (isHost(domain) || isIP(domain) || domain == "localhost")
 }
 
 func isURL(value string) bool {

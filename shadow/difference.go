@@ -49,7 +49,7 @@ func Differences(x Exchange, ignore []Ignore) []Difference {
 	case CandidateError:
 		return []Difference{{
 			Path: "reply", Kind: Unavailable, Level: Decision,
-			Expected: "a reply", Got: maskNumbers(cmp.Or(x.Reason, "none")), Plain: true,
+			Expected: "a reply", Got: MaskNumbers(cmp.Or(x.Reason, "none")), Plain: true,
 		}}
 	default:
 		return nil

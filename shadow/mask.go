@@ -87,9 +87,9 @@ func maskWord(word string) string {
 	}
 }
 
-// maskNumbers replaces each number by N: offsets and times in a reason are not what
+// MaskNumbers replaces each number by N: offsets and times in a reason are not what
 // tells one from another.
-func maskNumbers(text string) string {
+func MaskNumbers(text string) string {
 	var b strings.Builder
 	inside := false
 	for _, r := range text {

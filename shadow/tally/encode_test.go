@@ -1,0 +1,161 @@
+package tally_test
+
+import (
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/splitd/splitd/shadow"
+	"github.com/splitd/splitd/shadow/tally"
+)
+
+func bytesOf(t *testing.T, of *tally.Tally) string {
+	t.Helper()
+	text, err := of.Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+func readBack(t *testing.T, text string, o tally.Options) *tally.Tally {
+	t.Helper()
+	got, err := tally.Read([]byte(text), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+func TestATallyGoesOnAfterARestartAsIfNothingHadBeen(t *testing.T) {
+	t.Parallel()
+	o := tally.Options{Protocol: "http", Bounds: smallBounds(), WarmUp: 10}
+	for seed := range uint64(20) {
+		straight, stopped := tally.New(o), tally.New(o)
+		a, b := rand.New(rand.NewPCG(seed, 2)), rand.New(rand.NewPCG(seed, 2))
+		randomly(a, 200, straight)
+		randomly(b, 200, stopped)
+		stopped = readBack(t, bytesOf(t, stopped), o)
+		randomly(a, 200, straight)
+		randomly(b, 200, stopped)
+		if diff := cmp.Diff(bytesOf(t, straight), bytesOf(t, stopped)); diff != "" {
+			t.Fatalf("seed %d (-straight +stopped):\n%s", seed, diff)
+		}
+	}
+}
+
+func TestWhatIsReadHangsTogether(t *testing.T) {
+	t.Parallel()
+	good := tally.New(tally.Options{})
+	good.Add(compared("RCPT"), []shadow.Difference{differs("code", shadow.Changed, shadow.Decision, "250", "550")}, clock(1))
+	text := bytesOf(t, good)
+	tests := []struct{ name, from, to, want string }{
+		{"no JSON", "{", "", "read tally"},
+		{"another version", `"version":1`, `"version":2`, "version 2, and this program knows 1: begin anew with `splitctl report --reset`"},
+		{"a sum that is none", `"eligible":1`, `"eligible":2`, "does not add up"},
+		{"a negative part", `"eligible":1,"compared":1,"skipped":0`, `"eligible":1,"compared":2,"skipped":-1`, "does not add up"},
+		{"endpoints that have others", `"name":"RCPT","compared":1`, `"name":"RCPT","compared":2`, "coverage has 1 and 0"},
+		{"a field of nothing", `"endpoint":0,"path"`, `"endpoint":7,"path"`, "endpoint 7, which is none"},
+		{"a signature of nothing", `"field":0`, `"field":-1`, "field -1, which is none"},
+		{"a combination of nothing", `"signatures":[0]`, `"signatures":[1]`, "signature 1, which is none"},
+		{"an empty combination", `"signatures":[0]`, `"signatures":[]`, "0 signatures"},
+		{"more differ than there are", `"signatures":[0],"count":1`, `"signatures":[0],"count":9`, "9 exchanges differ, of 1"},
+		{"latencies that are none", `"first":{}`, `"first":{"positive":[[2000000000,1]]}`, "bin 2000000000 is none"},
+		{"latencies of negative count", `"first":{}`, `"first":{"positive":[[1,-4]]}`, "is none"},
+	}
+	for _, test := range tests {
+		broken := strings.Replace(text, test.from, test.to, 1)
+		if broken == text {
+			t.Errorf("%s: %q is not in %s", test.name, test.from, text)
+		}
+		if _, err := tally.Read([]byte(broken), tally.Options{}); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: %v, want %q", test.name, err, test.want)
+		}
+	}
+}
+
+func TestMergedTalliesCountWhatBothHave(t *testing.T) {
+	t.Parallel()
+	o := tally.Options{WarmUp: -1}
+	for seed := range uint64(20) {
+		together, first, second := tally.New(o), tally.New(o), tally.New(o)
+		randomly(rand.New(rand.NewPCG(seed, 3)), 200, together)
+		randomly(rand.New(rand.NewPCG(seed, 4)), 200, together)
+		randomly(rand.New(rand.NewPCG(seed, 3)), 200, first)
+		randomly(rand.New(rand.NewPCG(seed, 4)), 200, second)
+		before := bytesOf(t, second)
+		first.Merge(second)
+		if bytesOf(t, second) != before {
+			t.Error("Merge changes what it merges")
+		}
+		a, b := together.State(), first.State()
+		a.Samples, b.Samples, a.NextSample, b.NextSample = nil, nil, 0, 0
+		for _, s := range []*tally.State{&a, &b} {
+			for i := range s.Signatures {
+				s.Signatures[i].Samples = nil
+			}
+		}
+		if diff := cmp.Diff(a, b, cmp.AllowUnexported(tally.Sketch{}), cmp.Comparer(func(a, b tally.Sketch) bool { return a.Count() == b.Count() })); diff != "" {
+			t.Fatalf("seed %d (-together +merged):\n%s", seed, diff)
+		}
+	}
+}
+
+func TestMergingIsBoundedAndLosesNothing(t *testing.T) {
+	t.Parallel()
+	small, large := tally.New(tally.Options{Bounds: smallBounds()}), tally.New(tally.Options{})
+	randomly(rand.New(rand.NewPCG(1, 1)), 2000, small)
+	randomly(rand.New(rand.NewPCG(2, 2)), 2000, large)
+	differed := func(s tally.State) (n int64) {
+		for _, c := range s.Combinations {
+			n += c.Count
+		}
+		return n
+	}
+	before := differed(small.State()) + differed(large.State())
+	small.Merge(large)
+	small.Merge(small)
+	s := small.State()
+	if !s.Coverage.AddsUp() || differed(s) != 2*before {
+		t.Errorf("%d differ after merging, %d before twice; %+v", differed(s), before, s.Coverage)
+	}
+	if len(s.Endpoints) > 5 || len(s.Samples) > 10 {
+		t.Errorf("%d endpoints, %d samples", len(s.Endpoints), len(s.Samples))
+	}
+	readBack(t, bytesOf(t, small), tally.Options{})
+}
+
+func FuzzRead(f *testing.F) {
+	empty := tally.New(tally.Options{})
+	full := tally.New(tally.Options{Bounds: smallBounds(), WarmUp: -1})
+	randomly(rand.New(rand.NewPCG(7, 7)), 60, full)
+	for _, seed := range []*tally.Tally{empty, full} {
+		text, err := seed.Bytes()
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(text)
+	}
+	f.Add([]byte(`{"version":1,"samples":[{"id":9223372036854775807}]}`))
+	f.Add([]byte(`{"version":1,"latency":{"delta":{"total":{"zero":3,"negative":[[-40000,1],[40000,2]]}}}}`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		got, err := tally.Read(text, tally.Options{Bounds: smallBounds()})
+		if err != nil {
+			return
+		}
+		randomly(rand.New(rand.NewPCG(8, 8)), 30, got)
+		got.Merge(got)
+		if s := got.State(); !s.Coverage.AddsUp() {
+			t.Errorf("%+v does not add up", s.Coverage)
+		}
+		again, err := got.Bytes()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tally.Read(again, tally.Options{}); err != nil {
+			t.Errorf("what was read is written so that it cannot be read: %v", err)
+		}
+	})
+}
