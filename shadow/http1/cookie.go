@@ -75,7 +75,7 @@ func cookieDate(text string, r *reply) (string, bool) {
 			return "", false
 		}
 	}
-	if now, dated := httpDate(r.head.first("date")); dated && !expires.After(now) || expires.Unix() <= 0 {
+	if now, dated := httpDate(r.head.first("date")); dated && !expires.After(now) || expires.Year() < 2000 {
 		return "deleted", true
 	}
 	return "lasting", true

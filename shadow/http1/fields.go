@@ -159,7 +159,13 @@ func lineValues(name string, values []string, r *reply, self names) []string {
 		return maskEach(members(values), "nonce=", "opaque=")
 	case "content-security-policy", "content-security-policy-report-only", "strict-transport-security":
 		return directives(values)
-	case "link", "refresh", "access-control-allow-origin":
+	case "link":
+		list := members(values)
+		for i, member := range list {
+			list[i] = self.mapped(member)
+		}
+		return list
+	case "refresh", "access-control-allow-origin":
 		return []string{self.mapped(one)}
 	}
 	return values

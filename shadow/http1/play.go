@@ -87,6 +87,11 @@ func (s *session) hearCandidate(b []byte) {
 		if e.candidate.bytes > 0 {
 			e.sent = nil
 		}
+		if err != nil && err.verdict == shadow.Truncated {
+			e.give(err.verdict, "candidate: "+err.String())
+			s.leave(e)
+			return
+		}
 		if err != nil {
 			s.fail(e, "candidate: "+err.String())
 			return

@@ -138,7 +138,7 @@ func (s *session) Stop(why shadow.Verdict, reason string) []shadow.Exchange {
 	if s.returned == 0 {
 		s.emit(shadow.Exchange{Endpoint: unknown, Verdict: why, Reason: reason})
 	}
-	s.over = true
+	s.over, s.client = true, framer{}
 	return s.moves.Exchanges
 }
 

@@ -110,7 +110,11 @@ func (s *theatre) answer() {
 		c := s.scenes[s.next+at]
 		s.next += at + 1
 		s.inbox = s.inbox[len(c.request):]
+		told, redials := len(s.told), s.redials
 		s.say(shadow.Candidate, c.candidate, c.candidateEnds)
+		if s.redials > redials && len(s.told) == told && len(c.candidate) == 0 {
+			s.next-- // it is asked once more
+		}
 	}
 }
 
