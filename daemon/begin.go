@@ -57,6 +57,7 @@ func (d *Daemon) begins(ctx context.Context) error {
 	}
 	if storeErr != nil {
 		d.log.Error("weights can only be lowered until the store can be written", "error", storeErr)
+		d.tellOfBefore()
 		p = p.heldDown(d.now())
 		for _, name := range p.cut {
 			d.log.Warn("clients that would newly go to a candidate by its groups stay with the primary: apply again when the store can be written", "split", name)

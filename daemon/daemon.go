@@ -70,6 +70,11 @@ type Options struct {
 	FlowLog *flowlog.Log
 	// Notify tells systemd (sd_notify(3)); nil tells nobody.
 	Notify func(state string)
+	// Signals are those that end the process, in their order; nil is none. One that
+	// comes while flows of the relay drain has them cut off, and then Release lets
+	// the next one end the process at once.
+	Signals <-chan os.Signal
+	Release func()
 }
 
 // Daemon is the process `splitd run`. Make one with New, then Run it once.
@@ -144,8 +149,9 @@ func New(o Options) *Daemon {
 // that a part of it ended by itself.
 func (d *Daemon) Run(ctx context.Context, hangup <-chan os.Signal) error {
 	if err := d.start(ctx); err != nil {
-		return errors.Join(err, d.stop())
+		return errors.Join(d.explainStart(err), d.stop())
 	}
+	told := ctx
 	group, ctx := errgroup.WithContext(ctx)
 	d.serve(ctx, group, hangup)
 	d.tellSystemd("READY=1")
@@ -153,7 +159,12 @@ func (d *Daemon) Run(ctx context.Context, hangup <-chan os.Signal) error {
 	<-ctx.Done()
 	d.tellSystemd("STOPPING=1", extension(d.view.Load().splits()))
 	d.log.Info("stopping", "note", stopping(d.view.Load().modes))
+	ended := make(chan struct{})
+	var saying sync.WaitGroup
+	saying.Go(func() { d.farewell(ended, told.Err() != nil) })
 	err := group.Wait()
+	close(ended)
+	saying.Wait()
 	d.leaveInclude(context.WithoutCancel(ctx))
 	return errors.Join(err, d.stop())
 }
@@ -162,16 +173,9 @@ func (d *Daemon) Run(ctx context.Context, hangup <-chan os.Signal) error {
 // (EXTEND_TIMEOUT_USEC, sd_notify(3)): it ends who takes longer than the unit
 // says, and a drain timeout is no business of the unit's.
 func extension(splits []traffic.Split) string {
-	const unlimited = 365 * 24 * time.Hour
-	longest := time.Duration(0)
-	for _, s := range splits {
-		switch {
-		case s.Mode != traffic.ModeProxy:
-		case s.Proxy.DrainTimeout == 0:
-			longest = unlimited
-		default:
-			longest = max(longest, s.Proxy.DrainTimeout)
-		}
+	longest, limited := drainTime(splits)
+	if !limited {
+		longest = 365 * 24 * time.Hour
 	}
 	return fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", (longest + stopPatience).Microseconds())
 }
@@ -185,7 +189,7 @@ func stopping(modes map[string]traffic.Mode) string {
 	}
 	var notes []string
 	if relayed {
-		notes = append(notes, "open flows of the relay drain, a second signal ends them")
+		notes = append(notes, "open flows of the relay drain, a second signal resets them")
 	}
 	if inKernel {
 		notes = append(notes, "kernel rules stay in place until `splitd cleanup`")

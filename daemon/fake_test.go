@@ -412,6 +412,7 @@ func (r *fakeRelay) FlowsOf(client netip.Addr, split string, most int) []splitte
 	})
 	return flows[:min(most, len(flows))]
 }
+func (r *fakeRelay) Cut() int                                        { return 0 }
 func (r *fakeRelay) Faults() splitter.Faults                         { return splitter.Faults{} }
 func (r *fakeRelay) Refusals() map[string]map[traffic.Refusal]uint64 { return nil }
 func (r *fakeRelay) Run(ctx context.Context) error                   { <-ctx.Done(); return nil }

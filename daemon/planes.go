@@ -57,6 +57,7 @@ type Relay interface {
 	End(flows []splitter.OpenFlow) int
 	Free(from map[traffic.BackendKey][]netip.Addr) int
 	FlowsOf(client netip.Addr, split string, most int) []splitter.ClientFlow
+	Cut() int
 	Run(ctx context.Context) error
 }
 

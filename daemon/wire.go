@@ -43,6 +43,11 @@ func Serve(ctx context.Context, p Process) error {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
+	// Whoever began ctx hears of them too. That a shell had SIGINT ignored for its
+	// background is over with this.
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	defer signal.Stop(signals)
 	cfg, err := p.Load()
 	if err != nil {
 		return fmt.Errorf("load configuration:\n%w", err)
@@ -68,6 +73,8 @@ func Serve(ctx context.Context, p Process) error {
 		Log:       log,
 		Now:       time.Now,
 		FlowLog:   flows,
+		Signals:   signals,
+		Release:   func() { signal.Reset(syscall.SIGINT, syscall.SIGTERM) },
 		Notify:    func(state string) { _, _ = sd.SdNotify(false, state) }, // without systemd there is nobody to tell
 	})
 	return d.Run(ctx, hangup)

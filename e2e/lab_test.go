@@ -122,7 +122,13 @@ func (l *lab) start(args ...string) {
 	if len(args) == 0 {
 		args = []string{"--config", l.config}
 	}
-	l.daemon = exec.Command(programs.Path(l.t, "splitd"), append([]string{"run"}, args...)...)
+	l.startBy(exec.Command(programs.Path(l.t, "splitd"), append([]string{"run"}, args...)...))
+}
+
+// startBy does so by a command of the test's.
+func (l *lab) startBy(command *exec.Cmd) {
+	l.t.Helper()
+	l.daemon = command
 	l.daemon.Stderr = l.log
 	if err := l.router.Start(l.daemon); err != nil {
 		l.t.Fatal(err)

@@ -131,3 +131,23 @@ func TestStoppedRelayRefusesChanges(t *testing.T) {
 		t.Errorf("SetWeights() = %v, want %v", err, ErrStopped)
 	}
 }
+
+func TestFlowsThatDrainAreCutOffBothWaysOnRequest(t *testing.T) {
+	r, connect := startPairs(t, families()["IPv4"], drainFor(0))
+	pairs := []pair{connect(t), connect(t)}
+	r.stop()
+	nettest.Eventually(t, "the relay drains", func() bool { return errors.Is(r.SetWeights(traffic.Split{}), ErrStopped) })
+	if cut := r.Cut(); cut != len(pairs) {
+		t.Errorf("Cut() = %d, want the %d open flows", cut, len(pairs))
+	}
+	for _, p := range pairs {
+		for who, c := range map[string]*net.TCPConn{"client": p.client, "server": p.server} {
+			if _, err := io.Copy(io.Discard, c); !isReset(err) {
+				t.Errorf("the %s's end: %v, want a reset", who, err)
+			}
+		}
+	}
+	if !r.returned(testPatience) {
+		t.Error("Run did not return")
+	}
+}

@@ -93,11 +93,8 @@ func (w *worker) expired(f *flow) {
 	case f.stage == awaiting && due(f.times.connect, w.now):
 		w.unannounced(f, endLateHeader, errLateHeader)
 		return
-	case due(f.times.cut, w.now) && f.stream.parting():
-		w.abort(f, endReset)
-		return
 	case due(f.times.cut, w.now):
-		w.abort(f, endStopped)
+		w.stopped(f)
 		return
 	case f.udp():
 		w.expiredTalk(f)
@@ -132,6 +129,15 @@ func (w *worker) expired(f *flow) {
 		w.edge.lasting(int(f.sockets[backend]), f.choice.proxy.PeerTimeout)
 	}
 	w.appoint(f)
+}
+
+// stopped cuts off a flow that the end of the relay leaves no more time.
+func (w *worker) stopped(f *flow) {
+	if f.stream.parting() {
+		w.abort(f, endReset)
+		return
+	}
+	w.abort(f, endStopped)
 }
 
 // quiet says how long no byte has moved on either side. The kernel knows it, so

@@ -68,7 +68,11 @@ func (r *Relay) await(f *front, l *leave) {
 		select {
 		case <-l.wanted:
 			return
+		case <-r.hurried.Done():
 		case <-time.After(rest):
+		}
+		if r.hurried.Err() != nil {
+			break
 		}
 		look := time.Now()
 		if l.over(f.address.AddrPort) {

@@ -64,8 +64,10 @@ type Relay struct {
 	writing    sync.WaitGroup  // what writes what workers say
 	workings   *errgroup.Group // the workers
 	broken     context.Context // ends when one of them fails
-	leaving    sync.WaitGroup  // what waits for fronts that go
-	lingerings sync.WaitGroup  // and for the last flows of those of UDP
+	hurried    context.Context // ends when flows are not to drain any more
+	hurry      context.CancelFunc
+	leaving    sync.WaitGroup // what waits for fronts that go
+	lingerings sync.WaitGroup // and for the last flows of those of UDP
 	owners     *owners
 
 	mu       sync.Mutex // guards what follows
@@ -117,6 +119,7 @@ func New(o Options) *Relay {
 		gates:    map[string]*gate{},
 	}
 	r.workings, r.broken = errgroup.WithContext(context.Background())
+	r.hurried, r.hurry = context.WithCancel(context.Background())
 	return r
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -77,6 +78,33 @@ func (r *Relay) stop() {
 	for timeout, n := range r.drain() {
 		r.log.Info("draining", "flows", n, "drain_timeout", timeout)
 	}
+	if r.hurried.Err() != nil {
+		r.cut() // those who came in while Cut did it
+	}
+}
+
+// Cut cuts off all open flows, with an RST on both sides, and returns how many
+// there were. It is for while Run ends, which then does so at once. It may be
+// called from many goroutines and waits for the workers alone.
+func (r *Relay) Cut() int {
+	r.hurry()
+	return r.cut()
+}
+
+func (r *Relay) cut() int {
+	r.mu.Lock()
+	workers := r.workers
+	r.mu.Unlock()
+	var cut atomic.Int64
+	each(workers, func(w *worker, done func()) {
+		w.walk(func(f *flow) {
+			if f.stage != probing {
+				cut.Add(1)
+			}
+			w.stopped(f)
+		}, done)
+	})
+	return int(cut.Load())
 }
 
 // drain has the workers end with their flows, and returns how many have which

@@ -114,9 +114,15 @@ func (o *offCommand) teach(missing *client.Unreachable, split string) error {
 		words = append(words, split)
 	}
 	command := strings.Join(append(words, "--force"), " ")
+	if e := missing.Ending; e != nil && !e.Kernel {
+		return missing // nothing of it can be forced: its relay begins no flows
+	}
 	text := fmt.Sprintf("no daemon listens on %q: %s (as root) rewrites the kernel itself", missing.Socket, command)
 	if missing.Hung {
 		text = fmt.Sprintf("the daemon does not answer: %s (as root) ends it and rewrites the kernel itself", command)
+	}
+	if missing.Ending != nil {
+		text = fmt.Sprintf("%v; for splits in the kernel: %s (as root) ends it and rewrites the kernel itself", missing, command)
 	}
 	return &coded{code: exitUnreachable, err: errors.New(text)}
 }

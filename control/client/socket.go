@@ -9,6 +9,9 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
+
+	"github.com/splitd/splitd/control/api"
 )
 
 // SystemSocket is where a daemon run by the system listens.
@@ -24,11 +27,15 @@ type Unreachable struct {
 	// stopped, or stuck. Whether it still does what it was asked is unknown.
 	Hung  bool
 	Cause error
+	// Ending is what a daemon says that was there and is about to end; nil: none.
+	Ending *api.Ending
 }
 
 // Error says what was tried and the next command.
 func (u *Unreachable) Error() string {
 	switch {
+	case u.Ending != nil:
+		return u.Ending.Text(time.Local)
 	case u.Hung:
 		return fmt.Sprintf("the daemon on %q does not answer: look with `systemctl status splitd`", u.Socket)
 	case errors.Is(u.Cause, fs.ErrPermission):
@@ -79,7 +86,10 @@ func dial(ctx context.Context, paths []string) (*net.UnixConn, string, error) {
 		// or says EAGAIN where it may not wait.
 		hung := errors.Is(err, syscall.EAGAIN) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)
 		failed := &Unreachable{Socket: path, Hung: hung, Cause: err}
-		if first == nil || errors.Is(first.Cause, fs.ErrNotExist) && !errors.Is(err, fs.ErrNotExist) {
+		if e, ok := endingAt(path); ok && !hung {
+			failed.Ending = &e
+		}
+		if first == nil || first.Ending == nil && (failed.Ending != nil || errors.Is(first.Cause, fs.ErrNotExist) && !errors.Is(err, fs.ErrNotExist)) {
 			first = failed
 		}
 	}
