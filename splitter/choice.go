@@ -211,6 +211,21 @@ func (c *choice) owner(number traffic.Weight) *party {
 	return &c.candidates[c.runs[i].party]
 }
 
+// takes says whether new flows of the flow's client may go to the backend that it
+// is at.
+func (c *choice) takes(f *flow) bool {
+	if c.split != f.choice.split {
+		return false
+	}
+	i := slices.IndexFunc(c.candidates, func(p party) bool { return p.name == f.target.name })
+	if i < 0 {
+		return c.primary.name == f.target.name
+	}
+	p := &c.candidates[i]
+	drawn := slices.ContainsFunc(c.runs, func(r run) bool { return r.party == i })
+	return p.shut == "" && (drawn || p.always.Contain(f.client.Addr()))
+}
+
 // address says which of the backend's addresses the flow goes to.
 func (c *choice) address(p *party, client netip.Addr, draw func() traffic.Weight) int {
 	switch n := len(p.targets); {

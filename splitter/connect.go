@@ -99,6 +99,7 @@ func (w *worker) try(f *flow, t *target) {
 // refused goes on after the target could not be connected: to the primary, or
 // to the end.
 func (w *worker) refused(f *flow, cause syscall.Errno) {
+	w.activate(f, false)
 	if f.sockets[backend] >= 0 {
 		w.edge.close(int(f.sockets[backend]))
 		f.sockets[backend] = -1

@@ -35,9 +35,10 @@ func (w *worker) conclude(f *flow, end func(socket int), how ending) {
 			w.pipes.give(p, w.edge)
 		}
 	}
-	if f.stage == relaying {
+	if f.stage == relaying && !f.udp() {
 		w.tally(f).active.Add(^uint64(0))
 	}
+	w.activate(f, false)
 	if f.stage != probing {
 		f.choice.gate.leave(f.gated())
 	}

@@ -26,7 +26,7 @@ const (
 
 // OpenFlows lists the flows that a backend serves, in no order: those of all its
 // addresses, of all services of the split and of all earlier definitions of it.
-// Flows that are still being connected are not among them: see Free. It may be
+// Flows of TCP that are still being connected are not among them: see Free. It may be
 // called from many goroutines and waits for the workers alone.
 func (r *Relay) OpenFlows(key traffic.BackendKey) []OpenFlow {
 	c, workers := r.openAt(key)
@@ -35,7 +35,7 @@ func (r *Relay) OpenFlows(key traffic.BackendKey) []OpenFlow {
 	each(workers, func(w *worker, done func()) {
 		var mine []OpenFlow
 		w.walk(func(f *flow) {
-			if f.stage == relaying && f.target.counter == c {
+			if f.open() && f.target.counter == c {
 				mine = append(mine, OpenFlow{BackendKey: key, worker: w, ticket: f.ticket(ofClient)})
 			}
 		}, func() {
@@ -88,6 +88,12 @@ func (r *Relay) Free(from map[traffic.BackendKey][]netip.Addr) int {
 		}, done)
 	})
 	return int(freed.Load())
+}
+
+// open says whether the flow is its target's. One of UDP is from its first datagram
+// on.
+func (f *flow) open() bool {
+	return f.stage == relaying || f.udp() && f.talk.active
 }
 
 // giveUps are the attempts to be given up: those to backends, told by their
@@ -200,6 +206,7 @@ func (w *worker) visit(f *flow, do func(*flow)) {
 
 // takeBack gives an attempt up, and has the primary serve its client.
 func (w *worker) takeBack(f *flow, but traffic.But) {
+	w.activate(f, false)
 	if f.sockets[backend] >= 0 {
 		w.edge.close(int(f.sockets[backend]))
 		f.sockets[backend] = -1

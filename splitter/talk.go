@@ -52,6 +52,7 @@ type talking struct {
 	newest   int64  // and that of the newest datagram, either way
 	last     side   // who sent it
 	moved    [2]uint64
+	active   bool // it is counted as open at its target
 	// leaves says that the flow ends unless the backend answers while it is still
 	// connecting.
 	leaves bool

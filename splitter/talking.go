@@ -25,6 +25,7 @@ func (w *worker) associate(f *flow, to *target) {
 		w.refused(f, errno)
 		return
 	}
+	w.activate(f, true)
 	patience := f.choice.proxy.ConnectTimeout
 	if patience <= 0 {
 		patience = refusalPatience
@@ -39,6 +40,20 @@ func (w *worker) associate(f *flow, to *target) {
 	w.appoint(f)
 	if t.holds {
 		w.sendAgain(f)
+	}
+}
+
+// activate counts the flow as open at its target, or not any more. It is from the
+// first datagram on: what waits for an answer has to be waited for, and ended, too.
+func (w *worker) activate(f *flow, on bool) {
+	if !f.udp() || f.talk.active == on {
+		return
+	}
+	f.talk.active = on
+	if on {
+		w.tally(f).active.Add(1)
+	} else {
+		w.tally(f).active.Add(^uint64(0))
 	}
 }
 
@@ -132,7 +147,6 @@ func (w *worker) declined(f *flow, cause syscall.Errno) bool {
 // forsake has a flow be connecting again: its backend has refused it after a while
 // of silence, and another is to have it.
 func (w *worker) forsake(f *flow) {
-	w.tally(f).active.Add(^uint64(0))
 	w.tellEnd(f, endRefused)
 	f.stage, f.talk.moved = connecting, [2]uint64{}
 	if f.line != nil {
@@ -145,9 +159,7 @@ func (w *worker) forsake(f *flow) {
 func (w *worker) settled(f *flow) {
 	f.stage = relaying
 	w.forgetFirst(f.talk)
-	t := w.tally(f)
-	t.flows.Add(1)
-	t.active.Add(1)
+	w.tally(f).flows.Add(1)
 	f.times.connect = 0
 	f.times.idle = w.now + ticks(w.silence(f))
 	w.appoint(f)
@@ -264,7 +276,7 @@ func (w *worker) expiredTalk(f *flow) {
 		}
 		w.cutOff(f, endSilent, "the backend sends no first byte")
 		return
-	case due(f.times.connect, w.now) && t.leaves:
+	case due(f.times.connect, w.now) && t.leaves && !t.front.choice.Load().takes(f):
 		w.conclude(f, w.edge.close, endUnanswered)
 		return
 	case due(f.times.connect, w.now):

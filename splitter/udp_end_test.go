@@ -131,7 +131,7 @@ func TestAFlowOfUDPThatWaitsForNoAnswerLeavesAClosedCandidate(t *testing.T) {
 	r := startRelay(t, Options{Workers: 2}, split)
 	early := speak(t, service)
 	early.say("?early")
-	nettest.Eventually(t, "it is the candidate's", func() bool { return r.numbers("new").Active == 1 })
+	nettest.Eventually(t, "it is the candidate's", func() bool { return r.numbers("new").Flows == 1 })
 	asking := speak(t, service)
 	asking.say("?just now")
 	nettest.Eventually(t, "it is there", func() bool { return trial.times("?just now") == 1 })

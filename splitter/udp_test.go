@@ -85,6 +85,15 @@ func (a *answerer) ports() int {
 	return len(a.from)
 }
 
+// tellAll says something to everybody who has asked.
+func (a *answerer) tellAll(text string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for from := range a.from {
+		_, _ = a.conn.WriteToUDPAddrPort([]byte(text), from)
+	}
+}
+
 // answersAnywhere is answers at a port of its own.
 func answersAnywhere(t testing.TB, ip netip.Addr, name string) *answerer {
 	t.Helper()
