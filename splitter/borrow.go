@@ -58,10 +58,10 @@ func (w *worker) dial(f *flow, t *target) (int, syscall.Errno) {
 }
 
 // ours says whether an attempt to connect the flow failed for this host's own
-// fault and no backend's: it is short of something, or may not use the client's
-// address.
+// fault and no backend's: it is short of something, forbids it, or may not use the
+// client's address.
 func (f *flow) ours(cause syscall.Errno) bool {
-	return isShortage(cause) || f.choice.proxy.Transparent && isDenial(cause)
+	return isShortage(cause) || cause == unix.EPERM || f.choice.proxy.Transparent && isDenial(cause)
 }
 
 // isDenial says whether an error is of a socket that may not have an address.
@@ -70,8 +70,10 @@ func isDenial(cause syscall.Errno) bool {
 }
 
 // warnOurs tells of such a fault.
-func warnOurs(log *slog.Logger, cause syscall.Errno) {
+func warnOurs(log *slog.Logger, transparent bool, cause syscall.Errno) {
 	switch {
+	case cause == unix.EPERM && !transparent:
+		log.Warn("reach backend: a firewall of this host forbids it, or its connection tracking is full")
 	case cause == unix.EPERM:
 		log.Warn("connect backend with the client's address (proxy.transparent): this process lacks CAP_NET_ADMIN, or a firewall of this host refuses it")
 	case isDenial(cause):

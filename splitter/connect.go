@@ -139,9 +139,10 @@ func (w *worker) blame(f *flow, cause syscall.Errno) {
 	}
 	if f.ours(cause) {
 		w.relay.faults.dials.Add(1)
+		transparent := f.choice.proxy.Transparent
 		if left, ok := w.relay.quiet.allow("local fault", time.Now()); ok {
 			w.relay.say(func(log *slog.Logger) {
-				warnOurs(log.With("split", split, "backend", name, "error", cause, "left_out", left), cause)
+				warnOurs(log.With("split", split, "backend", name, "error", cause, "left_out", left), transparent, cause)
 			})
 		}
 		return

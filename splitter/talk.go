@@ -125,6 +125,11 @@ func isDropped(errno syscall.Errno) bool {
 	return false
 }
 
+// isHosts says whether an error of sending is this host's: a firewall of its own or
+// a full connection tracking forbids it (EPERM), or it has no route at the moment.
+// Of what a backend's host says it is none.
+func isHosts(errno syscall.Errno) bool { return errno == unix.EPERM || errno == unix.ENETUNREACH }
+
 // udp says whether the flow is one of UDP, and no probe.
 func (f *flow) udp() bool { return f.talk != nil }
 

@@ -63,21 +63,17 @@ func (w *worker) pass(f *flow, first, last int) (done int) {
 	defer w.guard(f)
 	t := f.talk
 	t.newest, t.last = w.now, client
-	w.retain(f, first)
 	w.inbox.unaddressed(first, last)
 	for at := first; at < last; {
 		upTo := last
 		if f.stage == connecting && f.mayTurn() {
 			upTo = at + 1 // behind others the kernel would not tell of a refusal
 		}
-		n, errno := w.edge.give(int(f.sockets[backend]), w.inbox, at, upTo)
-		for i := at; i < at+n; i++ {
-			w.counted(f, client, len(w.inbox.bytes(i)))
-		}
+		n, errno := w.sendOn(f, at, upTo)
 		at += n
 		switch {
 		case errno == 0:
-		case isDropped(errno):
+		case isDropped(errno), isHosts(errno) && (f.stage != connecting || !f.mayTurn()):
 			w.relay.faults.datagrams.Add(1)
 			at++
 		case !w.declined(f, errno):
@@ -85,6 +81,21 @@ func (w *worker) pass(f *flow, first, last int) (done int) {
 		}
 	}
 	return last - first
+}
+
+// sendOn sends the flow's backend datagrams of the inbox, and says how many have
+// gone. News that the way takes no more than so much concern what was sent before:
+// the kernel makes smaller packets of what is sent then.
+func (w *worker) sendOn(f *flow, first, last int) (int, syscall.Errno) {
+	n, errno := w.edge.give(int(f.sockets[backend]), w.inbox, first, last)
+	if errno == unix.EMSGSIZE {
+		n, errno = w.edge.give(int(f.sockets[backend]), w.inbox, first, last)
+	}
+	for i := first; i < first+n; i++ {
+		w.retain(f, i)
+		w.counted(f, client, len(w.inbox.bytes(i)))
+	}
+	return n, errno
 }
 
 // retain keeps a copy of the first datagram for the case that it is refused.
@@ -193,7 +204,7 @@ func (w *worker) replied(f *flow) {
 	switch {
 	case n > 0:
 		w.answered(f)
-	case errno == unix.EAGAIN || errno == unix.ENOMEM || errno == unix.ENOBUFS:
+	case isDropped(errno): // or of the size that the way takes, see sendOn
 		return
 	default:
 		w.declined(f, errno)
