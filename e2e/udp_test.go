@@ -50,29 +50,35 @@ func newUDPLab(t *testing.T) *lab {
 		at   []string
 	}{{"old", l.router, []string{"127.0.0.1:25", "[::1]:25"}}, {"new", l.host, []string{host4 + ":25", "[" + host6 + "]:25"}}} {
 		for _, at := range server.at {
-			var c net.PacketConn
-			server.on.Do(func() (err error) { c, err = net.ListenPacket("udp", at); return err })
-			done := make(chan struct{})
-			go func() {
-				defer close(done)
-				for question := make([]byte, 1500); ; {
-					n, from, err := c.ReadFrom(question)
-					if err != nil {
-						return
-					}
-					if n > 2 {
-						_, _ = c.WriteTo(append(question[:2:2], server.name...), from)
-					}
-				}
-			}()
-			t.Cleanup(func() {
-				_ = c.Close()
-				<-done
-			})
+			l.answer(server.on, at, server.name)
 		}
 	}
 	l.configure(udpConfig)
 	return l
+}
+
+// answer has such a server answer there.
+func (l *lab) answer(on *nettest.NS, at, name string) {
+	l.t.Helper()
+	var c net.PacketConn
+	on.Do(func() (err error) { c, err = net.ListenPacket("udp", at); return err })
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for question := make([]byte, 1500); ; {
+			n, from, err := c.ReadFrom(question)
+			if err != nil {
+				return
+			}
+			if n > 2 {
+				_, _ = c.WriteTo(append(question[:2:2], name...), from)
+			}
+		}
+	}()
+	l.t.Cleanup(func() {
+		_ = c.Close()
+		<-done
+	})
 }
 
 // resolver is a client of UDP, whose socket hears only whom it asks.

@@ -109,11 +109,16 @@ func (w *worker) retain(f *flow, i int) {
 	w.retained += len(bytes)
 }
 
-// forgetFirst gives up the copy of the first datagram.
+// forgetFirst gives up the copy of the first datagram, and its room unless that is
+// small.
 func (w *worker) forgetFirst(t *talking) {
-	if t.holds {
-		w.retained -= len(t.retained)
-		t.retained, t.holds = t.retained[:0], false
+	if !t.holds {
+		return
+	}
+	w.retained -= len(t.retained)
+	t.retained, t.holds = t.retained[:0], false
+	if cap(t.retained) > retainedKept {
+		t.retained = nil
 	}
 }
 
@@ -348,13 +353,14 @@ func (w *worker) part(f *flow) {
 		l.look(len(t.front.sockets))
 	}
 	t.front = nil
-	if len(w.idle) < talksKept && cap(t.retained) <= retainedKept {
+	if len(w.idle) < talksKept {
 		w.idle = append(w.idle, t)
 	}
 }
 
-// What is kept of flows of UDP that have ended, for those that come.
 const (
-	talksKept    = 1024
+	// talksKept is how many of flows that have ended are kept for those that come.
+	talksKept = 1024
+	// retainedKept is how much room for a first datagram a flow keeps.
 	retainedKept = 2048
 )
