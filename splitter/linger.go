@@ -127,8 +127,13 @@ func (r *Relay) coverOf(f *front, stays func(spot) bool) *front {
 	return nil
 }
 
-// batchesLeft bounds what is taken from a socket before its front goes.
-const batchesLeft = 64
+// batchesLeft bounds what is taken from a socket before its front goes: all that was
+// there, because the kernel gives twice receiveRoom at most (socket(7)) and takes
+// least for a datagram. What comes meanwhile comes too late.
+const (
+	batchesLeft = 2 * receiveRoom / least / batchMost
+	least       = 512
+)
 
 // linger begins no flows any more for a front, after those of the datagrams that
 // wait at its socket.

@@ -199,6 +199,9 @@ func (w *worker) tellEnd(f *flow, e ending) {
 	if f.line == nil {
 		return
 	}
+	if f.udp() && w.waiting > 0 {
+		w.flush() // some may be its own
+	}
 	now := time.Now()
 	whose := w.whose(f, e)
 	n := f.news(now)

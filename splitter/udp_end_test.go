@@ -62,6 +62,36 @@ func TestAFlowThatWasNeverAnsweredEndsSooner(t *testing.T) {
 	}
 }
 
+func TestAReplyIsTheFlowsThatEndsBeforeItIsSent(t *testing.T) {
+	ip := families()["IPv4"]
+	old := answersAnywhere(t, ip, "old")
+	service := netip.AddrPortFrom(ip, freePort())
+	told := make(chan FlowNews, 10)
+	r := startRelay(t, Options{Workers: 1, FlowLog: newsTo(told)}, ofUDP(newSplit("mx", service, old.at, nil)))
+	c := speak(t, service)
+	c.wantFrom("old")
+	<-told
+	w, holds, held := r.workers[0], make(chan struct{}), make(chan struct{})
+	w.post(func() {
+		close(holds)
+		<-held
+		w.flows.each(func(f *flow) {
+			w.replied(f)
+			w.abort(f, endKilled)
+		})
+		w.flush() // as at the end of a round
+	})
+	<-holds
+	old.tellAll("last words")
+	close(held)
+	if got := c.hear(); got != "last words" {
+		t.Errorf("the client hears %q", got)
+	}
+	if n := <-told; n.DatagramsOut != 2 || n.BytesOut != uint64(len("oldwho?")+len("last words")) {
+		t.Errorf("the end tells of %d datagrams and %d bytes, want both replies", n.DatagramsOut, n.BytesOut)
+	}
+}
+
 // first_byte_timeout is opt-in: many protocols have no replies.
 func TestABackendThatMustAnswerAndDoesNotIsLeftOut(t *testing.T) {
 	ip := families()["IPv4"]
