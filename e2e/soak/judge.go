@@ -1,6 +1,7 @@
 // Package soak has splitd carry a mixed load for a long time, as `make soak`
 // does, and sees that nothing grows and no client fails: the real binary, in
-// namespaces, in mode proxy and in mode kernel. Judge says from values what is
+// namespaces, in mode kernel and in mode proxy, of TCP and UDP, with PROXY headers
+// and with clients' addresses. Judge says from values what is
 // growth; the rest is behind the build tag soak.
 package soak
 

@@ -19,8 +19,9 @@ import (
 
 const metricsAt = "127.0.0.1:9480"
 
-// configuration has a split of each plane. The candidate of the relayed one
-// fails in turns, that of the routed one never does.
+// configuration has a split of the kernel plane, and one for each thing that the
+// relay does: TCP, UDP, PROXY headers in and out, clients' addresses. The
+// candidate of relayed and asked fails in turns, the others never do.
 const configuration = `
 control: {socket: %[1]s/splitd.sock}
 http: {listen: "127.0.0.1:9480"}
@@ -41,23 +42,40 @@ splits:
     candidates:
       - {name: new, addresses: ["10.2.0.2:27", "[fd02::2]:27"], weight: 0%%}
     return: gateway
+  - name: asked
+    service: {addresses: [10.1.0.1, "fd01::1"], ports: [5353/udp]}
+    mode: proxy
+    primary: {name: old, addresses: ["10.2.0.2:25", "[fd02::2]:25"]}
+    candidates:
+      - {name: new, addresses: ["10.2.0.2:26", "[fd02::2]:26"], weight: 0%%}
+    udp_timeout: %[2]s
+  - name: headed
+    service: {addresses: [10.1.0.1, "fd01::1"], ports: [2527/tcp]}
+    mode: proxy
+    primary: {name: old, addresses: ["10.2.0.2:28", "[fd02::2]:28"]}
+    candidates:
+      - {name: new, addresses: ["10.2.0.2:29", "[fd02::2]:29"], weight: 0%%}
+    proxy: {accept_proxy: [10.1.0.0/24, "fd01::/64"], send_proxy: v2, max_client_flows: 1000}
+  - name: seen
+    service: {addresses: [10.1.0.1, "fd01::1"], ports: [2528/tcp]}
+    mode: proxy
+    primary: {name: old, addresses: ["10.2.0.2:30", "[fd02::2]:30"]}
+    candidates:
+      - {name: new, addresses: ["10.2.0.2:31", "[fd02::2]:31"], weight: 0%%}
+    proxy: {transparent: true}
 `
 
 // visiting is what every other reload adds, and takes away again.
 const visiting = `
   - name: visiting
-    service: {addresses: [10.1.0.1, "fd01::1"], ports: [2526/tcp]}
+    service: {addresses: [10.1.0.1, "fd01::1"], ports: [2526/tcp, 2526/udp]}
     mode: proxy
     primary: {name: old, addresses: ["10.2.0.2:25", "[fd02::2]:25"]}
     candidates:
       - {name: new, addresses: ["10.2.0.2:27", "[fd02::2]:27"], weight: 10%}
     health: {check: none}
+    udp_timeout: 5s
 `
-
-// services are those that clients use, by the split.
-func services() map[string][]string {
-	return map[string][]string{"relayed": {"10.1.0.1:2525", "[fd01::1]:2525"}, "routed": {"192.0.2.25:25", "[2001:db8::25]:25"}}
-}
 
 // lab is a client, a router that runs splitd, and the host of the backends, each
 // in a namespace of its own.
@@ -92,21 +110,37 @@ func newLab(t *testing.T) *lab {
 	l.config = filepath.Join(l.dir, "splitd.yaml")
 	l.control = &client.Client{Socket: filepath.Join(l.dir, "splitd.sock"), Timeout: patience}
 	l.candidate = &candidate{t: t, ns: l.host, addresses: []string{"10.2.0.2:26", "[fd02::2]:26"}}
-	l.serve()
+	l.serve(t)
 	t.Cleanup(l.candidate.end)
 	return l
 }
 
 // serve starts the backends.
-func (l *lab) serve() {
+func (l *lab) serve(t *testing.T) {
+	t.Helper()
 	for _, wildcard := range []string{"0.0.0.0", "[::]"} {
 		network := "tcp4"
 		if wildcard == "[::]" {
 			network = "tcp6"
 		}
 		l.router.Serve(network, wildcard+":25", func(c net.Conn) { serve(c, "old") })
-		l.host.Serve(network, wildcard+":25", func(c net.Conn) { serve(c, "old") })
-		l.host.Serve(network, wildcard+":27", func(c net.Conn) { serve(c, "new") })
+		for port, name := range map[string]string{"25": "old", "27": "new", "30": "old", "31": "new"} {
+			l.host.Serve(network, wildcard+":"+port, func(c net.Conn) { serve(c, name) })
+		}
+		for port, name := range map[string]string{"28": "old", "29": "new"} {
+			l.host.Serve(network, wildcard+":"+port, func(c net.Conn) { serveHeaded(c, name) })
+		}
+	}
+	for _, at := range []string{"10.2.0.2", "[fd02::2]"} {
+		for port, name := range map[string]string{"25": "old", "27": "new"} {
+			l.host.Do(func() error {
+				end, err := serveQuestions(at+":"+port, name)
+				if err == nil {
+					t.Cleanup(end)
+				}
+				return err
+			})
+		}
 	}
 	l.candidate.become(l.candidate.up)
 }
@@ -114,7 +148,7 @@ func (l *lab) serve() {
 // configure writes the configuration, which another process may be reading.
 func (l *lab) configure(more string) error {
 	next := l.config + ".new"
-	if err := os.WriteFile(next, append(fmt.Appendf(nil, configuration, l.dir), more...), 0o600); err != nil {
+	if err := os.WriteFile(next, append(fmt.Appendf(nil, configuration, l.dir, forgotten), more...), 0o600); err != nil {
 		return err
 	}
 	return os.Rename(next, l.config)

@@ -98,7 +98,21 @@ func (l *lab) readMetrics(r Reading) error {
 		}
 		r[name] = value
 	}
+	// How many flows of UDP there are, which have a socket each, goes by how fast
+	// this machine lets their clients be.
+	r["sockets"] -= active(values, "asked") + active(values, "visiting")
 	return nil
+}
+
+// active is how many flows a split has open.
+func active(metrics map[string]float64, split string) float64 {
+	total := 0.0
+	for name, value := range metrics {
+		if strings.HasPrefix(name, "splitd_flows_active{") && strings.Contains(name, `split="`+split+`"`) {
+			total += value
+		}
+	}
+	return total
 }
 
 // metrics are all of the daemon's, with their labels.

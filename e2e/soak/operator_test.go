@@ -31,9 +31,14 @@ func every(ctx context.Context, pace time.Duration, do func(turn int)) {
 func (l *lab) operate(ctx context.Context, t *testing.T, load *load) {
 	weights := []int{0, 50_000, 500_000, 1_000_000, 250_000}
 	load.clients.Go(func() {
-		every(ctx, 300*time.Millisecond, func(turn int) {
-			split := []string{"relayed", "routed"}[turn%2]
-			if _, err := l.control.Set(context.WithoutCancel(ctx), split, api.SetRequest{WeightPPM: new(weights[turn/2%len(weights)])}); err != nil {
+		splits := []string{"relayed", "routed", "asked", "headed", "seen"}
+		every(ctx, 150*time.Millisecond, func(turn int) {
+			split, weight := splits[turn%len(splits)], weights[turn/len(splits)%len(weights)]
+			_, err := l.control.Set(context.WithoutCancel(ctx), split, api.SetRequest{WeightPPM: &weight})
+			if e, ok := errors.AsType[*api.Error](err); ok && e.Code == api.CodeConflict {
+				return // with a reload: the next turn is another try
+			}
+			if err != nil {
 				t.Errorf("set the weight of %q: %v", split, err)
 			}
 		})
@@ -55,7 +60,7 @@ func (l *lab) operate(ctx context.Context, t *testing.T, load *load) {
 	})
 }
 
-// fail has the candidate of the relayed split refuse, drop SYNs and restart in
+// fail has the candidate of relayed and asked refuse, drop SYNs and restart in
 // turns; at last it is up.
 func (l *lab) fail(ctx context.Context, load *load) {
 	load.clients.Go(func() {

@@ -28,31 +28,38 @@ var pattern = sync.OnceValue(func() []byte {
 	return block
 })
 
-// serve greets with the backend's name and does what lines ask for: "say X"
-// answers X, "give N" sends N bytes, "take N" gets N and says "took". After the
-// client's FIN it says "bye" and ends.
 func serve(c net.Conn, name string) {
 	defer func() { _ = c.Close() }()
+	converse(c, bufio.NewReaderSize(c, 64<<10), name, c.RemoteAddr())
+}
+
+// converse greets with the backend's name and does what lines ask for: "say X"
+// answers X, "whoami" the client's address, "give N" sends N bytes, "take N" gets
+// N and says "took". After the client's FIN it says "bye" and ends.
+func converse(c io.Writer, from *bufio.Reader, name string, client net.Addr) {
 	if _, err := fmt.Fprintln(c, name); err != nil {
 		return
 	}
-	from := bufio.NewReaderSize(c, 64<<10)
 	for {
 		line, err := from.ReadString('\n')
 		if errors.Is(err, io.EOF) {
 			_, _ = fmt.Fprintln(c, "bye")
 			return
 		}
-		if err != nil || answer(c, from, strings.TrimSpace(line)) != nil {
+		if err != nil || answer(c, from, client, strings.TrimSpace(line)) != nil {
 			return
 		}
 	}
 }
 
-func answer(c io.Writer, from io.Reader, line string) error {
+func answer(c io.Writer, from io.Reader, client net.Addr, line string) error {
 	verb, rest, _ := strings.Cut(line, " ")
-	if verb == "say" {
+	switch verb {
+	case "say":
 		_, err := fmt.Fprintln(c, rest)
+		return err
+	case "whoami":
+		_, err := fmt.Fprintln(c, client)
 		return err
 	}
 	n, err := strconv.Atoi(rest)
@@ -106,7 +113,14 @@ type candidate struct {
 	// changes is odd while it changes what it does to new flows, and a greeting
 	// may be lost that was due.
 	changes atomic.Int64
+	refuses atomic.Bool
 	undo    []func()
+}
+
+// changed says whether the candidate has changed since changes was before, or is
+// about to.
+func (c *candidate) changed(before int64) bool {
+	return before%2 != 0 || c.changes.Load() != before
 }
 
 // become changes what the candidate does to new flows, by how to begin it at an
@@ -137,10 +151,16 @@ func (c *candidate) end() {
 	}
 }
 
-// up accepts flows; who is up already restarts by it.
+// up accepts flows, of UDP too; who is up already restarts by it.
 func (c *candidate) up(address string) (func(), error) {
+	c.refuses.Store(false)
+	end, err := serveQuestions(address, "new")
+	if err != nil {
+		return nil, err
+	}
 	l, err := net.Listen("tcp", address)
 	if err != nil {
+		end()
 		return nil, err
 	}
 	go func() {
@@ -152,14 +172,18 @@ func (c *candidate) up(address string) (func(), error) {
 			go serve(conn, "new")
 		}
 	}()
-	return func() { _ = l.Close() }, nil
+	return func() { _ = l.Close(); end() }, nil
 }
 
-// refusing listens no more.
-func (c *candidate) refusing(string) (func(), error) { return func() {}, nil }
+// refusing listens no more, for UDP either.
+func (c *candidate) refusing(string) (func(), error) {
+	c.refuses.Store(true)
+	return func() {}, nil
+}
 
 // blackholed drops SYNs: a listener with a full queue (tcp_conn_request in
-// net/ipv4/tcp_input.c).
+// net/ipv4/tcp_input.c). UDP it answers: where nobody refuses, silence is all that
+// many protocols have, and no relay can tell.
 func (c *candidate) blackholed(address string) (func(), error) {
 	at, err := net.ResolveTCPAddr("tcp", address)
 	if err != nil {
@@ -173,7 +197,13 @@ func (c *candidate) blackholed(address string) (func(), error) {
 	if err != nil {
 		return nil, err
 	}
-	undo := func() { _ = unix.Close(fd) }
+	c.refuses.Store(false)
+	end, err := serveQuestions(address, "new")
+	if err != nil {
+		_ = unix.Close(fd)
+		return nil, err
+	}
+	undo := func() { _ = unix.Close(fd); end() }
 	err = errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1), unix.Bind(fd, where), unix.Listen(fd, 0))
 	if err != nil {
 		undo()
