@@ -41,6 +41,7 @@ func rooms() []room {
 		{path: "shadow", may: []string{"traffic"}, why: comparer},
 		{path: "shadow/http1", may: []string{"shadow", "traffic"}, why: driver},
 		{path: "shadow/smtp", may: []string{"shadow", "traffic"}, why: driver},
+		{path: "shadow/report", may: []string{"shadow", "shadow/tally", "traffic"}, why: comparer},
 		{path: "shadow/tally", may: []string{"shadow", "traffic"}, why: comparer},
 		{path: "netfilter/doctor", may: []string{"netfilter", "traffic"}, why: "the doctor looks at a host for the kernel plane's sake: it knows that plane's names and nothing behind the daemon"},
 		{path: "metrics", may: []string{"traffic"}, why: "metrics pulls from a Source of its own; daemon gives it one"},

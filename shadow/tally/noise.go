@@ -61,14 +61,18 @@ type Judgement struct {
 // Judge says what the differences of a field are.
 func (t Thresholds) Judge(c Counts) Judgement {
 	j := Judgement{Finding: Reported, Rate: rate(c.Differed, c.Exchanges), Lower: LowerBound(c)}
-	_, noise := Wilson(c.ControlDiffered, c.Controls)
+	lower, _ := Wilson(c.Differed, c.Exchanges)
+	own := rate(c.ControlDiffered, c.Controls)
+	_, upper := Wilson(c.ControlDiffered, c.Controls)
+	// Noise explains it when either rate may well be the other's.
+	explained := c.ControlDiffered > 0 && (j.Rate <= upper || lower <= own)
 	switch {
 	case c.Excuse != "":
 		j.Finding, j.Why = Masked, fmt.Sprintf("ignored: rule %q", c.Excuse)
 	case c.Differed >= t.Least && j.Lower > t.Effect:
-	case c.ControlDiffered > 0 && j.Rate <= noise:
+	case explained:
 		j.Finding = Masked
-		j.Why = fmt.Sprintf("learnt: differs from itself in %s of %d", percent(rate(c.ControlDiffered, c.Controls)), c.Controls)
+		j.Why = fmt.Sprintf("learnt: differs from itself in %s of %d", percent(own), c.Controls)
 	case c.Differed < t.Least:
 		j.Finding, j.Why = Suspect, fmt.Sprintf("differs in %d of %d, %d would be reported", c.Differed, c.Exchanges, t.Least)
 	case c.ControlDiffered > 0:
@@ -121,5 +125,5 @@ func rate(k, n int64) float64 {
 	return min(1, float64(k)/float64(n))
 }
 
-// percent writes a share with the digits that matter: "98 %", "0.43 %".
-func percent(share float64) string { return fmt.Sprintf("%.2g %%", share*100) }
+// percent writes a share with the digits that matter: "98 %", "0.426 %".
+func percent(share float64) string { return fmt.Sprintf("%.3g %%", share*100) }

@@ -5,7 +5,8 @@ import "github.com/splitd/splitd/shadow"
 // Options are how a tally counts.
 type Options struct {
 	Protocol string // as in the configuration: "smtp"
-	// Ignore are all rules in force, to tell which are about nothing.
+	// Ignore are the user's rules, to tell which are about nothing. What a protocol has
+	// built in does not belong here.
 	Ignore []shadow.Ignore
 	// Full keeps values in samples as they are: payload. Else they are masked.
 	Full bool

@@ -1,0 +1,215 @@
+package report_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/splitd/splitd/shadow"
+	"github.com/splitd/splitd/shadow/report"
+	"github.com/splitd/splitd/shadow/tally"
+)
+
+func differs(path string, kind shadow.Kind, level shadow.Level, expected, got string) shadow.Difference {
+	return shadow.Difference{Path: path, Kind: kind, Level: level, Expected: expected, Got: got, Plain: true}
+}
+
+// counted is a tally of n exchanges of each list of differences.
+type counted struct {
+	n     int
+	found []shadow.Difference
+}
+
+func count(all ...counted) *tally.Tally {
+	t := tally.New(tally.Options{Protocol: "http", WarmUp: -1})
+	for _, c := range all {
+		for i := range c.n {
+			t.Add(shadow.Exchange{Endpoint: "GET /"}, c.found, clock(i))
+		}
+	}
+	return t
+}
+
+func controls(t *tally.Tally, n, differ int, found ...shadow.Difference) {
+	for i := range n {
+		if i < differ {
+			t.AddControl(shadow.Exchange{Endpoint: "GET /"}, found, clock(i))
+		} else {
+			t.AddControl(shadow.Exchange{Endpoint: "GET /"}, nil, clock(i))
+		}
+	}
+}
+
+func listed(all []report.Difference) map[string]int64 {
+	counts := make(map[string]int64)
+	for _, d := range all {
+		counts[d.Field+" "+string(d.Kind)] += d.Count
+	}
+	return counts
+}
+
+func TestAnExchangeIsChargedOnceToTheHeaviestThatIsNoNoise(t *testing.T) {
+	t.Parallel()
+	status := differs("status", shadow.Changed, shadow.Decision, "200", "404")
+	body := differs("body", shadow.Changed, shadow.Semantic, "a", "b")
+	date := differs("header date", shadow.Changed, shadow.Semantic, "x", "y")
+	all := count(counted{900, nil}, counted{50, []shadow.Difference{status, body, date}}, counted{30, []shadow.Difference{body, date}}, counted{20, []shadow.Difference{date}})
+	// Before noise is learnt, the date is charged like anything else.
+	r := report.Make(all.State(), report.Options{})
+	if diff := cmp.Diff(map[string]int64{"status value": 50, "body value": 30, "header date value": 20}, listed(r.Differences)); diff != "" {
+		t.Errorf("before (-want +got):\n%s", diff)
+	}
+	// What is learnt now holds for what was counted before, too.
+	controls(all, 200, 190, date)
+	r = report.Make(all.State(), report.Options{})
+	if diff := cmp.Diff(map[string]int64{"status value": 50, "body value": 30}, listed(r.Differences)); diff != "" {
+		t.Errorf("after (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(report.Exchanges{Match: 900, Mismatch: 80, Noise: 20}, r.Exchanges); diff != "" {
+		t.Errorf("exchanges (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"body (value)"}, r.Differences[0].Also); diff != "" {
+		t.Errorf("what differs with it (-want +got):\n%s", diff)
+	}
+	want := []report.Mask{{Endpoint: "GET /", Field: "header date", Kind: shadow.Changed, Why: "learnt: differs from itself in 95 % of 200", Count: 100}}
+	if diff := cmp.Diff(want, r.Masked); diff != "" {
+		t.Errorf("masked (-want +got):\n%s", diff)
+	}
+}
+
+func TestNoiseThatIsTheHeaviestDoesNotHideWhatIsLighter(t *testing.T) {
+	t.Parallel()
+	token := differs("header token", shadow.Changed, shadow.Decision, "1", "2")
+	price := differs("body price", shadow.Changed, shadow.Text, "10", "11")
+	all := count(counted{1000, []shadow.Difference{token, price}})
+	controls(all, 200, 200, token)
+	r := report.Make(all.State(), report.Options{})
+	if diff := cmp.Diff(map[string]int64{"body price value": 1000}, listed(r.Differences)); diff != "" {
+		t.Errorf("differences (-want +got):\n%s", diff)
+	}
+}
+
+func TestANoisyFieldCannotHideAWrongOne(t *testing.T) {
+	t.Parallel()
+	value := differs("header date", shadow.Changed, shadow.Semantic, "Thu", "Fri")
+	class := differs("header date", shadow.Retyped, shadow.Semantic, "Thu", "none")
+	missing := differs("header date", shadow.Missing, shadow.Semantic, "Thu", "")
+	all := count(counted{500, []shadow.Difference{value}}, counted{300, []shadow.Difference{class}}, counted{200, []shadow.Difference{missing}})
+	controls(all, 200, 200, value)
+	r := report.Make(all.State(), report.Options{})
+	if diff := cmp.Diff(map[string]int64{"header date class": 300, "header date missing": 200}, listed(r.Differences)); diff != "" {
+		t.Errorf("differences (-want +got):\n%s", diff)
+	}
+}
+
+func TestWhatIsTooRareIsSuspectAndTheVerdictUndecided(t *testing.T) {
+	t.Parallel()
+	r := report.Make(count(counted{5000, nil}, counted{2, []shadow.Difference{differs("status", shadow.Changed, shadow.Decision, "200", "500")}}).State(), report.Options{})
+	if r.Verdict != report.Undecided || len(r.Differences) != 0 || len(r.Suspects) != 1 || r.Exchanges.Mismatch != 2 {
+		t.Errorf("%s: %d differences, %d suspects, %+v", r.Verdict, len(r.Differences), len(r.Suspects), r.Exchanges)
+	}
+	if want := "2 of 5002 exchanges differ, too few to tell from chance"; !strings.Contains(r.Summary, want) {
+		t.Errorf("%q, want %q", r.Summary, want)
+	}
+	if want := "differs in 2 of 5002, 3 would be reported"; r.Suspects[0].Why != want {
+		t.Errorf("why is %q, want %q", r.Suspects[0].Why, want)
+	}
+}
+
+func TestNothingDifferingHasABoundAndIsNeverCertain(t *testing.T) {
+	t.Parallel()
+	r := report.Make(count(counted{940, nil}).State(), report.Options{Primary: "old", Candidate: "new"})
+	if want := "new answers as old in all of 940 exchanges but for known noise: with 95 % certainty fewer than 0.407 % differ."; r.Summary != want || r.Verdict != report.Same {
+		t.Errorf("%s: %q, want %q", r.Verdict, r.Summary, want)
+	}
+	r = report.Make(count(counted{940, nil}).State(), report.Options{MinCompared: 1000})
+	if r.Verdict != report.Undecided {
+		t.Errorf("940 of the 1000 that are needed are %s", r.Verdict)
+	}
+	r = report.Make(count().State(), report.Options{})
+	if r.Verdict != report.Undecided || r.Window != nil || r.Latency != nil {
+		t.Errorf("of nothing: %s, %v, %v", r.Verdict, r.Window, r.Latency)
+	}
+}
+
+func TestACandidateThatDoesNotAnswerIsADifference(t *testing.T) {
+	t.Parallel()
+	all := count(counted{90, nil})
+	for i := range 10 {
+		x := shadow.Exchange{Endpoint: "GET /", Verdict: shadow.CandidateError, Reason: "refused"}
+		all.Add(x, shadow.Differences(x, nil), clock(i))
+	}
+	r := report.Make(all.State(), report.Options{})
+	if diff := cmp.Diff(map[string]int64{"reply availability": 10}, listed(r.Differences)); diff != "" {
+		t.Errorf("differences (-want +got):\n%s", diff)
+	}
+	if r.Verdict != report.Differs || r.Exchanges != (report.Exchanges{Match: 90}) || r.Differences[0].Rate != 0.1 {
+		t.Errorf("%s, %+v, rate %g", r.Verdict, r.Exchanges, r.Differences[0].Rate)
+	}
+}
+
+func TestLightDifferencesCanBeLeftOutAndAreListed(t *testing.T) {
+	t.Parallel()
+	text := differs("text", shadow.Changed, shadow.Text, "Ok", "Fine")
+	r := report.Make(count(counted{100, []shadow.Difference{text}}).State(), report.Options{Level: shadow.Semantic})
+	want := []report.Mask{{Endpoint: "GET /", Field: "text", Kind: shadow.Changed, Why: "lighter than semantic", Count: 100}}
+	if diff := cmp.Diff(want, r.Masked); diff != "" {
+		t.Errorf("masked (-want +got):\n%s", diff)
+	}
+	if r.Verdict != report.Same || r.Exchanges.Noise != 100 {
+		t.Errorf("%s, %+v", r.Verdict, r.Exchanges)
+	}
+}
+
+func TestRulesAreListedWithWhatTheyHideAndWhoseTheyAre(t *testing.T) {
+	t.Parallel()
+	ours, builtin := rule(t, "ignore header etag"), rule(t, "ignore header date")
+	unused := rule(t, "shape header typo")
+	all := tally.New(tally.Options{Ignore: []shadow.Ignore{ours, unused}})
+	x := shadow.Exchange{Endpoint: "GET /", Primary: reply(1, "header etag=1", "header date=2"), Candidate: reply(1, "header etag=3", "header date=4")}
+	for i := range 10 {
+		all.Add(x, shadow.Differences(x, []shadow.Ignore{ours, builtin, unused}), clock(i))
+	}
+	r := report.Make(all.State(), report.Options{})
+	want := []report.Mask{
+		{Endpoint: "GET /", Field: "header date", Kind: shadow.Changed, Why: "built in: ignore header date", Count: 10},
+		{Endpoint: "GET /", Field: "header etag", Kind: shadow.Changed, Why: "ignored: ignore header etag", Count: 10},
+	}
+	if diff := cmp.Diff(want, r.Masked); diff != "" {
+		t.Errorf("masked (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"shape header typo"}, r.UnusedRules); diff != "" {
+		t.Errorf("unused (-want +got):\n%s", diff)
+	}
+}
+
+func TestAPipelineIsStoppedByEvidenceAndHeldByTooLittle(t *testing.T) {
+	t.Parallel()
+	bad := []shadow.Difference{differs("status", shadow.Changed, shadow.Decision, "200", "500")}
+	tests := []struct {
+		name       string
+		good, bad  int
+		unanswered int
+		want       int
+	}{
+		{"clean", 1000, 0, 0, 0},
+		{"at the limit", 999, 1, 0, 0},
+		{"beyond", 998, 2, 0, 1},
+		{"no answers are beyond too", 1000, 0, 2, 1},
+		{"too few", 999, 0, 0, 6},
+		{"too few, and beyond whatever comes", 10, 5, 0, 1},
+		{"too few, and a first mismatch", 10, 1, 0, 6},
+		{"nothing", 0, 0, 0, 6},
+	}
+	for _, test := range tests {
+		all := count(counted{test.good, nil}, counted{test.bad, bad})
+		for i := range test.unanswered {
+			all.Add(shadow.Exchange{Verdict: shadow.CandidateError}, nil, clock(i))
+		}
+		got := report.Limits{MaxMismatch: 0.001, MinCompared: 1000}.Decide(report.Make(all.State(), report.Options{}))
+		if got.ExitCode != test.want {
+			t.Errorf("%s: exit code %d (%s), want %d", test.name, got.ExitCode, got.Why, test.want)
+		}
+	}
+}

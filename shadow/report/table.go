@@ -1,0 +1,189 @@
+package report
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/splitd/splitd/shadow/tally"
+)
+
+// none is what a cell says of nothing.
+const none = "-"
+
+// rows writes columns of one width each.
+func rows(w io.Writer, lines ...[]string) error {
+	tabs := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, cells := range lines {
+		for i, cell := range cells {
+			if cell == "" {
+				cells[i] = none
+			}
+		}
+		if _, err := fmt.Fprintln(tabs, strings.Join(cells, "\t")); err != nil {
+			return err
+		}
+	}
+	return tabs.Flush()
+}
+
+// writeTable writes for a terminal: what differs first.
+func writeTable(w io.Writer, r Report) error {
+	if _, err := fmt.Fprintf(w, "%s: %s\n%s\n", orElse(r.Split, none), strings.ToUpper(string(r.Verdict)), r.Summary); err != nil {
+		return err
+	}
+	blocks := []struct {
+		title string
+		lines [][]string
+	}{
+		{"differences", differenceRows(r.Differences)},
+		{"suspects: too few to tell from chance", differenceRows(r.Suspects)},
+		{"exchanges", coverageRows(r)},
+		{"not compared, and no answer", reasonRows(r.NotCompared)},
+		{"masked: differs, and may", maskRows(r.Masked)},
+		{"latency in ms of " + pairs(r.Latency), latencyRows(r.Latency)},
+		{"ignore rules that are about nothing that was seen", listRows(r.UnusedRules)},
+		{"facts", factRows(r)},
+	}
+	for _, b := range blocks {
+		if len(b.lines) == 0 {
+			continue
+		}
+		if _, err := fmt.Fprintf(w, "\n%s\n", b.title); err != nil {
+			return err
+		}
+		if err := rows(w, b.lines...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func differenceRows(list []Difference) [][]string {
+	if len(list) == 0 {
+		return nil
+	}
+	lines := [][]string{{"LEVEL", "ENDPOINT", "FIELD", "KIND", "EXPECTED", "GOT", "COUNT", "RATE", "AT LEAST", "SINCE", "LAST", "SAMPLE"}}
+	for _, d := range list {
+		sample := ""
+		if len(d.Samples) > 0 {
+			sample = fmt.Sprint(d.Samples[0])
+		}
+		lines = append(lines, []string{
+			d.Level, short(d.Endpoint, 32), short(d.Field, 40), string(d.Kind), short(d.Expected, 32), short(d.Got, 32),
+			fmt.Sprint(d.Count), percent(d.Rate), percent(max(0, d.LowerBound)), when(d.FirstSeen), when(d.LastSeen), sample,
+		})
+	}
+	return lines
+}
+
+func when(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05Z") }
+
+func coverageRows(r Report) [][]string {
+	c := r.Cover
+	return [][]string{
+		{"eligible", "compared", "skipped", "opaque", "truncated", "dropped", "after_divergence", "candidate_error", "primary_error"},
+		numbers(c.Eligible, c.Compared, c.Skipped, c.Opaque, c.Truncated, c.Dropped, c.AfterDivergence, c.CandidateError, c.PrimaryError),
+		{"compared", "match", "mismatch", "noise"},
+		numbers(c.Compared, r.Exchanges.Match, r.Exchanges.Mismatch, r.Exchanges.Noise),
+	}
+}
+
+func numbers(all ...int64) []string {
+	cells := make([]string, len(all))
+	for i, n := range all {
+		cells[i] = fmt.Sprint(n)
+	}
+	return cells
+}
+
+func reasonRows(list []tally.Reason) (lines [][]string) {
+	for _, r := range list {
+		lines = append(lines, []string{fmt.Sprint(r.Count), string(r.Verdict), short(r.Reason, 100)})
+	}
+	return lines
+}
+
+func maskRows(list []Mask) (lines [][]string) {
+	for _, m := range list {
+		lines = append(lines, []string{short(m.Endpoint, 32), short(m.Field, 40), string(m.Kind), fmt.Sprint(m.Count), short(m.Why, 100)})
+	}
+	return lines
+}
+
+func listRows(list []string) (lines [][]string) {
+	for _, text := range list {
+		lines = append(lines, []string{short(text, 120)})
+	}
+	return lines
+}
+
+func pairs(l *Latency) string {
+	if l == nil {
+		return ""
+	}
+	return fmt.Sprintf("%d pairs, the first %d left out to warm up", l.Pairs, l.WarmUp)
+}
+
+func latencyRows(l *Latency) [][]string {
+	if l == nil {
+		return nil
+	}
+	lines := [][]string{{"", "P50", "P95", "P99", "FIRST BYTE P50", "P95", "P99"}}
+	for _, side := range sides(l) {
+		line := []string{side.name}
+		for _, q := range []Quantiles{side.total, side.first} {
+			line = append(line, ms(q.P50), ms(q.P95), ms(q.P99))
+		}
+		lines = append(lines, line)
+	}
+	return lines
+}
+
+type side struct {
+	name         string
+	total, first Quantiles
+}
+
+func sides(l *Latency) []side {
+	return []side{
+		{"primary", l.Primary, l.FirstByte.Primary},
+		{"candidate", l.Candidate, l.FirstByte.Candidate},
+		{"paired difference", l.Delta, l.FirstByte.Delta},
+	}
+}
+
+func ms(v float64) string { return fmt.Sprintf("%.3g", v) }
+
+func factRows(r Report) [][]string {
+	lines := [][]string{
+		{"protocol", r.Protocol},
+		{"primary", r.Primary},
+		{"candidate", r.Candidate},
+		{"rule", r.Rule},
+		{"asked twice (A/A)", fmt.Sprint(r.Controls)},
+	}
+	if r.Window != nil {
+		lines = append(lines, []string{"from", when(r.Window.From)}, []string{"to", when(r.Window.To)})
+	}
+	if f := folded(r.Folded); f != "" {
+		lines = append(lines, []string{"folded into rests", f})
+	}
+	return lines
+}
+
+// folded says what was too much to tell apart.
+func folded(f tally.Folded) string {
+	var parts []string
+	for _, p := range []struct {
+		count int64
+		name  string
+	}{{f.Endpoints, "endpoints"}, {f.Fields, "fields"}, {f.Signatures, "signatures"}, {f.Combinations, "combinations"}, {f.Reasons, "reasons"}} {
+		if p.count > 0 {
+			parts = append(parts, fmt.Sprintf("%s %d times", p.name, p.count))
+		}
+	}
+	return strings.Join(parts, ", ")
+}

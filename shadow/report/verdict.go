@@ -1,0 +1,121 @@
+package report
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/splitd/splitd/shadow/tally"
+)
+
+// verdict is the report in a word. It says that nothing differs only where nothing
+// does that is not known to be noise.
+func verdict(r Report, o Options) Verdict {
+	switch {
+	case len(r.Differences) > 0:
+		return Differs
+	case len(r.Suspects) > 0, r.Cover.Compared < max(1, o.MinCompared):
+		return Undecided
+	default:
+		return Same
+	}
+}
+
+// asked is how many exchanges the candidate was to answer, and in how many of them
+// it did otherwise or not at all.
+func asked(r Report) (wrong, of int64) {
+	return r.Exchanges.Mismatch + r.Cover.CandidateError, r.Cover.Compared + r.Cover.CandidateError
+}
+
+// summary is the sentence for people.
+func summary(r Report) string {
+	var b strings.Builder
+	wrong, of := asked(r)
+	candidate, primary := orElse(r.Candidate, "the candidate"), orElse(r.Primary, "the primary")
+	switch {
+	case r.Verdict == Differs:
+		d := r.Differences[0]
+		fmt.Fprintf(&b, "%s answers otherwise than %s in %d of %d exchanges (%s), first of all %s %s: %s.", candidate, primary, wrong, of, percent(share(wrong, of)), d.Endpoint, d.Field, change(d))
+	case r.Cover.Compared == 0 && of == 0:
+		b.WriteString("nothing has been compared yet.")
+	case len(r.Suspects) > 0:
+		fmt.Fprintf(&b, "%d of %d exchanges differ, too few to tell from chance: let it run on.", wrong, of)
+	default:
+		_, upper := tally.Wilson(wrong, of)
+		fmt.Fprintf(&b, "%s answers as %s in all of %d exchanges but for known noise: with 95 %% certainty fewer than %s differ.", candidate, primary, of, percent(upper))
+		if r.Verdict == Undecided {
+			b.WriteString(" That is too few to call it the same.")
+		}
+	}
+	if missed := r.Cover.Eligible - of; missed > 0 {
+		fmt.Fprintf(&b, " %s of what was seen was not compared.", percent(share(missed, r.Cover.Eligible)))
+	}
+	return b.String()
+}
+
+// change says in words what became of what.
+func change(d Difference) string {
+	switch {
+	case d.Expected == "" && d.Got == "":
+		return string(d.Kind)
+	case d.Expected == "":
+		return d.Got + " is extra"
+	case d.Got == "":
+		return d.Expected + " is missing"
+	case d.Expected == d.Got:
+		return "another " + d.Got
+	default:
+		return d.Expected + " became " + d.Got
+	}
+}
+
+func orElse(text, otherwise string) string {
+	if text == "" {
+		return otherwise
+	}
+	return text
+}
+
+func percent(share float64) string {
+	if share >= 0.9995 && share < 1 {
+		return "99.9 %" // never all, unless it is
+	}
+	return fmt.Sprintf("%.3g %%", share*100)
+}
+
+// Limits are what a pipeline lets pass.
+type Limits struct {
+	// MaxMismatch is the largest share of exchanges that the candidate may answer
+	// otherwise than the primary, or not at all.
+	MaxMismatch float64
+	// MinCompared is how many exchanges must have been compared.
+	MinCompared int64
+}
+
+// A Decision is what a pipeline does with a report.
+type Decision struct {
+	// ExitCode is 0 within the limits, 1 beyond them, and 6 when too little was
+	// compared to say: a human is needed.
+	ExitCode int
+	Why      string
+}
+
+// The exit codes of decisions, which are the commands'.
+const (
+	exitWithin = 0
+	exitBeyond = 1
+	exitHeld   = 6
+)
+
+// Decide says whether a report is within the limits. Before enough was compared it
+// is beyond them only where what is still to come could not undo that.
+func (l Limits) Decide(r Report) Decision {
+	wrong, of := asked(r)
+	switch rate := share(wrong, of); {
+	case rate > l.MaxMismatch && r.Cover.Compared >= l.MinCompared, wrong > 0 && float64(wrong) > l.MaxMismatch*float64(max(of, l.MinCompared)):
+		return Decision{exitBeyond, fmt.Sprintf("%d of %d exchanges (%s) differ, at most %s may", wrong, of, percent(rate), percent(l.MaxMismatch))}
+	case r.Cover.Compared < l.MinCompared:
+		return Decision{exitHeld, fmt.Sprintf("%d exchanges were compared, %d are needed: let it run on", r.Cover.Compared, l.MinCompared)}
+	default:
+		return Decision{exitWithin, fmt.Sprintf("%d of %d exchanges (%s) differ, %s may", wrong, of, percent(rate), percent(l.MaxMismatch))}
+	}
+}
