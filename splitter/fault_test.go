@@ -2,6 +2,7 @@ package splitter
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"net"
 	"net/netip"
@@ -130,44 +131,87 @@ func deafen(t *testing.T, c *net.TCPConn) {
 	}
 }
 
-// Backends that send without end to clients that read nothing: what a flow may
-// hold does not grow.
-func TestRepliesWithoutEndFillNoMemory(t *testing.T) {
+// A peer that reads nothing stops the other, which sends without end: what flows
+// may hold does not grow, and no more pipes are open than there may be, however
+// many of them stream.
+func TestBytesWithoutEndForWhoReadsNothingFillNoMemory(t *testing.T) {
 	ip := families()["IPv4"]
-	service := netip.AddrPortFrom(ip, freePort())
 	chunk := bytes.Repeat([]byte("without end "), 10_000)
-	endless := startServer(t, ip, func(c *net.TCPConn) {
+	endless := func(_ context.Context, c *net.TCPConn) {
+		_ = c.SetWriteBuffer(16 << 10)
 		for {
 			if _, err := c.Write(chunk); err != nil {
 				return
 			}
 		}
-	})
-	split := newSplit("mx", service, endless, nil)
-	r := startRelay(t, Options{}, split)
-	heap := func() uint64 {
-		runtime.GC()
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		return m.HeapAlloc
 	}
-	before := heap()
-	const flows = 20
-	for range flows {
-		dial(t, service)
+	deaf := func(ctx context.Context, c *net.TCPConn) {
+		_ = c.SetReadBuffer(4 << 10)
+		<-ctx.Done()
+		abortConn(c)
 	}
-	last, still := uint64(0), 0
-	nettest.Eventually(t, "all is full", func() bool {
-		out := r.numbers("old").Out
-		if still++; out == 0 || out != last {
-			still = 0
-		}
-		last = out
-		return still == 100 // looks in a row
-	})
-	if grown := int64(heap()) - int64(before); grown > flows*2*bufferSize+1<<20 {
-		t.Errorf("%d flows hold %d KiB", flows, grown>>10)
+	for name, test := range map[string]struct {
+		weight         traffic.Weight
+		client, server func(context.Context, *net.TCPConn)
+		flows          int
+	}{
+		"replies of the primary":                {0, deaf, endless, 20},
+		"replies of a candidate":                {traffic.Whole, deaf, endless, 20},
+		"an upload to the primary":              {0, endless, deaf, 20},
+		"more streams than there may be pipes":  {0, deaf, endless, pipesOfAll + 40},
+		"uploads to a candidate that hears all": {traffic.Whole, endless, deaf, 20},
+	} {
+		t.Run(name, func(t *testing.T) {
+			service, server := netip.AddrPortFrom(ip, freePort()), startServer(t, ip, func(c *net.TCPConn) { test.server(t.Context(), c) })
+			split := newSplit("mx", service, server, map[string]candidate{"new": {server, test.weight}})
+			if test.weight == 0 {
+				split = newSplit("mx", service, server, nil)
+			} else {
+				split.Primary = remote("old", closedPort(ip))
+			}
+			r := startRelay(t, Options{Workers: 2}, split)
+			before := liveHeap()
+			for range test.flows {
+				c := dial(t, service)
+				go test.client(t.Context(), c)
+			}
+			moved := func() uint64 {
+				n := uint64(0)
+				for _, c := range r.Counts() {
+					n += *c.BytesIn + *c.BytesOut
+				}
+				return n
+			}
+			last, still := uint64(0), 0
+			nettest.Eventually(t, "all is full", func() bool {
+				now := moved()
+				if still++; now == 0 || now != last {
+					still = 0
+				}
+				last = now
+				return still == 100 // looks in a row
+			})
+			if grown := int64(liveHeap()) - int64(before); grown > int64(test.flows)*2*bufferSize+1<<20 {
+				t.Errorf("%d flows hold %d KiB", test.flows, grown>>10)
+			}
+			pipes := 0
+			r.inspect(func(w *worker) { pipes += w.pipes.open })
+			if pipes > pipesOfAll || pipes == 0 {
+				t.Errorf("%d pipes are open, at most %d may be, and some should", pipes, pipesOfAll)
+			}
+			if lack := r.Faults().Splices; (lack > 0) != (test.flows > pipesOfAll) {
+				t.Errorf("with %d streams a pipe was lacking %d times", test.flows, lack)
+			}
+		})
 	}
+}
+
+// liveHeap is what the heap holds after a collection, in bytes.
+func liveHeap() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }
 
 func TestAResetStormOfFiftyThousandLeavesNothingBehind(t *testing.T) {
@@ -191,6 +235,7 @@ func TestAResetStormOfFiftyThousandLeavesNothingBehind(t *testing.T) {
 	exchangeless()
 	nettest.Eventually(t, "the first is over", func() bool { return r.openFlows() == 0 })
 	goroutines, files, lines := runtime.NumGoroutine(), len(openFiles(t)), len(r.logs.String())
+	heap := liveHeap()
 	var clients sync.WaitGroup
 	for range 4 {
 		clients.Go(func() {
@@ -203,6 +248,9 @@ func TestAResetStormOfFiftyThousandLeavesNothingBehind(t *testing.T) {
 	nettest.Eventually(t, "goroutines and files are back at base", func() bool {
 		return r.openFlows() == 0 && runtime.NumGoroutine() <= goroutines && len(openFiles(t)) <= files
 	})
+	if grown := int64(liveHeap()) - int64(heap); grown > 1<<20 {
+		t.Errorf("the storm left %d KiB in memory", grown>>10)
+	}
 	if n := len(r.logs.String()) - lines; n > 20_000 {
 		t.Errorf("the storm left %d bytes in the log", n)
 	}
