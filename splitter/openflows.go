@@ -169,7 +169,7 @@ func (w *worker) walk(visit func(*flow), done func()) { w.walkFrom(0, visit, don
 
 func (w *worker) walkFrom(block int, visit func(*flow), done func()) {
 	last := min(block+blocksAtOnce, len(w.flows.blocks))
-	w.flows.eachOf(block, last, func(f *flow) { w.visit(f, visit) })
+	w.flows.eachOf(min(block, last), last, func(f *flow) { w.visit(f, visit) })
 	if last >= len(w.flows.blocks) {
 		done()
 		return

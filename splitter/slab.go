@@ -1,14 +1,20 @@
 package splitter
 
-// A slab grows by so many places.
-const slabStep = 128
+const (
+	// A slab grows by so many places.
+	slabStep = 128
+	// slabKept is how many blocks of them it keeps whatever is free.
+	slabKept = 4
+)
 
 // slab holds a worker's flows. A flow stays where it is while it is open, and
 // its place is taken again afterwards.
 type slab struct {
 	blocks []*[slabStep]flow
+	taken  []int32 // of each block's places
 	free   []int32
 	open   int
+	turn   int32 // of the newest flow
 }
 
 // firstPlace is that of the first flow: the worker itself has one before it in
@@ -22,6 +28,9 @@ func (s *slab) at(place int32) *flow {
 
 // find returns the open flow that a ticket concerns, nil if it is gone.
 func (s *slab) find(t ticket) *flow {
+	if int(t.place) >= len(s.blocks)*slabStep {
+		return nil // with its block
+	}
 	f := s.at(t.place)
 	if f.turn != t.turn || f.stage == vacant {
 		return nil
@@ -37,13 +46,17 @@ func (s *slab) take() *flow {
 	place := s.free[len(s.free)-1]
 	s.free = s.free[:len(s.free)-1]
 	s.open++
-	return s.at(place)
+	s.taken[place/slabStep]++
+	s.turn = (s.turn + 1) % turns
+	f := s.at(place)
+	f.turn = s.turn
+	return f
 }
 
 func (s *slab) grow() {
 	begin := int32(len(s.blocks) * slabStep)
 	block := new([slabStep]flow)
-	s.blocks = append(s.blocks, block)
+	s.blocks, s.taken = append(s.blocks, block), append(s.taken, 0)
 	for i := range int32(slabStep) {
 		block[i].place = begin + i
 	}
@@ -54,9 +67,35 @@ func (s *slab) grow() {
 
 // release gives the place of a flow back. Tickets of it find nothing any more.
 func (s *slab) release(f *flow) {
-	*f = flow{place: f.place, turn: (f.turn + 1) % turns}
+	*f = flow{place: f.place}
 	s.free = append(s.free, f.place)
+	s.taken[f.place/slabStep]--
 	s.open--
+}
+
+// trim gives memory back after a storm: blocks at the end that are free, when
+// they are a quarter of all and most places are free. Nobody may hold a place
+// that is not its own flow's.
+func (s *slab) trim() {
+	if len(s.blocks) <= slabKept || s.open > len(s.blocks)*slabStep/4 {
+		return
+	}
+	n := len(s.blocks)
+	for n > slabKept && s.taken[n-1] == 0 {
+		n--
+	}
+	if n > len(s.blocks)*3/4 {
+		return
+	}
+	clear(s.blocks[n:])
+	s.blocks, s.taken = s.blocks[:n], s.taken[:n]
+	free := make([]int32, 0, n*slabStep)
+	for _, place := range s.free {
+		if int(place) < n*slabStep {
+			free = append(free, place)
+		}
+	}
+	s.free = free
 }
 
 // each calls visit with every open flow, which it may release.

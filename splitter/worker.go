@@ -136,6 +136,7 @@ func (w *worker) round(events []unix.EpollEvent) {
 	}
 	w.goOn()
 	w.expire()
+	w.flows.trim()
 }
 
 // news are the events that are there. It waits for one only where there is none
