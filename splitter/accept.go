@@ -64,7 +64,7 @@ func (w *worker) accept(place int32) {
 	l := &w.listeners[place]
 	for range l.batch {
 		if w.relay.files.short(filesOfFlow) {
-			w.failed(l.front.address.AddrPort, unix.EMFILE)
+			w.failed(l.front.address.AddrPort, w.relay.files.lack)
 			return
 		}
 		socket, client, errno := w.edge.accept(l.socket)

@@ -3,6 +3,7 @@ package splitter
 import (
 	"fmt"
 	"sync/atomic"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,8 +15,16 @@ const filesKept = 64 + 2*pipesOfAll
 
 // files counts the descriptors of flows, of all workers together.
 type files struct {
-	most int64 // set before there are workers
+	most int64         // set before there are workers, as is
+	lack syscall.Errno // what is short when they are used: EMFILE, or ENOMEM
 	used atomic.Int64
+}
+
+// bound lowers the most to that of so many flows, for the sake of memory.
+func (f *files) bound(flows int64) {
+	if flows < f.most/filesOfFlow {
+		f.most, f.lack = flows*filesOfFlow, unix.ENOMEM
+	}
 }
 
 // filesFor says how many descriptors flows may have of a limit of which so many
@@ -39,7 +48,7 @@ func (f *files) measure() error {
 		return fmt.Errorf("open file descriptor: %w", err)
 	}
 	_ = unix.Close(next)
-	f.most = filesFor(limit.Cur, uint64(next))
+	f.most, f.lack = filesFor(limit.Cur, uint64(next)), unix.EMFILE
 	return nil
 }
 

@@ -5,6 +5,9 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/splitd/splitd/traffic"
 )
@@ -17,7 +20,7 @@ type gate struct {
 
 	tees teeCounts
 	// Refused, by reason.
-	maxFlows, maxClientFlows, noFiles, badHeader, lateHeader, noHeader atomic.Uint64
+	maxFlows, maxClientFlows, noFiles, noMemory, badHeader, lateHeader, noHeader atomic.Uint64
 }
 
 // refusals are what was refused, by reason; none are left out.
@@ -26,6 +29,7 @@ func (g *gate) refusals() map[traffic.Refusal]uint64 {
 		traffic.RefusedMaxFlows:       g.maxFlows.Load(),
 		traffic.RefusedMaxClientFlows: g.maxClientFlows.Load(),
 		traffic.RefusedNoFiles:        g.noFiles.Load(),
+		traffic.RefusedNoMemory:       g.noMemory.Load(),
 		traffic.RefusedBadHeader:      g.badHeader.Load(),
 		traffic.RefusedLateHeader:     g.lateHeader.Load(),
 		traffic.RefusedNoHeader:       g.noHeader.Load(),
@@ -36,6 +40,15 @@ func (g *gate) refusals() map[traffic.Refusal]uint64 {
 		}
 	}
 	return all
+}
+
+// lack counts one that is refused for lack of files, or of memory.
+func (g *gate) lack(of syscall.Errno) {
+	if of == unix.ENOMEM {
+		g.noMemory.Add(1)
+		return
+	}
+	g.noFiles.Add(1)
 }
 
 // enter lets a flow in, or refuses and counts it. A flow that is let in has to

@@ -191,10 +191,11 @@ func (w *worker) begin(front *front, place int32, t talker) *flow {
 // enter has returned is to be given back.
 func (w *worker) admits(c *choice, from netip.Addr) (counted netip.Addr, ok bool) {
 	if w.relay.files.short(filesOfTalk) {
-		c.gate.noFiles.Add(1)
+		cause := w.relay.files.lack
+		c.gate.lack(cause)
 		if left, ok := w.relay.quiet.allow("files", time.Now()); ok {
 			w.relay.say(func(log *slog.Logger) {
-				log.Warn("flow refused: this process may have no more files open", "split", c.split, "left_out", left)
+				log.Warn("flow refused", "split", c.split, "error", cause, "left_out", left)
 			})
 		}
 		return netip.Addr{}, false

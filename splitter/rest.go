@@ -82,7 +82,7 @@ func (w *worker) shed() {
 			}
 			if errno == 0 {
 				w.edge.reset(socket)
-				l.front.choice.Load().gate.noFiles.Add(1)
+				l.front.choice.Load().gate.lack(w.relay.files.lack)
 			}
 		}
 	}

@@ -16,6 +16,7 @@ func (r *Relay) begin() error {
 	if err := r.files.measure(); err != nil {
 		return err
 	}
+	r.files.bound(flowsIn(memoryLimit("/")))
 	var workers []*worker
 	for i := range r.wanted {
 		w, err := newWorker(r, i, r.edge())

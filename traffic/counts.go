@@ -35,13 +35,14 @@ type Counts struct {
 type Refusal string
 
 // The reasons: the limits of the same names in a split's configuration, the lack
-// of file descriptors for over a second, and of a connection that has to begin
+// of file descriptors or of memory for over a second, and of a connection that has to begin
 // with a PROXY header one that is none, that is not whole in time, and an end
 // before it is.
 const (
 	RefusedMaxFlows       Refusal = "max_flows"
 	RefusedMaxClientFlows Refusal = "max_client_flows"
 	RefusedNoFiles        Refusal = "no_files"
+	RefusedNoMemory       Refusal = "no_memory"
 	RefusedBadHeader      Refusal = "bad_header"
 	RefusedLateHeader     Refusal = "late_header"
 	RefusedNoHeader       Refusal = "no_header"
