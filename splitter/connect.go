@@ -90,10 +90,41 @@ func (w *worker) try(f *flow, t *target) {
 	}
 	w.pause = 0 // there is enough of everything
 	f.times.connect = 0
-	if timeout := f.choice.proxy.ConnectTimeout; timeout > 0 {
-		f.times.connect = w.now + ticks(timeout)
+	if patience := f.connectPatience(w.relay.last); patience > 0 {
+		f.times.connect = w.tick() + ticks(patience)
 	}
 	w.appoint(f)
+}
+
+// lastPatience is the least that an attempt may take behind which there is nobody:
+// the kernel sends a SYN that got lost again after 1, 3 and 7 s (RFC 6298, section
+// 2), and a client that is reset meanwhile would have been served without us.
+const lastPatience = 10 * time.Second
+
+// connectPatience is how long the target may take to be connected, 0 for as long
+// as the kernel tries; last is lastPatience.
+func (f *flow) connectPatience(last time.Duration) time.Duration {
+	patience := f.choice.proxy.ConnectTimeout
+	if patience > 0 && !f.mayFallBack() {
+		return max(patience, last)
+	}
+	return patience
+}
+
+// mayFallBack says whether there is somebody else to be tried.
+func (f *flow) mayFallBack() bool {
+	return f.primary != nil && f.choice.proxy.Fallback != traffic.FallbackNone
+}
+
+// overdue goes on after the target has had its time. The round may be late, and
+// the news with it, so the kernel is asked what became of the attempt.
+func (w *worker) overdue(f *flow) {
+	f.times.connect = 0
+	if cause := w.edge.attempt(int(f.sockets[backend])); cause != 0 {
+		w.refused(f, cause)
+		return
+	}
+	w.connected(f, news{writable: true})
 }
 
 // refused goes on after the target could not be connected: to the primary, or
@@ -105,7 +136,7 @@ func (w *worker) refused(f *flow, cause syscall.Errno) {
 		f.sockets[backend] = -1
 	}
 	w.blame(f, cause)
-	if f.primary == nil || f.choice.proxy.Fallback == traffic.FallbackNone {
+	if !f.mayFallBack() {
 		w.abort(f, f.endOf(cause))
 		return
 	}

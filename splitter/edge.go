@@ -19,6 +19,9 @@ type edge interface {
 	connectAs(from, to *endpoint, mark uint32) (int, syscall.Errno)
 	// fault is why a connection could not be made.
 	fault(socket int) syscall.Errno
+	// attempt is what has become of a connection so far: no error when it is made,
+	// ETIMEDOUT while there is no answer.
+	attempt(socket int) syscall.Errno
 
 	recv(socket int, into []byte) outcome
 	// peek is recv that leaves the bytes where they are.

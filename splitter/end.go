@@ -4,8 +4,6 @@ import (
 	"log/slog"
 	"math"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // finish closes both sides after all has been passed on.
@@ -105,8 +103,7 @@ func (w *worker) expired(f *flow) {
 		w.pump(f)
 		return
 	case due(f.times.connect, w.now):
-		f.times.connect = 0
-		w.refused(f, unix.ETIMEDOUT)
+		w.overdue(f)
 		return
 	case due(f.times.first, w.now) && !f.heard:
 		if f.spoken {

@@ -22,12 +22,19 @@ import (
 // queue (tcp_conn_request in net/ipv4/tcp_input.c).
 func blackhole(t *testing.T, ip netip.Addr) netip.AddrPort {
 	t.Helper()
-	at := netip.AddrPortFrom(ip, freePort())
+	_, at := fullListener(t, ip)
+	return at
+}
+
+// fullListener is a blackhole until what waits at the listener is accepted.
+func fullListener(t *testing.T, ip netip.Addr) (listener int, at netip.AddrPort) {
+	t.Helper()
+	at = netip.AddrPortFrom(ip, freePort())
 	domain, address := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Port: int(at.Port()), Addr: ip.As16()})
 	if ip.Is4() {
 		domain, address = unix.AF_INET, &unix.SockaddrInet4{Port: int(at.Port()), Addr: ip.As4()}
 	}
-	fd, err := unix.Socket(domain, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	fd, err := unix.Socket(domain, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,7 +47,7 @@ func blackhole(t *testing.T, ip netip.Addr) netip.AddrPort {
 		info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
 		return err == nil && info.Unacked > info.Sacked // of a listener: who waits, and the backlog (tcp_get_info in net/ipv4/tcp.c)
 	})
-	return at
+	return fd, at
 }
 
 func TestPrimaryServesWhenTheCandidateCannotBeConnected(t *testing.T) {

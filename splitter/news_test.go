@@ -192,7 +192,7 @@ func TestTheFlowLogSaysHowAFlowEndedAndWhoEndedIt(t *testing.T) {
 			if test.proxy != nil {
 				test.proxy(&split.Proxy)
 			}
-			r := startRelay(t, Options{FlowLog: log}, split)
+			r := startRelay(t, Options{FlowLog: log, last: 50 * time.Millisecond}, split)
 			p := pair{}
 			if !served {
 				if c, err := net.Dial("tcp", service.String()); err == nil { // else it was quick

@@ -6,8 +6,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/splitd/splitd/traffic"
 )
 
@@ -110,7 +108,7 @@ func (w *worker) expiredProbe(f *flow) {
 		w.probed(f, 0) // nobody has refused it, and silence is all that many servers have for it
 		return
 	}
-	w.probed(f, unix.ETIMEDOUT)
+	w.probed(f, w.edge.attempt(int(f.sockets[backend])))
 }
 
 // found tells the circuit of the probe's target that it can be connected. Where a

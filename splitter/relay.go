@@ -43,6 +43,7 @@ type Options struct {
 
 	edge   func() edge   // nil is this kernel
 	header time.Duration // how long PROXY headers are waited for; 0 is headerPatience
+	last   time.Duration // how long the last attempt to connect a flow may take at least; 0 is lastPatience
 }
 
 // Relay listens on the services of proxy splits and relays their flows. Its
@@ -56,6 +57,7 @@ type Relay struct {
 	tee     Tee // nil: nobody's flows are sampled
 	legMark uint32
 	header  time.Duration
+	last    time.Duration
 	files   files
 	quiet   limiter // for complaints that every flow could make
 
@@ -106,6 +108,7 @@ func New(o Options) *Relay {
 		tee:      o.Tee,
 		legMark:  o.LegMark,
 		header:   cmp.Or(o.header, headerPatience),
+		last:     cmp.Or(o.last, lastPatience),
 		born:     time.Now(),
 		owners:   newOwners(),
 		sayings:  make(chan saying, sayingsMost),

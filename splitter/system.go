@@ -97,6 +97,23 @@ func (system) fault(socket int) syscall.Errno {
 	return syscall.Errno(code)
 }
 
+// tcpClose and tcpSynSent are states of a connection (include/net/tcp_states.h).
+const (
+	tcpSynSent = 2
+	tcpClose   = 7
+)
+
+func (s system) attempt(socket int) syscall.Errno {
+	info, err := unix.GetsockoptTCPInfo(socket, unix.IPPROTO_TCP, unix.TCP_INFO)
+	switch {
+	case err != nil, info.State == tcpSynSent:
+		return unix.ETIMEDOUT
+	case info.State == tcpClose:
+		return s.fault(socket)
+	}
+	return 0
+}
+
 func (system) recv(socket int, into []byte) outcome { return receive(socket, into, 0) }
 
 func (system) peek(socket int, into []byte) outcome { return receive(socket, into, unix.MSG_PEEK) }

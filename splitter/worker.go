@@ -122,7 +122,7 @@ func (w *worker) yield() {
 // come behind the events: they may close a socket of which there are news, and
 // have another take its place in its flow.
 func (w *worker) round(events []unix.EpollEvent) {
-	w.now = int64(time.Since(w.born) / time.Millisecond)
+	w.now = w.tick()
 	for i := range events {
 		w.hear(&events[i])
 	}
@@ -165,8 +165,11 @@ func (w *worker) patience() int {
 	if !ok {
 		return -1
 	}
-	return int(max(at-int64(time.Since(w.born)/time.Millisecond), 0))
+	return int(max(at-w.tick(), 0))
 }
+
+// tick is the one that it is now: later than that of the round.
+func (w *worker) tick() int64 { return int64(time.Since(w.born) / time.Millisecond) }
 
 // hear does what an event asks for.
 func (w *worker) hear(e *unix.EpollEvent) {

@@ -233,7 +233,7 @@ func (b Backend) AddressTexts() []string {
 // Proxy holds what only proxy mode uses. The zero value of a duration means
 // that the limit is off.
 type Proxy struct {
-	ConnectTimeout time.Duration `json:"connect_timeout"` // per backend tried
+	ConnectTimeout time.Duration `json:"connect_timeout"` // per backend tried; the relay gives the last one more
 	Fallback       Fallback      `json:"fallback"`
 	IdleTimeout    time.Duration `json:"idle_timeout"`  // no byte in either direction
 	DrainTimeout   time.Duration `json:"drain_timeout"` // for flows still open when the relay stops
