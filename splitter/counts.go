@@ -56,7 +56,8 @@ type Faults struct {
 	// Datagrams is the number of those that were dropped here: a socket had no room
 	// for them, or they cannot be relayed.
 	Datagrams uint64
-	// Panics is the number of flows that a panic cut off.
+	// Panics is the number of flows that a panic cut off, or that the flow log is
+	// told of no more because it panicked.
 	Panics uint64
 	// Unsaid is the number of log messages that were left out because the log
 	// did not take them in time.

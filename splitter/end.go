@@ -12,6 +12,8 @@ func (w *worker) finish(f *flow) { w.conclude(f, w.edge.close, endWhole) }
 // abort cuts the flow off: both sides get an RST.
 func (w *worker) abort(f *flow, how ending) { w.conclude(f, w.edge.reset, how) }
 
+// conclude ends a flow. Where it panics it is called again (guard), so what is done
+// is not done twice: the number of a closed socket is soon somebody else's.
 func (w *worker) conclude(f *flow, end func(socket int), how ending) {
 	if f.stage == vacant {
 		return
@@ -22,14 +24,16 @@ func (w *worker) conclude(f *flow, end func(socket int), how ending) {
 	if f.udp() {
 		end, files = w.edge.close, filesOfTalk
 	}
-	for _, socket := range f.sockets {
+	for s, socket := range f.sockets {
 		if socket >= 0 {
+			f.sockets[s] = -1
 			end(int(socket))
 		}
 	}
 	for from := range f.rests {
 		w.forget(&f.rests[from])
 		if p := f.pipes[from]; p != nil {
+			f.pipes[from] = nil
 			w.pipes.give(p, w.edge)
 		}
 	}

@@ -154,8 +154,11 @@ func (s stream) first() side {
 
 // note remembers what the log wants to know of a client that was accepted.
 func (w *worker) note(f *flow) {
-	log := w.relay.flowLog
-	if log == nil || !log.Wants(f.client) {
+	log, wanted := w.relay.flowLog, false
+	if log != nil {
+		w.fenceLog(f, func() { wanted = log.Wants(f.client) })
+	}
+	if !wanted {
 		return
 	}
 	f.line = &line{client: f.client, accepted: time.Now()}
@@ -191,7 +194,7 @@ func (w *worker) tellBegin(f *flow) {
 	}
 	now := time.Now()
 	f.line.connect = now.Sub(f.line.accepted)
-	w.relay.flowLog.Tell(f.news(now))
+	w.fenceLog(f, func() { w.relay.flowLog.Tell(f.news(now)) })
 }
 
 // tellEnd tells it that it ends; its sockets are still there.
@@ -210,7 +213,18 @@ func (w *worker) tellEnd(f *flow, e ending) {
 	if f.udp() {
 		n.DatagramsIn, n.DatagramsOut = f.talk.moved[client], f.talk.moved[backend]
 	}
-	w.relay.flowLog.Tell(n)
+	f.line = nil // it is told once
+	w.fenceLog(f, func() { w.relay.flowLog.Tell(n) })
+}
+
+// fenceLog calls the flow log for a flow. A panic in it costs the flow its lines
+// alone.
+func (w *worker) fenceLog(f *flow, call func()) {
+	if w.fence("the flow log", f.choice.split, call) {
+		return
+	}
+	w.relay.faults.panics.Add(1)
+	f.line = nil
 }
 
 // whose is the side that ended the flow, or let it end.

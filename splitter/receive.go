@@ -118,7 +118,7 @@ func (w *worker) flowOf(place int32, t talker, first, last int) *flow {
 		if !w.avoided(f) {
 			return f
 		}
-		w.conclude(f, w.edge.close, endUnanswered)
+		w.visit(f, func(f *flow) { w.abort(f, endUnanswered) })
 	}
 	at, begins := w.beginsAt(place)
 	if !begins {

@@ -124,26 +124,36 @@ func (w *worker) tellTap(f *flow, how ending) {
 	if f.tap == nil {
 		return
 	}
-	whose := w.whose(f, how)
+	whose, tap := w.whose(f, how), f.tap
+	f.tap = nil // it is told once
 	w.fenced(f, func() {
-		f.tap.End(Ended{End: how.String(), By: how.by(whose), Code: codeOf(how, f.stage, f.stream, whose), At: time.Now()})
+		tap.End(Ended{End: how.String(), By: how.by(whose), Code: codeOf(how, f.stage, f.stream, whose), At: time.Now()})
 	})
 }
 
 // fenced calls the tee for a flow, and says whether it has returned. A panic in it
 // costs the tee alone.
 func (w *worker) fenced(f *flow, call func()) (returned bool) {
+	returned = w.fence("a tee", f.choice.split, call)
+	if !returned {
+		w.untap(f)
+		f.choice.gate.tees.panicked.Add(1)
+	}
+	return returned
+}
+
+// fence calls what is not ours for a flow of a split, and says whether it has
+// returned: else it panicked.
+func (w *worker) fence(whom, split string, call func()) (returned bool) {
 	defer func() {
 		v := recover()
 		if v == nil {
 			return
 		}
-		w.untap(f)
-		f.choice.gate.tees.panicked.Add(1)
-		split, stack := f.choice.split, string(debug.Stack())
-		if left, ok := w.relay.quiet.allow("tee of "+split, time.Now()); ok {
+		stack := string(debug.Stack())
+		if left, ok := w.relay.quiet.allow(whom+" of "+split, time.Now()); ok {
 			w.relay.say(func(log *slog.Logger) {
-				log.Error("a tee panicked and is told of this flow no more", "split", split, "panic", fmt.Sprint(v), "stack", stack, "left_out", left)
+				log.Error(whom+" panicked and is told of this flow no more", "split", split, "panic", fmt.Sprint(v), "stack", stack, "left_out", left)
 			})
 		}
 	}()

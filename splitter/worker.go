@@ -250,10 +250,12 @@ func (w *worker) guard(f *flow) {
 	if f.choice != nil {
 		split = f.choice.split
 	}
+	if left, ok := w.relay.quiet.allow("panic of "+split, time.Now()); ok {
+		w.relay.say(func(log *slog.Logger) {
+			log.Error("a flow panicked and is cut off", "split", split, "panic", fmt.Sprint(v), "stack", stack, "left_out", left)
+		})
+	}
 	w.abort(f, endFault)
-	w.relay.say(func(log *slog.Logger) {
-		log.Error("a flow panicked and is cut off", "split", split, "panic", fmt.Sprint(v), "stack", stack)
-	})
 }
 
 // post has the worker do something, soon and in the order of the posts. It may
@@ -305,7 +307,7 @@ func (w *worker) end() {
 	w.mail.closed = true
 	w.mail.mu.Unlock()
 	w.obey()
-	w.flows.each(func(f *flow) { w.abort(f, endStopped) })
+	w.flows.each(func(f *flow) { w.visit(f, func(f *flow) { w.abort(f, endStopped) }) })
 	for i := range w.listeners {
 		w.close(int32(i))
 	}
