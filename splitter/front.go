@@ -166,7 +166,7 @@ func prepare(socket int, to *endpoint, shared bool) error {
 		}
 	}
 	for _, o := range []struct{ level, option int }{
-		{unix.SOL_SOCKET, unix.SO_REUSEADDR}, {unix.IPPROTO_TCP, unix.TCP_NODELAY},
+		{unix.SOL_SOCKET, unix.SO_REUSEADDR}, {unix.IPPROTO_TCP, unix.TCP_NODELAY}, {unix.SOL_SOCKET, unix.SO_OOBINLINE},
 	} {
 		if err := unix.SetsockoptInt(socket, o.level, o.option, 1); err != nil {
 			return err

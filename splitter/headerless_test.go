@@ -1,6 +1,7 @@
 package splitter
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -224,7 +225,10 @@ func sendUrgent(t *testing.T, c *net.TCPConn, b byte) {
 		t.Fatal(err)
 	}
 	var sent error
-	if err := raw.Control(func(fd uintptr) { sent = unix.Sendto(int(fd), []byte{b}, unix.MSG_OOB, nil) }); err != nil || sent != nil {
+	if err := raw.Write(func(fd uintptr) bool {
+		sent = unix.Sendto(int(fd), []byte{b}, unix.MSG_OOB, nil)
+		return !errors.Is(sent, unix.EAGAIN)
+	}); err != nil || sent != nil {
 		t.Fatal(err, sent)
 	}
 }

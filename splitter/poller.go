@@ -49,6 +49,7 @@ func newsOf(e *unix.EpollEvent) news {
 		writable: e.Events&unix.EPOLLOUT != 0,
 		ending:   e.Events&(unix.EPOLLRDHUP|unix.EPOLLHUP) != 0,
 		reset:    e.Events&unix.EPOLLERR != 0,
+		urgent:   e.Events&unix.EPOLLPRI != 0,
 	}
 }
 
@@ -77,7 +78,7 @@ func (p *poller) close() {
 
 // connection is what is asked of the kernel about a connection, once: news
 // alone (edge-triggered), in both directions.
-const connection = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET
+const connection = unix.EPOLLIN | unix.EPOLLPRI | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET
 
 func (p *poller) add(descriptor int, events uint32, t ticket) syscall.Errno {
 	return p.control(unix.EPOLL_CTL_ADD, descriptor, t.event(events))

@@ -48,6 +48,7 @@ type news struct {
 	writable bool // EPOLLOUT
 	ending   bool // EPOLLRDHUP, EPOLLHUP: its FIN has come, or an RST
 	reset    bool // EPOLLERR
+	urgent   bool // EPOLLPRI: urgent data, at which the kernel stops a read
 }
 
 const (
@@ -70,6 +71,7 @@ type way struct {
 	readable bool  // the source may have something: bytes, an end, an error
 	writable bool  // the sink may take something
 	ending   bool  // an end has been announced: after few bytes it is still to come
+	marked   bool  // urgent data has come: after few bytes there may be more
 	ended    bool  // the source's FIN has been read
 	shut     bool  // and passed on
 	void     bool  // the sink is reset: nothing is taken any more
@@ -135,7 +137,7 @@ func (w way) judge(o outcome) way {
 	} else {
 		w.streak = 0
 	}
-	if !o.full && !w.ending {
+	if !o.full && !w.ending && !w.marked {
 		w.readable = false // all there was: edge-triggered news will tell of more
 	}
 	return w
@@ -165,6 +167,9 @@ func (w way) turn() way {
 		enough = scarce
 	}
 	switch {
+	case w.splice && w.marked: // a splice does not get past urgent data (tcp_splice_read in net/ipv4/tcp.c)
+		w.splice, w.streak = false, 0
+	case w.marked:
 	case w.splice && w.streak >= calm, !w.splice && !w.copyOnly && w.streak >= enough:
 		w.splice, w.streak = !w.splice, 0
 	}
@@ -213,10 +218,23 @@ func (s stream) hear(from side, n news) stream {
 	in.readable = in.readable || n.readable || n.ending
 	in.ending = in.ending || n.ending
 	out.writable = out.writable || n.writable
+	if n.urgent {
+		*in = in.mark()
+	}
 	if n.reset {
 		return s.lose(from)
 	}
 	return s
+}
+
+// mark is w from which urgent data (RFC 9293, section 3.8.5) has come. It is read
+// where it stands among the others and passed on like them.
+func (w way) mark() way {
+	w.marked = true
+	if w.held == 0 {
+		w = w.turn()
+	}
+	return w
 }
 
 // next is what is to be done. Bytes on their way come first: there is one

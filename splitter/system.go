@@ -74,9 +74,14 @@ func (s system) connect(to *endpoint) (int, syscall.Errno) {
 	return fd, 0
 }
 
-// stream makes a socket.
+// stream makes a socket, of which urgent data is read where it stands in the stream:
+// a read would leave it out (SO_OOBINLINE, socket(7)).
 func (system) stream(family int) (int, syscall.Errno) {
 	fd, _, errno := unix.RawSyscall(unix.SYS_SOCKET, uintptr(family), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
+	if errno == 0 {
+		one := int32(1)
+		_, _, _ = unix.RawSyscall6(unix.SYS_SETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, uintptr(unsafe.Pointer(&one)), unsafe.Sizeof(one), 0)
+	}
 	return int(fd), errno
 }
 
