@@ -2,6 +2,7 @@ package splitter
 
 import (
 	"log/slog"
+	"net/netip"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -14,8 +15,9 @@ const batchesFilled = 4
 type listener struct {
 	front  *front // nil when it is closed
 	socket int
-	batch  int // so many are accepted at once
-	filled int // batches in a row for which there were enough
+	batch  int   // so many are accepted at once
+	filled int   // batches in a row for which there were enough
+	since  int64 // the tick from which on somebody has always waited, 0: nobody need have
 
 	// Of UDP, while the front goes: it takes no new flows, or for another one that
 	// covers its address.
@@ -42,6 +44,7 @@ func (w *worker) listen(f *front, socket int) {
 	if errno := w.poller.add(socket, events, ticket{kind: ofListener, place: int32(place)}); errno != 0 {
 		w.relay.faults.accepts.Add(1)
 		w.relay.say(func(log *slog.Logger) { log.Error("watch listener", "address", f.address.String(), "error", errno) })
+		w.rest() // which tries again
 	}
 }
 
@@ -71,6 +74,9 @@ func (w *worker) accept(place int32) {
 		switch {
 		case errno == 0:
 			w.admit(socket, client, l.front)
+			if l.since != 0 && w.edge.queued(l.socket) == 0 {
+				l.since = 0
+			}
 			if w.resting {
 				return
 			}
@@ -89,26 +95,56 @@ func (w *worker) accept(place int32) {
 }
 
 // leave closes the listener of a front after it has made flows of the
-// connections that wait there.
-func (w *worker) leave(f *front) {
-	for i, l := range w.listeners {
-		if l.front != f {
-			continue
-		}
-		if f.udp() {
-			w.takeRest(int32(i))
-		}
-		for !f.udp() {
-			socket, client, errno := w.edge.accept(l.socket)
-			if errno == unix.EAGAIN || isShortage(errno) {
-				break
-			}
-			if errno == 0 {
-				w.admit(socket, client, f)
-			}
-		}
-		w.close(int32(i))
+// connections that wait there, some at a time, and calls done: of those that have
+// come before, or it would never end while many come.
+func (w *worker) leave(f *front, done func()) {
+	place := w.placeOf(f)
+	switch {
+	case place < 0: // the worker has ended
+		done()
+	case f.udp():
+		w.takeRest(place)
+		w.close(place)
+		done()
+	default:
+		w.leaveAfter(f, place, w.edge.queued(w.listeners[place].socket)+acceptsAtOnce, done)
 	}
+}
+
+func (w *worker) leaveAfter(f *front, place int32, left int, done func()) {
+	l := &w.listeners[place]
+	if l.front != f { // it has been closed meanwhile
+		done()
+		return
+	}
+	for range min(left, acceptsAtOnce) {
+		errno := w.relay.files.lack
+		var socket int
+		var client netip.AddrPort
+		if !w.relay.files.short(filesOfFlow) {
+			socket, client, errno = w.edge.accept(l.socket)
+		}
+		switch {
+		case errno == 0:
+			w.admit(socket, client, f)
+		case errno == unix.EAGAIN:
+			left = 0
+		case isShortage(errno): // the kernel resets them
+			for range w.edge.queued(l.socket) {
+				f.choice.Load().gate.lack(errno)
+			}
+			left = 0
+		}
+		if left == 0 {
+			break
+		}
+	}
+	if left -= acceptsAtOnce; left > 0 {
+		w.soon(func() { w.leaveAfter(f, place, left, done) })
+		return
+	}
+	w.close(place)
+	done()
 }
 
 // close closes the listener at a place.

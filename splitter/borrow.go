@@ -79,7 +79,7 @@ func warnOurs(log *slog.Logger, transparent bool, cause syscall.Errno) {
 	case isDenial(cause):
 		log.Warn("connect backend with the client's address (proxy.transparent): it is no address that a connection to the backend can have")
 	default:
-		log.Warn("connect backend: this host is short of ports, file descriptors or memory")
+		log.Warn("connect backend: this host is short of ports, file descriptors, memory or fs.epoll.max_user_watches")
 	}
 }
 

@@ -31,6 +31,8 @@ func (w *worker) admit(socket int, from netip.AddrPort, at *front) {
 	f.stream = opened(c.proxy.NoSplice)
 	defer w.guard(f)
 	if errno := w.poller.add(socket, connection, f.ticket(ofClient)); errno != 0 {
+		c.gate.lack(errno)
+		w.failed(at.address.AddrPort, errno)
 		w.abort(f, endShort)
 		return
 	}

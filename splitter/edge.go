@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // edge is what a worker asks of the kernel. Nothing in it waits. A worker has
@@ -12,6 +14,10 @@ type edge interface {
 	// accept takes a connection from a listener, and says whose it is; the error
 	// is EAGAIN when there is none.
 	accept(listener int) (int, netip.AddrPort, syscall.Errno)
+	// queued is how many wait at a listener.
+	queued(listener int) int
+	// watch has an epoll tell of a descriptor, or of something else of it.
+	watch(epoll, operation, descriptor int, event unix.EpollEvent) syscall.Errno
 	// connect begins a connection, which is done when the socket is writable.
 	connect(to *endpoint) (int, syscall.Errno)
 	// connectAs is connect from an address that need not be this host's, with a

@@ -18,6 +18,9 @@ type files struct {
 	most int64         // set before there are workers, as is
 	lack syscall.Errno // what is short when they are used: EMFILE, or ENOMEM
 	used atomic.Int64
+
+	limit int64        // the most by the process's limit, of which those come first that
+	own   atomic.Int64 // listeners and workers have
 }
 
 // bound lowers the most to that of so many flows, for the sake of memory.
@@ -48,12 +51,20 @@ func (f *files) measure() error {
 		return fmt.Errorf("open file descriptor: %w", err)
 	}
 	_ = unix.Close(next)
-	f.most, f.lack = filesFor(limit.Cur, uint64(next)), unix.EMFILE
+	f.limit = filesFor(limit.Cur, uint64(next))
+	f.most, f.lack = f.limit, unix.EMFILE
 	return nil
 }
 
 // short says whether there are too few for another flow of so many.
-func (f *files) short(more int64) bool { return f.used.Load()+more > f.most }
+func (f *files) short(more int64) bool {
+	more += f.used.Load()
+	return more > f.most || more+f.own.Load() > f.limit
+}
+
+// filesOfWorker is how many a worker has for itself: its epoll, its bell and its
+// reserve.
+const filesOfWorker = 3
 
 // filesOfFlow is how many a flow of TCP has.
 const filesOfFlow = 2

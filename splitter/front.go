@@ -55,6 +55,9 @@ func (r *Relay) bind(wanted map[spot]traffic.Split) ([]*front, error) {
 	}
 	err := errors.Join(errs...)
 	if err == nil {
+		for _, f := range bound {
+			r.files.own.Add(int64(len(f.sockets)))
+		}
 		return bound, nil
 	}
 	for _, f := range bound {
@@ -94,12 +97,10 @@ func (r *Relay) close(f *front) {
 	var closed sync.WaitGroup
 	for _, w := range r.workers {
 		closed.Add(1)
-		w.post(func() {
-			defer closed.Done()
-			w.leave(f)
-		})
+		w.post(func() { w.leave(f, closed.Done) })
 	}
 	closed.Wait()
+	r.files.own.Add(-int64(len(f.sockets)))
 	// Who is still to send a PROXY header has the split's changes passed by.
 	f.choice.Store(f.choice.Load().toPrimary())
 	delete(r.fronts, f.address)

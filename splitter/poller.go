@@ -11,6 +11,7 @@ import (
 
 // poller is a worker's epoll and the eventfd that wakes it up.
 type poller struct {
+	edge        edge
 	epoll, bell int
 	events      []unix.EpollEvent
 }
@@ -53,7 +54,7 @@ func newsOf(e *unix.EpollEvent) news {
 	}
 }
 
-func newPoller(most int) (*poller, error) {
+func newPoller(most int, e edge) (*poller, error) {
 	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("create epoll: %w", err)
@@ -63,7 +64,7 @@ func newPoller(most int) (*poller, error) {
 		_ = unix.Close(epoll)
 		return nil, fmt.Errorf("create eventfd: %w", err)
 	}
-	p := &poller{epoll: epoll, bell: bell, events: make([]unix.EpollEvent, most)}
+	p := &poller{edge: e, epoll: epoll, bell: bell, events: make([]unix.EpollEvent, most)}
 	if errno := p.add(bell, unix.EPOLLIN, ticket{kind: ofBell}); errno != 0 {
 		p.close()
 		return nil, fmt.Errorf("watch eventfd: %w", errno)
@@ -81,15 +82,15 @@ func (p *poller) close() {
 const connection = unix.EPOLLIN | unix.EPOLLPRI | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET
 
 func (p *poller) add(descriptor int, events uint32, t ticket) syscall.Errno {
-	return p.control(unix.EPOLL_CTL_ADD, descriptor, t.event(events))
+	return p.edge.watch(p.epoll, unix.EPOLL_CTL_ADD, descriptor, t.event(events))
 }
 
 func (p *poller) change(descriptor int, events uint32, t ticket) syscall.Errno {
-	return p.control(unix.EPOLL_CTL_MOD, descriptor, t.event(events))
+	return p.edge.watch(p.epoll, unix.EPOLL_CTL_MOD, descriptor, t.event(events))
 }
 
-func (p *poller) control(operation, descriptor int, event unix.EpollEvent) syscall.Errno {
-	_, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(p.epoll), uintptr(operation), uintptr(descriptor), uintptr(unsafe.Pointer(&event)), 0, 0)
+func (system) watch(epoll, operation, descriptor int, event unix.EpollEvent) syscall.Errno {
+	_, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(epoll), uintptr(operation), uintptr(descriptor), uintptr(unsafe.Pointer(&event)), 0, 0)
 	return errno
 }
 

@@ -43,8 +43,26 @@ func (w *worker) rest() {
 	w.pause = nextPause(w.pause)
 	w.watch(0)
 	w.wheel.set(worksAlone, w.now+ticks(w.pause))
-	if w.pause == pauseMost {
-		w.shed()
+	for place := range w.listeners {
+		w.overstay(int32(place))
+	}
+}
+
+// overstay resets who waits at a listener where somebody has always waited for over
+// a second. What comes back when flows end may serve some, and so say little.
+func (w *worker) overstay(place int32) {
+	l := &w.listeners[place]
+	if l.front == nil || l.front.udp() {
+		return
+	}
+	switch waiting := w.edge.queued(l.socket); {
+	case waiting == 0:
+		l.since = 0
+	case l.since == 0:
+		l.since = max(w.now, 1)
+	case w.now-l.since >= ticks(pauseMost):
+		l.since = w.now
+		w.shed(l.front, place, waiting)
 	}
 }
 
@@ -62,38 +80,44 @@ func (w *worker) wake() {
 func (w *worker) watch(events uint32) {
 	for i, l := range w.listeners {
 		if l.front != nil && !l.front.udp() {
-			_ = w.poller.change(l.socket, events, ticket{kind: ofListener, place: int32(i)})
+			t := ticket{kind: ofListener, place: int32(i)}
+			if w.poller.change(l.socket, events, t) == unix.ENOENT { // there was no room for it
+				_ = w.poller.add(l.socket, events, t)
+			}
 		}
 	}
 }
 
-// shed resets who waits at the listeners: the descriptor that is kept for that
-// is given up for each in turn.
-func (w *worker) shed() {
+// shed resets so many who wait at a listener, some at a time: the descriptor that is
+// kept for that is given up for each in turn.
+func (w *worker) shed(f *front, place int32, left int) {
+	l := &w.listeners[place]
+	if l.front != f { // it has been closed meanwhile
+		return
+	}
 	w.edge.close(w.reserve)
-	for _, l := range w.listeners {
-		for range backlog {
-			if l.front == nil || l.front.udp() {
-				break
-			}
-			socket, _, errno := w.edge.accept(l.socket)
-			if errno == unix.EAGAIN || isShortage(errno) {
-				break
-			}
-			if errno == 0 {
-				w.edge.reset(socket)
-				l.front.choice.Load().gate.lack(w.relay.files.lack)
-			}
+	for range min(left, acceptsAtOnce) {
+		socket, _, errno := w.edge.accept(l.socket)
+		if errno == unix.EAGAIN || isShortage(errno) {
+			left = 0
+			break
+		}
+		if errno == 0 {
+			w.edge.reset(socket)
+			f.choice.Load().gate.lack(w.relay.files.lack)
 		}
 	}
 	w.reserve, _ = newReserve() // -1 closes nothing
+	if left -= acceptsAtOnce; left > 0 {
+		w.soon(func() { w.shed(f, place, left) })
+	}
 }
 
 // newReserve makes a descriptor that is of no other use.
 func newReserve() (int, error) { return unix.Eventfd(0, unix.EFD_CLOEXEC) }
 
 // isShortage says whether an error is for lack of something that other flows
-// give back when they end: accept(2), socket(2), connect(2).
+// give back when they end: accept(2), socket(2), connect(2), epoll_ctl(2).
 func isShortage(errno syscall.Errno) bool {
 	switch errno { //nolint:exhaustive // it picks some of all there are
 	case unix.EADDRNOTAVAIL, unix.EADDRINUSE, unix.EAGAIN:
@@ -105,7 +129,7 @@ func isShortage(errno syscall.Errno) bool {
 // isScarce says whether it is of what accepting needs as well.
 func isScarce(errno syscall.Errno) bool {
 	switch errno { //nolint:exhaustive // it picks some of all there are
-	case unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM:
+	case unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.ENOSPC: // the last of epoll_ctl(2)
 		return true
 	}
 	return false

@@ -29,6 +29,7 @@ func (r *Relay) begin() error {
 		workers = append(workers, w)
 	}
 	r.workers = workers
+	r.files.own.Add(int64(filesOfWorker * len(workers)))
 	leaveRoom(len(workers))
 	for _, w := range workers {
 		r.workings.Go(w.run)

@@ -94,6 +94,14 @@ func (e *endpoint) connect(socket int) syscall.Errno {
 	return errno
 }
 
+func (system) queued(listener int) int {
+	info, err := unix.GetsockoptTCPInfo(listener, unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err != nil {
+		return 0
+	}
+	return int(info.Unacked) // tcp_get_info in net/ipv4/tcp.c
+}
+
 func (system) fault(socket int) syscall.Errno {
 	code, err := unix.GetsockoptInt(socket, unix.SOL_SOCKET, unix.SO_ERROR)
 	if err != nil || code == 0 {

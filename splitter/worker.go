@@ -69,7 +69,7 @@ type mail struct {
 const worksAlone int32 = 0
 
 func newWorker(r *Relay, number int, e edge) (*worker, error) {
-	p, err := newPoller(eventsAtOnce)
+	p, err := newPoller(eventsAtOnce, e)
 	if err != nil {
 		return nil, fmt.Errorf("start worker %d: %w", number, err)
 	}

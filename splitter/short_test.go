@@ -1,0 +1,175 @@
+package splitter
+
+import (
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/splitd/splitd/internal/nettest"
+	"github.com/splitd/splitd/traffic"
+)
+
+func (r *testRelay) noFiles() uint64 { return r.Refusals()["mx"][traffic.RefusedNoFiles] }
+
+// leaveRoomFor lets flows have so many files more.
+func (r *testRelay) leaveRoomFor(files int64) {
+	r.inspect(func(*worker) { r.Relay.files.most = r.Relay.files.used.Load() + files })
+}
+
+// Flows end all the time, so that there is always room for somebody: not for all
+// who wait behind him.
+func TestWhoWaitsForLongIsResetThoughSomeAreServed(t *testing.T) {
+	ip := families()["IPv4"]
+	service := netip.AddrPortFrom(ip, freePort())
+	server := startServer(t, ip, func(c *net.TCPConn) {
+		time.Sleep(200 * time.Millisecond)
+		_, _ = c.Write([]byte{'o'})
+		abortConn(c)
+	})
+	r := startRelay(t, Options{Workers: 1}, newSplit("mx", service, server, nil))
+	r.leaveRoomFor(20 * filesOfFlow)
+	var clients sync.WaitGroup
+	var served, reset atomic.Uint64
+	for range 1000 {
+		clients.Go(func() {
+			switch _, err := greeting(service); {
+			case err == nil:
+				served.Add(1)
+			case isReset(err):
+				reset.Add(1)
+			default:
+				t.Errorf("a client got %v", err)
+			}
+		})
+	}
+	clients.Wait()
+	if n := r.noFiles(); n == 0 || reset.Load() < n || served.Load() == 0 {
+		t.Errorf("%d were served and %d reset, %d of them counted", served.Load(), reset.Load(), n)
+	}
+}
+
+// unwatched has no room for more in its epoll, when it is armed.
+type unwatched struct {
+	system
+	after atomic.Int64 // so many are still watched
+	armed atomic.Bool
+}
+
+func (u *unwatched) watch(epoll, operation, descriptor int, event unix.EpollEvent) syscall.Errno {
+	if operation == unix.EPOLL_CTL_ADD && u.armed.Load() && u.after.Add(-1) < 0 {
+		u.armed.Store(false)
+		return unix.ENOSPC
+	}
+	return u.system.watch(epoll, operation, descriptor, event)
+}
+
+func TestAListenerForWhichThereWasNoWatchIsWatchedLater(t *testing.T) {
+	ip := families()["IPv4"]
+	service := netip.AddrPortFrom(ip, freePort())
+	full := &unwatched{}
+	full.after.Store(1) // the bell's
+	full.armed.Store(true)
+	startRelay(t, Options{Workers: 1, edge: func() edge { return full }}, newSplit("mx", service, startServer(t, ip, greeter('o')), nil))
+	if letter, err := greeting(service); letter != 'o' {
+		t.Errorf("the client got %q, %v", letter, err)
+	}
+	if full.armed.Load() {
+		t.Error("there was always room")
+	}
+}
+
+// fs.epoll.max_user_watches is all programs' of a user.
+func TestLackOfEpollWatchesIsThisHostsFaultAndPasses(t *testing.T) {
+	ip := families()["IPv4"]
+	service := netip.AddrPortFrom(ip, freePort())
+	full := &unwatched{}
+	split := newSplit("mx", service, startServer(t, ip, greeter('o')), map[string]candidate{"new": {startServer(t, ip, greeter('n')), traffic.Whole}})
+	r := startRelay(t, Options{Workers: 1, edge: func() edge { return full }}, split)
+	r.inspect(func(*worker) {}) // it listens
+	full.armed.Store(true)
+	if letter, err := greeting(service); !isReset(err) {
+		t.Errorf("without a watch for the client it got %q, %v, want a reset", letter, err)
+	}
+	if f := r.Faults(); r.noFiles() != 1 || f.Accepts != 1 {
+		t.Errorf("%d were counted as refused, and %d accept errors, want 1 and 1", r.noFiles(), f.Accepts)
+	}
+	full.after.Store(1)
+	full.armed.Store(true)
+	if letter, err := greeting(service); letter != 'o' {
+		t.Errorf("without a watch for the candidate the client got %q, %v, want the primary", letter, err)
+	}
+	if f := r.Faults(); r.numbers("new").Failed != 0 || f.Dials != 1 {
+		t.Errorf("%d failures of the candidate and %d faults, want 0 and 1", r.numbers("new").Failed, f.Dials)
+	}
+	if letter, err := greeting(service); letter != 'n' {
+		t.Errorf("afterwards the client got %q, %v, want the candidate", letter, err)
+	}
+}
+
+func TestAServiceThatGoesTakesNoFilesThatThereAreNot(t *testing.T) {
+	ip := families()["IPv4"]
+	service := netip.AddrPortFrom(ip, freePort())
+	r := startRelay(t, Options{Workers: 1}, newSplit("mx", service, startServer(t, ip, echo), nil))
+	r.leaveRoomFor(0)
+	c := dial(t, service)
+	nettest.Eventually(t, "the relay rests", func() bool { return r.Faults().Accepts > 0 })
+	r.apply()
+	if _, err := c.Read(make([]byte, 1)); !isReset(err) {
+		t.Errorf("who waited got %v, want a reset", err)
+	}
+	if n := r.openFlows(); n != 0 {
+		t.Errorf("%d flows were made", n)
+	}
+}
+
+func TestListenersAndWorkersHaveTheirFilesBeforeFlows(t *testing.T) {
+	f := &files{most: 100, limit: 20}
+	f.own.Store(10)
+	f.used.Store(8)
+	if f.short(2) || !f.short(3) {
+		t.Errorf("of 20, 10 are the relay's own and 8 of flows: short of 2: %t, of 3: %t", f.short(2), f.short(3))
+	}
+	ip := families()["IPv4"]
+	split := newSplit("mx", netip.AddrPortFrom(ip, freePort()), closedPort(ip), nil)
+	split.Service.Ports = append(split.Service.Ports, traffic.Port{Number: freePort(), Transport: traffic.TCP})
+	r := startRelay(t, Options{Workers: 2}, split)
+	if n := r.Relay.files.own.Load(); n != 2*filesOfWorker+2*2 {
+		t.Errorf("%d files are counted for 2 workers with 2 listeners each", n)
+	}
+	r.apply()
+	if n := r.Relay.files.own.Load(); n != 2*filesOfWorker {
+		t.Errorf("%d files are counted for 2 workers without listeners", n)
+	}
+}
+
+// floodedEdge has connections without end that are gone when they are accepted.
+type floodedEdge struct{ system }
+
+func (f *floodedEdge) accept(listener int) (int, netip.AddrPort, syscall.Errno) {
+	socket, client, errno := f.system.accept(listener)
+	if errno == unix.EAGAIN {
+		errno = unix.ECONNABORTED
+	}
+	return socket, client, errno
+}
+
+func TestAServiceIsRemovedThoughConnectionsComeWithoutEnd(t *testing.T) {
+	ip := families()["IPv4"]
+	r := startRelay(t, Options{Workers: 1, edge: func() edge { return &floodedEdge{} }}, newSplit("mx", netip.AddrPortFrom(ip, freePort()), closedPort(ip), nil))
+	removed := make(chan error, 1)
+	go func() { removed <- r.Apply(t.Context(), nil) }()
+	select {
+	case err := <-removed:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(testPatience):
+		t.Error("the service is still there")
+	}
+}
