@@ -19,6 +19,7 @@ func (w *worker) conclude(f *flow, end func(socket int), how ending) {
 		return
 	}
 	w.tellEnd(f, how)
+	f.line = nil // it is told once
 	w.tellTap(f, how)
 	files := int64(filesOfFlow)
 	if f.udp() {

@@ -213,7 +213,6 @@ func (w *worker) tellEnd(f *flow, e ending) {
 	if f.udp() {
 		n.DatagramsIn, n.DatagramsOut = f.talk.moved[client], f.talk.moved[backend]
 	}
-	f.line = nil // it is told once
 	w.fenceLog(f, func() { w.relay.flowLog.Tell(n) })
 }
 
