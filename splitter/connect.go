@@ -201,7 +201,7 @@ func (w *worker) connected(f *flow, n news) {
 	t.flows.Add(1)
 	t.active.Add(1)
 	f.times.connect = 0
-	f.times.lasting = w.now + ticks(lastingAfter)
+	f.times.lasting = w.now + ticks(f.lastingAfter())
 	if timeout := f.choice.proxy.IdleTimeout; timeout > 0 {
 		f.times.idle = w.now + ticks(timeout)
 	}

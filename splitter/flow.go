@@ -92,6 +92,14 @@ func (f *flow) patience() time.Duration {
 	return p.IdleTimeout
 }
 
+// lastingAfter is how long the flow lives before it is no short one.
+func (f *flow) lastingAfter() time.Duration {
+	if patience := f.choice.proxy.PeerTimeout; patience > 0 {
+		return min(patience, lastingAfter)
+	}
+	return lastingAfter
+}
+
 // due says whether a time has come.
 func due(at, now int64) bool { return at != 0 && at <= now }
 

@@ -33,7 +33,7 @@ func (f *front) apply(c *choice) {
 		return
 	}
 	for _, socket := range f.sockets {
-		_ = userTimeout(socket, c.proxy.PeerTimeout) // accepted ones inherit it
+		_ = keepAlive(socket, c.proxy.PeerTimeout) // accepted ones inherit it
 	}
 }
 
@@ -173,7 +173,7 @@ func prepare(socket int, to *endpoint, shared bool) error {
 			return err
 		}
 	}
-	if err := keepAlive(socket); err != nil {
+	if err := keepAlive(socket, 0); err != nil { // until the front has a choice
 		return err
 	}
 	if shared {

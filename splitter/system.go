@@ -217,31 +217,40 @@ func (system) prompt(socket int) {
 	_ = unix.SetsockoptInt(socket, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 }
 
-// A silent peer that is gone is noticed after keepIdle + keepCount*keepEvery, in
-// seconds, as package net has it: where there is no userTimeout, which holds for
-// keep-alives too (tcp_keepalive_timer in net/ipv4/tcp_timer.c).
 const (
-	keepIdle  = 15
-	keepEvery = 15
+	// keepEvery is the most time between what asks a silent peer whether it is
+	// there yet, and keepCount how often it is asked where there is no other bound.
+	keepEvery = 15 * time.Second
 	keepCount = 9
+	// keepAsked is how often it is asked within the patience with it, so that
+	// answers may get lost.
+	keepAsked = 4
 )
 
-func (system) lasting(socket int, patience time.Duration) {
-	_ = keepAlive(socket)
-	_ = userTimeout(socket, patience)
+// keepPace is after how long a silent peer is asked, and asked again, so that one
+// that is gone is given up when the patience with it is over: the kernel looks at
+// that when it would ask again (tcp_keepalive_timer in net/ipv4/tcp_timer.c). It
+// counts in seconds.
+func keepPace(patience time.Duration) time.Duration {
+	if patience <= 0 {
+		return keepEvery
+	}
+	return min(max((patience/keepAsked).Truncate(time.Second), time.Second), keepEvery)
 }
 
-// userTimeout bounds how long the peer may leave unacknowledged what it was
-// sent, or take nothing: keep-alives are not sent meanwhile (TCP_USER_TIMEOUT,
-// tcp(7)). 0 leaves it to the host: about 15 minutes, and for ever.
-func userTimeout(socket int, patience time.Duration) error {
-	return unix.SetsockoptInt(socket, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(min(patience.Milliseconds(), math.MaxInt32)))
-}
+func (system) lasting(socket int, patience time.Duration) { _ = keepAlive(socket, patience) }
 
-func keepAlive(socket int) error {
+// keepAlive has the kernel find out that the peer is gone. The patience bounds how
+// long it may leave unacknowledged what it was sent, or take nothing, when
+// keep-alives are not sent (TCP_USER_TIMEOUT, tcp(7)), and how long it may leave
+// those unanswered. 0 leaves it to the host, about 15 minutes and for ever, and to
+// keepCount.
+func keepAlive(socket int, patience time.Duration) error {
+	pace := int(keepPace(patience) / time.Second)
 	for _, option := range []struct{ level, name, value int }{
-		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, keepIdle},
-		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, keepEvery},
+		{unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(min(patience.Milliseconds(), math.MaxInt32))},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, pace},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, pace},
 		{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, keepCount},
 		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
 	} {

@@ -94,3 +94,14 @@ func TestConnectionsInheritThePatienceWithTheirPeers(t *testing.T) {
 		})
 	}
 }
+
+func TestASilentPeerIsAskedOftenEnoughToBeGivenUpWhenItsTimeIsOver(t *testing.T) {
+	for patience, want := range map[time.Duration]time.Duration{
+		0: 15 * time.Second, 5 * time.Minute: 15 * time.Second, time.Minute: 15 * time.Second,
+		20 * time.Second: 5 * time.Second, 5 * time.Second: time.Second, 10 * time.Millisecond: time.Second,
+	} {
+		if got := keepPace(patience); got != want {
+			t.Errorf("with a patience of %v it is asked every %v, want %v", patience, got, want)
+		}
+	}
+}

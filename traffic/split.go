@@ -244,7 +244,7 @@ type Proxy struct {
 	// HalfClosedTimeout is how long a flow may last, without a byte in either
 	// direction, of which one side has ended; FirstByteTimeout how long until the
 	// first byte comes from the backend; PeerTimeout how long a peer may leave
-	// what it is sent without acknowledgement.
+	// what it is sent without acknowledgement, or keep-alives without an answer.
 	HalfClosedTimeout time.Duration `json:"half_closed_timeout,omitempty"`
 	FirstByteTimeout  time.Duration `json:"first_byte_timeout,omitempty"`
 	PeerTimeout       time.Duration `json:"peer_timeout,omitempty"`
