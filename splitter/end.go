@@ -137,10 +137,22 @@ func (w *worker) expired(f *flow) {
 // stopped cuts off a flow that the end of the relay leaves no more time.
 func (w *worker) stopped(f *flow) {
 	if f.stream.parting() {
-		w.abort(f, endReset)
+		w.abort(f, w.broken(f))
 		return
 	}
 	w.abort(f, endStopped)
+}
+
+// broken is how a flow ends of which a side is lost. Where somebody wants to know,
+// the kernel is asked why if it has not told: of a side that had ended before, or
+// that was not to be read any more.
+func (w *worker) broken(f *flow) ending {
+	for s, lost := range f.stream.lost {
+		if lost && !f.stream.told[s] && (f.line != nil || f.tap != nil) {
+			f.stream = f.stream.learn(side(s), outcome{gone: isGone(w.edge.fault(int(f.sockets[s])))})
+		}
+	}
+	return f.stream.broken()
 }
 
 // quiet says how long no byte has moved on either side. The kernel knows it, so

@@ -35,7 +35,7 @@ type FlowNews struct {
 	Connect time.Duration
 	Ends    bool
 
-	// The following are of ends alone. End is closed, reset, refused, unanswered,
+	// The following are of ends alone. End is closed, reset, gone, refused, unanswered,
 	// short, idle, silent, killed, stopped, fault, bad_header, late_header or
 	// no_header; By is client, backend or splitd, and Code two letters: see codeOf.
 	End, By, Code     string
@@ -61,6 +61,7 @@ type ending uint8
 const (
 	endWhole      ending = iota // both sides have sent their FIN, and all of it was passed on
 	endReset                    // by a side
+	endGone                     // a side has acknowledged nothing for too long
 	endRefused                  // by the last backend that was tried
 	endUnanswered               // by it, in time
 	endShort                    // this host lacks ports, file descriptors or memory
@@ -76,16 +77,16 @@ const (
 
 func (e ending) String() string {
 	return [...]string{
-		endWhole: "closed", endReset: "reset", endRefused: "refused", endUnanswered: "unanswered", endShort: "short",
+		endWhole: "closed", endReset: "reset", endGone: "gone", endRefused: "refused", endUnanswered: "unanswered", endShort: "short",
 		endIdle: "idle", endSilent: "silent", endKilled: "killed", endStopped: "stopped", endFault: "fault",
 		endBadHeader: string(traffic.RefusedBadHeader), endLateHeader: string(traffic.RefusedLateHeader), endNoHeader: string(traffic.RefusedNoHeader),
 	}[e]
 }
 
-// by is who ended a flow; the side is that of a FIN or an RST.
+// by is who ended a flow; the side is that of a FIN or an RST, or that is gone.
 func (e ending) by(s side) string {
 	switch e {
-	case endWhole, endReset:
+	case endWhole, endReset, endGone:
 		return [...]string{client: "client", backend: "backend"}[s]
 	case endRefused, endUnanswered:
 		return "backend"
@@ -118,6 +119,8 @@ func codeOf(e ending, stage stage, s stream, whose side) string {
 		return "--"
 	case endReset:
 		return [...]string{client: "C", backend: "S"}[whose] + when
+	case endGone:
+		return [...]string{client: "c", backend: "s"}[whose] + when
 	case endRefused:
 		return "SC"
 	case endUnanswered:
@@ -150,6 +153,14 @@ func (s stream) first() side {
 		return backend
 	}
 	return client
+}
+
+// broken is how a stream ends of which a side is lost.
+func (s stream) broken() ending {
+	if s.gone[s.first()] {
+		return endGone
+	}
+	return endReset
 }
 
 // note remembers what the log wants to know of a client that was accepted.

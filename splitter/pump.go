@@ -14,7 +14,7 @@ func (w *worker) pump(f *flow) {
 			return
 		case actAbort:
 			if !w.speaking(f) {
-				w.abort(f, endReset)
+				w.abort(f, w.broken(f))
 			}
 			return
 		case actRecv, actDraw:

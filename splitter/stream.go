@@ -30,6 +30,7 @@ type outcome struct {
 	kind outcomeKind
 	n    int  // bytes that moved, with moved
 	full bool // with actRecv, actDraw and moved: there may have been no room for more
+	gone bool // with failed: it was not reset, the kernel has given it up
 }
 
 type outcomeKind uint8
@@ -188,6 +189,8 @@ func (w way) turn() way {
 type stream struct {
 	ways [2]way  // by source
 	lost [2]bool // the side is reset
+	told [2]bool // and the kernel has said why
+	gone [2]bool // which is that it has given the side up
 	turn side    // whose way is asked first: not the one that took bytes last
 }
 
@@ -277,11 +280,14 @@ func (s stream) after(from side, a act, o outcome) stream {
 	case actRecv, actDraw:
 		*w = w.took(o)
 		s.turn = from.other()
-		s.lost[from] = s.lost[from] || o.kind == failed
+		if o.kind == failed {
+			s.lost[from] = true
+			s = s.learn(from, o)
+		}
 	case actSend, actPour:
 		*w = w.gave(o)
 		if o.kind == failed {
-			s = s.lose(from.other())
+			s = s.lose(from.other()).learn(from.other(), o)
 		}
 	case actShut:
 		w.shut = true
@@ -300,6 +306,13 @@ func (s stream) lose(gone side) stream {
 	in, out := &s.ways[gone], &s.ways[gone.other()]
 	out.void, out.held = true, 0
 	in.readable, in.ending = true, true
+	return s
+}
+
+// learn takes why a side is lost.
+func (s stream) learn(side side, o outcome) stream {
+	s.told[side] = true
+	s.gone[side] = s.gone[side] || o.gone
 	return s
 }
 

@@ -22,6 +22,7 @@ type modelSocket struct {
 	inbox   int  // bytes that the relay can read
 	fin     bool // after them
 	dead    bool // the peer has reset it
+	gone    bool // or the kernel has given it up
 	untold  bool // and the relay has not been told by an error
 	outbox  int  // bytes that the peer can read
 	finSent bool // after them
@@ -69,9 +70,9 @@ func (m *model) peer(s side) {
 		}
 	case 1:
 		if m.r.IntN(8) == 0 {
-			k.dead, k.untold = true, true
+			k.dead, k.untold, k.gone = true, true, m.r.IntN(2) == 0
 			k.news = news{readable: true, writable: true, ending: true, reset: true}
-			m.note("%d resets", s)
+			m.note("%d resets, or is gone: %v", s, k.gone)
 		}
 	default:
 		if m.r.IntN(2) == 0 {
@@ -174,7 +175,7 @@ func (m *model) recv(k *modelSocket) outcome {
 		return outcome{kind: moved, n: n, full: n == modelRoom}
 	case k.untold:
 		k.untold = false
-		return outcome{kind: failed}
+		return outcome{kind: failed, gone: k.gone}
 	case k.dead, k.fin:
 		return outcome{kind: ended}
 	}
@@ -183,8 +184,9 @@ func (m *model) recv(k *modelSocket) outcome {
 
 func (m *model) send(k *modelSocket, held int, pour bool) outcome {
 	if k.dead {
+		told := k.untold && k.gone
 		k.untold = false
-		return outcome{kind: failed}
+		return outcome{kind: failed, gone: told}
 	}
 	n := min(held, modelWire-k.outbox)
 	if n < held {
@@ -245,6 +247,7 @@ func (m *model) judge() {
 		m.fail("the stream ends with %d, want %d", m.over, want)
 	}
 	for s := range m.sockets {
+		m.judgeLoss(side(s))
 		from, to := &m.sockets[s], &m.sockets[1-s]
 		sent := from.sent
 		if side(s) == client {
@@ -263,6 +266,24 @@ func (m *model) judge() {
 		if !reset && to.finished != from.fin {
 			m.fail("%d has read a FIN: %v, %d has sent one: %v", 1-s, to.finished, s, from.fin)
 		}
+	}
+}
+
+// judgeLoss compares how the stream ends of which this side alone is lost.
+func (m *model) judgeLoss(s side) {
+	k := &m.sockets[s]
+	if m.over != actAbort || !k.dead || m.sockets[s.other()].dead {
+		return
+	}
+	if !m.stream.told[s] { // as worker.broken asks
+		m.stream = m.stream.learn(s, outcome{gone: k.untold && k.gone})
+	}
+	want := endReset
+	if k.gone {
+		want = endGone
+	}
+	if got := m.stream.broken(); got != want || m.stream.first() != s {
+		m.fail("%d is lost, which ends as %q by %d, want %q", s, got, m.stream.first(), want)
 	}
 }
 

@@ -146,7 +146,7 @@ func taken(n uintptr, errno syscall.Errno, room int) outcome {
 	case errno == unix.EAGAIN:
 		return outcome{kind: again}
 	case errno != 0:
-		return outcome{kind: failed}
+		return outcome{kind: failed, gone: isGone(errno)}
 	case n == 0:
 		return outcome{kind: ended}
 	}
@@ -168,9 +168,20 @@ func given(n uintptr, errno syscall.Errno) outcome {
 	case errno == unix.EAGAIN:
 		return outcome{kind: again}
 	case errno != 0:
-		return outcome{kind: failed}
+		return outcome{kind: failed, gone: isGone(errno)}
 	}
 	return outcome{kind: moved, n: int(n)}
+}
+
+// isGone says whether an error of a connection is that the kernel has given its
+// peer up, which has acknowledged nothing for too long: as a timeout, or as what
+// routers have said meanwhile (tcp_write_err in net/ipv4/tcp_timer.c).
+func isGone(errno syscall.Errno) bool {
+	switch errno { //nolint:exhaustive // it picks some of all there are
+	case unix.ETIMEDOUT, unix.EHOSTUNREACH, unix.ENETUNREACH, unix.EHOSTDOWN, unix.ENETDOWN:
+		return true
+	}
+	return false
 }
 
 func splice(from, to, most int) (uintptr, syscall.Errno) {
