@@ -2,12 +2,10 @@ package splitter
 
 import (
 	"errors"
-	"io"
 	"net"
 	"net/netip"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -102,50 +100,6 @@ func TestClientIsResetWhenNobodyMayOrCanServeIt(t *testing.T) {
 				t.Errorf("counts of primary and candidate (-want +got):\n%s", diff)
 			}
 		})
-	}
-}
-
-// The namespace is left with as many local ports as are held already.
-func TestLackOfLocalPortsIsNotTheCandidatesFault(t *testing.T) {
-	ip := families()["IPv4"]
-	held := startServer(t, ip, echo)
-	service := netip.AddrPortFrom(ip, freePort())
-	split := newSplit("mx", service, startServer(t, ip, greeter('o')), map[string]candidate{"new": {held, traffic.Whole}})
-	r := startRelay(t, Options{}, split)
-
-	if err := setLocalPorts(scarcePorts, scarcePorts+3); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := setLocalPorts(ephemeralFirst, 65000); err != nil {
-			t.Error(err)
-		}
-	})
-	for taken := false; !taken; {
-		c, err := net.DialTCP("tcp", nil, net.TCPAddrFromAddrPort(held))
-		taken = errors.Is(err, syscall.EADDRNOTAVAIL)
-		if err != nil && !taken {
-			t.Fatal(err)
-		}
-		if err == nil {
-			t.Cleanup(func() { abortConn(c) })
-		}
-	}
-	// The client's own port must come from outside the range that is used up.
-	c, err := net.DialTCP("tcp", &net.TCPAddr{IP: ip.AsSlice(), Port: int(freePort())}, net.TCPAddrFromAddrPort(service))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { abortConn(c) })
-	var letter [1]byte
-	if _, err := io.ReadFull(c, letter[:]); err != nil || letter[0] != 'o' {
-		t.Errorf("client got %q, %v, want the primary's greeting", letter, err)
-	}
-	if got := r.numbers("new"); got.Failed != 0 {
-		t.Errorf("candidate has %d failed connects, want 0", got.Failed)
-	}
-	if got := r.Faults(); got.Dials != 1 {
-		t.Errorf("Faults() = %+v, want 1 dial", got)
 	}
 }
 

@@ -20,6 +20,10 @@ func TestMain(m *testing.M) {
 	if os.Getenv(childEnv) != "" {
 		os.Exit(runChild())
 	}
+	if os.Getenv(serverEnv) != "" {
+		fmt.Fprintln(os.Stderr, "server:", serveUntilKilled(os.Getenv(serverEnv)))
+		os.Exit(1)
+	}
 	if netns.Inside() {
 		if err := prepareLoopback(); err != nil {
 			fmt.Fprintln(os.Stderr, "FAIL:", err)
