@@ -20,6 +20,7 @@ type front struct {
 	choice  atomic.Pointer[choice]
 	flows   atomic.Int64 // that are open; of UDP alone
 	leave   *leave       // while it goes; guarded by Relay.mu
+	away    bool         // it begins no handshakes; guarded by Relay.mu
 }
 
 // apply has connections that are accepted from now on treated as c says.

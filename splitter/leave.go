@@ -18,7 +18,8 @@ const (
 
 // leave is what a front that goes still waits for: it accepts on until the
 // handshakes that were under way have ended, because their clients may think
-// themselves connected.
+// themselves connected; then it turns others away, and waits for those who have
+// come meanwhile.
 type leave struct {
 	clients map[netip.AddrPort]bool // whose they are; nil when the kernel cannot tell
 	wanted  chan struct{}           // closed when the front is to stay after all
@@ -37,17 +38,27 @@ func (r *Relay) retire(f, cover *front) {
 	if f.leave != nil {
 		return // it goes already
 	}
-	clients, err := handshakes(f.address.AddrPort)
-	if err != nil {
-		r.log.Debug("see who is on the way in", "address", f.address.String(), "error", err)
-	}
-	if err == nil && len(clients) == 0 {
-		r.close(f)
-		return
+	clients, known := r.onTheirWay(f)
+	if known && len(clients) == 0 {
+		f.turnAway()
+		if clients, known = r.onTheirWay(f); known && len(clients) == 0 {
+			r.close(f)
+			return
+		}
 	}
 	l := &leave{clients: clients, wanted: make(chan struct{})}
 	f.leave = l
 	r.leaving.Go(func() { r.await(f, l) })
+}
+
+// onTheirWay are the clients whose handshakes the front has begun; false when the
+// kernel does not say.
+func (r *Relay) onTheirWay(f *front) (map[netip.AddrPort]bool, bool) {
+	clients, err := handshakes(f.address.AddrPort)
+	if err != nil {
+		r.log.Debug("see who is on the way in", "address", f.address.String(), "error", err)
+	}
+	return clients, err == nil
 }
 
 // stay takes back that the front goes, and says whether it went. Relay.mu is
@@ -58,32 +69,44 @@ func (f *front) stay() bool {
 	}
 	close(f.leave.wanted)
 	f.leave = nil
+	f.welcome()
 	return true
 }
 
 // await closes the front when it has waited enough.
 func (r *Relay) await(f *front, l *leave) {
-	began := time.Now()
-	for rest := leaveLook; time.Since(began) < leavePatience; {
-		select {
-		case <-l.wanted:
-			return
-		case <-r.hurried.Done():
-		case <-time.After(rest):
-		}
-		if r.hurried.Err() != nil {
-			break
-		}
-		look := time.Now()
-		if l.over(f.address.AddrPort) {
-			break
-		}
-		rest = max(leaveLook, leaveRest*time.Since(look))
+	end := time.Now().Add(leavePatience)
+	r.waitFor(l, f.address.AddrPort, end)
+	r.mu.Lock()
+	if f.leave == l {
+		f.turnAway()
+		l.clients, _ = r.onTheirWay(f)
 	}
+	r.mu.Unlock()
+	r.waitFor(l, f.address.AddrPort, end)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if f.leave == l {
 		r.close(f)
+	}
+}
+
+// waitFor returns when the handshakes have ended, there is no more time, or the
+// front is wanted after all.
+func (r *Relay) waitFor(l *leave, address netip.AddrPort, end time.Time) {
+	for rest := time.Duration(0); time.Now().Before(end); {
+		select {
+		case <-l.wanted:
+			return
+		case <-r.hurried.Done():
+			return
+		case <-time.After(rest):
+		}
+		look := time.Now()
+		if l.over(address) {
+			return
+		}
+		rest = max(leaveLook, leaveRest*time.Since(look))
 	}
 }
 

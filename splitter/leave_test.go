@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/splitd/splitd/internal/nettest"
@@ -107,6 +108,76 @@ func TestAListenerThatGoesMakesRoomForTheWildcard(t *testing.T) {
 	r.apply(newSplit("all", netip.AddrPortFrom(netip.IPv4Unspecified(), service.Port()), server, nil))
 	exchange(t, client, "still here")
 	exchange(t, dial(t, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.2"), service.Port())), "and others")
+}
+
+// Whoever asks in the moment before a listener closes is not answered, so that he
+// is refused when he asks again, and never reset: or served, if it stays.
+func TestWhoComesWhileAListenerTurnsClientsAwayIsNotReset(t *testing.T) {
+	for family, ip := range families() {
+		t.Run(family, func(t *testing.T) {
+			service := netip.AddrPortFrom(ip, freePort())
+			split := newSplit("mx", service, startServer(t, ip, echo), nil)
+			r := startRelay(t, Options{}, split)
+			late := func() chan error {
+				began := make(chan error, 1)
+				go func() {
+					c, err := net.DialTCP("tcp", nil, net.TCPAddrFromAddrPort(service))
+					if err == nil {
+						t.Cleanup(func() { abortConn(c) })
+						_ = c.SetDeadline(time.Now().Add(testPatience))
+						_, err = c.Write([]byte("x"))
+					}
+					if err == nil {
+						_, err = c.Read(make([]byte, 1))
+					}
+					began <- err
+				}()
+				nettest.Eventually(t, "the client has asked", func() bool { return countState(t, service, unix.BPF_TCP_SYN_SENT) == 1 })
+				return began
+			}
+			turnAway := func() {
+				r.mu.Lock()
+				defer r.mu.Unlock()
+				r.fronts[tcpSpot(service)].turnAway()
+			}
+			open, onTheWay := dial(t, service), dialSlowly(t, service)
+			turnAway()
+			stays := late()
+			r.apply() // waits for the one who is on the way
+			r.apply(split)
+			if err := <-stays; err != nil {
+				t.Errorf("a client of a listener that stays after all: %v", err)
+			}
+			turnAway()
+			goes := late()
+			r.apply()
+			if err := <-goes; !errors.Is(err, syscall.ECONNREFUSED) {
+				t.Errorf("a client of one that has gone: %v, want refused", err)
+			}
+			exchange(t, open, "a flow")
+			exchange(t, onTheWay, "one that was on its way")
+		})
+	}
+}
+
+// countState counts sockets that are connecting there.
+func countState(t *testing.T, to netip.AddrPort, state uint8) int {
+	t.Helper()
+	family := uint8(unix.AF_INET6)
+	if to.Addr().Is4() {
+		family = unix.AF_INET
+	}
+	all, err := netlink.SocketDiagTCP(family)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, s := range all {
+		if s.State == state && s.ID.DestinationPort == to.Port() {
+			n++
+		}
+	}
+	return n
 }
 
 func TestAListenerDoesNotWaitForClientsThatTheKernelHasGivenUp(t *testing.T) {

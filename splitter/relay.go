@@ -134,7 +134,8 @@ func New(o Options) *Relay {
 // accept as soon as Apply returns, whether Run is running yet or not. A
 // listener that goes closes at once when nobody is on the way in; else it
 // serves on, with the weights it had, until the handshakes that it has begun
-// have ended, for a few seconds at most.
+// have ended, for a few seconds at most. Who asks in the moment before it closes
+// gets no answer, and asks again.
 func (r *Relay) Apply(_ context.Context, splits []traffic.Split) error {
 	wanted, err := layout(splits, r.hostAddresses())
 	if err == nil {
