@@ -64,7 +64,7 @@ func rooms() []room {
 		{path: "internal/nettest", may: []string{"internal/netns"}, why: inner},
 		{path: "internal/process", why: inner},
 		{path: "internal/programs", may: []string{"internal/netns", "internal/nettest"}, why: inner},
-		{path: "e2e", may: outsiders(), why: outside},
+		{path: "e2e", may: outsiders(), tests: []string{"e2e/soak"}, why: outside},
 		{path: "e2e/soak", may: outsiders(), why: outside},
 		{path: "e2e/real", may: outsiders(), why: outside},
 		{path: "bench", may: []string{"netfilter", "traffic", "control/api", "control/client", "internal/netns"}, tests: []string{"internal/programs"}, why: "benchmarks measure what users run, and the kernel plane by itself to tell its time from the daemon's"},
