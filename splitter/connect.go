@@ -46,8 +46,7 @@ func (w *worker) admit(socket int, from netip.AddrPort, at *front) {
 
 // serve has a flow whose client is known served.
 func (w *worker) serve(f *flow) {
-	first, primary, why := w.choose(f.choice, f.client.Addr())
-	f.primary = primary
+	first, why := w.choose(f)
 	f.because(why)
 	w.sample(f, why)
 	w.try(f, first)
@@ -91,9 +90,11 @@ func (w *worker) try(f *flow, t *target) {
 		return
 	}
 	w.pause = 0 // there is enough of everything
-	f.times.connect = 0
-	if patience := f.connectPatience(w.relay.last); patience > 0 {
-		f.times.connect = w.tick() + ticks(patience)
+	if !f.mayFallBack() || f.times.connect == 0 {
+		f.times.connect = 0
+		if patience := f.connectPatience(w.relay.last); patience > 0 {
+			f.times.connect = w.tick() + ticks(patience)
+		}
 	}
 	w.appoint(f)
 }
@@ -107,7 +108,7 @@ const lastPatience = 10 * time.Second
 // as the kernel tries; last is lastPatience.
 func (f *flow) connectPatience(last time.Duration) time.Duration {
 	patience := f.choice.proxy.ConnectTimeout
-	if patience > 0 && !f.mayFallBack() {
+	if patience > 0 && !f.mayFallBack() && f.others.left == 0 {
 		return max(patience, last)
 	}
 	return patience
@@ -121,7 +122,6 @@ func (f *flow) mayFallBack() bool {
 // overdue goes on after the target has had its time. The round may be late, and
 // the news with it, so the kernel is asked what became of the attempt.
 func (w *worker) overdue(f *flow) {
-	f.times.connect = 0
 	if cause := w.edge.attempt(int(f.sockets[backend])); cause != 0 {
 		w.refused(f, cause)
 		return
@@ -129,8 +129,19 @@ func (w *worker) overdue(f *flow) {
 	w.connected(f, news{writable: true})
 }
 
-// refused goes on after the target could not be connected: to the primary, or
-// to the end.
+// another is the next address of the same backend to try after one that has failed.
+// Where nobody stands behind it, all are tried, each for as long as a connect may
+// take. Those of a candidate that the primary stands behind have that time together:
+// a client waits for a candidate for one connect timeout at most.
+func (w *worker) another(f *flow, cause syscall.Errno) *target {
+	if cause == unix.ETIMEDOUT && f.mayFallBack() {
+		return nil
+	}
+	return w.open(f)
+}
+
+// refused goes on after the target could not be connected: to another address of
+// its backend, to the primary, or to the end.
 func (w *worker) refused(f *flow, cause syscall.Errno) {
 	w.activate(f, false)
 	if f.sockets[backend] >= 0 {
@@ -138,19 +149,20 @@ func (w *worker) refused(f *flow, cause syscall.Errno) {
 		f.sockets[backend] = -1
 	}
 	w.blame(f, cause)
-	if !f.mayFallBack() {
+	switch next := w.another(f, cause); {
+	case next != nil:
+		w.try(f, next)
+	case !f.mayFallBack():
 		w.abort(f, f.endOf(cause))
-		return
+	default:
+		w.tryPrimary(f, traffic.ButFallback)
 	}
-	w.tryPrimary(f, traffic.ButFallback)
 }
 
 // tryPrimary begins to connect the flow to the primary instead.
 func (w *worker) tryPrimary(f *flow, but traffic.But) {
 	f.diverted(but)
-	primary := f.primary
-	f.primary = nil
-	w.try(f, primary)
+	w.try(f, w.turnToPrimary(f))
 }
 
 // endOf is how a flow ends whose last attempt failed for that cause.

@@ -28,7 +28,8 @@ type flow struct {
 
 	choice  *choice
 	target  *target // that is tried, or serves
-	primary *target // that may be tried instead; nil: it is the target
+	others  others  // of its backend, that may be tried instead
+	primary *target // and of the primary; nil: that is the backend
 	client  netip.AddrPort
 	proxied *proxied // nil: the client is who has connected
 	times   times

@@ -2,37 +2,58 @@ package splitter
 
 import (
 	"log/slog"
-	"net/netip"
+	"slices"
 	"syscall"
 	"time"
 
 	"github.com/splitd/splitd/traffic"
 )
 
-// choose is where a client's new flow goes, and why, and who of the primary may
-// serve it instead: nil where that is the same.
-func (w *worker) choose(c *choice, client netip.Addr) (first, primary *target, why reason) {
+// choose decides where a client's new flow goes, and says to whom first, and why.
+func (w *worker) choose(f *flow) (*target, reason) {
+	c, client := f.choice, f.client.Addr()
 	p, why := c.pick(client, w.relay.draw)
 	at := c.address(p, client, w.relay.draw)
 	if p == &c.primary {
-		return &p.targets[at], nil, why
+		f.others = from(p, at)
+		return w.open(f), why
 	}
-	primary = &c.primary.targets[c.address(&c.primary, client, w.relay.draw)]
-	if first = w.open(c, p, at); first == nil {
+	f.primary = &c.primary.targets[c.address(&c.primary, client, w.relay.draw)]
+	f.others = from(p, at)
+	first := w.open(f)
+	if first == nil {
 		p.targets[at].counter.tallies[w.number].avoided.Add(1)
-		return primary, nil, reason{why.why, traffic.ButAvoided, p.name}
+		return w.turnToPrimary(f), reason{why.why, traffic.ButAvoided, p.name}
 	}
-	return first, primary, why
+	return first, why
 }
 
-// open is the first address of the backend that takes flows, from one of them
-// on; nil when none does.
-func (w *worker) open(c *choice, p *party, at int) *target {
-	for i := range p.targets {
-		t := &p.targets[(at+i)%len(p.targets)]
-		away, probe := t.circuit.keepsAway(w.now, ticks(trialPatience(c.proxy)))
+// turnToPrimary has a candidate's flow be the primary's, and says to which of its
+// addresses it goes first.
+func (w *worker) turnToPrimary(f *flow) *target {
+	p := &f.choice.primary
+	at := slices.IndexFunc(p.targets, func(t target) bool { return t.at == f.primary.at })
+	f.primary, f.others = nil, from(p, at)
+	return w.open(f)
+}
+
+// others are the addresses of a backend that a flow has not tried.
+type others struct {
+	of         *party
+	next, left uint8
+}
+
+// from are all of the backend's, from one of them on.
+func from(p *party, at int) others { return others{p, uint8(at), uint8(len(p.targets))} }
+
+// open is the next of the others that takes flows; nil when none does.
+func (w *worker) open(f *flow) *target {
+	for o := &f.others; o.left > 0; {
+		t := &o.of.targets[o.next]
+		o.next, o.left = (o.next+1)%uint8(len(o.of.targets)), o.left-1
+		away, probe := t.circuit.keepsAway(w.now, ticks(trialPatience(f.choice.proxy)))
 		if probe {
-			w.probe(c, t)
+			w.probe(f.choice, t)
 		}
 		if !away {
 			return t

@@ -177,8 +177,7 @@ func (w *worker) begin(front *front, place int32, t talker) *flow {
 	w.places[t] = f.place
 	defer w.guard(f)
 	w.note(f)
-	first, primary, why := w.choose(c, from.Addr())
-	f.primary = primary
+	first, why := w.choose(f)
 	f.because(why)
 	w.try(f, first)
 	if f.stage == vacant {

@@ -38,16 +38,18 @@ func TestHowLongAFlowOfUDPMayBeSilent(t *testing.T) {
 
 func TestARefusalTurnsAFlowThatHasAnotherBackendAndWasNeverAnswered(t *testing.T) {
 	for _, c := range []struct {
-		answered, others bool
-		fallback         traffic.Fallback
-		want             upon
+		answered, others, primary bool
+		fallback                  traffic.Fallback
+		want                      upon
 	}{
-		{false, true, traffic.FallbackPrimary, uponPrimary},
-		{false, true, traffic.FallbackNone, uponEnd},
-		{false, false, traffic.FallbackPrimary, uponEnd},
-		{true, true, traffic.FallbackPrimary, uponEnd},
+		{false, false, true, traffic.FallbackPrimary, uponOther},
+		{false, true, true, traffic.FallbackNone, uponOther},
+		{false, true, false, traffic.FallbackPrimary, uponOther},
+		{false, false, true, traffic.FallbackNone, uponEnd},
+		{false, false, false, traffic.FallbackPrimary, uponEnd},
+		{true, true, true, traffic.FallbackPrimary, uponEnd},
 	} {
-		if got := uponRefusal(c.answered, c.others, c.fallback); got != c.want {
+		if got := uponRefusal(c.answered, c.others, c.primary, c.fallback); got != c.want {
 			t.Errorf("%+v: got %d", c, got)
 		}
 	}

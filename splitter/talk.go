@@ -100,19 +100,22 @@ func silenceOf(limit time.Duration, answered bool, lived time.Duration) time.Dur
 type upon uint8
 
 const (
-	// uponPrimary: the primary has it from now on.
-	uponPrimary upon = iota
+	// uponOther: another address of the backend has it from now on, or the primary.
+	uponOther upon = iota
 	// uponEnd: it ends, and what the client sends next begins another one.
 	uponEnd
 )
 
 // uponRefusal says what to do. A backend that has answered before has lost its
-// server, as by an RST; the primary has nobody behind it.
-func uponRefusal(answered, others bool, fallback traffic.Fallback) upon {
-	if answered || !others || fallback == traffic.FallbackNone {
+// server, as by an RST; the last address of the primary has nobody behind it.
+func uponRefusal(answered, others, primary bool, fallback traffic.Fallback) upon {
+	switch {
+	case answered:
 		return uponEnd
+	case others, primary && fallback != traffic.FallbackNone:
+		return uponOther
 	}
-	return uponPrimary
+	return uponEnd
 }
 
 // isDropped says whether an error of sending concerns that datagram alone: there
@@ -133,7 +136,7 @@ func isHosts(errno syscall.Errno) bool { return errno == unix.EPERM || errno == 
 // udp says whether the flow is one of UDP, and no probe.
 func (f *flow) udp() bool { return f.talk != nil }
 
-// mayTurn says whether the primary may have the flow instead of its target.
+// mayTurn says whether somebody else may have the flow instead of its target.
 func (f *flow) mayTurn() bool {
-	return uponRefusal(f.heard, f.primary != nil, f.choice.proxy.Fallback) == uponPrimary
+	return uponRefusal(f.heard, f.others.left > 0, f.primary != nil, f.choice.proxy.Fallback) == uponOther
 }

@@ -128,7 +128,9 @@ func (w *worker) sendAgain(f *flow) {
 	t := f.talk
 	errno := w.edge.say(int(f.sockets[backend]), t.retained)
 	n := len(t.retained)
-	w.forgetFirst(t)
+	if !f.mayTurn() {
+		w.forgetFirst(t)
+	}
 	if errno == 0 {
 		w.counted(f, client, n)
 	} else {
