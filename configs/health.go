@@ -35,15 +35,11 @@ func (d *draft) readHealth(t *table) {
 	}
 	h := &d.split.Health
 	h.Check = traffic.DefaultCheck(d.split.Protocol, d.split.Service)
-	if d.introduces() && speaks(h.Check) {
-		h.Check = traffic.CheckTCP
-	}
 	t.inside("health", func(t *table) {
 		if v, ok := t.take("check"); ok {
 			if word, ok := oneOf(v, traffic.Checks(), nil); ok {
 				h.Check = word
 				defer d.judgeCheckPort(v)
-				defer d.judgeCheckProxy(v)
 			}
 		}
 		readTimes(t, h)
@@ -70,20 +66,6 @@ func (d *draft) judgeCheckPort(v value) {
 	if _, ok := d.split.CheckPort(traffic.Address{}); !ok {
 		transport := h.Check.Transport(d.split.Service)
 		v.refuse("%q needs a %s port and the service has none: give one with port, or set check: none", h.Check, transport)
-	}
-}
-
-// speaks says whether the check sends or awaits bytes.
-func speaks(c traffic.Check) bool {
-	return c == traffic.CheckSMTP || c == traffic.CheckHTTP || c == traffic.CheckDNS
-}
-
-// judgeCheckProxy notes a check that servers do not answer which wait for a PROXY
-// header first.
-func (d *draft) judgeCheckProxy(v value) {
-	h := d.split.Health
-	if d.introduces() && speaks(h.Check) && h.Port == 0 {
-		v.note("%s sends no PROXY header, which backends expect (send_proxy): set check: tcp, or port to one that expects none", h.Check)
 	}
 }
 

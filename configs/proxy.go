@@ -140,11 +140,6 @@ func (d *draft) readAcceptProxy(t *table) {
 	}
 }
 
-// introduces says that backends expect a PROXY header, which checks do not send.
-func (d *draft) introduces() bool {
-	return d.split.Mode == traffic.ModeProxy && d.split.Proxy.SendProxy != ""
-}
-
 // limit reads a number of flows.
 func (t *table) limit(key string, target *int) {
 	if v, ok := t.take(key); ok {

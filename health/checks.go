@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"strings"
@@ -52,8 +53,8 @@ func unknown(format string, args ...any) Result {
 	return Result{Unknown, printable(fmt.Sprintf(format, args...))}
 }
 
-// open connects to the target, or says why that did not work. The connection
-// has the deadline of ctx.
+// open connects to the target and sends what it expects before anything else, or
+// says why that did not work. The connection has the deadline of ctx.
 func open(ctx context.Context, t Target) (net.Conn, Result) {
 	d := net.Dialer{Control: marking(t.Mark), KeepAlive: -1}
 	conn, err := d.DialContext(ctx, string(t.Transport), t.Endpoint().String())
@@ -66,6 +67,12 @@ func open(ctx context.Context, t Target) (net.Conn, Result) {
 	if err != nil {
 		_ = conn.Close()
 		return nil, unknown("set deadline: %v", err)
+	}
+	if t.Transport == traffic.TCP {
+		if _, err := io.WriteString(conn, t.SendProxy.Own()); err != nil {
+			_ = conn.Close()
+			return nil, broken("send PROXY header to "+t.Endpoint().String(), err, t)
+		}
 	}
 	return conn, Result{}
 }

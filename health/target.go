@@ -19,6 +19,8 @@ type Target struct {
 	Health    traffic.Health
 	Transport traffic.Transport
 	Port      uint16
+	// SendProxy is the PROXY header that the target expects; "": none.
+	SendProxy traffic.SendProxy
 	// Mark is the packet mark of the check, 0 for none: that of the split's
 	// flows, so that the rules for them hold for their checks.
 	Mark uint32
@@ -52,11 +54,21 @@ func Targets(s traffic.Split, mark uint32) []Target {
 				continue
 			}
 			targets = append(targets, Target{
-				Key: key, Health: s.Health, Transport: s.Health.Check.Transport(s.Service), Port: port, Mark: mark,
+				Key: key, Health: s.Health, Transport: s.Health.Check.Transport(s.Service), Port: port, SendProxy: sendProxy(s), Mark: mark,
 			})
 		}
 	}
 	return targets
+}
+
+// sendProxy is the header that a check begins with: that of the flows, where it
+// goes to their port. A port for checks alone expects none, as HAProxy has it
+// (check-send-proxy in its configuration manual, section 5.2).
+func sendProxy(s traffic.Split) traffic.SendProxy {
+	if s.Mode != traffic.ModeProxy || s.Health.Port != 0 {
+		return ""
+	}
+	return s.Proxy.SendProxy
 }
 
 // addresses are where flows to the backend end. This host itself is reached by

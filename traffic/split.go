@@ -67,6 +67,19 @@ const (
 	SendProxyV2 SendProxy = "v2"
 )
 
+// Own is the header of a connection that is nobody's but the sender's, as checks
+// are: UNKNOWN in version 1, the command LOCAL in version 2
+// (proxy-protocol.txt in HAProxy's sources, sections 2.1 and 2.2).
+func (v SendProxy) Own() string {
+	switch v {
+	case SendProxyV1:
+		return "PROXY UNKNOWN\r\n"
+	case SendProxyV2:
+		return "\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00"
+	}
+	return ""
+}
+
 // Transport is what a port speaks: "tcp" or "udp".
 type Transport string
 
