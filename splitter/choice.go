@@ -47,6 +47,21 @@ func rulesOf(split traffic.Split) *rules {
 	}
 }
 
+// restated are the rules of the same split with other weights.
+func (r *rules) restated(split traffic.Split) *rules {
+	next := *r
+	next.runs, next.sample = runsOf(split), split.Sample
+	return &next
+}
+
+// restated is the choice of the same split with other weights, whose backends are
+// as they were.
+func (c *choice) restated(split traffic.Split, rules *rules) *choice {
+	next := *c
+	next.generation, next.rules = split.Generation, rules
+	return &next
+}
+
 // party is a backend as one front reaches it.
 type party struct {
 	name          string
@@ -146,14 +161,19 @@ func reach(b traffic.Backend, addresses []traffic.Address, address netip.AddrPor
 
 // runsOf is the layout of the draw.
 func runsOf(split traffic.Split) []run {
-	var runs []run
+	parties := make(map[string]int, len(split.Candidates))
+	for i, c := range split.Candidates {
+		parties[c.Name] = i
+	}
+	layout := split.Layout()
+	runs := make([]run, 0, 2*len(layout))
 	next := traffic.Weight(0)
-	for _, slot := range split.Layout() {
+	for _, slot := range layout {
 		if slot.First > next {
 			runs = append(runs, run{end: slot.First, party: -1})
 		}
 		next = slot.Last + 1
-		runs = append(runs, run{end: next, party: slices.IndexFunc(split.Candidates, func(c traffic.Backend) bool { return c.Name == slot.Candidate })})
+		runs = append(runs, run{end: next, party: parties[slot.Candidate]})
 	}
 	return runs
 }

@@ -46,25 +46,62 @@ func (r *Relay) restate(what string, given traffic.Split, change func(traffic.Sp
 	}
 	changed = withBackends(changed, given)
 	r.revive(current, changed)
-	choices, rules := map[*front]*choice{}, rulesOf(changed)
-	for address, f := range r.fronts {
-		if f.choice.Load().split != given.Name {
-			continue
-		}
-		choices[f], err = r.choice(changed, rules, address)
-		switch {
-		case err == nil:
-		case f.leave != nil:
-			choices[f] = f.choice.Load().toPrimary()
-		default:
-			return err
-		}
+	choices, err := r.restated(current, changed)
+	if err != nil {
+		return err
 	}
 	for f, c := range choices {
 		f.apply(c)
 	}
 	r.splits[given.Name] = changed
 	return nil
+}
+
+// restated makes the choices of a split's fronts: of what they have where its
+// weights alone have changed, because a split may have thousands of fronts, and
+// each of those thousands of addresses to choose from. r.mu is held.
+func (r *Relay) restated(current, changed traffic.Split) (map[*front]*choice, error) {
+	choices, rules := map[*front]*choice{}, r.restatedRules(changed)
+	weightsAlone := sameBackends(current, changed)
+	for address, f := range r.fronts {
+		before := f.choice.Load()
+		switch {
+		case before.split != changed.Name:
+			continue
+		case weightsAlone && f.leave == nil:
+			choices[f] = before.restated(changed, rules)
+			continue
+		}
+		c, err := r.choice(changed, rules, address)
+		switch {
+		case err == nil:
+			choices[f] = c
+		case f.leave != nil:
+			choices[f] = before.toPrimary()
+		default:
+			return nil, err
+		}
+	}
+	return choices, nil
+}
+
+// restatedRules are the rules of a split that is served already, with its weights.
+// r.mu is held.
+func (r *Relay) restatedRules(changed traffic.Split) *rules {
+	for _, f := range r.fronts {
+		if c := f.choice.Load(); c.split == changed.Name && f.leave == nil {
+			return c.rules.restated(changed)
+		}
+	}
+	return rulesOf(changed)
+}
+
+// sameBackends says whether nothing of them is closed or down that was not before,
+// or the other way round.
+func sameBackends(s, other traffic.Split) bool {
+	return slices.EqualFunc(s.Backends(), other.Backends(), func(a, b traffic.Backend) bool {
+		return a.Name == b.Name && a.Closed == b.Closed && slices.Equal(a.Down, b.Down)
+	})
 }
 
 // withBackends is s with what is closed and down in the other one.

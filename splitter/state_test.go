@@ -236,19 +236,3 @@ func TestSetBackendsRefusesASplitThatIsNotServed(t *testing.T) {
 		t.Errorf("SetBackends() = %v, want %s", err, want)
 	}
 }
-
-// A change of weight does not put lists in order again.
-func BenchmarkSetWeightsWithAHundredThousandNetworks(b *testing.B) {
-	ip := families()["IPv4"]
-	split := newSplit("mx", netip.AddrPortFrom(ip, freePort()), closedPort(ip), map[string]candidate{"new": {closedPort(ip), 0}})
-	for i := range 100_000 {
-		n := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 12), byte(i >> 4), byte(i << 4)}), 28)
-		split.Candidates[0].Clients.Always = append(split.Candidates[0].Clients.Always, n)
-	}
-	r := startRelay(b, Options{}, split)
-	for b.Loop() {
-		if err := r.SetWeights(split); err != nil {
-			b.Fatal(err)
-		}
-	}
-}

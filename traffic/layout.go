@@ -30,16 +30,6 @@ func (s Slots) Of(number Weight) string {
 	return ""
 }
 
-func (s Slots) weight(candidate string) Weight {
-	var sum Weight
-	for _, slot := range s {
-		if slot.Candidate == candidate {
-			sum += slot.size()
-		}
-	}
-	return sum
-}
-
 // Slotted says whether the layout of s is state (s.Slots): weights alone do not
 // give it. They do with up to two candidates, but for what has become of them:
 // see Relaid.
@@ -116,41 +106,50 @@ func (s Split) Layout() Slots {
 // numbers; one that gains takes the lowest ones that are free; one that is not
 // named loses all. All who lose do so before any gains.
 func (s Slots) Reweighed(candidates []Backend) Slots {
-	kept := Slots{}
+	missing := make(map[string]Weight, len(candidates))
 	for _, c := range candidates {
-		kept = append(kept, s.cut(c.Name, c.Weight)...)
+		missing[c.Name] = c.Weight
 	}
-	for _, c := range candidates {
-		kept = kept.grown(c.Name, c.Weight-kept.weight(c.Name))
-	}
-	return kept.joined()
+	return s.cut(missing).grown(candidates, missing).joined()
 }
 
-// cut is what a candidate keeps of its slots: the lowest numbers of them.
-func (s Slots) cut(candidate string, weight Weight) Slots {
+// cut is what is kept of the slots, in order: of each candidate the lowest numbers
+// up to what it is missing, which is less afterwards.
+func (s Slots) cut(missing map[string]Weight) Slots {
 	var kept Slots
 	for _, slot := range s.joined() {
-		if slot.Candidate != candidate || weight <= 0 {
-			continue
+		if most := missing[slot.Candidate]; most > 0 {
+			slot.Last = min(slot.Last, slot.First+most-1)
+			missing[slot.Candidate] = most - slot.size()
+			kept = append(kept, slot)
 		}
-		slot.Last = min(slot.Last, slot.First+weight-1)
-		weight -= slot.size()
-		kept = append(kept, slot)
 	}
 	return kept
 }
 
-// grown gives a candidate so many of the lowest numbers that nobody has.
-func (s Slots) grown(candidate string, missing Weight) Slots {
-	taken := s.joined()
+// grown is s, which is in order, with what candidates are missing: the first of
+// them takes the lowest numbers that nobody has, the next one those behind it.
+func (s Slots) grown(candidates []Backend, missing map[string]Weight) Slots {
 	grown := slices.Clone(s)
-	next := Weight(0)
-	for _, slot := range append(taken, Slot{First: Whole, Last: Whole}) {
-		if free := min(slot.First-next, missing); free > 0 {
-			grown = append(grown, Slot{First: next, Last: next + free - 1, Candidate: candidate})
-			missing -= free
+	next, gap := Weight(0), 0 // gap is the slot behind the free numbers
+	for _, c := range candidates {
+		for want := missing[c.Name]; want > 0 && gap <= len(s); {
+			end := Whole
+			if gap < len(s) {
+				end = s[gap].First
+			}
+			if free := min(end-next, want); free > 0 {
+				grown = append(grown, Slot{First: next, Last: next + free - 1, Candidate: c.Name})
+				want -= free
+				next += free
+			}
+			if want > 0 { // all of the gap is taken
+				if gap < len(s) {
+					next = s[gap].Last + 1
+				}
+				gap++
+			}
 		}
-		next = slot.Last + 1
 	}
 	return grown
 }
