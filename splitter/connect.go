@@ -19,7 +19,7 @@ func (w *worker) admit(socket int, from netip.AddrPort, at *front) {
 	if c.proxies.Contain(who) {
 		who = netip.Addr{} // a header will tell
 	}
-	counted, ok := c.gate.enter(c.proxy, who)
+	counted, ok := c.enter(who)
 	if !ok {
 		w.edge.reset(socket)
 		w.tellRefused(c, from.Addr())

@@ -43,7 +43,7 @@ func (w *worker) conclude(f *flow, end func(socket int), how ending) {
 	}
 	w.activate(f, false)
 	if f.stage != probing {
-		f.choice.gate.leave(f.gated())
+		f.choice.leave(f.gated())
 	}
 	if f.udp() {
 		w.part(f)

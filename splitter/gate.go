@@ -15,12 +15,25 @@ import (
 // gate counts the flows of a split that are open, whoever accepted them, and
 // lets no more in than may be. It outlives the definitions of its split.
 type gate struct {
-	open    atomic.Int64
-	clients clients
+	tcp, udp room
 
 	tees teeCounts
 	// Refused, by reason.
 	maxFlows, maxClientFlows, noFiles, noMemory, badHeader, lateHeader, noHeader atomic.Uint64
+}
+
+// room counts the flows of one transport: whoever sends datagrams may claim to be
+// anybody, and would else keep others' connections out.
+type room struct {
+	open    atomic.Int64
+	clients clients
+}
+
+func (g *gate) room(of traffic.Transport) *room {
+	if of == traffic.UDP {
+		return &g.udp
+	}
+	return &g.tcp
 }
 
 // refusals are what was refused, by reason; none are left out.
@@ -54,36 +67,39 @@ func (g *gate) lack(of syscall.Errno) {
 // enter lets a flow in, or refuses and counts it. A flow that is let in has to
 // leave with what enter has returned. Where the client is not known yet, the
 // zero Addr, recognize counts it when it is.
-func (g *gate) enter(limits traffic.Proxy, client netip.Addr) (counted netip.Addr, ok bool) {
-	if open := g.open.Add(1); limits.MaxFlows > 0 && open > int64(limits.MaxFlows) {
-		g.open.Add(-1)
-		g.maxFlows.Add(1)
+func (c *choice) enter(client netip.Addr) (counted netip.Addr, ok bool) {
+	room, most := c.gate.room(c.transport), c.proxy.MaxFlows
+	if open := room.open.Add(1); most > 0 && open > int64(most) {
+		room.open.Add(-1)
+		c.gate.maxFlows.Add(1)
 		return netip.Addr{}, false
 	}
-	if counted, ok = g.recognize(limits, client); !ok {
-		g.open.Add(-1)
+	if counted, ok = c.recognize(client); !ok {
+		room.open.Add(-1)
 	}
 	return counted, ok
 }
 
 // recognize counts a flow that is in for its client, or refuses it: it leaves
 // with what recognize has returned.
-func (g *gate) recognize(limits traffic.Proxy, client netip.Addr) (counted netip.Addr, ok bool) {
-	if limits.MaxClientFlows <= 0 || !client.IsValid() {
+func (c *choice) recognize(client netip.Addr) (counted netip.Addr, ok bool) {
+	most := c.proxy.MaxClientFlows
+	if most <= 0 || !client.IsValid() {
 		return netip.Addr{}, true
 	}
-	if !g.clients.add(client, limits.MaxClientFlows) {
-		g.maxClientFlows.Add(1)
+	if !c.gate.room(c.transport).clients.add(client, most) {
+		c.gate.maxClientFlows.Add(1)
 		return netip.Addr{}, false
 	}
 	return client, true
 }
 
 // leave takes back what enter has counted.
-func (g *gate) leave(counted netip.Addr) {
-	g.open.Add(-1)
+func (c *choice) leave(counted netip.Addr) {
+	room := c.gate.room(c.transport)
+	room.open.Add(-1)
 	if counted.IsValid() {
-		g.clients.remove(counted)
+		room.clients.remove(counted)
 	}
 }
 

@@ -94,3 +94,31 @@ func TestALimitCountsFlowsFromBeforeIt(t *testing.T) {
 	r.apply(split)
 	exchange(t, dial(t, service), "after")
 }
+
+// Or whoever sends datagrams in a client's name would keep its connections out.
+func TestFlowsOfUDPTakeNoRoomFromThoseOfTCP(t *testing.T) {
+	ip := families()["IPv4"]
+	at := netip.AddrPortFrom(ip, freePort())
+	service := netip.AddrPortFrom(ip, freePort())
+	answers(t, at, "old")
+	startServerAt(t, at, greeter('o'))
+	split := newSplit("mx", service, at, nil)
+	split.Service.Ports = append(split.Service.Ports, traffic.Port{Number: service.Port(), Transport: traffic.UDP})
+	split.Proxy.MaxFlows, split.Proxy.MaxClientFlows = 4, 2
+	r := startRelay(t, Options{Workers: 2}, split)
+	victim := netip.MustParseAddr("127.0.0.11")
+	for _, from := range []netip.Addr{victim, victim, netip.MustParseAddr("127.0.0.12"), netip.MustParseAddr("127.0.0.13")} {
+		speakFrom(t, from, service).wantFrom("old")
+	}
+	for range 2 {
+		c := dialFrom(t, victim, service)
+		if n, err := c.Read(make([]byte, 1)); n != 1 || err != nil {
+			t.Errorf("a connection of the client: %v, want that it is served", err)
+		}
+	}
+	wantReset(t, victim, service)
+	speakFrom(t, victim, service).say("?too many")
+	nettest.Eventually(t, "each is refused in its own transport", func() bool {
+		return r.Refusals()["mx"][traffic.RefusedMaxClientFlows]+r.Refusals()["mx"][traffic.RefusedMaxFlows] == 2
+	})
+}

@@ -99,7 +99,7 @@ func (w *worker) announced(f *flow) {
 		next = f.choice.toPrimary() // the front is another split's by now
 	}
 	f.choice = next
-	counted, ok := next.gate.recognize(next.proxy, f.client.Addr())
+	counted, ok := next.recognize(f.client.Addr())
 	if !ok {
 		w.tellRefused(next, f.client.Addr())
 		w.abort(f, endStopped)

@@ -67,7 +67,7 @@ func TestAConnectionWhoseServiceGoesBeforeItsHeaderIsThePrimarys(t *testing.T) {
 			abortConn(c)
 			nettest.Eventually(t, "the flow is over", func() bool { return r.openFlows() == 0 })
 			for name, g := range r.gates {
-				if n := g.open.Load(); n != 0 {
+				if n := g.tcp.open.Load(); n != 0 {
 					t.Errorf("%d flows of %s are counted", n, name)
 				}
 			}

@@ -54,7 +54,7 @@ func wantRefusal(t *testing.T, r *testRelay, log *notebook, why traffic.Refusal,
 	if n := log.told()[0]; len(log.told()) != 1 || n.Backend != "" || n.Server.IsValid() || n.Client.Addr() != families()["IPv4"] || n.Lived <= 0 {
 		t.Errorf("the log has %+v", log.told())
 	}
-	if open := r.gates["mx"].open.Load(); open != 0 {
+	if open := r.gates["mx"].tcp.open.Load(); open != 0 {
 		t.Errorf("%d flows are still counted", open)
 	}
 }

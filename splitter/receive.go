@@ -199,7 +199,7 @@ func (w *worker) admits(c *choice, from netip.Addr) (counted netip.Addr, ok bool
 		}
 		return netip.Addr{}, false
 	}
-	counted, ok = c.gate.enter(c.proxy, from)
+	counted, ok = c.enter(from)
 	if !ok {
 		w.tellRefused(c, from)
 	}

@@ -251,7 +251,7 @@ type Proxy struct {
 	IdleTimeout    time.Duration `json:"idle_timeout"`  // no byte in either direction
 	DrainTimeout   time.Duration `json:"drain_timeout"` // for flows still open when the relay stops
 	// MaxFlows and MaxClientFlows are the most that may be open at once, of all
-	// clients together and of one address; 0 is no limit.
+	// clients together and of one address, TCP and UDP each; 0 is no limit.
 	MaxFlows       int `json:"max_flows,omitempty"`
 	MaxClientFlows int `json:"max_client_flows,omitempty"`
 	// HalfClosedTimeout is how long a flow may last, without a byte in either
