@@ -10,7 +10,7 @@ const (
 	labelRole      = "role"      // primary | candidate
 	labelDirection = "direction" // in: from clients to the backend | out: back
 	labelMode      = "mode"      // kernel | proxy
-	labelReason    = "reason"    // max_flows | max_client_flows | no_files | no_memory | bad_header | late_header | no_header
+	labelReason    = "reason"    // max_flows | max_client_flows | no_files | no_memory | no_ports | crowded_out | bad_header | late_header | no_header
 	labelKind      = "kind"      // accept | connect | splice | datagram | panic | log
 )
 
@@ -54,7 +54,7 @@ func newNames() names {
 		avoided: counter("splitd_flows_avoided_total",
 			"Flows drawn for the backend that went to the primary at once, because connects to it had failed in a row; proxy mode only.", backend...),
 		shut: counter("splitd_flows_shut_out_total",
-			"Connections of clients that were reset without being tried, by reason; proxy mode only.", labelSplit, labelReason),
+			"Connections of clients that were reset without being tried, and datagrams or flows of UDP that there was no room for, by reason; proxy mode only.", labelSplit, labelReason),
 		killed: counter("splitd_flows_killed_total",
 			"Open flows of the backend that were ended on request: drain --kill, drain --rate, set --kill.", backend...),
 		relayFaults: counter("splitd_relay_faults_total",

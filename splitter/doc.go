@@ -36,7 +36,9 @@
 // it has a socket of its own towards its backend, ends when it has been silent
 // for long enough, and is connecting until the backend has answered, or refused
 // nothing for as long as a connect may take. A datagram for which there is no
-// room, here or there, is lost as on any network, and counted: nobody waits.
+// room, here or there, is lost as on any network, and counted: nobody waits. Flows
+// of UDP have a share of files and ports alone, and where that is used up those that
+// have shown least make room (crowd.go): anybody may send in anybody's name.
 //
 // The package looks into no other bytes. Socket options that need a capability
 // it sets for splits alone that are transparent, whose backends it connects to

@@ -15,11 +15,12 @@ import (
 // gate counts the flows of a split that are open, whoever accepted them, and
 // lets no more in than may be. It outlives the definitions of its split.
 type gate struct {
-	tcp, udp room
+	tcp, udp  room
+	newcomers []queueOf // by worker, see crowd.go
 
 	tees teeCounts
 	// Refused, by reason.
-	maxFlows, maxClientFlows, noFiles, noMemory, badHeader, lateHeader, noHeader atomic.Uint64
+	maxFlows, maxClientFlows, noFiles, noMemory, noPorts, crowdedOut, badHeader, lateHeader, noHeader atomic.Uint64
 }
 
 // room counts the flows of one transport: whoever sends datagrams may claim to be
@@ -43,6 +44,8 @@ func (g *gate) refusals() map[traffic.Refusal]uint64 {
 		traffic.RefusedMaxClientFlows: g.maxClientFlows.Load(),
 		traffic.RefusedNoFiles:        g.noFiles.Load(),
 		traffic.RefusedNoMemory:       g.noMemory.Load(),
+		traffic.RefusedNoPorts:        g.noPorts.Load(),
+		traffic.RefusedCrowdedOut:     g.crowdedOut.Load(),
 		traffic.RefusedBadHeader:      g.badHeader.Load(),
 		traffic.RefusedLateHeader:     g.lateHeader.Load(),
 		traffic.RefusedNoHeader:       g.noHeader.Load(),

@@ -1,7 +1,6 @@
 package splitter
 
 import (
-	"log/slog"
 	"net/netip"
 	"slices"
 	"time"
@@ -20,6 +19,10 @@ type talks struct {
 	places   map[talker]int32 // of the flows, in the slab
 	idle     []*talking
 	retained int // bytes
+
+	newcomers queue         // see crowd.go
+	portless  int64         // no local port is asked for before this tick
+	portPause time.Duration // of the last time that there was none, 0 since there was one
 
 	inbox   *batch
 	filled  int // places of inbox that the last take has filled
@@ -174,7 +177,9 @@ func (w *worker) begin(front *front, place int32, t talker) *flow {
 	f.talk = w.spareTalk()
 	*f.talk = talking{talker: t, front: front, listener: place, retained: f.talk.retained[:0]}
 	front.flows.Add(1)
+	w.relay.crowd.open.Add(1)
 	w.places[t] = f.place
+	w.freshen(f)
 	defer w.guard(f)
 	w.note(f)
 	first, why := w.choose(f)
@@ -184,26 +189,6 @@ func (w *worker) begin(front *front, place int32, t talker) *flow {
 		return nil // nobody can be reached
 	}
 	return f
-}
-
-// admits says whether there may be one more flow of a client, and counts it; what
-// enter has returned is to be given back.
-func (w *worker) admits(c *choice, from netip.Addr) (counted netip.Addr, ok bool) {
-	if w.relay.files.short(filesOfTalk) {
-		cause := w.relay.files.lack
-		c.gate.lack(cause)
-		if left, ok := w.relay.quiet.allow("files", time.Now()); ok {
-			w.relay.say(func(log *slog.Logger) {
-				log.Warn("flow refused", "split", c.split, "error", cause, "left_out", left)
-			})
-		}
-		return netip.Addr{}, false
-	}
-	counted, ok = c.enter(from)
-	if !ok {
-		w.tellRefused(c, from)
-	}
-	return counted, ok
 }
 
 func (w *worker) spareTalk() *talking {

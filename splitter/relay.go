@@ -44,6 +44,7 @@ type Options struct {
 	edge   func() edge   // nil is this kernel
 	header time.Duration // how long PROXY headers are waited for; 0 is headerPatience
 	last   time.Duration // how long the last attempt to connect a flow may take at least; 0 is lastPatience
+	crowd  int64         // the most flows of UDP; 0 is a share of files and ports
 }
 
 // Relay listens on the services of proxy splits and relays their flows. Its
@@ -59,6 +60,7 @@ type Relay struct {
 	header  time.Duration
 	last    time.Duration
 	files   files
+	crowd   crowding
 	quiet   limiter // for complaints that every flow could make
 
 	born       time.Time // ticks are counted since then
@@ -121,6 +123,7 @@ func New(o Options) *Relay {
 		groups:   map[traffic.BackendKey]groups{},
 		gates:    map[string]*gate{},
 	}
+	r.crowd.most = o.crowd
 	r.workings, r.broken = errgroup.WithContext(context.Background())
 	r.hurried, r.hurry = context.WithCancel(context.Background())
 	return r
@@ -192,7 +195,7 @@ func (r *Relay) choice(split traffic.Split, rules *rules, address spot) (*choice
 		return nil, err
 	}
 	if r.gates[split.Name] == nil {
-		r.gates[split.Name] = &gate{}
+		r.gates[split.Name] = &gate{newcomers: make([]queueOf, r.wanted)}
 	}
 	c.gate = r.gates[split.Name]
 	r.count(split.Name, &c.primary)

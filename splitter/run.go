@@ -17,6 +17,9 @@ func (r *Relay) begin() error {
 		return err
 	}
 	r.files.bound(flowsIn(memoryLimit("/")))
+	if r.crowd.most == 0 {
+		r.crowd.most = crowdFor(r.files.most, localPorts())
+	}
 	var workers []*worker
 	for i := range r.wanted {
 		w, err := newWorker(r, i, r.edge())

@@ -53,6 +53,10 @@ type talking struct {
 	last     side   // who sent it
 	moved    [2]uint64
 	active   bool // it is counted as open at its target
+	// fresh says that its client has said nothing since the backend's first answer:
+	// it is in queues of the worker, and may have to make room.
+	fresh  bool
+	queues [queuesOfFlow]neighbours
 	// leaves says that the flow ends unless the backend answers while it is still
 	// connecting.
 	leaves bool

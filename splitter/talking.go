@@ -21,10 +21,14 @@ func (w *worker) associate(f *flow, to *target) {
 		f.sockets[backend] = int32(socket)
 		errno = w.poller.add(socket, datagrams, f.ticket(ofBackend))
 	}
+	if isPortless(errno) {
+		w.noPort()
+	}
 	if errno != 0 {
 		w.refused(f, errno)
 		return
 	}
+	w.portPause = 0
 	w.activate(f, true)
 	patience := f.choice.proxy.ConnectTimeout
 	if patience <= 0 {
@@ -63,6 +67,12 @@ func (w *worker) pass(f *flow, first, last int) (done int) {
 	defer w.guard(f)
 	t := f.talk
 	t.newest, t.last = w.now, client
+	switch {
+	case t.fresh && f.heard:
+		w.settleIn(f)
+	case t.fresh:
+		w.freshen(f)
+	}
 	w.inbox.unaddressed(first, last)
 	for at := first; at < last; {
 		upTo := last
@@ -233,6 +243,9 @@ func (w *worker) replied(f *flow) {
 // answered notes that the backend has said something.
 func (w *worker) answered(f *flow) {
 	f.talk.newest, f.talk.last = w.now, backend
+	if f.talk.fresh {
+		w.freshen(f)
+	}
 	if !f.heard {
 		f.heard = true
 		w.served(f)
@@ -351,6 +364,8 @@ func (w *worker) part(f *flow) {
 	delete(w.places, t.talker)
 	w.relay.owners.release(t.talker)
 	t.front.flows.Add(-1)
+	w.relay.crowd.open.Add(-1)
+	w.settleIn(f)
 	if l := w.listeners[t.listener].leave; l != nil {
 		l.look(len(t.front.sockets))
 	}

@@ -84,6 +84,7 @@ func TestWithoutFilesOrPortsNewFlowsOfUDPAreDroppedAndOldOnesGoOn(t *testing.T) 
 	r := startRelay(t, Options{Workers: 1}, ofUDP(newSplit("mx", service, old.at, nil)))
 	first := speak(t, service)
 	first.wantFrom("old")
+	first.wantFrom("old") // it goes on: it need not make room
 	most := int64(0)
 	r.inspect(func(*worker) { most, r.files.most = r.files.most, r.files.used.Load() })
 	speak(t, service).say("?no file")
@@ -114,6 +115,11 @@ func TestWithoutFilesOrPortsNewFlowsOfUDPAreDroppedAndOldOnesGoOn(t *testing.T) 
 	if err := setLocalPorts(ephemeralFirst, 65000); err != nil {
 		t.Fatal(err)
 	}
+	nettest.Eventually(t, "ports are looked for again", func() bool {
+		again := true
+		r.inspect(func(w *worker) { again = int64(time.Since(w.born)/time.Millisecond) > w.portless })
+		return again
+	})
 	late.wantFrom("old")
 	if n := old.times("?no file") + old.times("?no port"); n != 0 {
 		t.Errorf("%d datagrams have come through", n)

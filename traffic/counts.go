@@ -31,18 +31,22 @@ type Counts struct {
 	Unanswered, Refused, Resets *uint64
 }
 
-// Refusal is why a data plane took a connection of a client and reset it.
+// Refusal is why a data plane took a connection of a client and reset it, or began
+// no flow of UDP.
 type Refusal string
 
 // The reasons: the limits of the same names in a split's configuration, the lack
-// of file descriptors or of memory for over a second, and of a connection that has to begin
-// with a PROXY header one that is none, that is not whole in time, and an end
-// before it is.
+// of file descriptors or of memory for over a second, of UDP (where it is at once)
+// also that of local ports, and a flow that was answered once at most and had to make room for
+// another one; and of a connection that has to begin with a PROXY header one that
+// is none, that is not whole in time, and an end before it is.
 const (
 	RefusedMaxFlows       Refusal = "max_flows"
 	RefusedMaxClientFlows Refusal = "max_client_flows"
 	RefusedNoFiles        Refusal = "no_files"
 	RefusedNoMemory       Refusal = "no_memory"
+	RefusedNoPorts        Refusal = "no_ports"
+	RefusedCrowdedOut     Refusal = "crowded_out"
 	RefusedBadHeader      Refusal = "bad_header"
 	RefusedLateHeader     Refusal = "late_header"
 	RefusedNoHeader       Refusal = "no_header"
