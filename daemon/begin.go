@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -77,7 +78,7 @@ func (d *Daemon) recordStart(ctx context.Context, p *proposal) ([]state.Entry, e
 // firstApply puts the settled state into the planes.
 func (d *Daemon) firstApply(ctx context.Context, p proposal, recorded bool) error {
 	if err := d.planes.apply(ctx, p.next.splits(), nil, p.next.paths); err != nil {
-		return fmt.Errorf("apply configuration: %w", err)
+		return fmt.Errorf("apply configuration: %w", errors.Join(err, d.planes.abandon()))
 	}
 	d.view.Store(d.withBaselines(ctx, p.next))
 	d.retarget()

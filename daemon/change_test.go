@@ -110,6 +110,19 @@ func (w *world) agrees(dead *Daemon) {
 	}
 }
 
+func TestAStartThatFailsGivesUpWhatItPreparedInTheKernel(t *testing.T) {
+	split := mx(0)
+	split.Mode, split.Proxy.Transparent = traffic.ModeProxy, true
+	w := newWorld(t, split)
+	w.relay.fail = errors.New("another program holds the address")
+	if _, err := w.boot(); !errors.Is(err, w.relay.fail) {
+		t.Fatalf("start = %v, want the relay's refusal", err)
+	}
+	if w.kernel.abandoned != 1 {
+		t.Errorf("what was prepared was given up %d times, want once", w.kernel.abandoned)
+	}
+}
+
 func TestARaiseThatThePlaneRefusesIsTakenBack(t *testing.T) {
 	w := newWorld(t, mx(0))
 	d := w.mustBoot()

@@ -39,13 +39,14 @@ func (f *fuse) burn() {
 
 // fakeKernel keeps splits as the kernel would: it outlives the daemon.
 type fakeKernel struct {
-	mu     sync.Mutex // guards splits and freed against readers, who come at any time
-	fuse   *fuse
-	splits map[string]traffic.Split
-	fail   error // what the next changes answer
-	refuse error // what preflight answers
-	found  []doctor.Finding
-	warns  []string // what a glance finds besides a note
+	mu        sync.Mutex // guards splits and freed against readers, who come at any time
+	fuse      *fuse
+	splits    map[string]traffic.Split
+	fail      error // what the next changes answer
+	abandoned int   // times that what was prepared was given up
+	refuse    error // what preflight answers
+	found     []doctor.Finding
+	warns     []string // what a glance finds besides a note
 	// failAfter is what the next Apply answers after it has changed things.
 	failAfter error
 	countErr  error // why counters cannot be read
@@ -90,6 +91,11 @@ func (k *fakeKernel) Examine(context.Context, []traffic.Split, []traffic.ReturnP
 }
 
 func (k *fakeKernel) PrepareLegs(context.Context, []traffic.Split) error { return k.fail }
+
+func (k *fakeKernel) AbandonLegs() error {
+	k.abandoned++
+	return nil
+}
 
 func (k *fakeKernel) Apply(_ context.Context, splits []traffic.Split, _ []traffic.ReturnPath) (bool, error) {
 	k.mu.Lock()
@@ -338,6 +344,7 @@ type fakeRelay struct {
 	clients []splitter.ClientFlow // goes on as well
 	freed   []traffic.BackendKey
 	freedAt []netip.Addr
+	fail    error // what an Apply answers
 }
 
 var _ Relay = (*fakeRelay)(nil)
@@ -345,6 +352,9 @@ var _ Relay = (*fakeRelay)(nil)
 func (r *fakeRelay) Apply(_ context.Context, splits []traffic.Split) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.fail != nil {
+		return r.fail
+	}
 	r.splits = slices.Clone(splits)
 	return nil
 }

@@ -19,6 +19,7 @@ import (
 // are never called concurrently; Counts and Differences may be.
 type Kernel interface {
 	PrepareLegs(ctx context.Context, splits []traffic.Split) error
+	AbandonLegs() error
 	Apply(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath) (changed bool, err error)
 	SetWeights(ctx context.Context, splits ...traffic.Split) error
 	SetBackends(ctx context.Context, splits ...traffic.Split) error

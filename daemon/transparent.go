@@ -37,6 +37,14 @@ func (p *planes) prepare(ctx context.Context, inProxy []traffic.Split) error {
 	return kernel.PrepareLegs(ctx, relayed)
 }
 
+// abandon takes away what prepare has put in place, for a start that fails.
+func (p *planes) abandon() error {
+	if kernel := p.inUse(); kernel != nil {
+		return kernel.AbandonLegs()
+	}
+	return nil
+}
+
 // explainKernel says why the kernel plane is needed that cannot be had, where
 // that is not for splits of its own.
 func explainKernel(err error, splits []traffic.Split, paths []traffic.ReturnPath) error {

@@ -2,6 +2,7 @@ package netfilter
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -28,6 +29,14 @@ type legKeep struct {
 	applied  bool      // base is known too
 	since    time.Time // standing has had no reason to grow
 	base     Returns   // what is wanted of ip rules and routes besides
+	before   *legs     // what a process before this one has left
+	supplied supplied  // by PrepareLegs
+}
+
+// supplied are ip rules and routes that were added.
+type supplied struct {
+	rules  []ipRule
+	routes []ipRoute
 }
 
 // PrepareLegs puts in place what the own flows of transparent relays need,
@@ -44,14 +53,54 @@ func (k *Kernel) PrepareLegs(ctx context.Context, splits []traffic.Split) error 
 	if k.legs.applied { // else nothing is followed yet
 		k.returns = k.returns.withLegs(k.legs.standing.Load())
 	}
-	_, err := k.bringLegs()
+	_, err := k.bringLegs(k.legs.standing.Load())
 	if err == nil {
-		err = more.supply(ctx)
+		err = more.supply(ctx, &k.legs.supplied)
 	}
 	if err != nil {
 		return fmt.Errorf("prepare for transparent relays: %w", err)
 	}
 	return nil
+}
+
+// AbandonLegs takes away again what PrepareLegs has put in place, where no Apply has
+// come since: the process that wanted it ends. What another one has left stays.
+func (k *Kernel) AbandonLegs() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.legs.applied || !k.legs.known {
+		return nil
+	}
+	err := k.legs.supplied.remove()
+	if _, failed := k.bringLegs(k.legs.before); failed != nil {
+		err = errors.Join(err, failed)
+	}
+	if err != nil {
+		return fmt.Errorf("take away what transparent relays would have needed: %w: run `splitd cleanup`", err)
+	}
+	k.legs.standing.Store(k.legs.before)
+	k.legs.supplied = supplied{}
+	return nil
+}
+
+// remove removes them as the kernel has them.
+func (s supplied) remove() error {
+	has, err := readReturns()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, rule := range has.rules {
+		if slices.Contains(s.rules, rule.ipRule) {
+			errs = append(errs, rule.remove())
+		}
+	}
+	for _, route := range has.routes {
+		if slices.Contains(s.routes, route.ipRoute) {
+			errs = append(errs, route.remove())
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // wantLegs notes what is wanted from now on. k.mu is held.
@@ -74,7 +123,7 @@ func (k *Kernel) keepLegs(more *legs) error {
 		if err != nil {
 			return err
 		}
-		standing, k.legs.known = left, true
+		standing, k.legs.before, k.legs.known = left, left, true
 		k.legs.since = k.options.Now()
 	}
 	if grown := more.with(standing); !grown.equal(standing) {
@@ -104,9 +153,9 @@ func (l *link) leftLegs(settings Settings) (*legs, error) {
 	return left, nil
 }
 
-// bringLegs makes the table, or takes it away. k.mu is held.
-func (k *Kernel) bringLegs() (changed bool, err error) {
-	return k.link.applyWhole(k.commit, k.legs.standing.Load().table(k.options.Settings))
+// bringLegs makes the table that these want, or takes it away. k.mu is held.
+func (k *Kernel) bringLegs(l *legs) (changed bool, err error) {
+	return k.link.applyWhole(k.commit, l.table(k.options.Settings))
 }
 
 // retireLegs takes away what no leg needs any more. k.mu is held.
@@ -123,13 +172,16 @@ func (k *Kernel) retireLegs(ctx context.Context) error {
 	if keep.equal(has) {
 		return nil
 	}
-	k.legs.standing.Store(keep)
-	k.returns = k.legs.base.withLegs(keep)
-	if _, err := applyReturns(ctx, k.returns); err != nil {
+	returns := k.legs.base.withLegs(keep)
+	if _, err := applyReturns(ctx, returns); err != nil {
 		return err
 	}
-	_, err = k.bringLegs()
-	return err
+	if _, err := k.bringLegs(keep); err != nil {
+		return err
+	}
+	k.legs.standing.Store(keep) // not before: what fails is tried again
+	k.returns = returns
+	return nil
 }
 
 // openLegs are the backends of the legs that are open, one for each.
@@ -153,8 +205,9 @@ func openLegs(settings Settings) ([]netip.AddrPort, error) {
 	return open, nil
 }
 
-// supply adds what the kernel lacks of r and takes nothing away.
-func (r Returns) supply(ctx context.Context) error {
+// supply adds what the kernel lacks of r, notes what it has added, and takes
+// nothing away.
+func (r Returns) supply(ctx context.Context, added *supplied) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -171,6 +224,9 @@ func (r Returns) supply(ctx context.Context) error {
 		if err := route.put(i >= 0); err != nil {
 			return err
 		}
+		if i < 0 {
+			added.routes = append(added.routes, route)
+		}
 	}
 	for _, rule := range r.rules {
 		if slices.ContainsFunc(has.rules, func(k kernelRule) bool { return !k.odd && k.ipRule == rule }) {
@@ -179,6 +235,7 @@ func (r Returns) supply(ctx context.Context) error {
 		if err := rule.add(); err != nil {
 			return err
 		}
+		added.rules = append(added.rules, rule)
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package netfilter
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -211,6 +212,77 @@ func TestWhatLegsNeedStaysUntilTheyEnd(t *testing.T) {
 	lab.cleanup(false)
 	if lines := before.Differences(lab.snapshot()); len(lines) > 0 {
 		t.Errorf("differences to the beginning: %q", lines)
+	}
+}
+
+func TestWhatLegsNeededAndCouldNotBeRemovedIsTriedAgain(t *testing.T) {
+	lab := newSplitLab(t)
+	before := lab.snapshot()
+	lab.apply(transparentSplit())
+	opaque := transparentSplit()
+	opaque.Proxy.Transparent = false
+	lab.apply(opaque)
+	lab.clock.advance(2 * legsRest)
+	commit, cancelled := lab.kernel.commit, errors.New("the kernel is busy")
+	for _, fails := range []func() context.Context{
+		func() context.Context { // ip rules and routes
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			return ctx
+		},
+		func() context.Context { // the table
+			lab.kernel.commit = func([]step) error { return cancelled }
+			return t.Context()
+		},
+	} {
+		lab.router.Do(func() error {
+			lab.kernel.mu.Lock()
+			defer lab.kernel.mu.Unlock()
+			if err := lab.kernel.retireLegs(fails()); err == nil {
+				t.Error("it did not fail")
+			}
+			return nil
+		})
+	}
+	lab.kernel.commit = commit
+	lab.retireLegs()
+	if lab.kernel.legs.standing.Load() != nil {
+		t.Error("it is kept though nothing wants it")
+	}
+	lab.cleanup(false)
+	if lines := before.Differences(lab.snapshot()); len(lines) > 0 {
+		t.Errorf("differences to the beginning: %q", lines)
+	}
+}
+
+func TestARelayThatDoesNotBeginLeavesNothingOfWhatItWouldHaveNeeded(t *testing.T) {
+	lab := newSplitLab(t)
+	for _, was := range [][]traffic.Split{nil, {transparentSplit()}} {
+		if was != nil {
+			lab.apply(was...)
+		}
+		lab.kernel = lab.open()
+		before := lab.snapshot()
+		other := transparentSplit()
+		other.Name, other.Service.Ports = "other", []traffic.Port{{Number: 2626, Transport: traffic.TCP}}
+		other.Primary.Addresses = nil
+		other.Primary.Local = true
+		lab.router.Do(func() error { return lab.kernel.PrepareLegs(t.Context(), []traffic.Split{other}) })
+		if len(before.Differences(lab.snapshot())) == 0 {
+			t.Error("nothing was prepared: the test shows nothing")
+		}
+		for range 2 {
+			lab.router.Do(lab.kernel.AbandonLegs)
+		}
+		if lines := before.Differences(lab.snapshot()); len(lines) > 0 {
+			t.Errorf("with %d splits before: differences: %q", len(was), lines)
+		}
+	}
+	lab.apply(transparentSplit())
+	before := lab.snapshot()
+	lab.router.Do(lab.kernel.AbandonLegs)
+	if lines := before.Differences(lab.snapshot()); len(lines) > 0 {
+		t.Errorf("after an apply it takes away: %q", lines)
 	}
 }
 
