@@ -98,6 +98,8 @@ func (d *draft) readTransparent(t *table) {
 		v.refuse("mode auto becomes proxy only where this process lacks the capability that transparent needs: set mode: proxy, or leave it out: mode kernel keeps the client's address")
 	case d.split.Mode == traffic.ModeProxy && d.usesUDP():
 		v.refuse("flows of udp ports do not keep the client's address: make another split of those")
+	case d.split.Mode == traffic.ModeProxy && len(d.split.Proxy.AcceptProxy) > 0:
+		v.note("a client that a PROXY header names (accept_proxy) is reset where its address is of the other family than the one that the proxy connects to: have the proxy connect by the client's family, or use send_proxy instead")
 	}
 }
 

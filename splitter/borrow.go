@@ -44,7 +44,10 @@ func (w *worker) dial(f *flow, t *target) (int, syscall.Errno) {
 		return w.edge.connect(t.endpoint)
 	}
 	ip := f.client.Addr().Unmap()
-	if ip.Is4() != t.at.Addr().Is4() {
+	switch {
+	case ip.IsUnspecified(): // bind(2) would choose this host's own
+		return 0, unix.EINVAL
+	case ip.Is4() != t.at.Addr().Is4():
 		return 0, unix.EAFNOSUPPORT
 	}
 	for range borrowTries {

@@ -133,9 +133,12 @@ func TestATransparentSplitBehindProxiesShowsTheClientOfTheHeader(t *testing.T) {
 	other := dial(t, service)
 	write(t, other, text("[2001:db8::7]:50000"))
 	awaitReset(t, other)
-	if got := r.Faults().Dials; got != 1 || r.numbers("old").Failed != 0 {
-		t.Errorf("a client of the other family: %d faults of this host, backend %+v; want 1 and none failed", got, r.numbers("old"))
+	if got := r.Refusals()["mx"][traffic.RefusedOtherFamily]; got != 1 || r.Faults() != (Faults{}) || r.numbers("old").Failed != 0 {
+		t.Errorf("a client of the other family: %d are refused, faults %+v, backend %+v; want 1 and nothing else", got, r.Faults(), r.numbers("old"))
 	}
+	nettest.Eventually(t, "the log says why", func() bool {
+		return strings.Contains(r.logs.String(), "of the other family than the address that was asked")
+	})
 }
 
 // deniedEdge fails attempts with the client's address.

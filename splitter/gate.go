@@ -20,7 +20,7 @@ type gate struct {
 
 	tees teeCounts
 	// Refused, by reason.
-	maxFlows, maxClientFlows, noFiles, noMemory, noPorts, crowdedOut, badHeader, lateHeader, noHeader atomic.Uint64
+	maxFlows, maxClientFlows, noFiles, noMemory, noPorts, crowdedOut, badHeader, lateHeader, noHeader, otherFamily atomic.Uint64
 }
 
 // room counts the flows of one transport: whoever sends datagrams may claim to be
@@ -49,6 +49,7 @@ func (g *gate) refusals() map[traffic.Refusal]uint64 {
 		traffic.RefusedBadHeader:      g.badHeader.Load(),
 		traffic.RefusedLateHeader:     g.lateHeader.Load(),
 		traffic.RefusedNoHeader:       g.noHeader.Load(),
+		traffic.RefusedOtherFamily:    g.otherFamily.Load(),
 	}
 	for reason, n := range all {
 		if n == 0 {

@@ -32,6 +32,7 @@ func (f *flow) via() netip.AddrPort {
 var (
 	errNotHeader   = errors.New("the first bytes are those of none")
 	errLongHeader  = errors.New("it is longer than headers are")
+	errNobody      = errors.New("it names no client: the address is unspecified")
 	errCut         = errors.New("the kernel gives a part of it")
 	errLateHeader  = errors.New("it is not whole in time")
 	errEndedBefore = errors.New("the connection has ended before it")
@@ -99,6 +100,10 @@ func (w *worker) announced(f *flow) {
 		next = f.choice.toPrimary() // the front is another split's by now
 	}
 	f.choice = next
+	if next.proxy.Transparent && !next.shows(f.client.Addr()) {
+		w.foreign(f)
+		return
+	}
 	counted, ok := next.recognize(f.client.Addr())
 	if !ok {
 		w.tellRefused(next, f.client.Addr())
@@ -109,6 +114,24 @@ func (w *worker) announced(f *flow) {
 	w.appoint(f)
 	w.note(f)
 	w.serve(f)
+}
+
+// shows says whether backends can see the address as their client's.
+func (c *choice) shows(client netip.Addr) bool { return client.Is4() == c.service.Addr().Is4() }
+
+// foreign resets a connection whose client is of the other family than the address
+// that was asked, where backends are to see its address.
+func (w *worker) foreign(f *flow) {
+	split, from := f.choice.split, f.client
+	f.choice.gate.otherFamily.Add(1)
+	w.note(f)
+	w.abort(f, endShort)
+	if left, ok := w.relay.quiet.allow("family of "+split, time.Now()); ok {
+		w.relay.say(func(log *slog.Logger) {
+			log.Warn("flow refused: the PROXY header names a client of the other family than the address that was asked, which backends cannot be shown (proxy.transparent)",
+				"split", split, "client", from.String(), "left_out", left)
+		})
+	}
 }
 
 // unannounced resets a connection whose header is missed.

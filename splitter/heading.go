@@ -76,7 +76,11 @@ func parseHeader(header []byte) (heading, error) {
 	if h.Command == proxyproto.LOCAL || !ok {
 		return heading{}, nil
 	}
-	return heading{client: plain(from.AddrPort()), service: plain(to.AddrPort())}, nil
+	said := heading{client: plain(from.AddrPort()), service: plain(to.AddrPort())}
+	if said.client.Addr().IsUnspecified() {
+		return heading{}, errNobody
+	}
+	return said, nil
 }
 
 // plain is an address as groups, limits and affinity want it: IPv4 that is

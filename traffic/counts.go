@@ -39,7 +39,8 @@ type Refusal string
 // of file descriptors or of memory for over a second, of UDP (where it is at once)
 // also that of local ports, and a flow that was answered once at most and had to make room for
 // another one; and of a connection that has to begin with a PROXY header one that
-// is none, that is not whole in time, and an end before it is.
+// is none, that is not whole in time, and an end before it is, or names a client of
+// the other family than the address that was asked, whom backends cannot be shown.
 const (
 	RefusedMaxFlows       Refusal = "max_flows"
 	RefusedMaxClientFlows Refusal = "max_client_flows"
@@ -50,4 +51,5 @@ const (
 	RefusedBadHeader      Refusal = "bad_header"
 	RefusedLateHeader     Refusal = "late_header"
 	RefusedNoHeader       Refusal = "no_header"
+	RefusedOtherFamily    Refusal = "other_family"
 )
