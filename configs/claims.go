@@ -72,7 +72,7 @@ func (c *claims) owner(ip netip.Addr, port traffic.Port, d *draft) (*claim, bool
 }
 
 func (d *draft) wild(ip netip.Addr) bool {
-	return ip.IsUnspecified() && d.split.Mode == traffic.ModeProxy
+	return ip.IsUnspecified() && (d.split.Mode == traffic.ModeProxy || d.split.Mode == modeUnknown)
 }
 
 func enter[K comparable](owners map[K]runs, key K, mine *claim) {

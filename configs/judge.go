@@ -64,7 +64,7 @@ func (d *draft) judgeService() {
 		if ip.IsLoopback() && d.split.Mode == traffic.ModeKernel {
 			at.note("%s", aboutLoopback(ip, d.split.LocalClients))
 		}
-		if ip.IsUnspecified() && d.split.Mode != traffic.ModeProxy {
+		if ip.IsUnspecified() && d.split.Mode != traffic.ModeProxy && d.split.Mode != modeUnknown {
 			at.refuse("%s is a wildcard, which only mode proxy has: name the addresses, or set mode: proxy", ip)
 		}
 	}
@@ -134,7 +134,7 @@ func (d *draft) judgeLoop(b backendDraft) bool {
 }
 
 func (d *draft) loops(b backendDraft, ip netip.Addr, target traffic.Address) bool {
-	relayed := d.split.Mode != traffic.ModeKernel
+	relayed := d.relayed()
 	own := target.IP == ip && d.portsMeet(target.Port, 0)
 	switch {
 	case b.backend.Local && relayed && (ip == target.IP || ip.IsUnspecified()):
@@ -163,7 +163,7 @@ func (d *draft) targets(b traffic.Backend, ip netip.Addr) []traffic.Address {
 	switch {
 	case !b.Local:
 		return b.Living(ip)
-	case d.split.Mode == traffic.ModeKernel:
+	case !d.relayed():
 		return []traffic.Address{{IP: ip}}
 	case ip.Is4():
 		return []traffic.Address{{IP: netip.AddrFrom4([4]byte{127, 0, 0, 1})}}

@@ -112,5 +112,8 @@ func (r *report) refuseFile(name string, err error) {
 	if errors.Is(err, syscall.EISDIR) {
 		err = fmt.Errorf("%w: name its files, one by one", err)
 	}
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w: put it back, or start splitd with the files that there are", err)
+	}
 	spot{report: r, file: name}.refuse("read file: %s", err)
 }

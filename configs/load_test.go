@@ -177,8 +177,8 @@ func TestAnOrdinaryUserHasDefaultsOfItsOwn(t *testing.T) {
 
 	_, err := configs.Load(configs.Options{Files: files, User: true})
 	refused(t, err,
-		"environment: control.socket: run as root (sudo); an ordinary user has no default: set SPLITD_CONTROL_SOCKET, or control.socket in a file",
-		"environment: state_dir: run as root (sudo); an ordinary user has no default: set SPLITD_STATE_DIR, or state_dir in a file")
+		"environment: control.socket: run as root (sudo); an ordinary user without XDG_RUNTIME_DIR has no default: give --control-socket, or set SPLITD_CONTROL_SOCKET, or control.socket in a file",
+		"environment: state_dir: run as root (sudo); an ordinary user without HOME has no default: give --state-dir, or set SPLITD_STATE_DIR, or state_dir in a file")
 }
 
 func TestStandardPlacesAreReadInLexicalOrder(t *testing.T) {
@@ -237,7 +237,7 @@ func TestMistakesOfAllFilesAreReportedAtOnce(t *testing.T) {
 		c+`:3:27: splits[0].service.addresses[0]: 25/tcp at 192.0.2.25 belongs to split "mx" already: `+a+":3:27",
 		c+`:7:23: return_paths[0].name: return path "r" is there already: `+d+":1:23",
 		d+`:2:1: split: unknown key: did you mean "splits"?`,
-		missing+": read file: no such file or directory")
+		missing+": read file: no such file or directory: put it back, or start splitd with the files that there are")
 }
 
 func TestCheckJudgesEachFileAlone(t *testing.T) {

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strconv"
+	"strings"
 
 	"github.com/splitd/splitd/traffic"
 )
@@ -68,6 +70,12 @@ func parseListen(text string) (netip.AddrPort, error) {
 	}
 	if text[0] == ':' {
 		return service, fmt.Errorf("%q has no address: write 0.0.0.0%s or [::]%s", text, text, text)
+	}
+	if _, err := strconv.ParseUint(text, 10, 16); err == nil {
+		return service, fmt.Errorf("%q has no address: write ADDRESS:PORT, such as 127.0.0.1:%s", text, text)
+	}
+	if !strings.Contains(text, ":") {
+		return service, fmt.Errorf("%q is not ADDRESS:PORT: write one such as 127.0.0.1:2525", text)
 	}
 	return service, notAnAddress(text)
 }

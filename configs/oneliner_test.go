@@ -83,6 +83,12 @@ func TestOneLinerErrorsNameTheFlag(t *testing.T) {
 		{"no address", ":2525", "10.0.0.11:25", "10.0.0.12:25", "5%", []string{
 			`--listen: ":2525" has no address: write 0.0.0.0:2525 or [::]:2525`,
 		}},
+		{"a port alone", "2527", "10.0.0.11:25", "10.0.0.12:25", "5%", []string{
+			`--listen: "2527" has no address: write ADDRESS:PORT, such as 127.0.0.1:2527`,
+		}},
+		{"a word", "mx", "10.0.0.11:25", "10.0.0.12:25", "5%", []string{
+			`--listen: "mx" is not ADDRESS:PORT: write one such as 127.0.0.1:2525`,
+		}},
 		{"port zero", "127.0.0.1:0", "10.0.0.11:25", "10.0.0.12:0", "5%", []string{
 			"--candidate: 10.0.0.12:0 has port 0: write 1 to 65535, or no port to keep the client's",
 			`--listen: port "0" is not a number from 1 to 65535`,

@@ -8,7 +8,7 @@ import (
 func (d *draft) judgeMode() {
 	mode := string(d.split.Mode)
 	switch d.split.Mode {
-	case traffic.ModeKernel:
+	case traffic.ModeKernel, modeUnknown:
 		return
 	case traffic.ModeAuto:
 		mode += ", which may become proxy"

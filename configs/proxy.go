@@ -1,7 +1,10 @@
 package configs
 
 import (
+	"cmp"
+	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/splitd/splitd/traffic"
@@ -46,13 +49,32 @@ func (d *draft) readProxy(t *table) {
 		d.readSendProxy(t)
 		d.readAcceptProxy(t)
 		d.readTransparent(t)
+		if d.split.Mode == traffic.ModeKernel {
+			unusedInKernel(t.given)
+			return
+		}
 		for key, v := range t.given {
-			d.unusedIn(v, traffic.ModeKernel)
-			if slices.Contains(ofStreams, key) && d.split.Mode != traffic.ModeKernel && d.whole && !d.uses(traffic.TCP) {
+			if slices.Contains(ofStreams, key) && d.whole && !d.uses(traffic.TCP) {
 				v.note("unused: the service has no tcp port")
 			}
 		}
 	})
+}
+
+// unusedInKernel notes the keys of proxy where the kernel splits: in one line at
+// the first of them, which names the others.
+func unusedInKernel(given map[string]value) {
+	if len(given) == 0 {
+		return
+	}
+	keys := slices.SortedFunc(maps.Keys(given), func(a, b string) int {
+		return cmp.Or(cmp.Compare(given[a].line, given[b].line), cmp.Compare(given[a].column, given[b].column))
+	})
+	others := ""
+	if len(keys) > 1 {
+		others = ", and so are " + strings.Join(keys[1:], ", ")
+	}
+	given[keys[0]].note("unused in mode %s%s", traffic.ModeKernel, others)
 }
 
 // ofStreams are the keys that flows of TCP alone have a use for.

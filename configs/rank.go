@@ -4,6 +4,7 @@ import (
 	"errors"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/spf13/viper"
 
@@ -87,7 +88,8 @@ func (o Options) fallback(s scalar, r *report) string {
 	}
 	at := spot{report: r, file: "environment", path: s.key}
 	if path == "" {
-		at.refuse("run as root (sudo); an ordinary user has no default: set %s, or %s in a file", s.env, s.key)
+		at.refuse("run as root (sudo); an ordinary user without %s has no default: give --%s, or set %s, or %s in a file",
+			map[string]string{keySocket: "XDG_RUNTIME_DIR", keyState: "HOME"}[s.key], strings.NewReplacer(".", "-", "_", "-").Replace(s.key), s.env, s.key)
 	} else if err := s.check(path); err != nil {
 		at.refuse("default: %s: set %s", err, s.env)
 	}

@@ -50,6 +50,15 @@ func (v value) weight() (traffic.Weight, bool) {
 	return w, err == nil
 }
 
+// modeUnknown is that of a split whose mode cannot be read: what another one
+// would be wrong in is no mistake of its own.
+const modeUnknown traffic.Mode = ""
+
+// relayed says that the relay serves the split, or may.
+func (d *draft) relayed() bool {
+	return d.split.Mode == traffic.ModeProxy || d.split.Mode == traffic.ModeAuto
+}
+
 // newSplit returns a split with the defaults of everything that has one.
 func newSplit(name string) traffic.Split {
 	return traffic.Split{
@@ -109,6 +118,8 @@ func (d *draft) readWords(t *table) {
 	if v, ok := t.take("mode"); ok {
 		if word, ok := oneOf(v, []traffic.Mode{traffic.ModeKernel, traffic.ModeProxy, traffic.ModeAuto}, nil); ok {
 			d.split.Mode = word
+		} else {
+			d.split.Mode = modeUnknown
 		}
 	}
 	if v, ok := t.take("return"); ok {
