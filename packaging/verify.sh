@@ -16,7 +16,8 @@ for file in usr/bin/splitd usr/bin/splitctl \
     usr/lib/systemd/system/splitd.service usr/lib/systemd/system/splitd-restore.service \
     usr/lib/sysusers.d/splitd.conf etc/splitd/splitd.yaml \
     usr/share/bash-completion/completions/splitctl usr/share/zsh/site-functions/_splitctl \
-    usr/share/fish/vendor_completions.d/splitctl.fish; do
+    usr/share/fish/vendor_completions.d/splitctl.fish usr/share/doc/splitd/README.md \
+    usr/share/doc/splitd/reference.yaml usr/share/doc/splitd/docs/operation.md usr/share/doc/splitd/examples/old-mx.yaml; do
     [ -s "$tmp/$file" ] || fail "make install wrote no /$file"
 done
 [ -z "$(ls -A "$tmp/etc/splitd/conf.d")" ] || fail "/etc/splitd/conf.d is not empty"
@@ -26,6 +27,7 @@ if version=$(git describe --tags --always --dirty 2>/dev/null); then
     "$tmp/usr/bin/splitd" version | grep -qF "$version" || fail "splitd version does not say $version"
 fi
 "$tmp/usr/bin/splitd" check "$tmp/etc/splitd/splitd.yaml" || fail "the shipped splitd.yaml does not load"
+"$tmp/usr/bin/splitd" check "$tmp"/usr/share/doc/splitd/reference.yaml "$tmp"/usr/share/doc/splitd/examples/*.yaml 2>"$tmp/log" || { cat "$tmp/log" >&2; fail "an installed example does not load"; }
 echo '# edited' >>"$tmp/etc/splitd/splitd.yaml"
 make --no-print-directory install DESTDIR="$tmp" PREFIX=/usr >>"$tmp/log" 2>&1 || { cat "$tmp/log" >&2; fail "second make install"; }
 grep -q '^# edited$' "$tmp/etc/splitd/splitd.yaml" || fail "a second make install overwrote splitd.yaml"
