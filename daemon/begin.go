@@ -51,6 +51,7 @@ func (d *Daemon) begins(ctx context.Context) error {
 	if len(p.closed) > 0 {
 		d.log.Warn("splits start closed: without the store nobody knows what was in force; `splitctl set SPLIT WEIGHT` opens one, `splitctl set SPLIT default` takes the file's weight", "splits", someOf(p.closed))
 	}
+	d.warnOfRemoved(p)
 	if storeErr != nil {
 		d.scribe.lost.Store(&fault{storeErr})
 	} else if len(p.records) > 0 {
@@ -65,6 +66,20 @@ func (d *Daemon) begins(ctx context.Context) error {
 		}
 	}
 	return d.firstApply(ctx, p, storeErr == nil)
+}
+
+// warnOfRemoved names the splits that an earlier run had and this one has not:
+// it may have been started with other files.
+func (d *Daemon) warnOfRemoved(p proposal) {
+	for _, e := range p.entries {
+		if e.Action == state.ActionRemove {
+			d.log.Warn("split is removed: an earlier run in this state directory had it, and the configuration of this one has not",
+				"split", e.Split, "weight", e.Before.Sum().String(), "configuration", d.options.Sources, "state_dir", d.options.Config.StateDir)
+		}
+	}
+	for _, note := range p.parting {
+		d.log.Warn("split is removed", "note", note)
+	}
 }
 
 // recordStart records what the start has settled, with the counters of now.

@@ -90,6 +90,7 @@ type Daemon struct {
 	journal func(...state.Entry) error
 	saver   *saver
 	looks   gate
+	idle    idleOffs
 
 	raising  sync.Mutex // one raise at a time; taken before changing, held while the disk is waited for
 	changing sync.Mutex // one change at a time; never held while anybody waits for a disk

@@ -64,9 +64,13 @@ func (d *Daemon) notPinned(record state.Record, verb string) error {
 // Off sets every candidate of a split to 0, now. It only lowers.
 func (d *Daemon) Off(ctx context.Context, who control.Actor, name string, request api.Request) (api.Change, error) {
 	w := word{who: who, action: state.ActionOff, reason: request.Reason, expect: request.ExpectGeneration}
-	return d.steer(ctx, w, name, func(record state.Record, now time.Time) (traffic.Overrides, error) {
+	change, err := d.steer(ctx, w, name, func(record state.Record, now time.Time) (traffic.Overrides, error) {
 		return offOverrides(record, who.User, request.Reason, now), nil
 	})
+	if err == nil {
+		d.idle.heard(who.User, d.now(), change)
+	}
+	return change, err
 }
 
 // OffAll does Off to every split, in as few steps of the planes as they can.
@@ -90,6 +94,9 @@ func (d *Daemon) OffAll(ctx context.Context, who control.Actor, request api.Requ
 		return all, nil
 	})
 	list.Warnings = warnings
+	if err == nil {
+		d.idle.heard(who.User, d.now(), list.Items...)
+	}
 	return list, err
 }
 
@@ -119,7 +126,8 @@ func (d *Daemon) Undo(ctx context.Context, who control.Actor, name string, reque
 	for {
 		target, ok := state.NextUndo(history)
 		if !ok {
-			return api.Change{}, refuse(api.CodeFailed, "undo %q: there is no change left to undo", record.Name)
+			return api.Change{}, refuse(api.CodeFailed, "undo %q: there is no change left to undo: `splitctl history %s` has what there was, `splitctl set %s` a weight or `default`",
+				record.Name, record.Name, record.Name)
 		}
 		w := word{who: who, action: state.ActionUndo, undoes: target.Sequence, reason: request.Reason, expect: request.ExpectGeneration, since: since}
 		change, err := d.steer(ctx, w, record.Name, func(record state.Record, now time.Time) (traffic.Overrides, error) {
@@ -131,6 +139,10 @@ func (d *Daemon) Undo(ctx context.Context, who control.Actor, name string, reque
 		change.Warnings = append(change.Warnings, d.stillDrained(record, target)...)
 		if err != nil || change.Changed {
 			d.wakeExpiry()
+			if err == nil {
+				change.Undone = new(historyItem(target))
+				change.Warnings = append(change.Warnings, d.idle.since(record.Name, history)...)
+			}
 			return change, err
 		}
 		// Undoing that one changes nothing today: go further back.

@@ -101,5 +101,5 @@ func writeApply(w io.Writer, applied api.Apply) error {
 			return err
 		}
 	}
-	return writeChanges(w, applied.Items)
+	return writeChanges(w, applied.Items, "defined anew")
 }

@@ -7,16 +7,12 @@ import (
 	"github.com/splitd/splitd/control/api"
 )
 
-// printChange writes what a change did to one split. Its warnings go to
-// standard error in every format: a change is a moment to look up.
-func (a *app) printChange(output *format, change api.Change) error {
-	return a.printChangeOf(output, change, changed)
-}
+// closed is what an `off` has changed where the weight was 0.
+const closed = "closed, its groups too"
 
-// changed is what changed where the command alone does not tell.
-const changed = "changed"
-
-// printChangeOf says what changed where the weight did not.
+// printChangeOf writes what a change did to one split, and says what changed
+// where the weight did not. Its warnings go to standard error in every format: a
+// change is a moment to look up.
 func (a *app) printChangeOf(output *format, change api.Change, what string) error {
 	a.warnOf(change)
 	return a.print(output, change, func(w io.Writer) error {
@@ -32,12 +28,12 @@ func (a *app) printChanges(output *format, list api.ChangeList) error {
 	for _, change := range list.Items {
 		a.warnOf(change)
 	}
-	return a.print(output, list, func(w io.Writer) error { return writeChanges(w, list.Items) }, nil)
+	return a.print(output, list, func(w io.Writer) error { return writeChanges(w, list.Items, closed) }, nil)
 }
 
-func writeChanges(w io.Writer, changes []api.Change) error {
+func writeChanges(w io.Writer, changes []api.Change, what string) error {
 	for _, change := range changes {
-		if _, err := fmt.Fprintln(w, changeLine(change, changed)); err != nil {
+		if _, err := fmt.Fprintln(w, changeLine(change, what)); err != nil {
 			return err
 		}
 	}
@@ -58,8 +54,6 @@ func changeText(change api.Change, what string) string {
 		return fmt.Sprintf("%s: removed (was %s), generation %d", change.Split, percent(change.PreviousPPM), change.Generation)
 	case !change.Changed:
 		return fmt.Sprintf("%s: already %s, generation %d", change.Split, percent(change.WeightPPM), change.Generation)
-	case change.PreviousPPM == change.WeightPPM && what == changed: // the sum: among the candidates it may have moved
-		return fmt.Sprintf("%s: changed, its candidates get %s in all as before, generation %d", change.Split, percent(change.WeightPPM), change.Generation)
 	case change.PreviousPPM == change.WeightPPM:
 		return fmt.Sprintf("%s: %s, weight still %s, generation %d", change.Split, what, percent(change.WeightPPM), change.Generation)
 	}

@@ -11,8 +11,8 @@ func TestAChangeOfNoWeightSaysWhatChanged(t *testing.T) {
 	if got, want := changeLine(change, "closed, its groups too"), "mx: closed, its groups too, weight still 0%, generation 3"; got != want {
 		t.Errorf("off says %q, want %q", got, want)
 	}
-	if got, want := changeLine(change, changed), "mx: changed, its candidates get 0% in all as before, generation 3"; got != want {
-		t.Errorf("apply, set and undo say %q, want %q", got, want)
+	if got, want := changeLine(change, "held by the file again"), "mx: held by the file again, weight still 0%, generation 3"; got != want {
+		t.Errorf("set default says %q, want %q", got, want)
 	}
 	change.PreviousPPM = 50_000
 	if got, want := changeLine(change, "closed, its groups too"), "mx: 5% -> 0%, generation 3"; got != want {

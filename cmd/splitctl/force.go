@@ -200,7 +200,7 @@ func (o *offCommand) printForced(split string, all []forced) error {
 	case len(list.Items) == 0:
 		o.say("splitctl: nothing of splitd is in the kernel: no flow goes to a candidate through it")
 	case split != "" && len(list.Items) == 1:
-		return o.printChange(o.output, list.Items[0])
+		return o.printChangeOf(o.output, list.Items[0], closed)
 	}
 	return o.printChanges(o.output, list)
 }

@@ -67,7 +67,11 @@ func (o *offCommand) run(ctx context.Context, split string) error {
 	if refusal, ok := errors.AsType[*api.Error](err); ok && refusal.Code != api.CodeFailed {
 		return err
 	}
-	o.say("splitctl: going on without the daemon, in the kernel: " + printableLines(err.Error()))
+	why := err.Error()
+	if silent && missing.Ending == nil {
+		why = missing.Brief()
+	}
+	o.say("splitctl: going on without the daemon, in the kernel: " + printableLines(why))
 	return o.forceOff(ctx, split, !silent || missing.Hung)
 }
 
@@ -86,7 +90,7 @@ func (o *offCommand) ask(ctx context.Context, split string) error {
 	if err != nil {
 		return o.orAll(ctx, err)
 	}
-	return o.printChangeOf(o.output, change, "closed, its groups too")
+	return o.printChangeOf(o.output, change, closed)
 }
 
 // orAll adds to the daemon's question which split is meant that all may be,

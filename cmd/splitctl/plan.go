@@ -181,6 +181,9 @@ func trackingNote() string {
 func writePlan(w io.Writer, plan api.Plan) error {
 	var text strings.Builder
 	text.WriteString(plan.Nft)
+	if plan.Nft == "" && len(plan.Rules)+len(plan.Routes) == 0 {
+		text.WriteString("# nothing goes into the kernel: splits in mode proxy are the relay's, `splitctl show` has them\n")
+	}
 	for _, section := range []struct {
 		title string
 		lines []string

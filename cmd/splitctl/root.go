@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -38,22 +39,22 @@ func (a *app) root() *cobra.Command {
 			"The way back, always: splitctl off [SPLIT|--all], and with --force when the daemon does not answer.\n\n" +
 			"Exit codes: 0 ok, 1 error, 2 usage or not available in this version, 3 daemon unreachable,\n" +
 			"4 wait timed out, 5 rolled back, 6 held, needs a human, 7 conflict.",
-		SilenceErrors:              true,
-		SilenceUsage:               true,
-		SuggestionsMinimumDistance: 2,
-		PersistentPreRun:           func(*cobra.Command, []string) { a.started = true },
+		SilenceErrors:    true,
+		SilenceUsage:     true,
+		PersistentPreRun: func(*cobra.Command, []string) { a.started = true },
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return errors.New("a command is missing")
 			}
 			text := fmt.Sprintf("unknown command %q", args[0])
-			if like := cmd.SuggestionsFor(args[0]); len(like) > 0 {
+			if like := likely(cmd, args[0]); len(like) > 0 {
 				text += ": did you mean " + strings.Join(like, " or ") + "?"
 			}
 			return errors.New(text)
 		},
 		RunE: func(*cobra.Command, []string) error { return nil },
 	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return plainFlagError(err) })
 	root.PersistentFlags().StringVar(&a.socket, "socket", "",
 		"control socket (default: $SPLITD_CONTROL_SOCKET, "+client.SystemSocket+", $XDG_RUNTIME_DIR/splitd/splitd.sock)")
 	root.AddGroup(
@@ -64,6 +65,32 @@ func (a *app) root() *cobra.Command {
 	add(root, groupChange, a.set(), a.off(), a.drain(), a.undo(), a.apply())
 	add(root, groupLater, later()...)
 	return root
+}
+
+// likely are the commands that a word may have been meant for: of a short one
+// every letter counts. What is not available yet is nobody's intention.
+func likely(root *cobra.Command, word string) []string {
+	root.SuggestionsMinimumDistance = 2
+	if len(word) < 4 {
+		root.SuggestionsMinimumDistance = 1
+	}
+	return slices.DeleteFunc(root.SuggestionsFor(word), func(name string) bool {
+		return slices.ContainsFunc(root.Commands(), func(c *cobra.Command) bool { return c.Name() == name && c.GroupID == groupLater })
+	})
+}
+
+// plainFlagError says what a number must be, and not which function has read it.
+func plainFlagError(err error) error {
+	before, after, ok := strings.Cut(err.Error(), ": strconv.")
+	switch {
+	case !ok:
+		return err
+	case strings.HasSuffix(after, strconv.ErrRange.Error()):
+		return fmt.Errorf("%s: it is too large, or too small", before)
+	case strings.HasPrefix(after, "ParseBool"):
+		return fmt.Errorf("%s: it must be true or false", before)
+	}
+	return fmt.Errorf("%s: it must be a whole number", before)
 }
 
 // daemons names the program that has the command, where it is the other one.

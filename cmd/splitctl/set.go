@@ -64,7 +64,14 @@ func (a *app) set() *cobra.Command {
 		if err != nil {
 			return unsure(err)
 		}
-		return a.printChange(output, change)
+		what := "held as you have set it"
+		switch {
+		case request.Default:
+			what = "held by the file again"
+		case len(request.Weights) > 1:
+			what = "its candidates' weights are as you have set them"
+		}
+		return a.printChangeOf(output, change, what)
 	}
 	return cmd
 }
@@ -74,7 +81,7 @@ func setFlagError(err error) error {
 	if _, cut, ok := strings.Cut(err.Error(), "unknown shorthand flag: '"); ok && cut[0] >= '0' && cut[0] <= '9' {
 		return fmt.Errorf("%s: weights are 0%% to 100%%", cut[strings.LastIndex(cut, " ")+1:])
 	}
-	return err
+	return plainFlagError(err)
 }
 
 // parseSet reads [SPLIT] and then one weight, weights by candidate, or the

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/splitd/splitd/control/api"
 	"github.com/splitd/splitd/control/client"
 )
 
@@ -30,9 +31,24 @@ func (a *app) undo() *cobra.Command {
 		if err != nil {
 			return unsure(err)
 		}
-		return a.printChange(output, change)
+		if e := change.Undone; e != nil {
+			a.say("splitctl: took back " + a.changeBefore(*e))
+		}
+		return a.printChangeOf(output, change, "held as before that change")
 	}
 	return cmd
+}
+
+// changeBefore names a change of the history.
+func (a *app) changeBefore(e api.Entry) string {
+	text := fmt.Sprintf("no. %d of %s, %s by %s", e.Sequence, a.local(e.Time), e.Action, printable(who(e)))
+	if e.Command != "" {
+		text += ": " + printable(e.Command)
+	}
+	if e.Reason != "" {
+		text += " (" + printable(e.Reason) + ")"
+	}
+	return text
 }
 
 // unsure adds to a change that was not answered that it may have been made.

@@ -270,6 +270,7 @@ type Change struct {
 	ConfirmBefore *time.Time `json:"confirm_before"`
 	Removed       bool       `json:"removed,omitempty"` // the definition no longer has the split
 	Ended         *int       `json:"ended,omitempty"`   // open flows that were ended with --kill
+	Undone        *Entry     `json:"undone,omitempty"`  // what an undo took back
 	Warnings      []string   `json:"warnings,omitempty"`
 }
 

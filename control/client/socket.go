@@ -36,14 +36,30 @@ func (u *Unreachable) Error() string {
 	switch {
 	case u.Ending != nil:
 		return u.Ending.Text(time.Local)
-	case u.Hung:
-		return fmt.Sprintf("the daemon on %q does not answer: look with `systemctl status splitd`", u.Socket)
-	case errors.Is(u.Cause, fs.ErrPermission):
-		return fmt.Sprintf("connect to %q: permission denied: use sudo", u.Socket)
-	case errors.Is(u.Cause, fs.ErrNotExist), errors.Is(u.Cause, syscall.ECONNREFUSED):
-		return fmt.Sprintf("no daemon listens on %q: start it with `systemctl start splitd` or `splitd run`, or name its socket with --socket", u.Socket)
+	case errors.Is(u.Cause, fs.ErrPermission) && !u.Hung:
+		return u.Brief() + ": use sudo"
+	case u.missing():
+		return u.Brief() + ": start it with `systemctl start splitd` or `splitd run`, or name its socket with --socket"
 	}
-	return fmt.Sprintf("ask the daemon on %q: %v: look with `systemctl status splitd`", u.Socket, u.Cause)
+	return u.Brief() + ": look with `systemctl status splitd`"
+}
+
+// Brief says what was tried, for who goes on without.
+func (u *Unreachable) Brief() string {
+	switch {
+	case u.Hung:
+		return fmt.Sprintf("the daemon on %q does not answer", u.Socket)
+	case errors.Is(u.Cause, fs.ErrPermission):
+		return fmt.Sprintf("connect to %q: permission denied", u.Socket)
+	case u.missing():
+		return fmt.Sprintf("no daemon listens on %q", u.Socket)
+	}
+	return fmt.Sprintf("ask the daemon on %q: %v", u.Socket, u.Cause)
+}
+
+// missing says that nobody is there.
+func (u *Unreachable) missing() bool {
+	return !u.Hung && (errors.Is(u.Cause, fs.ErrNotExist) || errors.Is(u.Cause, syscall.ECONNREFUSED))
 }
 
 // Is makes every Unreachable an ErrUnreachable.

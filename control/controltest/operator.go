@@ -145,7 +145,9 @@ func (o *Operator) Undo(_ context.Context, who control.Actor, name string, reque
 				continue
 			}
 			o.undone[entry.Sequence] = true
-			return o.move(s, who, "undo", request.Reason, o.before[entry.Sequence], entry.Sequence), nil
+			change := o.move(s, who, "undo", request.Reason, o.before[entry.Sequence], entry.Sequence)
+			change.Undone = &entry
+			return change, nil
 		}
 		return api.Change{}, refuse(api.CodeFailed, "nothing is left to undo for split %q", s.definition.Name)
 	})
