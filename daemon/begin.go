@@ -51,6 +51,12 @@ func (d *Daemon) begins(ctx context.Context) error {
 	if len(p.closed) > 0 {
 		d.log.Warn("splits start closed: without the store nobody knows what was in force; `splitctl set SPLIT WEIGHT` opens one, `splitctl set SPLIT default` takes the file's weight", "splits", someOf(p.closed))
 	}
+	// Before anything is recorded: a start that fails shall leave no generation.
+	if _, inProxy := byMode(p.next.splits()); len(inProxy) > 0 {
+		if err := d.planes.relay.MayListen(inProxy); err != nil {
+			return fmt.Errorf("apply configuration: %w", err)
+		}
+	}
 	d.warnOfRemoved(p)
 	if storeErr != nil {
 		d.scribe.lost.Store(&fault{storeErr})

@@ -345,9 +345,12 @@ type fakeRelay struct {
 	freed   []traffic.BackendKey
 	freedAt []netip.Addr
 	fail    error // what an Apply answers
+	busy    error // why it cannot listen
 }
 
 var _ Relay = (*fakeRelay)(nil)
+
+func (r *fakeRelay) MayListen([]traffic.Split) error { return r.busy }
 
 func (r *fakeRelay) Apply(_ context.Context, splits []traffic.Split) error {
 	r.mu.Lock()

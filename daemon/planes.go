@@ -48,6 +48,7 @@ type Kernel interface {
 
 // Relay is the proxy data plane as the daemon uses it.
 type Relay interface {
+	MayListen(splits []traffic.Split) error
 	Apply(ctx context.Context, splits []traffic.Split) error
 	SetWeights(split traffic.Split) error
 	SetBackends(split traffic.Split) error

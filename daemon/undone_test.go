@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"errors"
 	"log/slog"
 	"strings"
 	"testing"
@@ -74,4 +75,19 @@ func TestAStartWarnsOfSplitsThatItRemoves(t *testing.T) {
 			t.Errorf("the log says\n%s\nwant %q in it", log.String(), want)
 		}
 	}
+}
+
+func TestAStartThatCannotListenLeavesNoGeneration(t *testing.T) {
+	w := newWorld(t, proxied(percent(5)))
+	w.relay.busy = errors.New("listen: address already in use")
+	d, err := w.boot()
+	if !errors.Is(err, w.relay.busy) {
+		t.Fatalf("boot = %v, want %v", err, w.relay.busy)
+	}
+	records, unread := d.scribe.records(t.Context())
+	history, err := d.History(t.Context(), "mx", 0)
+	if unread != nil || len(records) > 0 || len(history.Items) > 0 {
+		t.Errorf("the failed start has left the records %v and %d lines of history, %v, %v", records, len(history.Items), unread, err)
+	}
+	_ = d.stop()
 }
