@@ -148,7 +148,7 @@ func TestASplitThatHasLeftTheKernelIsTakenOutOfItWithoutAStore(t *testing.T) {
 	_ = d.stop()
 	w.lose(storeFile)
 	w.files.Splits = []traffic.Split{proxied(0)}
-	d = w.mustBoot()
+	w.mustBoot()
 	if got := w.relay.mx().CandidateWeight(); got != percent(20) || len(w.kernel.splits) != 0 {
 		t.Errorf("the relay draws %s, want 20%%; the kernel has %d splits, want none", got, len(w.kernel.splits))
 	}
