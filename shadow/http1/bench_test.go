@@ -29,7 +29,7 @@ func BenchmarkExchange(b *testing.B) {
 				return append(crlf(fmt.Sprintf("HTTP/1.1 200 OK\nDate: Fri, 20 Nov 2026 14:00:00 GMT\nServer: nginx\nContent-Type: %s\nETag: \"a\"\nCache-Control: no-cache\nContent-Length: %d\n\n", bench.kind, len(body))), body...)
 			}
 			request, primary, candidate := crlf("GET /items/7?a=1 HTTP/1.1\nHost: example.org\nAccept: */*\nUser-Agent: bench\n\n"), reply(bench.primary), reply(bench.candidate)
-			d, rules := New(Options{})(shadow.Session{Keep: 64 << 10}), Ignores()
+			d, rules := New(Options{})(shadow.Session{Keep: 64 << 10}), Noise()
 			b.SetBytes(int64(len(primary)))
 			b.ReportAllocs()
 			for b.Loop() {

@@ -25,12 +25,10 @@ func cookieFields(r *reply, self names) []shadow.Field {
 
 // cookieName masks names that are made of data.
 func cookieName(name string) string {
-	switch class := shadow.ClassOf(name); class {
-	case shadow.ClassUUID, shadow.ClassHex, shadow.ClassToken:
+	if class := shadow.ClassOf(name); isOne(class, shadow.ClassUUID, shadow.ClassHex, shadow.ClassToken) {
 		return "{" + string(class) + "}"
-	default:
-		return name
 	}
+	return name
 }
 
 func cookieSays(value string, attributes []string, r *reply, self names) string {

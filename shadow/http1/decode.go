@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/andybalholm/brotli"
@@ -56,11 +57,11 @@ func decode(b []byte, codings []string, most int) (out []byte, cut bool, err err
 		return nil, false, errCodings
 	}
 	out = b
-	for i := len(codings) - 1; i >= 0; i-- {
+	for _, coding := range slices.Backward(codings) {
 		var short bool
-		out, short, err = undo(out, codings[i], most)
+		out, short, err = undo(out, coding, most)
 		cut = cut || short
-		if err != nil && !(cut && len(out) > 0) {
+		if err != nil && (!cut || len(out) == 0) {
 			return out, cut, err
 		}
 	}

@@ -66,7 +66,7 @@ func TestContentIsDecodedBeforeItIsCompared(t *testing.T) {
 			if name != "Anna" {
 				want = []string{"body $.name value", "coding value (ignore coding)"}
 			}
-			if diff := cmp.Diff(want, inShort(shadow.Differences(told[0], Ignores()))); diff != "" {
+			if diff := cmp.Diff(want, inShort(shadow.Differences(told[0], Noise()))); diff != "" {
 				t.Errorf("%s of %s (-want +got):\n%s", coding, name, diff)
 			}
 		}

@@ -14,7 +14,7 @@
 // shadow of the flow rather than reach the candidate. Of a body it keeps as much as
 // [shadow.Session] says, then a running hash and the length.
 //
-//	frame.go  bytes into messages      session.go  client and primary: what is asked and answered
-//	head.go   their heads, strictly    play.go     the candidate: what it gets, and when
-//	fields.go replies into values      tunnel.go   what follows 101 Switching Protocols
+//	frame.go  bytes into messages      session.go, ends.go  client and primary
+//	head.go   their heads, strictly    play.go              the candidate: what it gets, and when
+//	fields.go replies into values      tunnel.go            what follows 101 Switching Protocols
 package http1

@@ -1,6 +1,7 @@
 package http1
 
 import (
+	"slices"
 	"strings"
 	"sync"
 
@@ -103,23 +104,23 @@ func segmentName(segment string) string {
 	if dot := strings.LastIndexByte(segment, '.'); dot > 0 && len(segment)-dot <= 6 {
 		name, ending = segment[:dot], segment[dot:]
 	}
-	switch class := shadow.ClassOf(segment); class {
-	case shadow.ClassTime, shadow.ClassDate, shadow.ClassIP, shadow.ClassMail, shadow.ClassDecimal:
+	if class := shadow.ClassOf(segment); isOne(class, shadow.ClassTime, shadow.ClassDate, shadow.ClassIP, shadow.ClassMail, shadow.ClassDecimal) {
 		return "{" + string(class) + "}"
-	default:
 	}
-	switch class := shadow.ClassOf(name); class {
-	case shadow.ClassInteger, shadow.ClassEpoch:
+	class := shadow.ClassOf(name)
+	if isOne(class, shadow.ClassInteger, shadow.ClassEpoch) {
 		return "{id}" + ending
-	case shadow.ClassUUID, shadow.ClassHex, shadow.ClassToken, shadow.ClassTime, shadow.ClassIP:
+	}
+	if isOne(class, shadow.ClassUUID, shadow.ClassHex, shadow.ClassToken, shadow.ClassTime, shadow.ClassIP) {
 		return "{" + string(class) + "}" + ending
-	default:
 	}
 	if len(segment) > longSegment || strings.Contains(segment, "%") || !isPrintable(segment) {
 		return "{text}"
 	}
 	return segment
 }
+
+func isOne(class shadow.Class, of ...shadow.Class) bool { return slices.Contains(of, class) }
 
 // isWord knows most names at a glance.
 func isWord(s string) bool {

@@ -10,11 +10,11 @@ import (
 	"github.com/splitd/splitd/shadow"
 )
 
-// Ignores are the built-in rules, of what is no fault of a candidate but listed as
+// Noise are the rules that are built in, of what is no fault of a candidate but listed as
 // noise: headers that name who has answered, on which way and as which of all
 // answers (their values are not compared at all, but that one server alone has
 // them), how a body is coded, and validators that only the primary can know.
-func Ignores() []shadow.Ignore {
+func Noise() []shadow.Ignore {
 	rules := make([]shadow.Ignore, 0, len(personal()))
 	for _, name := range personal() {
 		rules = append(rules, shadow.Ignore{Path: "header " + name, Predicate: shadow.Anything})

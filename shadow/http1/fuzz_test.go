@@ -107,7 +107,7 @@ func checkExchanges(t *testing.T, all []shadow.Exchange) {
 		if x.Verdict == "" && len(x.Primary.Fields) == 0 {
 			t.Fatalf("exchange without a verdict or values: %+v", x)
 		}
-		shadow.Differences(x, Ignores())
+		shadow.Differences(x, Noise())
 	}
 }
 

@@ -326,7 +326,7 @@ func findings(t *testing.T, r *rand.Rand, scenes []scene, names []string, learnt
 		if i >= len(names) || x.Endpoint != names[i] {
 			t.Fatalf("exchange %d is %q, want %q", i, x.Endpoint, names)
 		}
-		found = append(found, finding{x.Endpoint, shadow.Differences(x, Ignores())})
+		found = append(found, finding{x.Endpoint, shadow.Differences(x, Noise())})
 	}
 	return found
 }

@@ -17,9 +17,7 @@ type fault struct {
 
 func (f *fault) String() string { return fmt.Sprintf("%s at byte %d", f.reason, f.at) }
 
-func broken(at int64, format string, args ...any) *fault {
-	return &fault{shadow.Opaque, fmt.Sprintf(format, args...), at}
-}
+func broken(at int64, reason string) *fault { return &fault{shadow.Opaque, reason, at} }
 
 // A header is one field line. The name is in lower case.
 type header struct{ name, value string }

@@ -3,6 +3,7 @@ package http1
 import (
 	"bytes"
 	"net/url"
+	"slices"
 	"strings"
 
 	"golang.org/x/net/html"
@@ -69,8 +70,8 @@ func element(open []atom.Atom) string {
 
 // closed closes an element and what was left open in it.
 func closed(open []atom.Atom, name atom.Atom) []atom.Atom {
-	for i := len(open) - 1; i >= 0; i-- {
-		if open[i] == name {
+	for i, within := range slices.Backward(open) {
+		if within == name {
 			return open[:i]
 		}
 	}
@@ -78,12 +79,9 @@ func closed(open []atom.Atom, name atom.Atom) []atom.Atom {
 }
 
 func isVoid(a atom.Atom) bool {
-	switch a {
-	case atom.Area, atom.Base, atom.Br, atom.Col, atom.Embed, atom.Hr, atom.Img, atom.Input, atom.Link, atom.Meta, atom.Source, atom.Track, atom.Wbr:
-		return true
-	default:
-		return false
-	}
+	return slices.Contains([]atom.Atom{
+		atom.Area, atom.Base, atom.Br, atom.Col, atom.Embed, atom.Hr, atom.Img, atom.Input, atom.Link, atom.Meta, atom.Source, atom.Track, atom.Wbr,
+	}, a)
 }
 
 // links adds where an element leads: the path alone, since queries and hosts are

@@ -84,10 +84,9 @@ func maskQuery(query string) string {
 	params := strings.Split(query, "&")
 	for i, param := range params {
 		name, value, _ := strings.Cut(param, "=")
-		switch class := shadow.ClassOf(value); class {
-		case shadow.ClassUUID, shadow.ClassHex, shadow.ClassToken, shadow.ClassEpoch, shadow.ClassTime:
+		class := shadow.ClassOf(value)
+		if isOne(class, shadow.ClassUUID, shadow.ClassHex, shadow.ClassToken, shadow.ClassEpoch, shadow.ClassTime) {
 			params[i] = name + "=<" + string(class) + ">"
-		default:
 		}
 	}
 	return strings.Join(params, "&")

@@ -9,7 +9,7 @@ import (
 	"github.com/splitd/splitd/shadow"
 )
 
-// Options are what a user may say of HTTP. The zero value is the default.
+// Options are what an operator decides. The zero value is the default.
 type Options struct {
 	// Allow are the requests beyond GET, HEAD and OPTIONS that a candidate may have.
 	Allow []Allow
@@ -37,14 +37,39 @@ func New(o Options) func(shadow.Session) shadow.Driver {
 	return func(s shadow.Session) shadow.Driver { return newSession(o, names, s) }
 }
 
-// Rule says what the candidate gets, for plans and reports.
+// Check says what is wrong with the options.
+func (o Options) Check() error {
+	for _, a := range o.Allow {
+		switch {
+		case !isToken(a.Method) || strings.ToUpper(a.Method) != a.Method:
+			return fmt.Errorf("allow %q: %q is no method: write one in capitals, such as POST, or %s", a.Method+" "+a.Path, a.Method, Upgraded)
+		case a.Method == "CONNECT":
+			return fmt.Errorf("allow %q: a tunnel cannot be compared: leave it out", a.Method+" "+a.Path)
+		case !strings.HasPrefix(a.Path, "/") || isDevious(a.Path):
+			return fmt.Errorf("allow %q: %q is no path: write one from / on, with * for a segment and /** for all below", a.Method+" "+a.Path, a.Path)
+		case strings.Contains(strings.TrimSuffix(a.Path, "/**"), "**"):
+			return fmt.Errorf("allow %q: ** stands at the end alone: write * for a segment", a.Method+" "+a.Path)
+		}
+	}
+	for _, host := range slices.Concat(o.PrimaryHosts, o.CandidateHosts) {
+		if host == "" || strings.ContainsAny(host, "/ \t\r\n@") {
+			return fmt.Errorf("host %q: write a name, with a port where it has one: example.org:8080", host)
+		}
+	}
+	if o.LoopGuard != "" && !isToken(o.LoopGuard) {
+		return fmt.Errorf("loop guard %q: it is no name of a header: write one such as X-Shadow", o.LoopGuard)
+	}
+	return nil
+}
+
+// Rule says what is written to a candidate, for plans and reports.
 func (o Options) Rule() string {
 	var b strings.Builder
-	b.WriteString("GET, HEAD and OPTIONS are sent to the candidate")
+	b.WriteString("http: GET, HEAD and OPTIONS")
 	for _, a := range o.Allow {
 		fmt.Fprintf(&b, ", %s %s", a.Method, a.Path)
 	}
-	b.WriteString("; no other method is")
+	b.WriteString("; no other method")
 	return b.String()
 }
 

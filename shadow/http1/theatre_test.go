@@ -133,7 +133,7 @@ func verdictOf(x shadow.Exchange) shadow.Verdict {
 	if x.Verdict != "" {
 		return x.Verdict
 	}
-	differences := shadow.Differences(x, Ignores())
+	differences := shadow.Differences(x, Noise())
 	switch {
 	case len(differences) == 0:
 		return shadow.Match

@@ -100,7 +100,7 @@ func (tr truth) play() (differences, verdicts []string) {
 			again.candidate, again.candidateEnds = again.control, shadow.Open
 			learnt = shadow.Differences(newTheatre(tr.options, keep, again).play()[0], nil)
 		}
-		if d, ok := heaviest(shadow.Differences(x, slices.Concat(Ignores(), tr.rules)), learnt); ok {
+		if d, ok := heaviest(shadow.Differences(x, slices.Concat(Noise(), tr.rules)), learnt); ok {
 			differences = append(differences, fmt.Sprintf("%s %s | %s", d.Kind, x.Endpoint, d.Path))
 		}
 	}

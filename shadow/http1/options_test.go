@@ -1,0 +1,48 @@
+package http1
+
+import "testing"
+
+func TestTheRuleSaysWhatTheCandidateGets(t *testing.T) {
+	t.Parallel()
+	o := Options{Allow: []Allow{{"POST", "/search"}, {"PUT", "/x/*/y"}, {"POST", "/api/**"}}}
+	if got, want := o.Rule(), "http: GET, HEAD and OPTIONS, POST /search, PUT /x/*/y, POST /api/**; no other method"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	for path, want := range map[string]bool{
+		"/search": true, "/search/": false, "/Search": false, "/api/": true, "/api/a/b": true, "/api": false,
+		"/api/../x": false, "/api/%2e%2e/x": false, "/api//x": false, "/api/a;b": false,
+	} {
+		if got := o.allows("POST", path); got != want {
+			t.Errorf("POST %s is allowed: %v", path, got)
+		}
+	}
+	if !o.allows("PUT", "/x/1/y") || o.allows("PUT", "/x/1/2/y") || o.allows("PUT", "/search") {
+		t.Error("PUT is not allowed as it is said")
+	}
+}
+
+func TestOptionsThatMakeNoSenseAreRefused(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		options Options
+		want    string
+	}{
+		{Options{Allow: []Allow{{"POST", "/a/*/b"}, {Upgraded, "/**"}}, PrimaryHosts: []string{"a.example:80"}, LoopGuard: "X-Loop"}, ""},
+		{Options{Allow: []Allow{{"post", "/a"}}}, `allow "post /a": "post" is no method: write one in capitals, such as POST, or UPGRADE`},
+		{Options{Allow: []Allow{{"CONNECT", "/"}}}, `allow "CONNECT /": a tunnel cannot be compared: leave it out`},
+		{Options{Allow: []Allow{{"POST", "a"}}}, `allow "POST a": "a" is no path: write one from / on, with * for a segment and /** for all below`},
+		{Options{Allow: []Allow{{"POST", "/a/../b"}}}, `allow "POST /a/../b": "/a/../b" is no path: write one from / on, with * for a segment and /** for all below`},
+		{Options{Allow: []Allow{{"POST", "/**/b"}}}, `allow "POST /**/b": ** stands at the end alone: write * for a segment`},
+		{Options{CandidateHosts: []string{"http://a"}}, `host "http://a": write a name, with a port where it has one: example.org:8080`},
+		{Options{LoopGuard: "X Loop"}, `loop guard "X Loop": it is no name of a header: write one such as X-Shadow`},
+	}
+	for _, test := range tests {
+		got := ""
+		if err := test.options.Check(); err != nil {
+			got = err.Error()
+		}
+		if got != test.want {
+			t.Errorf("got %q, want %q", got, test.want)
+		}
+	}
+}
