@@ -102,6 +102,7 @@ func TestBodiesAreComparedByTheirKind(t *testing.T) {
 		want               []string
 	}{
 		{"JSON's order and white space", "application/json", `{"a":1,"b":[1.0,2]}`, `{ "b": [1, 2e0], "a": 1 }`, nil},
+		{"JSON's numbers", "application/json", `[1000000.0,-0,1.50]`, `[1000000,0,15e-1]`, nil},
 		{"JSON's types", "application/json", `{"a":5}`, `{"a":"5"}`, []string{"body $.a class"}},
 		{"one item of many", "application/json", `{"items":[{"id":1,"p":2},{"id":2,"p":3}]}`, `{"items":[{"id":1,"p":2},{"id":2,"p":4}]}`, []string{"body $.items[].p value"}},
 		{"many items, one path", "application/json", `[{"p":1},{"p":2},{"p":3}]`, `[{"p":4},{"p":5},{"p":6}]`, []string{"body $[].p value"}},
@@ -174,6 +175,13 @@ func TestEndpointsAreTemplatedAndBounded(t *testing.T) {
 		if got := names.endpoint(test.method, pathOf(test.target)); got != test.want {
 			t.Errorf("%s %s: %q, want %q", test.method, test.target, got, test.want)
 		}
+	}
+	slugs := newTemplates()
+	for i := range mostChildren {
+		slugs.endpoint("GET", "/wiki/page-"+strings.Repeat("x", i%10)+strings.Repeat("y", i/10))
+	}
+	if got := slugs.endpoint("GET", "/wiki/one-more"); got != "GET /wiki/{name}" {
+		t.Errorf("behind %d names of one place the next is %q", mostChildren, got)
 	}
 	all := make(map[string]bool)
 	word := func(n int) string {

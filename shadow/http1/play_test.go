@@ -161,3 +161,19 @@ func TestARequestThatIsNotKeptWholeIsNotSentOnceMore(t *testing.T) {
 		t.Errorf("%d redials, verdicts (-want +got):\n%s", s.redials, diff)
 	}
 }
+
+func TestWhatAnOldConnectionHasStillToSayIsNotTheNewOnes(t *testing.T) {
+	t.Parallel()
+	const last = "HTTP/1.1 200 OK\nConnection: close\nContent-Length: 5\n\nhello"
+	s := newTheatre(Options{}, 1<<10)
+	s.say(shadow.Client, append(crlf(get), crlf(get)...), shadow.Open)
+	s.say(shadow.Primary, append(crlf(hello), crlf(hello)...), shadow.Open)
+	s.say(shadow.Candidate, append(crlf(last), "and more"...), shadow.Closed)
+	if s.redials != 1 || string(s.sent[1]) != string(crlf(get)) {
+		t.Fatalf("dialled anew %d times, sent %q", s.redials, s.sent)
+	}
+	s.say(shadow.Candidate, crlf(hello), shadow.Open)
+	if diff := cmp.Diff([]shadow.Verdict{shadow.Mismatch, shadow.Match}, verdictsOf(s.told)); diff != "" {
+		t.Errorf("verdicts (-want +got):\n%s", diff)
+	}
+}

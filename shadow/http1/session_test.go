@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -294,4 +295,64 @@ func TestLongBodiesAreTruncatedUnlessTheyAreSeenToDiffer(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestAHeadThatIsLongerThanWhatIsKeptIsTruncated(t *testing.T) {
+	t.Parallel()
+	long := "X-Long: " + strings.Repeat("x", 1<<10) + "\n"
+	tests := []struct {
+		name         string
+		client, p, c string
+		reason       string
+	}{
+		{"the client's", "GET / HTTP/1.1\n" + long + "\n", "", "", "client: header lines are longer than what is kept at byte 1024"},
+		{"the primary's", get, "HTTP/1.1 200 OK\n" + long + "\n", hello, "primary: header lines are longer than what is kept at byte 1024"},
+		{"the candidate's", get, hello, "HTTP/1.1 200 OK\n" + long + "\n", "candidate: header lines are longer than what is kept at byte 1024"},
+		{"too many lines", "GET / HTTP/1.1\n" + strings.Repeat("A:\n", mostHeaders+1), "", "", fmt.Sprintf("client: more header lines than are kept at byte %d", 16+4*mostHeaders)},
+	}
+	for _, test := range tests {
+		s := newTheatre(Options{}, 1<<10+map[bool]int{true: 4 << 10}[test.name == "too many lines"])
+		s.say(shadow.Client, crlf(test.client), shadow.Open)
+		s.say(shadow.Primary, crlf(test.p), shadow.Open)
+		s.say(shadow.Candidate, crlf(test.c), shadow.Open)
+		if diff := cmp.Diff([]shadow.Verdict{shadow.Truncated}, verdictsOf(s.told)); diff != "" || s.told[0].Reason != test.reason {
+			t.Errorf("%s: %+v (-want +got):\n%s", test.name, s.told, diff)
+		}
+	}
+}
+
+func TestAStreamThatTheClientLeavesIsTruncated(t *testing.T) {
+	t.Parallel()
+	const stream = "HTTP/1.1 200 OK\nContent-Type: text/event-stream\nTransfer-Encoding: chunked\n\n5\nevent\n"
+	for _, end := range []shadow.End{shadow.Closed, shadow.Reset} {
+		s := newTheatre(Options{}, 1<<10)
+		s.say(shadow.Client, crlf(get), shadow.Open)
+		s.say(shadow.Primary, crlf(stream), shadow.Open)
+		s.say(shadow.Candidate, crlf(stream), shadow.Open)
+		s.say(shadow.Client, nil, end)
+		if end == shadow.Closed {
+			s.say(shadow.Primary, nil, shadow.Reset)
+		}
+		if diff := cmp.Diff([]shadow.Verdict{shadow.Truncated}, verdictsOf(s.told)); diff != "" || !s.done {
+			t.Errorf("%s: done %v, verdicts (-want +got):\n%s", end, s.done, diff)
+		}
+	}
+}
+
+func TestDriversOfOneSplitRunAtTheSameTime(t *testing.T) {
+	t.Parallel()
+	drivers := New(Options{})
+	var all sync.WaitGroup
+	for i := range 4 {
+		all.Go(func() {
+			for n := range 50 {
+				s := newTheatre(Options{}, 1<<10, both(fmt.Sprintf("GET /%d/%c HTTP/1.1\n\n", i, 'a'+rune(n%26)), hello))
+				s.driver = drivers(shadow.Session{Keep: 1 << 10})
+				if got := verdictsOf(s.play()); len(got) != 1 || got[0] != shadow.Match {
+					t.Errorf("verdicts %v", got)
+				}
+			}
+		})
+	}
+	all.Wait()
 }
