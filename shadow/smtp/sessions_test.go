@@ -1,0 +1,210 @@
+package smtp
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/splitd/splitd/shadow"
+)
+
+// tell has a driver hear lines: "P 220 x", "N 221 x", "C QUIT"; "P closes" is an end.
+// It returns all that it sent, and the exchanges in words.
+func tell(t *testing.T, d shadow.Driver, lines ...string) (sent string, became []string, last shadow.Moves) {
+	t.Helper()
+	parties := map[byte]shadow.Party{'C': shadow.Client, 'P': shadow.Primary, 'N': shadow.Candidate}
+	for i, line := range lines {
+		e := shadow.Event{From: parties[line[0]], At: start}
+		if end, ok := ends()[line[2:]]; ok {
+			e.End = end
+		} else {
+			e.Bytes = []byte(line[2:] + "\r\n")
+		}
+		last = d.Hear(e)
+		sent += string(last.Send)
+		if last.FIN {
+			sent += "FIN"
+		}
+		for _, x := range last.Exchanges {
+			became = append(became, strings.TrimSpace(x.Endpoint+" "+string(x.Verdict)))
+		}
+		if last.Done && i < len(lines)-1 {
+			t.Errorf("it is done behind %q", line)
+		}
+	}
+	return sent, became, last
+}
+
+func begin(t *testing.T, o Options, keep int) shadow.Driver {
+	t.Helper()
+	d := New(o)(script{keep: keep}.session())
+	tell(t, d, "P 220 x", "N 220 x", "C EHLO c", "P 250-x", "P 250 SIZE", "N 250-x", "N 250-"+Proof+" tok", "N 250 SIZE")
+	return d
+}
+
+func TestACandidateThatTiresWhileThePrimaryGetsContentIsNotToBlame(t *testing.T) {
+	for _, how := range []string{"N 421 4.4.2 x Error: timeout exceeded", "N closes", "N resets"} {
+		d := begin(t, Options{}, 1<<12)
+		_, became, _ := tell(t, d,
+			"C MAIL FROM:<a@b>", "P 250 x", "N 250 x", "C RCPT TO:<c@d>", "P 250 x", "N 250 x",
+			"C DATA", "P 354 x", "N 250 reset", "C hello", how, "C .", "P 250 x", "C MAIL FROM:<a@b>", "P 250 x", "C QUIT", "P 221 x")
+		want := []string{"MAIL", "RCPT", "DATA skipped", "content skipped", "MAIL skipped", "QUIT skipped"}
+		if diff := cmp.Diff(want, became); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", how, diff)
+		}
+	}
+}
+
+// 421 that nobody asked for is the answer to what comes next, as clients read it.
+func TestALastWordIsTheAnswerToWhatComesNext(t *testing.T) {
+	d := begin(t, Options{}, 1<<12)
+	sent, became, last := tell(t, d, "N 421 4.3.2 x Shutting down", "C NOOP", "P 250 x", "C QUIT", "P 221 x", "P closes")
+	if diff := cmp.Diff([]string{"NOOP", "QUIT candidate_error"}, became); diff != "" || sent != "FIN" || !last.Done {
+		t.Errorf("it sends %q, done %v (-want +got):\n%s", sent, last.Done, diff)
+	}
+	d = begin(t, Options{}, 1<<12)
+	sent, became, last = tell(t, d, "P 421 4.3.2 x Shutting down", "C NOOP", "N 250 x", "P closes", "N 250 reset", "N 221 bye")
+	if diff := cmp.Diff([]string{"NOOP"}, became); diff != "" || sent != "NOOP\r\nRSET\r\nQUIT\r\nFIN" || !last.Done {
+		t.Errorf("it sends %q, done %v (-want +got):\n%s", sent, last.Done, diff)
+	}
+}
+
+// Where it parts from the primary, its session ends with RSET and QUIT, each when
+// the one before is answered; what the client still says is counted.
+func TestADialogueThatPartsEndsPolitely(t *testing.T) {
+	d := begin(t, Options{}, 1<<12)
+	for _, step := range []struct{ line, sends string }{
+		{"C MAIL FROM:<a@b>", "MAIL FROM:<a@b>\r\n"},
+		{"P 250 x", ""},
+		{"C RCPT TO:<c@d>", ""},
+		{"N 550 no", "RSET\r\n"},
+		{"P 250 x", ""},
+		{"N 250 x", "QUIT\r\n"},
+		{"N 221 x", "FIN"},
+		{"C QUIT", ""},
+		{"N closes", ""},
+	} {
+		if sent, _, last := tell(t, d, step.line); sent != step.sends || last.Done {
+			t.Errorf("behind %q it sends %q, done %v, want %q", step.line, sent, last.Done, step.sends)
+		}
+	}
+	if _, became, last := tell(t, d, "P 221 x", "P closes"); len(became) != 1 || became[0] != "QUIT after_divergence" || !last.Done {
+		t.Errorf("the rest is %q, done %v", became, last.Done)
+	}
+}
+
+// What has its turn is passed on, however large: only what waits is bounded.
+func TestASinkGetsMailsLargerThanWhatIsKept(t *testing.T) {
+	d := begin(t, Options{Mode: Sink, Token: "tok"}, 200)
+	tell(t, d, "C DATA", "P 354 x", "N 354 x")
+	line := strings.Repeat("x", 150)
+	for range 1000 {
+		if sent, _, _ := tell(t, d, "C "+line); sent != line+"\r\n" {
+			t.Fatalf("it sends %q", sent)
+		}
+	}
+	if _, became, _ := tell(t, d, "C .", "P 250 x", "N 250 x"); len(became) != 1 || became[0] != "content" {
+		t.Errorf("the exchanges are %q", became)
+	}
+}
+
+// Content ends for the candidate when the primary has said that it ends there.
+func TestASinkHasTheEndOfContentWhenThePrimaryHasAnsweredIt(t *testing.T) {
+	d := begin(t, Options{Mode: Sink, Token: "tok"}, 1<<12)
+	tell(t, d, "C DATA", "P 354 x", "N 354 x")
+	if sent, _, last := tell(t, d, "C hello", "C ..", "C ."); sent != "hello\r\n..\r\n" || last.Owed {
+		t.Errorf("before the primary's answer it sends %q, owed %v", sent, last.Owed)
+	}
+	if sent, _, last := tell(t, d, "P 250 x"); sent != ".\r\n" || !last.Owed {
+		t.Errorf("behind it, it sends %q, owed %v", sent, last.Owed)
+	}
+	if _, became, _ := tell(t, d, "N 250 x"); len(became) != 1 || became[0] != "content" {
+		t.Errorf("the exchanges are %q", became)
+	}
+}
+
+// Content is cut off, not ended, when a session breaks: nothing is delivered.
+func TestContentThatBreaksOffIsNotEnded(t *testing.T) {
+	for name, lines := range map[string][]string{
+		"the client resets": {"C resets"}, "the primary closes": {"P closes"}, "the primary says 421": {"P 421 x"},
+		"the primary answers early": {"P 250 x"}, "the client smuggles": {"C x\n."}, "the candidate has enough": {"N 552 x", "C .", "P 250 x"},
+	} {
+		d := begin(t, Options{Mode: Sink, Token: "tok"}, 1<<12)
+		tell(t, d, "C DATA", "P 354 x", "N 354 x")
+		sent, _, _ := tell(t, d, append([]string{"C hello"}, lines...)...)
+		if !strings.HasSuffix(sent, "FIN") || strings.Contains(sent, "\r\n.") {
+			t.Errorf("%s: it sends %q", name, sent)
+		}
+	}
+}
+
+func TestAPasswordIsNeitherSentNorKept(t *testing.T) {
+	d := begin(t, Options{Mode: Sink, Token: "tok"}, 1<<12)
+	m := d.Hear(shadow.Event{From: shadow.Client, Bytes: []byte("AUTH PLAIN c2VjcmV0\r\nc2VjcmV0\r\n")})
+	if text := fmt.Sprintf("%s %+v %+v", m.Send, m.Exchanges, d.Stop(shadow.Dropped, "over")); strings.Contains(text, "c2VjcmV0") {
+		t.Errorf("the password is in %s", text)
+	}
+}
+
+// A candidate that lags costs no more memory than this, whatever the client and the
+// primary say meanwhile; what was said before is compared when it comes.
+func TestACandidateThatLagsCostsBoundedMemory(t *testing.T) {
+	const keep = 4 << 10
+	for name, lines := range map[string][2]string{
+		"commands": {"NOOP", "250 x"},
+		"replies":  {"NOOP", "250 " + strings.Repeat("x", 1500)},
+		"requests": {"NOOP " + strings.Repeat("x", 3000), "250 x"},
+	} {
+		d := begin(t, Options{}, keep)
+		for range 5000 {
+			tell(t, d, "C "+lines[0], "P "+lines[1])
+		}
+		if bound := 2*(4*keep+16<<10) + 2*keep; d.Held() > bound {
+			t.Errorf("%s: it holds %d bytes, want %d at most", name, d.Held(), bound)
+		}
+		var became []string
+		for range 5000 {
+			_, more, last := tell(t, d, "N "+lines[1])
+			if became = append(became, more...); last.Done {
+				break
+			}
+		}
+		if n := len(became); n < 5 || became[0] != "NOOP" || became[n-1] != "other truncated" {
+			t.Errorf("%s: %d exchanges, the last %q", name, n, became[max(0, n-1):])
+		}
+		if d.Held() != 0 {
+			t.Errorf("%s: it holds %d bytes in the end", name, d.Held())
+		}
+	}
+	d := begin(t, Options{Mode: Sink, Token: "tok"}, keep)
+	tell(t, d, "C DATA", "P 354 x")
+	for range 1000 {
+		tell(t, d, "C "+strings.Repeat("x", 500))
+	}
+	if d.Held() > 2*keep {
+		t.Errorf("content: it holds %d bytes", d.Held())
+	}
+	sent, became, _ := tell(t, d, "C .", "P 250 x", "N 354 x", "C QUIT", "P 221 x")
+	if diff := cmp.Diff([]string{"DATA", "content truncated", "QUIT truncated"}, became); diff != "" || sent != "FIN" {
+		t.Errorf("it sends %q (-want +got):\n%s", sent, diff)
+	}
+}
+
+func TestStopSaysOfEachExchangeWhyItWasNotCompared(t *testing.T) {
+	d := New(Options{})(script{keep: 1 << 12}.session())
+	if all := d.Stop(shadow.Dropped, "over budget"); len(all) != 1 || all[0].Verdict != shadow.Dropped || all[0].Reason != "over budget" {
+		t.Errorf("before anything was said it returns %+v", all)
+	}
+	d = New(Options{})(script{keep: 1 << 12}.session())
+	tell(t, d, "P 220 x", "C EHLO c", "P 250 x", "C MAIL FROM:<a@b>", "C NOOP\nx")
+	var became []string
+	for _, x := range d.Stop(shadow.CandidateError, "it hangs") {
+		became = append(became, x.Endpoint+" "+string(x.Verdict))
+	}
+	want := []string{"greeting candidate_error", "EHLO candidate_error", "MAIL candidate_error", "other opaque"}
+	if diff := cmp.Diff(want, became); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
