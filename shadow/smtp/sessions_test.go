@@ -178,7 +178,17 @@ func TestACandidateThatLagsCostsBoundedMemory(t *testing.T) {
 			t.Errorf("%s: it holds %d bytes in the end", name, d.Held())
 		}
 	}
-	d := begin(t, Options{Mode: Sink, Token: "tok"}, keep)
+	d := begin(t, Options{}, keep)
+	for range 100 { // in one go, and then long replies to all
+		tell(t, d, "C NOOP")
+	}
+	for range 100 {
+		tell(t, d, "P 250 "+strings.Repeat("x", 1500))
+	}
+	if bound := 2*(4*keep+16<<10) + 2*keep; d.Held() > bound {
+		t.Errorf("replies to a pipeline: it holds %d bytes, want %d at most", d.Held(), bound)
+	}
+	d = begin(t, Options{Mode: Sink, Token: "tok"}, keep)
 	tell(t, d, "C DATA", "P 354 x")
 	for range 1000 {
 		tell(t, d, "C "+strings.Repeat("x", 500))
