@@ -61,9 +61,9 @@ func (o Options) Rule() string {
 		return "smtp, data-abort: " + commands + "; content too, never its end; then the connection is closed, or RSET after BDAT"
 	case Sink:
 		return "smtp, sink: " + commands + "; whole mails to a candidate whose EHLO reply has " + Proof + " with the token, else as in mode envelope"
-	default:
-		return "smtp, envelope: " + commands + "; no DATA, no BDAT: RSET in their place"
+	case Envelope:
 	}
+	return "smtp, envelope: " + commands + "; no DATA, no BDAT: RSET in their place"
 }
 
 // Noise are the rules that are built in: what differs between two servers of one
@@ -72,7 +72,9 @@ func Noise() []shadow.Ignore {
 	var rules []shadow.Ignore
 	for _, on := range [...][2]string{
 		{"greeting", "text"}, // RFC 5321, 4.2: the name of the host, and text for people
-		{"EHLO", "greeting"}, {"HELO", "text"}, {"LHLO", "greeting"},
+		{"EHLO", "greeting"},
+		{"HELO", "text"},
+		{"LHLO", "greeting"},
 		{"", excuseIdentity + " *"},
 		{"", excuseGreylisting + " *"},
 	} {

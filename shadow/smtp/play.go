@@ -301,7 +301,7 @@ func (d *driver) judge(s *step, at time.Time) {
 func (d *driver) hearCandidate(e shadow.Event) {
 	if !d.left && !d.gone && len(e.Bytes) > 0 {
 		err := d.answers.feed(e.Bytes, e.At, func(r *reply) bool {
-			d.heard(r, e.At)
+			d.heard(r)
 			d.advance(e.At)
 			return !d.left
 		})
@@ -333,7 +333,7 @@ func (d *driver) lose(reason string) {
 }
 
 // heard takes a reply of the candidate.
-func (d *driver) heard(r *reply, at time.Time) {
+func (d *driver) heard(r *reply) {
 	switch d.awaits {
 	case idle:
 		switch {
@@ -349,7 +349,7 @@ func (d *driver) heard(r *reply, at time.Time) {
 	case theStep:
 		d.heardStep(r)
 	case theHello:
-		d.heardHello(r, at)
+		d.heardHello(r)
 	case theXCLIENT:
 		d.heardXCLIENT(r)
 	case theReset:

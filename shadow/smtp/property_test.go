@@ -160,8 +160,9 @@ type babble struct {
 
 // babbled runs a driver between three babblers, who answer often enough to come to
 // content, and checks what holds always.
-func babbled(t testing.TB, b babbler, o Options, control bool, keep int, check func(sent []byte)) babble {
+func babbled(t testing.TB, b babbler, o Options, control bool, check func(sent []byte)) babble {
 	t.Helper()
+	const keep = 1 << 12
 	s := script{keep: keep, control: control}.session()
 	d := New(o)(s)
 	var got babble
@@ -240,7 +241,7 @@ func TestNoMailCanBeDeliveredInModeEnvelope(t *testing.T) {
 	reached := 0
 	for seed := range uint64(2000) {
 		b := babbler{rand.New(rand.NewPCG(seed, 2))}
-		got := babbled(t, b, Options{XCLIENT: seed%3 == 0}, false, 1<<12, harmless(t, seed))
+		got := babbled(t, b, Options{XCLIENT: seed%3 == 0}, false, harmless(t, seed))
 		if bytes.Contains(got.sent, []byte("RCPT")) {
 			reached++
 		}
@@ -276,7 +277,7 @@ func TestThePrimaryIsAskedAgainOnlyWhatChangesNothing(t *testing.T) {
 	for seed := range uint64(1500) {
 		b := babbler{rand.New(rand.NewPCG(seed, 3))}
 		o := Options{Mode: []Mode{Envelope, DataAbort, Sink}[seed%3], Token: "t0k", XCLIENT: true}
-		got := babbled(t, b, o, true, 1<<12, harmless(t, seed))
+		got := babbled(t, b, o, true, harmless(t, seed))
 		for _, verb := range []string{"MAIL", "RCPT", "VRFY", "EXPN", "XCLIENT", "DATA", "BDAT"} {
 			if bytes.Contains(bytes.ToUpper(append([]byte("\r\n"), got.sent...)), []byte("\r\n"+verb+" ")) {
 				t.Fatalf("seed %d: %q has %s", seed, got.sent, verb)
@@ -291,7 +292,7 @@ func TestNoContentIsEndedInModeDataAbort(t *testing.T) {
 	reached := 0
 	for seed := range uint64(3000) {
 		b := babbler{rand.New(rand.NewPCG(seed, 4))}
-		got := babbled(t, b, Options{Mode: DataAbort}, false, 1<<12, func(sent []byte) {
+		got := babbled(t, b, Options{Mode: DataAbort}, false, func(sent []byte) {
 			loose := strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(string(sent))
 			if strings.Contains(loose, "\n.\n") || strings.Contains(loose, " LAST\n") {
 				t.Fatalf("seed %d: the candidate hears %q", seed, sent)
@@ -313,7 +314,7 @@ func TestOnlyAProvenSinkGetsContent(t *testing.T) {
 	for seed := range uint64(2000) {
 		b := babbler{rand.New(rand.NewPCG(seed, 5))}
 		proof := "t0k" + fmt.Sprint(seed) // of another session
-		d := babbled(t, b, Options{Mode: Sink, Token: proof + "x"}, false, 1<<12, func([]byte) {})
+		d := babbled(t, b, Options{Mode: Sink, Token: proof + "x"}, false, func([]byte) {})
 		if bytes.Contains(d.sent, []byte(proof)) {
 			t.Fatalf("seed %d: the token is sent", seed)
 		}

@@ -51,9 +51,6 @@ func (s *step) cost() int {
 	return n
 }
 
-// carries says whether its unit is part of a mail.
-func (s *step) carries() bool { return s.endpoint == content || s.endpoint == "BDAT" }
-
 // request is what an operator needs to know it again.
 func (s *step) request() []shadow.Field {
 	switch s.command.verb {

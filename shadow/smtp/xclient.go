@@ -23,7 +23,7 @@ func (d *driver) introduce(s *step, at time.Time) bool {
 
 // heardHello takes the reply to our own EHLO. Where it has no XCLIENT it may be the
 // reply to the client's, which is the same.
-func (d *driver) heardHello(r *reply, at time.Time) {
+func (d *driver) heardHello(r *reply) {
 	d.awaits = idle
 	if len(d.queue) == 0 || d.queue[0].done || !hello(d.queue[0].command.verb) {
 		return
@@ -72,7 +72,8 @@ func (d *driver) xclient(r *reply, hello command) string {
 	if hello.verb == "HELO" {
 		protocol = "SMTP"
 	}
-	line := "XCLIENT"
+	var line strings.Builder
+	line.WriteString("XCLIENT")
 	for _, a := range [...][2]string{
 		{"NAME", "[UNAVAILABLE]"}, // we do not ask DNS
 		{"ADDR", xaddress(d.session.Client.Addr())},
@@ -83,10 +84,10 @@ func (d *driver) xclient(r *reply, hello command) string {
 		{"DESTPORT", strconv.Itoa(int(d.session.Service.Port()))},
 	} {
 		if offered[a[0]] && a[1] != "" {
-			line += " " + a[0] + "=" + a[1]
+			line.WriteString(" " + a[0] + "=" + a[1])
 		}
 	}
-	return line + "\r\n"
+	return line.String() + "\r\n"
 }
 
 // xaddress writes an address as XCLIENT wants it.
