@@ -200,3 +200,26 @@ func TestMarkdownHasNoMarksOfAServer(t *testing.T) {
 		}
 	}
 }
+
+func FuzzWrite(f *testing.F) {
+	for _, r := range append(hostileReports(), mailReport(f)) {
+		text, err := json.Marshal(r)
+		if err != nil {
+			f.Fatal(err)
+		}
+		if len(text) < 50_000 {
+			f.Add(text)
+		}
+	}
+	f.Add([]byte(`{"latency":{"primary":{"curve_ms":[1e308,-1e308]},"pairs":1},"coverage":{"eligible":-5,"compared":9},"differences":[{"count":-3,"rate":-1}]}`))
+	f.Add([]byte(`{"window":{},"endpoints":[{"name":"\u001b"}],"samples":[{"primary_took_ns":-1}]}`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		var r report.Report
+		if json.Unmarshal(text, &r) != nil {
+			return
+		}
+		for _, format := range report.Formats() {
+			harmless(t, string(format), write(t, format, r))
+		}
+	})
+}

@@ -75,8 +75,8 @@ func (t *Tally) AddControl(x shadow.Exchange, differences []shadow.Difference, a
 		t.s.Endpoints[endpoint].ControlsUnanswered++
 	}
 	counted := make(map[int]bool)
-	for _, d := range differences {
-		if f := t.field(fieldKey{endpoint, d.Path, d.Kind, d.Excuse}); !counted[f] {
+	for i, d := range differences {
+		if f := t.fieldOf(endpoint, i, d); !counted[f] {
 			counted[f] = true
 			t.s.Fields[f].ControlDiffered++
 		}
@@ -98,12 +98,7 @@ func (t *Tally) signaturesOf(endpoint int, differences []shadow.Difference) []in
 	var all []int
 	fields, signatures := make(map[int]bool), make(map[int]bool)
 	for i, d := range differences {
-		path, excuse := d.Path, d.Excuse
-		if i >= mostDifferences {
-			path = OtherFields
-			t.s.Folded.Fields++
-		}
-		f := t.field(fieldKey{endpoint, path, d.Kind, excuse})
+		f := t.fieldOf(endpoint, i, d)
 		if !fields[f] {
 			fields[f] = true
 			t.s.Fields[f].Differed++
@@ -116,6 +111,17 @@ func (t *Tally) signaturesOf(endpoint int, differences []shadow.Difference) []in
 		}
 	}
 	return all
+}
+
+// fieldOf is the field of the i-th difference of an exchange. Of an exchange that
+// differs in very many, the lightest share the rest.
+func (t *Tally) fieldOf(endpoint, i int, d shadow.Difference) int {
+	path := d.Path
+	if i >= mostDifferences {
+		path = OtherFields
+		t.s.Folded.Fields++
+	}
+	return t.field(fieldKey{endpoint, path, d.Kind, d.Excuse})
 }
 
 // combine counts exchanges that differed in the same.
