@@ -3,6 +3,7 @@ package shadow
 import (
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -38,12 +39,11 @@ const longestClassed = 512
 // them, but no number: "5" is text.
 func ClassOf(value string) Class {
 	if inner, ok := unquote(value); ok {
-		switch class := classOf(inner); class {
-		case ClassNull, ClassBoolean, ClassInteger, ClassDecimal:
+		class := classOf(inner)
+		if slices.Contains([]Class{ClassNull, ClassBoolean, ClassInteger, ClassDecimal}, class) {
 			return ClassText
-		default:
-			return class
 		}
+		return class
 	}
 	return classOf(value)
 }
@@ -99,12 +99,7 @@ func Alike(a, b string) bool {
 }
 
 func isID(class Class) bool {
-	switch class {
-	case ClassHex, ClassToken, ClassInteger, ClassEpoch:
-		return true
-	default:
-		return false
-	}
+	return slices.Contains([]Class{ClassHex, ClassToken, ClassInteger, ClassEpoch}, class)
 }
 
 // number is the value as a number; times are seconds since 1970.

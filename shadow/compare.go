@@ -116,9 +116,9 @@ func (c *comparison) reordered(expected, gotten []string) {
 			return slices.EqualFunc(expected, gotten, Alike)
 		case Tolerance:
 			return slices.EqualFunc(expected, gotten, rule.near)
-		default:
-			return false
+		case Superset:
 		}
+		return false
 	})
 	c.found = append(c.found, d)
 }
@@ -186,9 +186,9 @@ func (p pair) isExcused(rule Ignore) bool {
 		return Alike(p.expected, p.got)
 	case Tolerance:
 		return rule.near(p.expected, p.got)
-	default:
-		return false
+	case AsSet, Superset:
 	}
+	return false
 }
 
 func (c *comparison) changed(p pair) {
@@ -214,9 +214,9 @@ func (c *comparison) alone(kind Kind, values, whole []string) {
 				return slices.Contains(whole, v)
 			case Superset:
 				return kind == Extra
-			default:
-				return false
+			case ShapeOnly, Tolerance:
 			}
+			return false
 		})
 		excused[by] = append(excused[by], v)
 	}

@@ -43,17 +43,16 @@ type Difference struct {
 // answer comes to. Exchanges that were not compared for another reason differ in
 // nothing.
 func Differences(x Exchange, ignore []Ignore) []Difference {
-	switch x.Verdict {
-	case "":
+	if x.Verdict == "" {
 		return Compare(x.Primary, x.Candidate, For(ignore, x.Endpoint))
-	case CandidateError:
+	}
+	if x.Verdict == CandidateError {
 		return []Difference{{
 			Path: "reply", Kind: Unavailable, Level: Decision,
 			Expected: "a reply", Got: MaskNumbers(cmp.Or(x.Reason, "none")), Plain: true,
 		}}
-	default:
-		return nil
 	}
+	return nil
 }
 
 // SortDifferences orders by what counts: what no rule excuses, then the heaviest

@@ -1,6 +1,7 @@
 package shadow
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -13,17 +14,11 @@ func Show(value string, plain bool) string {
 	if plain {
 		return value
 	}
-	switch class := ClassOf(value); class {
-	case ClassEmpty, ClassNull, ClassBoolean:
+	class := ClassOf(value)
+	if slices.Contains([]Class{ClassEmpty, ClassNull, ClassBoolean}, class) || class == ClassInteger && len(value) <= 3 {
 		return value
-	case ClassInteger:
-		if len(value) <= 3 {
-			return value
-		}
-		return "<" + string(class) + ">"
-	default:
-		return "<" + string(class) + ">"
 	}
+	return "<" + string(class) + ">"
 }
 
 // Mask replaces what differs by itself in text for people by its class: times,
@@ -79,12 +74,11 @@ func maskWord(word string) string {
 		return before + "=" + maskWord(after)
 	}
 	inner, start := trimSigns(word)
-	switch class := classOf(inner); class {
-	case ClassEpoch, ClassTime, ClassDate, ClassUUID, ClassHex, ClassToken, ClassIP, ClassMail, ClassHost:
+	class := classOf(inner)
+	if slices.Contains([]Class{ClassEpoch, ClassTime, ClassDate, ClassUUID, ClassHex, ClassToken, ClassIP, ClassMail, ClassHost}, class) {
 		return word[:start] + "<" + string(class) + ">" + word[start+len(inner):]
-	default:
-		return word
 	}
+	return word
 }
 
 // MaskNumbers replaces each number by N: offsets and times in a reason are not what

@@ -186,7 +186,7 @@ func TestTheWireFormHasTheNamesThatWerePromised(t *testing.T) {
 	for _, k := range keys("", got) {
 		has[k] = true
 	}
-	for _, k := range strings.Fields(`apiVersion kind split window.from window.to verdict coverage.eligible coverage.compared coverage.skipped coverage.opaque
+	for k := range strings.FieldsSeq(`apiVersion kind split window.from window.to verdict coverage.eligible coverage.compared coverage.skipped coverage.opaque
 		coverage.truncated coverage.dropped coverage.after_divergence coverage.candidate_error coverage.primary_error exchanges.match exchanges.mismatch exchanges.noise
 		differences.protocol differences.endpoint differences.field differences.kind differences.level differences.expected differences.got differences.count
 		differences.rate differences.lower_bound differences.first_seen differences.last_seen differences.samples suspects masked.endpoint masked.field masked.why

@@ -41,16 +41,16 @@ func (t *Tally) Add(x shadow.Exchange, differences []shadow.Difference, at time.
 	t.s.Coverage.Eligible++
 	*t.s.Coverage.part(x.Verdict)++
 	endpoint := t.endpoint(x.Endpoint)
-	switch x.Verdict {
-	case "":
+	if x.Verdict == "" {
 		t.s.Endpoints[endpoint].Compared++
 		t.useRules(x)
 		t.time(x)
-	case shadow.CandidateError:
+	} else {
+		t.reason(x.Verdict, x.Reason, 1)
+	}
+	if x.Verdict == shadow.CandidateError {
 		t.s.Endpoints[endpoint].Unanswered++
-		t.reason(x.Verdict, x.Reason, 1)
-	default:
-		t.reason(x.Verdict, x.Reason, 1)
+	} else if x.Verdict != "" {
 		return // it was not compared, so it differs in nothing
 	}
 	if len(differences) == 0 {
