@@ -1,0 +1,89 @@
+package runner
+
+import (
+	"sync"
+	"sync/atomic"
+)
+
+// overhead is what a queued chunk takes besides its bytes.
+const overhead = 128
+
+// A Budget bounds the memory of all shadows of a process together, in bytes, of
+// both directions. It may be used from many goroutines.
+type Budget struct {
+	most int64
+	used atomic.Int64
+
+	mu     sync.Mutex
+	newest *flow // of those that run, linked to the older ones
+}
+
+// NewBudget returns a budget of so many bytes.
+func NewBudget(most int64) *Budget { return &Budget{most: most} }
+
+// Used is how many bytes shadows hold.
+func (b *Budget) Used() int64 { return b.used.Load() }
+
+// enough is where shadows begin to be dropped, so that those which may stay find
+// room while the dropped ones give theirs back.
+func (b *Budget) enough() int64 { return b.most - b.most/8 }
+
+// charge has the flow hold n bytes more, or says that there is no room. It never
+// waits.
+func (b *Budget) charge(f *flow, n int64) bool {
+	used := b.used.Add(n)
+	if used > b.most {
+		b.used.Add(-n)
+		b.evict(n)
+		return false
+	}
+	f.charged.Add(n)
+	if used > b.enough() {
+		b.evict(0)
+	}
+	return true
+}
+
+// refund takes n bytes back that the flow held.
+func (b *Budget) refund(f *flow, n int64) {
+	f.charged.Add(-n)
+	b.used.Add(-n)
+}
+
+// evict drops the newest shadows, as many as hold what is too much, and n bytes.
+// Where another does so at this moment it leaves it to that one.
+func (b *Budget) evict(n int64) {
+	if !b.mu.TryLock() {
+		return
+	}
+	defer b.mu.Unlock()
+	excess := b.used.Load() + n - b.enough()
+	for f := b.newest; f != nil && excess > 0; f = f.older {
+		excess -= f.charged.Load()
+		f.drop(overBudget)
+	}
+}
+
+// enter and leave keep the list of flows that run.
+func (b *Budget) enter(f *flow) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if f.older = b.newest; f.older != nil {
+		f.older.newer = f
+	}
+	b.newest = f
+}
+
+func (b *Budget) leave(f *flow) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if f.newer != nil {
+		f.newer.older = f.older
+	} else if b.newest == f {
+		b.newest = f.older
+	}
+	if f.older != nil {
+		f.older.newer = f.newer
+	}
+	f.older, f.newer = nil, nil
+}

@@ -1,0 +1,224 @@
+package runner
+
+import (
+	"fmt"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"github.com/splitd/splitd/shadow"
+)
+
+// Why a shadow was dropped.
+const (
+	overBudget     = "over shadow.budget"
+	overFlowBudget = "over flow_budget"
+	ending         = "splitd ends, or shadows the split no more"
+)
+
+// flow is the shadow of one flow. It belongs to its own goroutine, but for what
+// its Tap and the budget may touch.
+type flow struct {
+	runner *Runner
+	of     Flow
+	queue  *queue
+
+	charged atomic.Int64           // bytes that the budget counts as its
+	over    atomic.Bool            // nothing is taken any more
+	dropped atomic.Pointer[string] // why it is to end early
+	ended   atomic.Bool            // the relay's flow is over
+
+	older, newer *flow // the budget's
+
+	sessions []*session
+	news     chan news
+	holds    int64 // bytes that drivers and outboxes hold, charged
+}
+
+func newFlow(r *Runner, of Flow) *flow {
+	return &flow{runner: r, of: of, queue: newQueue(), news: make(chan news)}
+}
+
+// drop has the shadow end; the first reason counts. It may be called from any
+// goroutine and does not wait.
+func (f *flow) drop(reason string) {
+	f.dropped.CompareAndSwap(nil, &reason)
+	f.over.Store(true)
+	f.queue.ring()
+}
+
+// run plays the flow to its end.
+func (f *flow) run() {
+	defer f.runner.flows.Done()
+	defer f.runner.open.Add(-1)
+	budget := f.runner.options.Budget
+	budget.enter(f)
+	defer func() {
+		f.over.Store(true)
+		budget.leave(f)
+		budget.refund(f, f.charged.Load())
+	}()
+	defer f.contain()
+	f.begin()
+	for !f.done() {
+		f.wait()
+	}
+	f.finish()
+}
+
+// begin makes the sessions: one with the candidate, and where the flow learns
+// another with the control.
+func (f *flow) begin() {
+	o := f.runner.options
+	f.sessions = append(f.sessions, newSession(f, false, o.Dial))
+	if o.Control != nil && o.Learns != nil && o.Learns() {
+		f.sessions = append(f.sessions, newSession(f, true, o.Control))
+	}
+	for _, s := range f.sessions {
+		s.dial()
+	}
+}
+
+// done does all that can be done without waiting, and says whether the shadow is
+// over.
+func (f *flow) done() bool {
+	for f.dropped.Load() == nil {
+		ended := f.ended.Load() // before the queue is seen to be empty
+		e, ok := f.queue.take()
+		if !ok && ended {
+			f.rest()
+		}
+		if !ok {
+			break
+		}
+		for _, s := range f.sessions {
+			s.hear(e)
+		}
+		f.runner.options.Budget.refund(f, int64(len(e.Bytes))+overhead)
+		f.hold()
+		if f.allDone() {
+			return true
+		}
+	}
+	return f.dropped.Load() != nil || f.allDone()
+}
+
+// rest ends the sessions of a flow that is over to which nothing more will come.
+func (f *flow) rest() {
+	for _, s := range f.sessions {
+		if !s.over && s.deadline.IsZero() {
+			s.stop(shadow.Dropped, "the flow has ended")
+		}
+	}
+}
+
+func (f *flow) allDone() bool {
+	for _, s := range f.sessions {
+		if !s.over {
+			return false
+		}
+	}
+	return true
+}
+
+// wait waits for the next thing to do, and does what a candidate's news ask for.
+func (f *flow) wait() {
+	var alarm <-chan time.Time
+	if patience, owed := f.patience(); owed {
+		t := time.NewTimer(patience)
+		defer t.Stop()
+		alarm = t.C
+	}
+	select {
+	case <-f.queue.bell:
+	case n := <-f.news:
+		n.session.told(n)
+		f.hold()
+	case <-alarm:
+		f.lapse()
+	case <-f.runner.ctx.Done():
+		f.drop(ending)
+	}
+}
+
+// patience is how long until the first session's is over.
+func (f *flow) patience() (first time.Duration, owed bool) {
+	now := f.runner.options.Now()
+	for _, s := range f.sessions {
+		if s.over || s.deadline.IsZero() {
+			continue
+		}
+		if left := max(s.deadline.Sub(now), 0); !owed || left < first {
+			first, owed = left, true
+		}
+	}
+	return first, owed
+}
+
+// lapse ends the sessions whose patience is over.
+func (f *flow) lapse() {
+	now := f.runner.options.Now()
+	for _, s := range f.sessions {
+		if !s.over && !s.deadline.IsZero() && !now.Before(s.deadline) {
+			s.lapse(now)
+		}
+	}
+}
+
+// hold brings up to date what the budget counts for drivers and outboxes, and
+// drops the shadow where that is too much.
+func (f *flow) hold() {
+	o, holds := f.runner.options, int64(0)
+	for _, s := range f.sessions {
+		if !s.over {
+			holds += int64(s.driver.Held()) + s.out.holds()
+		}
+	}
+	grown := holds - f.holds
+	switch {
+	case grown <= 0:
+		o.Budget.refund(f, -grown)
+	case f.charged.Load()+grown > o.FlowBudget:
+		f.drop(overFlowBudget)
+		return
+	case !o.Budget.charge(f, grown):
+		f.drop(overBudget)
+		return
+	}
+	f.holds = holds
+}
+
+// finish tells what is left, and the breaker how the candidate fared.
+func (f *flow) finish() {
+	reason := f.dropped.Load()
+	for _, s := range f.sessions {
+		if !s.over {
+			s.stop(shadow.Dropped, *reason)
+		}
+	}
+	switch main := f.sessions[0]; {
+	case main.failure != "":
+		f.runner.judged(main.failure)
+	case reason != nil && *reason == overFlowBudget && main.lags():
+		f.runner.judged("it lags: " + overFlowBudget)
+	case main.answered:
+		f.runner.judged("")
+	}
+}
+
+// contain keeps a panic of a driver to its flow, whose exchange is told as one
+// that was not understood.
+func (f *flow) contain() {
+	v := recover()
+	if v == nil {
+		return
+	}
+	f.runner.panicked.Add(1)
+	f.runner.options.Log.Error("a shadow panicked and is over", "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+	for _, s := range f.sessions {
+		if !s.over {
+			s.end()
+			f.runner.options.Sink.Exchanged([]shadow.Exchange{{Verdict: shadow.Opaque, Reason: "the driver panicked"}}, s.control)
+		}
+	}
+}
