@@ -11,10 +11,11 @@ import (
 
 // waitingFlow is a flow of UDP that its candidate has been asked for and has not
 // answered, and is connecting for as long as patience.
-func waitingFlow(t *testing.T, patience time.Duration) (r *testRelay, split traffic.Split, old, trial *answerer, c speaker) {
+func waitingFlow(t *testing.T, patience time.Duration) (r *testRelay, split traffic.Split, trial *answerer, c speaker) {
 	t.Helper()
 	ip := families()["IPv4"]
-	old, trial = answersAnywhere(t, ip, "old"), answersAnywhere(t, ip, "new")
+	old := answersAnywhere(t, ip, "old")
+	trial = answersAnywhere(t, ip, "new")
 	service := netip.AddrPortFrom(ip, freePort())
 	split = ofUDP(newSplit("mx", service, old.at, map[string]candidate{"new": {trial.at, traffic.Whole}}))
 	split.Proxy.ConnectTimeout = patience
@@ -22,12 +23,12 @@ func waitingFlow(t *testing.T, patience time.Duration) (r *testRelay, split traf
 	c = speak(t, service)
 	c.say("?waits")
 	nettest.Eventually(t, "the candidate is asked", func() bool { return trial.times("?waits") == 1 })
-	return r, split, old, trial, c
+	return r, split, trial, c
 }
 
 // Or `wait --for=drained` would be told too early.
 func TestAFlowOfUDPThatWaitsForItsFirstAnswerIsOpen(t *testing.T) {
-	r, split, _, trial, c := waitingFlow(t, time.Hour)
+	r, split, trial, c := waitingFlow(t, time.Hour)
 	if got := r.numbers("new"); got.Active != 1 || got.Flows != 0 {
 		t.Errorf("the candidate has %+v, want one that is active, and no flow", got)
 	}
@@ -50,7 +51,7 @@ func TestAFlowOfUDPThatWaitsForItsFirstAnswerIsOpen(t *testing.T) {
 }
 
 func TestAFlowOfUDPThatWaitsForItsFirstAnswerIsEndedWithTheOthers(t *testing.T) {
-	r, split, _, _, c := waitingFlow(t, time.Hour)
+	r, split, _, c := waitingFlow(t, time.Hour)
 	r.setWeights(split, map[string]traffic.Weight{"new": 0})
 	if n := r.End(r.OpenFlows(ofNew)); n != 1 {
 		t.Errorf("%d flows were ended, want 1", n)
@@ -62,7 +63,7 @@ func TestAFlowOfUDPThatWaitsForItsFirstAnswerIsEndedWithTheOthers(t *testing.T) 
 }
 
 func TestAFlowOfUDPStaysWhereItWaitsWhenTheCandidateIsTakenBack(t *testing.T) {
-	r, split, _, _, c := waitingFlow(t, 300*time.Millisecond)
+	r, split, _, c := waitingFlow(t, 300*time.Millisecond)
 	r.setWeights(split, map[string]traffic.Weight{"new": 0})
 	if n := r.Free(attemptsAt(ofNew)); n != 1 {
 		t.Fatalf("%d flows were freed, want 1: this machine is too busy", n)
