@@ -19,7 +19,7 @@ func (r *testRelay) noFiles() uint64 { return r.Refusals()["mx"][traffic.Refused
 
 // leaveRoomFor lets flows have so many files more.
 func (r *testRelay) leaveRoomFor(files int64) {
-	r.inspect(func(*worker) { r.Relay.files.most = r.Relay.files.used.Load() + files })
+	r.inspect(func(*worker) { r.files.most = r.files.used.Load() + files })
 }
 
 // Flows end all the time, so that there is always room for somebody: not for all
@@ -139,11 +139,11 @@ func TestListenersAndWorkersHaveTheirFilesBeforeFlows(t *testing.T) {
 	split := newSplit("mx", netip.AddrPortFrom(ip, freePort()), closedPort(ip), nil)
 	split.Service.Ports = append(split.Service.Ports, traffic.Port{Number: freePort(), Transport: traffic.TCP})
 	r := startRelay(t, Options{Workers: 2}, split)
-	if n := r.Relay.files.own.Load(); n != 2*filesOfWorker+2*2 {
+	if n := r.files.own.Load(); n != 2*filesOfWorker+2*2 {
 		t.Errorf("%d files are counted for 2 workers with 2 listeners each", n)
 	}
 	r.apply()
-	if n := r.Relay.files.own.Load(); n != 2*filesOfWorker {
+	if n := r.files.own.Load(); n != 2*filesOfWorker {
 		t.Errorf("%d files are counted for 2 workers without listeners", n)
 	}
 }

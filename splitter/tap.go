@@ -153,7 +153,7 @@ func (w *worker) fence(whom, split string, call func()) (returned bool) {
 		stack := string(debug.Stack())
 		if left, ok := w.relay.quiet.allow(whom+" of "+split, time.Now()); ok {
 			w.relay.say(func(log *slog.Logger) {
-				log.Error(whom+" panicked and is told of this flow no more", "split", split, "panic", fmt.Sprint(v), "stack", stack, "left_out", left)
+				log.Error("who is told of flows panicked and is told of this one no more", "who", whom, "split", split, "panic", fmt.Sprint(v), "stack", stack, "left_out", left)
 			})
 		}
 	}()

@@ -304,7 +304,7 @@ func TestAPanicOfATeeCostsTheTeeAlone(t *testing.T) {
 			if f := r.Faults(); f.Panics != 0 {
 				t.Errorf("%d flows were cut off", f.Panics)
 			}
-			nettest.Eventually(t, "the log tells of it", func() bool { return strings.Contains(r.logs.String(), "a tee panicked") })
+			nettest.Eventually(t, "the log tells of it", func() bool { return strings.Contains(r.logs.String(), `who="a tee"`) })
 		})
 	}
 }
