@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -181,7 +182,9 @@ func TestASecondRouterTakesOverWhoDrawsWhat(t *testing.T) {
 	}
 	l.stop()
 	l.reboot()
-	remove(t, filepath.Join(l.dir, "state", "state.db")) // another router
+	if err := os.RemoveAll(filepath.Join(l.dir, "state")); err != nil { // another router
+		t.Fatal(err)
+	}
 	text := sidesConfig
 	for port, weight := range map[string]string{"26": "25", "27": "10", "28": "25"} {
 		text = strings.Replace(text, port+"], weight: 0", port+"], weight: "+weight, 1)
