@@ -51,6 +51,9 @@ type testRelay struct {
 
 func startRelay(t testing.TB, o Options, splits ...traffic.Split) *testRelay {
 	t.Helper()
+	if o.Workers == 0 {
+		o.Workers = runtime.NumCPU() // not GOMAXPROCS, which each relay raises by one
+	}
 	logs := &logBuffer{}
 	o.Log = slog.New(slog.NewTextHandler(logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	ctx, stop := context.WithCancel(context.Background())
