@@ -31,6 +31,7 @@ splits:
     primary: {name: old, addresses: ["10.0.0.1:2525", "[fd00:25::1]:2525"]}
     candidates:
       - {name: new, addresses: ["10.0.0.12:2525", "[fd00:25::12]:2525"], weight: 0%%}
+    health: {check: none}   # else the logs have its checks, as the relay's own connections
     proxy: {send_proxy: v2, accept_proxy: [198.51.100.12, "2001:db8:c::12"]}
   - name: web
     service: {addresses: [192.0.2.25, "2001:db8::25"], ports: [80/tcp]}
@@ -39,6 +40,7 @@ splits:
     primary: {name: old, addresses: ["10.0.0.1:8080", "[fd00:25::1]:8080"]}
     candidates:
       - {name: new, addresses: ["10.0.0.12:8080", "[fd00:25::12]:8080"], weight: 0%%}
+    health: {check: none}
     proxy: {send_proxy: v1, accept_proxy: [198.51.100.12, "2001:db8:c::12"]}
 `
 
