@@ -264,7 +264,9 @@ func (l *lab) reloadLoad() *reloadLoad {
 func (a *reloadLoad) begin(l *lab, address string, visits bool) {
 	a.clients.Go(func() {
 		_ = l.client.NS.Do(func() error { // on a thread of its own
-			for !a.over.Load() {
+			pace := time.NewTicker(2 * time.Millisecond) // other programs need this machine too
+			defer pace.Stop()
+			for ; !a.over.Load(); <-pace.C {
 				who, err := ask(address)
 				switch {
 				case visits && errors.Is(err, syscall.ECONNREFUSED):
@@ -278,7 +280,6 @@ func (a *reloadLoad) begin(l *lab, address string, visits bool) {
 				a.mu.Lock()
 				a.served[who]++
 				a.mu.Unlock()
-				time.Sleep(2 * time.Millisecond) // other programs need this machine too
 			}
 			return nil
 		})

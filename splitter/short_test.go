@@ -27,9 +27,13 @@ func (r *testRelay) leaveRoomFor(files int64) {
 func TestWhoWaitsForLongIsResetThoughSomeAreServed(t *testing.T) {
 	ip := families()["IPv4"]
 	service := netip.AddrPortFrom(ip, freePort())
+	next := make(chan struct{})
 	server := startServer(t, ip, func(c *net.TCPConn) {
-		time.Sleep(200 * time.Millisecond)
-		_, _ = c.Write([]byte{'o'})
+		select {
+		case <-next:
+			_, _ = c.Write([]byte{'o'})
+		case <-t.Context().Done():
+		}
 		abortConn(c)
 	})
 	r := startRelay(t, Options{Workers: 1}, newSplit("mx", service, server, nil))
@@ -48,6 +52,17 @@ func TestWhoWaitsForLongIsResetThoughSomeAreServed(t *testing.T) {
 			}
 		})
 	}
+	looks := 0
+	nettest.Eventually(t, "somebody is reset, while one flow after the other ends", func() bool {
+		if looks++; looks%4 == 0 { // more would be served sooner than anybody has waited for long
+			select {
+			case next <- struct{}{}:
+			default:
+			}
+		}
+		return r.noFiles() > 0
+	})
+	close(next)
 	clients.Wait()
 	if n := r.noFiles(); n == 0 || reset.Load() < n || served.Load() == 0 {
 		t.Errorf("%d were served and %d reset, %d of them counted", served.Load(), reset.Load(), n)

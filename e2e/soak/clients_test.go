@@ -159,11 +159,13 @@ func hello(s *session) error { return s.ask("say hello", "hello") }
 func resetEarly(s *session) error { return s.SetLinger(0) }
 
 func keepAlive(s *session) error {
+	pace := time.NewTicker(20 * time.Millisecond)
+	defer pace.Stop()
 	for range 200 {
 		if err := s.ask("say still there?", "still there?"); err != nil {
 			return err
 		}
-		time.Sleep(20 * time.Millisecond)
+		<-pace.C
 	}
 	return nil
 }

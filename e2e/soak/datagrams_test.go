@@ -75,11 +75,13 @@ func (l *load) askTimes(address string, times int) (string, error) {
 		return "", err
 	}
 	defer func() { _ = a.Close() }()
+	pace := time.NewTicker(10 * time.Millisecond)
+	defer pace.Stop()
 	for range times {
 		if err := a.ask(askAtMost, askAgain); err != nil {
 			return a.who, err
 		}
-		time.Sleep(10 * time.Millisecond)
+		<-pace.C
 	}
 	return a.who, nil
 }
