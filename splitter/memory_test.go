@@ -66,7 +66,7 @@ func TestFlowsThatWouldTakeTooMuchMemoryAreResetAndCounted(t *testing.T) {
 	ip := families()["IPv4"]
 	service := netip.AddrPortFrom(ip, freePort())
 	split := newSplit("mx", service, startServer(t, ip, echo), nil)
-	r := startRelay(t, Options{}, split)
+	r := startRelay(t, Options{Workers: 1}, split) // whose files are changed on its own thread
 	kept := dial(t, service)
 	exchange(t, kept, "one that is open")
 	r.inspect(func(w *worker) { w.relay.files.most, w.relay.files.lack = filesOfFlow, unix.ENOMEM })

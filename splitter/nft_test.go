@@ -23,14 +23,10 @@ type firewall struct {
 
 func newFirewall(t testing.TB) *firewall {
 	t.Helper()
-	// The library looks for answers by pselect(2), which knows no descriptor from 1024
-	// on (google/nftables#352): it keeps one that is below.
-	nettest.Eventually(t, "the connections of an earlier test are closed", func() bool { return len(openFiles(t)) < 900 })
-	conn, err := nftables.New(nftables.AsLasting())
+	conn, err := nftables.New()
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = conn.CloseLasting() })
 	f := &firewall{t: t, conn: conn}
 	f.table = conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "faults"})
 	f.chain = conn.AddChain(&nftables.Chain{
@@ -42,8 +38,11 @@ func newFirewall(t testing.TB) *firewall {
 	return f
 }
 
+// commit puts into the kernel what has been said. The library looks for the answer
+// by pselect(2), which knows no descriptor from 1024 on (google/nftables#352).
 func (f *firewall) commit() {
 	f.t.Helper()
+	nettest.Eventually(f.t, "the connections of before are closed", func() bool { return len(openFiles(f.t)) < 900 })
 	if err := f.conn.Flush(); err != nil {
 		f.t.Fatal(err)
 	}
