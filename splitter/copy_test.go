@@ -393,6 +393,7 @@ func TestStreamingFlowIsSplicedUnlessThereAreNoPipesOrItIsSwitchedOff(t *testing
 			service := netip.AddrPortFrom(ip, freePort())
 			split := newSplit("mx", service, server, nil)
 			split.Proxy.NoSplice = test.off
+			forcePoolsEmpty() // of pipes, of which an ordinary user has few
 			counting := &countingEdge{noPipes: test.noPipes}
 			r := startRelay(t, Options{edge: func() edge { return counting }}, split)
 			c := dial(t, service)
