@@ -308,8 +308,10 @@ type Split struct {
 	Health     Health        `json:"health"`
 	Mirror     Mirror        `json:"mirror,omitzero"` // kernel mode and UDP alone
 	Proxy      Proxy         `json:"proxy"`
-	// Sample, in a state, is the share of those flows drawn for the primary that a
-	// relay on this host gets first, to shadow them. It listens at SamplePort of
+	Shadow     Shadow        `json:"shadow,omitzero"`
+	// Sample is the share of those flows drawn for the primary that are shadowed:
+	// the file's in a definition, in a state the one in force. In mode kernel a
+	// relay on this host gets them first. It listens at SamplePort of
 	// 127.0.0.1 and ::1 with transparent sockets. With a port and a Sample of 0 the
 	// flows that the relay has keep their way to it; without a port there is none.
 	Sample     Weight `json:"sample_ppm,omitempty"`
