@@ -17,7 +17,8 @@ var page string
 func writeHTML(w io.Writer, r Report) error {
 	t, err := template.New("report").Funcs(template.FuncMap{
 		"percent": percent, "when": when, "orElse": orElse, "took": duration, "ms": ms,
-		"bound": func(v float64) string { return percent(max(0, v)) },
+		"withheld": func() string { return withheld },
+		"bound":    func(v float64) string { return percent(max(0, v)) },
 	}).Parse(page)
 	if err != nil {
 		return err

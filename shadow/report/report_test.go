@@ -215,6 +215,44 @@ func TestAReportComesBackFromItsJSON(t *testing.T) {
 	}
 }
 
+// Promise 4 of the design: what is reported is accounted for, and where it is not,
+// the report says so and decides nothing.
+func TestAReportWhoseSumsAreWrongSaysSoAndDecidesNothing(t *testing.T) {
+	t.Parallel()
+	whole := mail(t)
+	limits := report.Limits{MaxMismatch: 1}
+	if r := report.Make(whole, report.Options{}); r.Unaccounted() != "" || strings.Contains(r.Summary, "rely") || limits.Decide(r).ExitCode != 0 {
+		t.Errorf("of sums that are right: %q, %q", r.Unaccounted(), r.Summary)
+	}
+	for name, breaks := range map[string]func(*tally.State){
+		"coverage":  func(s *tally.State) { s.Coverage.Skipped-- },
+		"exchanges": func(s *tally.State) { s.Combinations[0].Count += s.Coverage.Eligible },
+	} {
+		s := mail(t)
+		breaks(&s)
+		r := report.Make(s, report.Options{})
+		if r.Unaccounted() == "" || !strings.Contains(r.Summary, "Do not rely on this: "+r.Unaccounted()) {
+			t.Errorf("%s: %q, summary %q", name, r.Unaccounted(), r.Summary)
+		}
+		if d := limits.Decide(r); d.ExitCode != 6 || d.Why != r.Unaccounted() {
+			t.Errorf("%s: %+v, want 6: a human is needed", name, d)
+		}
+	}
+}
+
+func TestASampleThatIsWithheldSaysForWhomItIs(t *testing.T) {
+	t.Parallel()
+	r := mailReport(t)
+	r.Samples = []tally.Sample{{ID: 17, Endpoint: "RCPT", Withheld: true}}
+	err := report.WriteSample(&bytes.Buffer{}, r, 17)
+	if want := "show sample 17: it holds what client and servers said (samples: full), which is for root, the daemon's own user and the group of the control socket: use sudo"; err == nil || err.Error() != want {
+		t.Errorf("%v, want %q", err, want)
+	}
+	if page := write(t, report.HTML, r); !strings.Contains(page, "This sample is left out: it holds what client and servers said") {
+		t.Error("the page does not say why the sample is empty")
+	}
+}
+
 func TestUnknownFormatsAndSamplesSayWhatThereIs(t *testing.T) {
 	t.Parallel()
 	err := report.Write(&bytes.Buffer{}, "pdf", report.Report{}, report.Limits{})

@@ -8,6 +8,9 @@ import (
 	"github.com/splitd/splitd/shadow/tally"
 )
 
+// withheld says who may see what a sample holds.
+const withheld = "it holds what client and servers said (samples: full), which is for root, the daemon's own user and the group of the control socket"
+
 // WriteSample writes one exchange with both replies side by side. What differs has
 // a ! before it.
 func WriteSample(w io.Writer, r Report, id int) error {
@@ -15,6 +18,9 @@ func WriteSample(w io.Writer, r Report, id int) error {
 	s, ok := sampleOf(r, id)
 	if !ok {
 		return fmt.Errorf("show sample %d: the report has none of that number: see its column SAMPLE", id)
+	}
+	if s.Withheld {
+		return fmt.Errorf("show sample %d: %s: use sudo", id, withheld)
 	}
 	if _, err := fmt.Fprintf(w, "sample %d of %s: %s at %s\n\n", s.ID, orElse(r.Split, none), s.Endpoint, when(s.At)); err != nil {
 		return err

@@ -49,7 +49,24 @@ func summary(r Report) string {
 	if missed := r.Cover.Eligible - of; missed > 0 {
 		fmt.Fprintf(&b, " %s of what was seen was not compared.", percent(share(missed, r.Cover.Eligible)))
 	}
+	if wrong := r.Unaccounted(); wrong != "" {
+		b.WriteString(" Do not rely on this: " + wrong + ".")
+	}
 	return b.String()
+}
+
+// Unaccounted says which sum of the report is wrong, which is a fault of splitd; ""
+// when all are right.
+func (r Report) Unaccounted() string {
+	const fault = "that is a fault of splitd: please report it, and begin anew with `splitctl report --reset`"
+	found := r.Exchanges.Match + r.Exchanges.Mismatch + r.Exchanges.Noise
+	switch c := r.Cover; {
+	case !c.AddsUp():
+		return fmt.Sprintf("the parts of coverage do not add up to the %d exchanges that were eligible: %s", c.Eligible, fault)
+	case found != c.Compared:
+		return fmt.Sprintf("%d exchanges were compared, and match, mismatch and noise are %d: %s", c.Compared, found, fault)
+	}
+	return ""
 }
 
 // change says in words what became of what.
@@ -107,9 +124,13 @@ const (
 )
 
 // Decide says whether a report is within the limits. Before enough was compared it
-// is beyond them only where what is still to come could not undo that.
+// is beyond them only where what is still to come could not undo that. A report
+// whose sums are wrong decides nothing.
 func (l Limits) Decide(r Report) Decision {
 	wrong, of := asked(r)
+	if fault := r.Unaccounted(); fault != "" {
+		return Decision{exitHeld, fault}
+	}
 	switch rate := share(wrong, of); {
 	case rate > l.MaxMismatch && r.Cover.Compared >= l.MinCompared, wrong > 0 && float64(wrong) > l.MaxMismatch*float64(max(of, l.MinCompared)):
 		return Decision{exitBeyond, fmt.Sprintf("%d of %d exchanges (%s) differ, at most %s may", wrong, of, percent(rate), percent(l.MaxMismatch))}

@@ -34,7 +34,7 @@ func (t *Tally) sample(x shadow.Exchange, differences []shadow.Difference, signa
 func (t *Tally) take(x shadow.Exchange, differences []shadow.Difference, at time.Time) Sample {
 	room := &room{full: t.options.Full, left: largestSample}
 	s := Sample{
-		ID: t.s.NextSample, At: at, Endpoint: clean(x.Endpoint, longestEndpoint),
+		ID: t.s.NextSample, At: at, Endpoint: clean(x.Endpoint, longestEndpoint), Masked: !t.options.Full,
 		PrimaryTook: took(x.Primary), CandidateTook: took(x.Candidate),
 	}
 	for _, d := range differences {

@@ -156,9 +156,14 @@ type Combination struct {
 
 // Sample is one exchange that differed, kept to look at.
 type Sample struct {
-	ID          int          `json:"id"`
-	At          time.Time    `json:"at"`
-	Endpoint    string       `json:"endpoint"`
+	ID       int       `json:"id"`
+	At       time.Time `json:"at"`
+	Endpoint string    `json:"endpoint"`
+	// Masked says that values are shown by their class, where they are not the
+	// protocol's own words. Else this is payload: what client and servers said.
+	Masked bool `json:"masked"`
+	// Withheld says that it was payload, and left out for who was not to have it.
+	Withheld    bool         `json:"withheld,omitempty"`
 	Request     []Value      `json:"request"`
 	Primary     []Value      `json:"primary"`
 	Candidate   []Value      `json:"candidate"`

@@ -214,6 +214,9 @@ func TestSamplesAreMaskedUnlessTheyAreToBeFull(t *testing.T) {
 		counted := tally.New(tally.Options{Full: test.full})
 		counted.Add(x, shadow.Differences(x, nil), clock(0))
 		s := counted.State().Samples[0]
+		if s.Masked == test.full {
+			t.Errorf("full %t: the sample says masked %t", test.full, s.Masked)
+		}
 		got := [3]tally.Value{s.Request[0], s.Primary[1], s.Candidate[1]}
 		if diff := cmp.Diff(test.want, got); diff != "" {
 			t.Errorf("full %t (-want +got):\n%s", test.full, diff)
