@@ -27,6 +27,9 @@ type handlers struct {
 	op    Operator
 	log   *slog.Logger
 	names *names
+	// payload says that who may change things may also read what clients and servers
+	// have said; else nobody may.
+	payload bool
 }
 
 func reading(answer func(context.Context, *http.Request) (any, error)) answerFunc {

@@ -14,7 +14,7 @@ import (
 // that Server gives each connection; a request without (from another server)
 // may only read. The handler is safe for concurrent use.
 func Handler(op Operator, log *slog.Logger) http.Handler {
-	h := &handlers{op: op, log: log, names: newNames()}
+	h := &handlers{op: op, log: log, names: newNames(), payload: true}
 	return recovering(log, mux(append(h.reads(), h.changes()...)))
 }
 

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"encoding/json"
 	"net/netip"
 
 	"github.com/splitd/splitd/control/api"
@@ -46,4 +47,15 @@ type Operator interface {
 	OffAll(ctx context.Context, who Actor, request api.Request) (api.ChangeList, error)
 	Drain(ctx context.Context, who Actor, name string, request api.DrainRequest) (api.Change, error)
 	Apply(ctx context.Context, who Actor, request api.ApplyRequest) (api.Apply, error)
+}
+
+// Reporter is an Operator that compares what candidates answer with what primaries
+// do. Name "" is the only split there is.
+type Reporter interface {
+	// Report returns the ShadowReport of a split, as JSON. Each of its samples says
+	// whether it is masked; what is not is payload, and the API leaves it out for
+	// those who may not change anything.
+	Report(ctx context.Context, name string) (json.RawMessage, error)
+	// ResetReport forgets what was compared, and begins anew.
+	ResetReport(ctx context.Context, who Actor, name string, request api.Request) (api.Change, error)
 }

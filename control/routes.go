@@ -15,6 +15,8 @@ func (h *handlers) reads() []route {
 		{http.MethodGet, "/v1/version", reading(h.version)},
 		{http.MethodGet, "/v1/splits/{split}/where", reading(h.where)}, // ?client=ADDRESS
 		{http.MethodGet, "/v1/where", reading(h.where)},
+		{http.MethodGet, "/v1/splits/{split}/report", reading(h.report)},
+		{http.MethodGet, "/v1/report", reading(h.report)}, // of the only split
 	}
 }
 
@@ -32,6 +34,8 @@ func (h *handlers) changes() []route {
 		{http.MethodPost, "/v1/undo", h.changing(h.undo)},
 		{http.MethodPost, "/v1/off", h.changing(h.off)}, // ?all=true: every split
 		{http.MethodPost, "/v1/apply", h.changing(h.apply)},
+		{http.MethodPost, "/v1/splits/{split}/report/reset", h.changing(h.resetReport)},
+		{http.MethodPost, "/v1/report/reset", h.changing(h.resetReport)},
 	}
 }
 

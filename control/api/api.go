@@ -36,6 +36,9 @@ const (
 	KindVersion    = "Version"
 	KindVersions   = "Versions"
 	KindError      = "Error"
+	// KindShadowReport is what a comparison has found; package shadow/report of this
+	// module says what is in it.
+	KindShadowReport = "ShadowReport"
 )
 
 // Envelope begins every answer.
@@ -268,10 +271,20 @@ type Change struct {
 	PreviousPPM   int        `json:"previous_ppm"`
 	WeightPPM     int        `json:"weight_ppm"`
 	ConfirmBefore *time.Time `json:"confirm_before"`
-	Removed       bool       `json:"removed,omitempty"` // the definition no longer has the split
-	Ended         *int       `json:"ended,omitempty"`   // open flows that were ended with --kill
-	Undone        *Entry     `json:"undone,omitempty"`  // what an undo took back
+	Removed       bool       `json:"removed,omitempty"`   // the definition no longer has the split
+	Ended         *int       `json:"ended,omitempty"`     // open flows that were ended with --kill
+	Undone        *Entry     `json:"undone,omitempty"`    // what an undo took back
+	Forgotten     *Forgotten `json:"forgotten,omitempty"` // what the reset of a report threw away
 	Warnings      []string   `json:"warnings,omitempty"`
+}
+
+// Forgotten is what a report held that was reset. Exchanges are all that were seen,
+// the times those of the first and the last; null when there was none.
+type Forgotten struct {
+	Exchanges int64      `json:"exchanges"`
+	Compared  int64      `json:"compared"`
+	From      *time.Time `json:"from"`
+	To        *time.Time `json:"to"`
 }
 
 // ChangeList is the answer to `off --all`.

@@ -119,6 +119,17 @@ func (c *Client) Where(ctx context.Context, name string, client netip.Addr) (api
 	return call[api.WhereList](ctx, c, http.MethodGet, of(name, "/where", "/where")+"?client="+url.QueryEscape(client.String()), nil)
 }
 
+// Report reads what comparing has found in the named split, or in the only one
+// when name is "": a ShadowReport, as the daemon wrote it.
+func (c *Client) Report(ctx context.Context, name string) (json.RawMessage, error) {
+	return call[json.RawMessage](ctx, c, http.MethodGet, of(name, "/report", "/report"), nil)
+}
+
+// ResetReport forgets what was compared.
+func (c *Client) ResetReport(ctx context.Context, name string, request api.Request) (api.Change, error) {
+	return call[api.Change](ctx, c, http.MethodPost, of(name, "/report/reset", "/report/reset"), request)
+}
+
 // Apply makes the daemon read its files again, or run the text in the request.
 func (c *Client) Apply(ctx context.Context, request api.ApplyRequest) (api.Apply, error) {
 	return call[api.Apply](ctx, c, http.MethodPost, "/v1/apply", request)

@@ -78,6 +78,9 @@ func TestEveryCallGoesWhereTheAPIHasIt(t *testing.T) {
 		func() error { _, err := c.Off(ctx, "mx", request); return err },
 		func() error { _, err := c.OffAll(ctx, request); return err },
 		func() error { _, err := c.Apply(ctx, api.ApplyRequest{Text: "splits: []", Name: "x"}); return err },
+		func() error { _, err := c.Report(ctx, ""); return err },
+		func() error { _, err := c.Report(ctx, "mx"); return err },
+		func() error { _, err := c.ResetReport(ctx, "mx", request); return err },
 	}
 	for i, call := range calls {
 		if err := call(); err != nil {
@@ -98,6 +101,9 @@ func TestEveryCallGoesWhereTheAPIHasIt(t *testing.T) {
 		`POST /v1/splits/mx/off {"reason":"CHG-1"}`,
 		`POST /v1/off?all=true {"reason":"CHG-1"}`,
 		`POST /v1/apply {"text":"splits: []","name":"x"}`,
+		"GET /v1/report ",
+		"GET /v1/splits/mx/report ",
+		`POST /v1/splits/mx/report/reset {"reason":"CHG-1"}`,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("requests (-want +got):\n%s", diff)

@@ -5,6 +5,7 @@ package controltest
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -21,7 +22,10 @@ import (
 	"github.com/splitd/splitd/traffic"
 )
 
-var _ control.Operator = (*Operator)(nil)
+var (
+	_ control.Operator = (*Operator)(nil)
+	_ control.Reporter = (*Operator)(nil)
+)
 
 // Operator is a daemon's state in memory. Make it with New. Its methods may
 // be called from many goroutines; the fields are to be set before that.
@@ -41,6 +45,8 @@ type Operator struct {
 	ApplyText func(name, text string) (api.Apply, error)
 	// ClientFlows may complete an answer to Where: what conntrack would know.
 	ClientFlows func(*api.WhereList)
+	// ReportOf makes the report of a split; nil is one of nothing.
+	ReportOf func(split string) (json.RawMessage, error)
 	// Broken, when set, is what every changing method fails with.
 	Broken error
 
@@ -49,6 +55,7 @@ type Operator struct {
 	history []api.Entry // oldest first
 	before  map[uint64]traffic.Overrides
 	undone  map[uint64]bool
+	blank   map[string]bool // splits whose report was reset
 }
 
 type split struct {
@@ -62,6 +69,7 @@ func New(now func() time.Time, definitions ...traffic.Split) *Operator {
 	o := &Operator{
 		Now:           now,
 		VersionAnswer: api.VersionInfo{Version: "devel", Go: "go1.26.8", PID: os.Getpid(), StartedAt: now().UTC()},
+		blank:         map[string]bool{},
 		before:        map[uint64]traffic.Overrides{},
 		undone:        map[uint64]bool{},
 	}
@@ -253,10 +261,8 @@ func (o *Operator) changed(name string, request api.Request, change func(*split)
 func (o *Operator) move(s *split, who control.Actor, action, reason string, overrides traffic.Overrides, undoes uint64) api.Change {
 	before := traffic.Effective(s.definition, s.overrides)
 	after := traffic.Effective(s.definition, overrides)
-	change := api.Change{
-		Envelope: api.Of(api.KindChange), Split: s.definition.Name, Generation: s.generation,
-		PreviousPPM: int(before.CandidateWeight()), WeightPPM: int(after.CandidateWeight()),
-	}
+	change := o.unchanged(s)
+	change.WeightPPM = int(after.CandidateWeight())
 	weights := map[string]int{}
 	for _, c := range after.Candidates {
 		weights[c.Name] = int(c.Weight)
@@ -278,6 +284,12 @@ func (o *Operator) move(s *split, who control.Actor, action, reason string, over
 		UID: who.UID, User: who.User, SudoUser: who.SudoUser, PID: who.PID, Command: who.Command, Reason: reason,
 	})
 	return change
+}
+
+// unchanged is a change that changes nothing.
+func (o *Operator) unchanged(s *split) api.Change {
+	weight := int(traffic.Effective(s.definition, s.overrides).CandidateWeight())
+	return api.Change{Envelope: api.Of(api.KindChange), Split: s.definition.Name, Generation: s.generation, PreviousPPM: weight, WeightPPM: weight}
 }
 
 func (o *Operator) find(name string) (*split, error) {
