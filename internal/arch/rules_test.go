@@ -62,6 +62,7 @@ func rooms() []room {
 		{path: "internal/arch", why: inner},
 		{path: "internal/build", why: inner},
 		{path: "internal/demo", may: []string{"control/api", "control/client", "internal/netns", "internal/process", "traffic"}, why: player},
+		{path: "internal/ladder", why: "the ladder measures what it is given from outside: whoever has something to measure starts it"},
 		{path: "internal/netns", why: inner},
 		{path: "internal/nettest", may: []string{"internal/netns"}, why: inner},
 		{path: "internal/process", why: inner},
@@ -92,8 +93,8 @@ type owner struct {
 }
 
 func owners() []owner {
-	kernel := []string{"netfilter", "netfilter/doctor", "splitter", "health", "daemon", "control", "control/client", "internal/netns", "internal/process", "e2e/kernel/init", "bench"}
-	const system = "the kernel is spoken to in few rooms: the data planes, marks of checks, peer credentials, internal/netns, the init of a kernel under test"
+	kernel := []string{"netfilter", "netfilter/doctor", "splitter", "health", "daemon", "control", "control/client", "internal/ladder", "internal/netns", "internal/process", "e2e/kernel/init", "bench"}
+	const system = "the kernel is spoken to in few rooms: the data planes, marks of checks, peer credentials, internal/netns, the ladder's clients, the init of a kernel under test"
 	return []owner{
 		{"github.com/prometheus", []string{"metrics"}, false, "only metrics imports prometheus: the other rooms count in plain numbers"},
 		{"golang.org/x/sys", kernel, true, system},

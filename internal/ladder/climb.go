@@ -1,0 +1,233 @@
+package ladder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+// Subject is what is measured: it relays clients to the primary, and shadows them
+// to the candidate when it is told to.
+type Subject interface {
+	// Address is where clients connect to.
+	Address() netip.AddrPort
+	// Shadow turns the shadow of new flows on, or off at once.
+	Shadow(ctx context.Context, on bool) error
+	// Resident is the memory that it has, in bytes.
+	Resident() (int64, error)
+	// Close ends it.
+	Close() error
+}
+
+// Options say how the ladder is climbed.
+type Options struct {
+	// Start starts a subject for the candidate.
+	Start func(ctx context.Context, primary, candidate netip.AddrPort) (Subject, error)
+	// Rungs are the candidates; nil is all.
+	Rungs []Behaviour
+	// For is how long clients ask in all; each rung has an equal part.
+	For time.Duration
+	// Pairs is how often the shadow is off and on in a rung.
+	Pairs int
+	// Budget is what the subject's shadows may hold together, in bytes.
+	Budget int64
+	// At is the address of this host that all listen at.
+	At netip.Addr
+	// Seed decides what candidates do at random.
+	Seed uint64
+	// Done is told of each rung as it has been measured. Nil is nobody.
+	Done func(Rung)
+}
+
+// Ladder is what was measured.
+type Ladder struct {
+	// Saturating is how many requests a second the subject answers without a shadow;
+	// Rate is the half of it, at which all else was measured.
+	Saturating, Rate float64
+	Rungs            []Rung
+}
+
+// Holds says whether all rungs do.
+func (l Ladder) Holds() bool {
+	for _, r := range l.Rungs {
+		if !r.Holds() {
+			return false
+		}
+	}
+	return len(l.Rungs) > 0
+}
+
+// The clients.
+const (
+	clients = 32
+	// perFlow has a hundred new flows a second at 10,000 requests.
+	perFlow  = 100
+	patience = 2 * time.Second
+)
+
+// Climb measures all rungs. After an error, also of ctx, it returns what it has.
+func Climb(ctx context.Context, o Options) (Ladder, error) {
+	var l Ladder
+	if o.Rungs == nil {
+		o.Rungs = Behaviours()
+	}
+	if !o.At.IsValid() {
+		o.At = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	}
+	primary, err := NewPrimary(o.At)
+	if err != nil {
+		return l, err
+	}
+	defer primary.Close()
+	c := &climbing{Options: o, primary: primary, slice: o.For / time.Duration(max(2*o.Pairs*len(o.Rungs), 1))}
+	if l.Saturating, err = c.saturate(ctx); err != nil {
+		return l, fmt.Errorf("find the saturating rate: %w", err)
+	}
+	l.Rate = l.Saturating / 2
+	for _, b := range o.Rungs {
+		rung, err := c.rung(ctx, b, l.Rate)
+		if err != nil {
+			return l, fmt.Errorf("measure a candidate that is %s: %w", b, err)
+		}
+		l.Rungs = append(l.Rungs, rung)
+		if o.Done != nil {
+			o.Done(rung)
+		}
+	}
+	return l, nil
+}
+
+// climbing is a ladder that is being climbed.
+type climbing struct {
+	Options
+	primary *Primary
+	slice   time.Duration
+}
+
+func (c *climbing) load(at netip.AddrPort) Load {
+	return Load{At: at, Clients: clients, Flow: perFlow, Warm: c.slice / 10, Patience: patience}
+}
+
+// with has a subject for a candidate while do runs.
+func (c *climbing) with(ctx context.Context, b Behaviour, do func(Subject, *Candidate) error) (err error) {
+	candidate, err := NewCandidate(b, c.At, c.Seed)
+	if err != nil {
+		return err
+	}
+	defer candidate.Close()
+	s, err := c.Start(ctx, c.primary.Address(), candidate.Address())
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	return do(s, candidate)
+}
+
+// saturate is the middle of three slices, after one that is for warming up.
+func (c *climbing) saturate(ctx context.Context) (float64, error) {
+	var rates []time.Duration // as the time between two requests
+	err := c.with(ctx, Healthy, func(s Subject, _ *Candidate) error {
+		for i := range 4 {
+			o, err := c.load(s.Address()).Full(ctx, c.slice)
+			if err == nil && o.Failed > 0 {
+				err = fmt.Errorf("%d of %d requests failed: %w", o.Failed, o.Failed+o.Answered, o.Why)
+			}
+			if err != nil {
+				return err
+			}
+			if i > 0 && o.Answered > 0 {
+				rates = append(rates, o.Lasted/time.Duration(o.Answered))
+			}
+		}
+		return nil
+	})
+	between := Quantile(rates, 0.5)
+	if err != nil || between == 0 {
+		return 0, errors.Join(err, errors.New("no request was answered"))
+	}
+	return float64(time.Second) / float64(between), nil
+}
+
+// rung measures one candidate, the shadow off and on by turns, and who comes first
+// too.
+func (c *climbing) rung(ctx context.Context, b Behaviour, rate float64) (Rung, error) {
+	r := Rung{Behaviour: b, Budget: c.Budget}
+	var off, on []Outcome
+	err := c.with(ctx, b, func(s Subject, candidate *Candidate) error {
+		for i := range 2 * c.Pairs {
+			shadowed := i%4 == 1 || i%4 == 2 // off on, on off, off on
+			if err := s.Shadow(ctx, shadowed); err != nil {
+				return err
+			}
+			o, peak, err := c.measure(ctx, s, rate)
+			if err != nil {
+				return err
+			}
+			if shadowed {
+				on = append(on, o)
+				r.Memory.Peaks = append(r.Memory.Peaks, peak)
+			} else {
+				off = append(off, o)
+			}
+			if i == 0 {
+				if r.Memory.Before, err = s.Resident(); err != nil {
+					return err
+				}
+			}
+			r.add(o)
+		}
+		r.Taken = candidate.Taken()
+		return nil
+	})
+	r.Off, r.On = TimesOf(off), TimesOf(on)
+	return r, err
+}
+
+func (r *Rung) add(o Outcome) {
+	r.Requests += o.Answered
+	r.Failed += o.Failed
+	r.Strays += o.Strays
+	r.Why = first(r.Why, o.Why)
+}
+
+// lookEvery is how often memory is looked at.
+const lookEvery = 20 * time.Millisecond
+
+// measure asks for a slice at the rate and looks at the memory meanwhile.
+func (c *climbing) measure(ctx context.Context, s Subject, rate float64) (Outcome, int64, error) {
+	watching, stop := context.WithCancel(ctx)
+	type seen struct {
+		peak int64
+		err  error
+	}
+	looked := make(chan seen, 1)
+	go func() {
+		peak, err := watch(watching, s.Resident, lookEvery)
+		looked <- seen{peak, err}
+	}()
+	o, err := c.load(s.Address()).Paced(ctx, c.slice, rate)
+	stop()
+	memory := <-looked
+	return o, memory.peak, errors.Join(err, memory.err)
+}
+
+// watch is the most that resident said until ctx ends, and once then.
+func watch(ctx context.Context, resident func() (int64, error), every time.Duration) (int64, error) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	peak := int64(0)
+	for {
+		n, err := resident()
+		if err != nil {
+			return peak, err
+		}
+		peak = max(peak, n)
+		select {
+		case <-ctx.Done():
+			return peak, nil
+		case <-tick.C:
+		}
+	}
+}

@@ -1,0 +1,147 @@
+package ladder
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestAQuantileIsOneOfTheValues(t *testing.T) {
+	hundred := make([]time.Duration, 0, 100)
+	for i := range 100 {
+		hundred = append(hundred, time.Duration(100-i)) // 100 to 1
+	}
+	for _, tc := range []struct {
+		name   string
+		values []time.Duration
+		share  float64
+		want   time.Duration
+	}{
+		{"nothing", nil, 0.99, 0},
+		{"one value is all of them", []time.Duration{7}, 0.5, 7},
+		{"the middle", []time.Duration{3, 1, 2}, 0.5, 2},
+		{"the lower middle of an even number", []time.Duration{4, 3, 1, 2}, 0.5, 2},
+		{"99 of 100", hundred, 0.99, 99},
+		{"all of them", hundred, 1, 100},
+		{"none of them", hundred, 0, 1},
+	} {
+		if got := Quantile(tc.values, tc.share); got != tc.want {
+			t.Errorf("%s: %d, want %d", tc.name, got, tc.want)
+		}
+	}
+	if hundred[0] != 100 {
+		t.Error("the values were sorted")
+	}
+}
+
+func TestAClientCannotTellATenthOrAMillisecond(t *testing.T) {
+	const us, ms = time.Microsecond, time.Millisecond
+	for _, tc := range []struct {
+		name    string
+		off, on time.Duration
+		want    bool
+	}{
+		{"the same", 200 * us, 200 * us, true},
+		{"less", 200 * us, 100 * us, true},
+		{"a millisecond more of little", 200 * us, 1200 * us, true},
+		{"more than a millisecond of little", 200 * us, 1201 * us, false},
+		{"a tenth of much", 100 * ms, 110 * ms, true},
+		{"more than a tenth of much", 100 * ms, 111 * ms, false},
+	} {
+		if got := Near(tc.off, tc.on); got != tc.want {
+			t.Errorf("%s: %v", tc.name, got)
+		}
+	}
+}
+
+func TestMemoryIsFlatWithinItsBoundAndWithoutALeak(t *testing.T) {
+	const mib = 1 << 20
+	for _, tc := range []struct {
+		name   string
+		memory Memory
+		want   bool
+	}{
+		{"nothing was shadowed", Memory{Before: 20 * mib}, true},
+		{"one slice", Memory{20 * mib, []int64{60 * mib}}, true},
+		{"the budget is used", Memory{20 * mib, []int64{80 * mib, 90 * mib, 85 * mib}}, true},
+		{"over the bound once", Memory{20 * mib, []int64{40 * mib, 181 * mib, 40 * mib}}, false},
+		{"it goes on growing", Memory{20 * mib, []int64{30 * mib, 50 * mib, 70 * mib, 90 * mib}}, false},
+		{"a step late", Memory{20 * mib, []int64{30 * mib, 30 * mib, 30 * mib, 45 * mib}}, true},
+	} {
+		if got := tc.memory.Flat(64 * mib); got != tc.want {
+			t.Errorf("%s: %v", tc.name, got)
+		}
+	}
+}
+
+func TestARungHoldsUnlessAClientCouldTell(t *testing.T) {
+	const ms = time.Millisecond
+	good := Rung{
+		Behaviour: Healthy, Requests: 1000, Taken: 10, Budget: 64 << 20,
+		Off: Times{ms, 5 * ms}, On: Times{ms, 6 * ms}, Memory: Memory{Before: 20 << 20, Peaks: []int64{30 << 20}},
+	}
+	with := func(change func(*Rung)) Rung {
+		r := good
+		change(&r)
+		return r
+	}
+	for _, tc := range []struct {
+		name string
+		rung Rung
+		want []string
+	}{
+		{"as good as without", good, nil},
+		{
+			"slower", with(func(r *Rung) { r.On = Times{3 * ms, 20 * ms} }),
+			[]string{"p50 is 3ms with the shadow and 1ms without", "p99 is 20ms with the shadow and 5ms without"},
+		},
+		{
+			"failures", with(func(r *Rung) { r.Failed, r.Why = 2, errors.New("cut off") }),
+			[]string{"2 requests failed: cut off"},
+		},
+		{
+			"memory", with(func(r *Rung) { r.Memory.Peaks = []int64{200 << 20} }),
+			[]string{"memory grew: 20.0 MiB before, then 200.0 MiB"},
+		},
+		{
+			"a shadow that was none", with(func(r *Rung) { r.Taken = 0 }),
+			[]string{"nothing was shadowed: the candidate has seen no connection"},
+		},
+		{"who takes no connection has seen none", with(func(r *Rung) { r.Taken, r.Behaviour = 0, Blackholed }), nil},
+		{"nobody asked", with(func(r *Rung) { r.Requests = 0 }), []string{"no request was answered"}},
+	} {
+		if diff := cmp.Diff(tc.want, tc.rung.Verdict()); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", tc.name, diff)
+		}
+	}
+	if (Ladder{Rungs: []Rung{good, with(func(r *Rung) { r.Failed = 1 })}}).Holds() || (Ladder{}).Holds() || !(Ladder{Rungs: []Rung{good}}).Holds() {
+		t.Error("a ladder holds when it has rungs and all do, and only then")
+	}
+}
+
+func TestAHiccupInOneSliceIsNotTheLadders(t *testing.T) {
+	slice := func(worst time.Duration) Outcome {
+		return Outcome{Took: []time.Duration{1, 1, worst}}
+	}
+	if diff := cmp.Diff(Times{1, 2}, TimesOf([]Outcome{slice(2), slice(900), slice(2)})); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestResidentMemoryIsReadOfProc(t *testing.T) {
+	for _, tc := range []struct {
+		name, text string
+		want       int64
+		fails      bool
+	}{
+		{"as Linux writes it", "Name:\tsplitd\nVmRSS:\t   10240 kB\nThreads:\t3\n", 10 << 20, false},
+		{"a process without memory", "Name:\tkthreadd\n", 0, true},
+		{"no number", "VmRSS:\tmany kB\n", 0, true},
+	} {
+		if got, err := residentIn(tc.text); got != tc.want || (err != nil) != tc.fails {
+			t.Errorf("%s: %d, %v", tc.name, got, err)
+		}
+	}
+}
