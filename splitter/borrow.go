@@ -40,7 +40,10 @@ func (l *loans) port() uint16 {
 // dial begins to connect the flow to the target: with the client's address where
 // the split is transparent.
 func (w *worker) dial(f *flow, t *target) (int, syscall.Errno) {
-	if !f.choice.proxy.Transparent {
+	switch {
+	case f.choice.masqueraded:
+		return w.edge.connectAs(unspecified(t.at), t.endpoint, w.relay.legMark)
+	case !f.choice.proxy.Transparent:
 		return w.edge.connect(t.endpoint)
 	}
 	ip := f.client.Addr().Unmap()
@@ -140,18 +143,27 @@ func (s system) mayBorrow(from *endpoint, mark uint32) syscall.Errno {
 	return borrow(fd, from.family, mark)
 }
 
-// borrow lets a socket have an address that is not this host's (IP_TRANSPARENT,
-// ip(7), which needs CAP_NET_ADMIN or CAP_NET_RAW) and the mark by which the
-// kernel's rules lead the replies to it (SO_MARK, socket(7): CAP_NET_ADMIN, from
-// Linux 5.17 on CAP_NET_RAW too). A port may be that of other such sockets, with
-// other peers. Where none is given, it is chosen when the peer is known.
-func borrow(fd, family int, mark uint32) syscall.Errno {
+// haveAnyAddress lets a socket have an address that is not this host's
+// (IP_TRANSPARENT, ip(7), which needs CAP_NET_ADMIN or CAP_NET_RAW).
+func haveAnyAddress(fd, family int) syscall.Errno {
 	level, transparent := unix.IPPROTO_IP, unix.IP_TRANSPARENT
 	if family == unix.AF_INET6 {
 		level, transparent = unix.IPPROTO_IPV6, unix.IPV6_TRANSPARENT
 	}
+	err := unix.SetsockoptInt(fd, level, transparent, 1)
+	errno, _ := err.(syscall.Errno) //nolint:errorlint // it is always one
+	return errno
+}
+
+// borrow lets a socket have such an address and the mark by which the
+// kernel's rules lead the replies to it (SO_MARK, socket(7): CAP_NET_ADMIN, from
+// Linux 5.17 on CAP_NET_RAW too). A port may be that of other such sockets, with
+// other peers. Where none is given, it is chosen when the peer is known.
+func borrow(fd, family int, mark uint32) syscall.Errno {
+	if errno := haveAnyAddress(fd, family); errno != 0 {
+		return errno
+	}
 	for _, o := range []struct{ level, name, value int }{
-		{level, transparent, 1},
 		{unix.SOL_SOCKET, unix.SO_MARK, int(mark)},
 		{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1},
 		{unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1}, // IPv6 has no other

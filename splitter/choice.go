@@ -24,6 +24,9 @@ type choice struct {
 	primary    party
 	candidates []party
 	*rules
+
+	inlet       *inlet // where the kernel hands flows over; nil: it is the relay's own split
+	masqueraded bool   // of an inlet: its flows have this host's address
 }
 
 // rules are what all fronts of a split ask alike.

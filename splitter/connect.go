@@ -29,6 +29,9 @@ func (w *worker) admit(socket int, from netip.AddrPort, at *front) {
 	f.stage, f.choice, f.client, f.counted = connecting, c, from, counted.IsValid()
 	f.sockets = [2]int32{client: int32(socket), backend: -1}
 	f.stream = opened(c.proxy.NoSplice)
+	if c.inlet != nil {
+		c.inlet.open.Add(1)
+	}
 	defer w.guard(f)
 	if errno := w.poller.add(socket, connection, f.ticket(ofClient)); errno != 0 {
 		c.gate.lack(errno)
@@ -38,6 +41,10 @@ func (w *worker) admit(socket int, from netip.AddrPort, at *front) {
 	}
 	if !who.IsValid() {
 		w.await(f, at)
+		return
+	}
+	if c.inlet != nil {
+		w.goOnWith(f)
 		return
 	}
 	w.note(f)
@@ -183,6 +190,7 @@ func (w *worker) blame(f *flow, cause syscall.Errno) {
 		w.rest()
 	}
 	if f.ours(cause) {
+		f.trouble(cause)
 		w.relay.faults.dials.Add(1)
 		transparent := f.choice.proxy.Transparent
 		if left, ok := w.relay.quiet.allow("local fault", time.Now()); ok {
@@ -194,6 +202,7 @@ func (w *worker) blame(f *flow, cause syscall.Errno) {
 	}
 	w.tally(f).failed.Add(1)
 	w.missed(f)
+	f.trouble(cause)
 	address := f.target.address
 	if left, ok := w.relay.quiet.allow(address, time.Now()); ok {
 		w.relay.say(func(log *slog.Logger) {

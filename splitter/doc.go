@@ -26,6 +26,12 @@
 // what they carry after its receiver has it. Such a flow is copied while its tap
 // lives; all others never notice that there is a tee. Flows of UDP have none.
 //
+// Of a split of mode kernel the relay may have an inlet (inlet.go): the kernel hands
+// a sample of the primary's flows over there, which go on to where they would have
+// gone, with the client's address, and are all told to the Tee. They stay the
+// kernel's: it counts and logs them, and nothing that the split says of mode proxy is
+// for them.
+//
 // Where the split says so, a backend gets a PROXY header before the first byte
 // of the client (preamble.go): whichever backend was connected in the end. And a
 // connection from the networks that the split names begins with such a header

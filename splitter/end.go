@@ -45,6 +45,9 @@ func (w *worker) conclude(f *flow, end func(socket int), how ending) {
 	if f.stage != probing {
 		f.choice.leave(f.gated())
 	}
+	if in := f.choice.inlet; in != nil {
+		in.open.Add(-1)
+	}
 	if f.udp() {
 		w.part(f)
 	}

@@ -3,9 +3,11 @@ package splitter
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -21,6 +23,19 @@ type front struct {
 	flows   atomic.Int64 // that are open; of UDP alone
 	leave   *leave       // while it goes; guarded by Relay.mu
 	away    bool         // it begins no handshakes; guarded by Relay.mu
+
+	// inlet says that the kernel hands it flows over that ask for other addresses.
+	// Opened is that of inlets: the workers accept from it. Guarded by Relay.mu.
+	inlet, opened bool
+}
+
+// asked is what clients ask for whose handshakes are the front's: of an inlet it may
+// be anything.
+func (f *front) asked() netip.AddrPort {
+	if f.inlet {
+		return netip.AddrPortFrom(f.address.wildcard().Addr(), 0)
+	}
+	return f.address.AddrPort
 }
 
 // apply has connections that are accepted from now on treated as c says.
@@ -104,7 +119,9 @@ func (r *Relay) close(f *front) {
 	r.files.own.Add(-int64(len(f.sockets)))
 	// Who is still to send a PROXY header has the split's changes passed by.
 	f.choice.Store(f.choice.Load().toPrimary())
-	delete(r.fronts, f.address)
+	if r.fronts[f.address] == f {
+		delete(r.fronts, f.address)
+	}
 	r.log.Info("stopped listening", "split", f.choice.Load().split, "address", f.address.String())
 }
 
@@ -118,9 +135,13 @@ const backlog = 1 << 16
 // overlap it: where another program has it, that is an error. Later the kernel
 // lets in programs of the same user that ask to share it, and no others.
 func listen(address spot, many int, overlapped bool) ([]int, error) {
+	return listenBy(many, overlapped, func(shared bool) (int, error) { return listenOnce(address, shared) })
+}
+
+func listenBy(many int, overlapped bool, once func(shared bool) (int, error)) ([]int, error) {
 	var sockets []int
 	for i := range many {
-		socket, err := listenOnce(address, i > 0 || overlapped)
+		socket, err := once(i > 0 || overlapped)
 		if err != nil {
 			closeAll(sockets)
 			return nil, err
@@ -143,7 +164,7 @@ func listenOnce(address spot, shared bool) (int, error) {
 	}
 	// Plain TCP: an MPTCP socket, which package net asks for, costs every
 	// client's SYN more and is refused by some options (golang/go#74643).
-	return bound(unix.SOCK_STREAM, unix.IPPROTO_TCP, to, func(socket int) error { return prepare(socket, to, shared) })
+	return bound(unix.SOCK_STREAM, unix.IPPROTO_TCP, to, func(socket int) error { return prepare(socket, to, shared, 0) })
 }
 
 // bound makes a socket and has it prepared.
@@ -159,8 +180,9 @@ func bound(kind, protocol int, to *endpoint, prepare func(socket int) error) (in
 	return socket, nil
 }
 
-// prepare binds and listens. What is set here accepted connections inherit.
-func prepare(socket int, to *endpoint, shared bool) error {
+// prepare binds and listens. What is set here accepted connections inherit; the
+// patience is that of keepAlive.
+func prepare(socket int, to *endpoint, shared bool, patience time.Duration) error {
 	if to.family == unix.AF_INET6 {
 		// So that [::] never takes what belongs to 0.0.0.0: ipv6(7).
 		if err := unix.SetsockoptInt(socket, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1); err != nil {
@@ -174,7 +196,7 @@ func prepare(socket int, to *endpoint, shared bool) error {
 			return err
 		}
 	}
-	if err := keepAlive(socket, 0); err != nil { // until the front has a choice
+	if err := keepAlive(socket, patience); err != nil { // until the front has a choice
 		return err
 	}
 	if shared {

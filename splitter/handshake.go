@@ -23,8 +23,8 @@ const (
 	synRecv = 1 << 3
 )
 
-// handshakes lists the clients that a listener at the address has answered and
-// that have not acknowledged it yet: they are not in its queue, and yet the
+// handshakes lists the clients that a listener at the address has answered (with
+// port 0: of the unspecified address, any listener of its family has) and that have not acknowledged it yet: they are not in its queue, and yet the
 // close of the listener resets them. Those that the kernel answered by SYN
 // cookies leave no trace and are not listed. It asks the kernel of the calling
 // thread's namespace, and needs no capability.
@@ -37,7 +37,7 @@ func handshakes(at netip.AddrPort) (map[netip.AddrPort]bool, error) {
 	}
 	clients := map[netip.AddrPort]bool{}
 	for _, answer := range answers {
-		if here, client, ok := parseHandshake(answer); ok && here.Port() == at.Port() && (at.Addr().IsUnspecified() || here.Addr() == at.Addr()) {
+		if here, client, ok := parseHandshake(answer); ok && (at.Port() == 0 || here.Port() == at.Port()) && (at.Addr().IsUnspecified() || here.Addr() == at.Addr()) {
 			clients[client] = true
 		}
 	}

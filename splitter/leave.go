@@ -54,7 +54,7 @@ func (r *Relay) retire(f, cover *front) {
 // onTheirWay are the clients whose handshakes the front has begun; false when the
 // kernel does not say.
 func (r *Relay) onTheirWay(f *front) (map[netip.AddrPort]bool, bool) {
-	clients, err := handshakes(f.address.AddrPort)
+	clients, err := handshakes(f.asked())
 	if err != nil {
 		r.log.Debug("see who is on the way in", "address", f.address.String(), "error", err)
 	}
@@ -76,14 +76,14 @@ func (f *front) stay() bool {
 // await closes the front when it has waited enough.
 func (r *Relay) await(f *front, l *leave) {
 	end := time.Now().Add(leavePatience)
-	r.waitFor(l, f.address.AddrPort, end)
+	r.waitFor(l, f.asked(), end)
 	r.mu.Lock()
 	if f.leave == l {
 		f.turnAway()
 		l.clients, _ = r.onTheirWay(f)
 	}
 	r.mu.Unlock()
-	r.waitFor(l, f.address.AddrPort, end)
+	r.waitFor(l, f.asked(), end)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if f.leave == l {

@@ -28,6 +28,9 @@ func (f *flow) service() netip.AddrPort {
 	if f.proxied != nil && f.proxied.service.IsValid() {
 		return f.proxied.service
 	}
+	if f.choice.inlet != nil {
+		return askedOf(int(f.sockets[client]), f.target.at)
+	}
 	if at := f.choice.service; !at.Addr().IsUnspecified() {
 		return at
 	}

@@ -84,7 +84,8 @@ type Relay struct {
 	counters map[traffic.BackendKey]*counter
 	circuits map[circuitKey]*circuit // of what is served now
 	groups   map[traffic.BackendKey]groups
-	gates    map[string]*gate // by split
+	gates    map[string]*gate  // by split
+	inlets   map[string]*inlet // by split
 	// overflowed is what fronts that have gone had no room for.
 	overflowed uint64
 }
@@ -122,6 +123,7 @@ func New(o Options) *Relay {
 		circuits: map[circuitKey]*circuit{},
 		groups:   map[traffic.BackendKey]groups{},
 		gates:    map[string]*gate{},
+		inlets:   map[string]*inlet{},
 	}
 	r.crowd.most = o.crowd
 	r.workings, r.broken = errgroup.WithContext(context.Background())

@@ -45,6 +45,9 @@ func (w *worker) rest() {
 	w.wheel.set(worksAlone, w.now+ticks(w.pause))
 	for place := range w.listeners {
 		w.overstay(int32(place))
+		if f := w.listeners[place].front; f != nil && f.inlet {
+			f.choice.Load().inlet.trouble.Add(1)
+		}
 	}
 }
 

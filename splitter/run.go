@@ -78,6 +78,9 @@ func (r *Relay) stop() {
 	for _, f := range r.fronts {
 		r.retire(f, nil)
 	}
+	for name := range r.inlets {
+		r.dropInlet(name)
+	}
 	r.mu.Unlock()
 	r.leaving.Wait()
 	for timeout, n := range r.drain() {

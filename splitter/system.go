@@ -238,6 +238,10 @@ const (
 	keepAsked = 4
 )
 
+// asTheHost is the patience with peers that a connection would have of itself: it is
+// asked whether it is there after two hours (net.ipv4.tcp_keepalive_time, tcp(7)).
+const asTheHost time.Duration = -1
+
 // keepPace is after how long a silent peer is asked, and asked again, so that one
 // that is gone is given up when the patience with it is over: the kernel looks at
 // that when it would ask again (tcp_keepalive_timer in net/ipv4/tcp_timer.c). It
@@ -255,8 +259,11 @@ func (system) lasting(socket int, patience time.Duration) { _ = keepAlive(socket
 // long it may leave unacknowledged what it was sent, or take nothing, when
 // keep-alives are not sent (TCP_USER_TIMEOUT, tcp(7)), and how long it may leave
 // those unanswered. 0 leaves it to the host, about 15 minutes and for ever, and to
-// keepCount.
+// keepCount; asTheHost leaves all of it to the host.
 func keepAlive(socket int, patience time.Duration) error {
+	if patience == asTheHost {
+		return unix.SetsockoptInt(socket, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
+	}
 	pace := int(keepPace(patience) / time.Second)
 	for _, option := range []struct{ level, name, value int }{
 		{unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(min(patience.Milliseconds(), math.MaxInt32))},

@@ -27,10 +27,16 @@ func (r *Relay) TeeCounts() map[string]TeeCounts {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	counts := make(map[string]TeeCounts, len(r.splits))
-	for name := range r.splits {
+	read := func(name string) {
 		if g := r.gates[name]; g != nil {
 			counts[name] = g.tees.read()
 		}
+	}
+	for name := range r.splits {
+		read(name)
+	}
+	for name := range r.inlets {
+		read(name)
 	}
 	return counts
 }

@@ -47,7 +47,7 @@ func (r *Relay) FlowsOf(client netip.Addr, split string, most int) []ClientFlow 
 
 // of describes the flow if it is that client's.
 func (f *flow) of(ip netip.Addr) (ClientFlow, bool) {
-	if f.stage == probing || f.target == nil || f.client.Addr() != ip {
+	if f.stage == probing || f.choice.inlet != nil || f.target == nil || f.client.Addr() != ip {
 		return ClientFlow{}, false
 	}
 	flow := ClientFlow{
