@@ -94,6 +94,8 @@ type circuit struct {
 	// What flows read without the lock.
 	open    atomic.Bool
 	failing atomic.Bool
+
+	answered atomic.Int64 // the tick of the newest answer, see spoke
 }
 
 // change replaces the breaker, and says whether the circuit opened or closed.
@@ -114,6 +116,17 @@ func (c *circuit) served() (closed bool) {
 	}
 	return closed
 }
+
+// spoke says that the backend has answered somebody.
+func (c *circuit) spoke(now int64) {
+	if c != nil && c.answered.Load() < now {
+		c.answered.Store(now)
+	}
+}
+
+// spokeAfter says whether the backend has answered anybody after that tick. Then
+// one that it does not answer has said what asks for no answer, or is nobody.
+func (c *circuit) spokeAfter(tick int64) bool { return c != nil && c.answered.Load() > tick }
 
 // failed says that a flow could not be connected.
 func (c *circuit) failed(now int64) (opened bool) {

@@ -114,10 +114,7 @@ func (w *worker) expired(f *flow) {
 		w.overdue(f)
 		return
 	case due(f.times.first, w.now) && !f.heard:
-		if f.spoken {
-			w.missed(f)
-		}
-		w.cutOff(f, endSilent, "the backend sends no first byte")
+		w.unheard(f)
 		return
 	case due(f.times.idle, w.now):
 		quiet, patience := w.quiet(f), f.patience()
@@ -135,6 +132,18 @@ func (w *worker) expired(f *flow) {
 		w.edge.lasting(int(f.sockets[backend]), f.choice.proxy.PeerTimeout)
 	}
 	w.appoint(f)
+}
+
+// unheard ends a flow whose backend has sent no first byte in time. That counts
+// against a candidate which was asked something and has answered nobody since the
+// flow began: or a few who ask nonsense, in whoever's name, could have all others
+// kept from it.
+func (w *worker) unheard(f *flow) {
+	began := f.times.first - ticks(f.choice.proxy.FirstByteTimeout)
+	if f.spoken && !f.target.circuit.spokeAfter(began) {
+		w.missed(f)
+	}
+	w.cutOff(f, endSilent, "the backend sends no first byte")
 }
 
 // stopped cuts off a flow that the end of the relay leaves no more time.

@@ -116,6 +116,7 @@ func (w *worker) count(f *flow, from side, o outcome) {
 	default:
 		if !f.heard {
 			f.heard = true
+			f.target.circuit.spoke(w.now)
 			w.served(f)
 		}
 		w.tally(f).bytesOut.Add(uint64(o.n))

@@ -243,6 +243,7 @@ func (w *worker) replied(f *flow) {
 // answered notes that the backend has said something.
 func (w *worker) answered(f *flow) {
 	f.talk.newest, f.talk.last = w.now, backend
+	f.target.circuit.spoke(w.now)
 	if f.talk.fresh {
 		w.freshen(f)
 	}
@@ -302,10 +303,7 @@ func (w *worker) gave(r reply, bytes int) {
 func (w *worker) expiredTalk(f *flow) {
 	switch t := f.talk; {
 	case due(f.times.first, w.now) && !f.heard:
-		if f.spoken {
-			w.missed(f)
-		}
-		w.cutOff(f, endSilent, "the backend sends no first byte")
+		w.unheard(f)
 		return
 	case due(f.times.connect, w.now) && t.leaves && !t.front.choice.Load().takes(f):
 		w.conclude(f, w.edge.close, endUnanswered)
