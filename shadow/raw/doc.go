@@ -5,5 +5,6 @@
 //
 // All that a client says is sent, what changes something too: nothing here can tell
 // it apart. For the same reason nothing is sent to a control, and nothing learnt.
-// What begins as TLS is opaque: its bytes can never be the same.
+// Where the client begins TLS, with its first byte or later, the flow is opaque: its
+// bytes can never be the same.
 package raw
