@@ -1,10 +1,7 @@
 package splitter
 
 import (
-	"net"
 	"net/netip"
-
-	"github.com/pires/go-proxyproto"
 
 	"github.com/splitd/splitd/traffic"
 )
@@ -37,23 +34,7 @@ func (f *flow) service() netip.AddrPort {
 	return localAddress(int(f.sockets[client]))
 }
 
-// preamble is the header of the PROXY protocol, sections 2.1 and 2.2 of
-// proxy-protocol.txt in HAProxy's sources. Version 1 has 104 bytes at most, version
-// 2 has 52. Both addresses are of one family there: IPv4-mapped ones are IPv4,
-// and where only one is IPv4, both are written as IPv6.
+// preamble is the header of the PROXY protocol.
 func preamble(version traffic.SendProxy, client, service netip.AddrPort) []byte {
-	number := byte(2)
-	if version == traffic.SendProxyV1 {
-		number = 1
-	}
-	bytes, err := proxyproto.HeaderProxyFromAddrs(number, tcpAddress(client), tcpAddress(service)).Format()
-	if err != nil {
-		panic("a header of two IP addresses: " + err.Error()) // it refuses others alone
-	}
-	return bytes
-}
-
-// tcpAddress is without its zone, which no header has.
-func tcpAddress(at netip.AddrPort) *net.TCPAddr {
-	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(at.Addr().WithZone(""), at.Port()))
+	return []byte(version.Header(client, service))
 }
