@@ -49,8 +49,7 @@ func (f *flow) drop(reason string) {
 
 // run plays the flow to its end.
 func (f *flow) run() {
-	defer f.runner.flows.Done()
-	defer f.runner.open.Add(-1)
+	defer f.runner.gate.leave()
 	budget := f.runner.options.Budget
 	budget.enter(f)
 	defer func() {
@@ -213,7 +212,7 @@ func (f *flow) contain() {
 	if v == nil {
 		return
 	}
-	f.runner.panicked.Add(1)
+	f.runner.totals.panicked.Add(1)
 	f.runner.options.Log.Error("a shadow panicked and is over", "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
 	for _, s := range f.sessions {
 		if !s.over {

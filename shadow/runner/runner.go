@@ -36,6 +36,9 @@ type Options struct {
 	Flows int64
 	// Patience is how long the candidate may owe a reply, or take to be connected.
 	Patience time.Duration
+	// Totals are counted into; nil are the runner's own. Runners that follow one
+	// another may share them.
+	Totals *Totals
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 	Log *slog.Logger // nil: nothing is logged
@@ -58,15 +61,24 @@ type Runner struct {
 	options Options
 	ctx     context.Context
 	stop    context.CancelFunc
-	flows   sync.WaitGroup
-	open    atomic.Int64
-	declined,
-	panicked atomic.Uint64
-
-	mu      sync.Mutex
-	breaker Breaker
-	closed  bool
+	gate    gate
+	breaker atomic.Pointer[Breaker]
+	// connections are the goroutines of flows besides the flow's own.
+	connections sync.WaitGroup
+	totals      *Totals
 }
+
+// Totals are the numbers of runners that only grow. The zero value is ready, and
+// they may be counted and read from many goroutines.
+type Totals struct{ full, broken, stopped, panicked atomic.Uint64 }
+
+// Declined are the flows that were not played.
+func (t *Totals) Declined() Declined {
+	return Declined{Full: t.full.Load(), Broken: t.broken.Load(), Stopped: t.stopped.Load()}
+}
+
+// Panicked is how many shadows a panic has ended.
+func (t *Totals) Panicked() uint64 { return t.panicked.Load() }
 
 // New returns a Runner; Close it.
 func New(o Options) *Runner {
@@ -76,44 +88,65 @@ func New(o Options) *Runner {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	if o.Totals == nil {
+		o.Totals = &Totals{}
+	}
 	ctx, stop := context.WithCancel(context.Background())
-	return &Runner{options: o, ctx: ctx, stop: stop}
+	r := &Runner{options: o, ctx: ctx, stop: stop, totals: o.Totals, gate: gate{most: o.Flows, empty: make(chan struct{})}}
+	r.breaker.Store(&Breaker{})
+	return r
 }
 
 // Counts are a runner's numbers. Open is of now, the others only grow.
 type Counts struct {
-	Open     int64  // shadows that run
-	Declined uint64 // flows that were not played: too many at once, the breaker, the end
-	Panicked uint64 // shadows that ended by a panic of their driver
-	Breaker  string // why the breaker is open; "" when it is not
+	Open     int64    // shadows that run
+	Declined Declined // flows that were not played
+	Panicked uint64   // shadows that ended by a panic of their driver
+	Breaker  string   // why the breaker is open; "" when it is not
 }
+
+// Declined are flows that were not played, by why: too many at once, the breaker
+// was open, the runner was stopped.
+type Declined struct{ Full, Broken, Stopped uint64 }
 
 // Counts returns the numbers as they are now.
 func (r *Runner) Counts() Counts {
-	c := Counts{Open: r.open.Load(), Declined: r.declined.Load(), Panicked: r.panicked.Load()}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if reason, open := r.breaker.Open(); open {
+	c := Counts{Open: r.gate.open(), Declined: r.totals.Declined(), Panicked: r.totals.Panicked()}
+	if reason, open := r.breaker.Load().Open(); open {
 		c.Breaker = reason
 	}
 	return c
 }
 
-// Close ends all shadows, whose open exchanges are told as dropped, and returns
-// when none runs any more. Flows that come later are declined.
-func (r *Runner) Close() {
-	r.mu.Lock()
-	r.closed = true
-	r.mu.Unlock()
+// Stop has all shadows end, whose open exchanges are told as dropped, and does not
+// wait for that. Flows that come later are declined.
+func (r *Runner) Stop() {
+	r.gate.close()
 	r.stop()
-	r.flows.Wait()
+}
+
+// Close is Stop, and returns when no shadow runs any more.
+func (r *Runner) Close() {
+	r.Stop()
+	<-r.gate.empty
+	r.connections.Wait()
 }
 
 // Open begins the shadow of a flow that the primary has answered. Nil says that
-// there is none. It does not wait for anything but a goroutine to be made.
+// there is none. It waits for nothing, and takes no lock.
 func (r *Runner) Open(of Flow) *Tap {
-	if !r.admits() {
-		r.declined.Add(1)
+	switch r.gate.enter() {
+	case gateShut:
+		r.totals.stopped.Add(1)
+		return nil
+	case gateFull:
+		r.totals.full.Add(1)
+		return nil
+	case gateOpen:
+	}
+	if !r.ask() {
+		r.gate.leave()
+		r.totals.broken.Add(1)
 		return nil
 	}
 	f := newFlow(r, of)
@@ -121,36 +154,38 @@ func (r *Runner) Open(of Flow) *Tap {
 	return &Tap{flow: f}
 }
 
-// admits counts one more shadow, unless there may be none.
-func (r *Runner) admits() bool {
-	if r.options.Flows > 0 && r.open.Load() >= r.options.Flows {
-		return false
+// ask asks the breaker whether a flow may be played.
+func (r *Runner) ask() bool {
+	may := true
+	r.note(func(b Breaker) Breaker {
+		b, may = b.Ask(r.options.Now(), 2*r.options.Patience)
+		return b
+	})
+	return may
+}
+
+// note changes the breaker, and returns it as it was and is. Many may at once: who
+// comes second begins again.
+func (r *Runner) note(change func(Breaker) Breaker) (was, is Breaker) {
+	for {
+		old := r.breaker.Load()
+		now := change(*old)
+		if now == *old || r.breaker.CompareAndSwap(old, &now) {
+			return *old, now
+		}
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.closed {
-		return false
-	}
-	var may bool
-	if r.breaker, may = r.breaker.Ask(r.options.Now(), 2*r.options.Patience); !may {
-		return false
-	}
-	r.open.Add(1)
-	r.flows.Add(1)
-	return true
 }
 
 // judged tells the breaker how a shadow fared at the candidate.
 func (r *Runner) judged(failure string) {
-	r.mu.Lock()
-	_, was := r.breaker.Open()
-	if failure == "" {
-		r.breaker = r.breaker.Served()
-	} else {
-		r.breaker = r.breaker.Failed(r.options.Now(), failure)
-	}
-	_, is := r.breaker.Open()
-	r.mu.Unlock()
+	before, after := r.note(func(b Breaker) Breaker {
+		if failure == "" {
+			return b.Served()
+		}
+		return b.Failed(r.options.Now(), failure)
+	})
+	_, was := before.Open()
+	_, is := after.Open()
 	switch {
 	case is && !was:
 		r.options.Log.Warn("candidate fails its shadows: flows are not played to it, but one now and then", "reason", failure)

@@ -10,12 +10,14 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/splitd/splitd/internal/nettest"
 	"github.com/splitd/splitd/shadow"
 )
 
@@ -238,7 +240,7 @@ func TestACandidateThatHangsKeepsNobodyWaitingAndFillsNoMemory(t *testing.T) {
 		}, "timed out"},
 		"says nothing": {candidate(func(c net.Conn) { _, _ = io.Copy(io.Discard, c) }), "timed out"},
 		"refuses":      {refuses, "refused"},
-		"ends":         {candidate(func(net.Conn) {}), "closed"},
+		"ends":         {candidate(func(c net.Conn) { _, _ = bufio.NewReader(c).ReadString('\n') }), "closed"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -434,8 +436,65 @@ func TestNoMoreShadowsRunThanMay(t *testing.T) {
 				t.Errorf("flow %d is shadowed: %v", i, got)
 			}
 		}
-		if r.Counts().Declined != 2 {
+		if r.Counts().Declined != (Declined{Full: 2}) {
 			t.Errorf("%+v, want 2 declined", r.Counts())
 		}
 	})
+}
+
+// Flows come from the relay's threads, which must not wait for one another nor for
+// the end: all are played or counted as declined, and none after Close.
+func TestFlowsThatComeFromManyThreadsAtTheEndAreAllPlayedOrDeclined(t *testing.T) {
+	const threads = 4
+	var sink told
+	r := start(t, &sink, func(o *Options) { o.Flows = 20 })
+	var asked, played atomic.Uint64
+	var relay sync.WaitGroup
+	for range threads {
+		relay.Go(func() {
+			for r.Counts().Declined.Stopped == 0 {
+				asked.Add(1)
+				if tap := r.Open(Flow{}); tap != nil {
+					played.Add(1)
+					tap.End(shadow.Closed, time.Now())
+				}
+			}
+		})
+	}
+	nettest.Eventually(t, "some are played", func() bool { return played.Load() > 50 })
+	r.Close()
+	if c := r.Counts(); c.Open != 0 {
+		t.Errorf("after the end: %+v", c)
+	}
+	relay.Wait()
+	c := r.Counts()
+	if all := played.Load() + c.Declined.Full + c.Declined.Broken + c.Declined.Stopped; all != asked.Load() || c.Open != 0 {
+		t.Errorf("%d flows came, %d are accounted for: %+v", asked.Load(), all, c)
+	}
+}
+
+func TestAGateLetsNoMoreInThanMayAndNobodyOnceItIsClosed(t *testing.T) {
+	g := gate{most: 2, empty: make(chan struct{})}
+	for i, want := range []passage{gateOpen, gateOpen, gateFull} {
+		if got := g.enter(); got != want {
+			t.Errorf("number %d: %v, want %v", i, got, want)
+		}
+	}
+	g.leave()
+	if got := g.enter(); got != gateOpen || g.open() != 2 {
+		t.Errorf("a place that was left is not taken again: %v, %d are in", got, g.open())
+	}
+	g.close()
+	g.close()
+	if got := g.enter(); got != gateShut || g.open() != 2 {
+		t.Errorf("behind a closed gate: %v, %d are in", got, g.open())
+	}
+	g.leave()
+	select {
+	case <-g.empty:
+		t.Error("it is empty while one is in")
+	default:
+	}
+	g.leave()
+	<-g.empty
 }

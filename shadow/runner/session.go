@@ -58,8 +58,8 @@ func (s *session) dial() {
 	s.cancel, s.dialling = cancel, true
 	s.out = newOutbox(s.flow.queue.ring)
 	s.await()
-	turn, out, flows := s.turn, s.out, &s.flow.runner.flows
-	flows.Go(func() { s.converse(ctx, cancel, turn, out) })
+	turn, out, connections := s.turn, s.out, &s.flow.runner.connections
+	connections.Go(func() { s.converse(ctx, cancel, turn, out) })
 }
 
 // hangUp ends the connection.
@@ -100,7 +100,7 @@ func (s *session) converse(ctx context.Context, cancel context.CancelFunc, turn 
 	if !tell(news{conn: conn}) {
 		return
 	}
-	s.flow.runner.flows.Go(func() { out.write(ctx, conn, cancel) })
+	s.flow.runner.connections.Go(func() { out.write(ctx, conn, cancel) })
 	buffer, taken := make([]byte, 16<<10), make(chan struct{}, 1)
 	for {
 		n, err := conn.Read(buffer)
