@@ -61,6 +61,36 @@ func (t *Tally) Add(x shadow.Exchange, differences []shadow.Difference, at time.
 	t.sample(x, differences, signatures, at)
 }
 
+// Miss counts exchanges of which nothing is known but why they were not compared:
+// those of flows that nobody looked into. Each is taken for one.
+func (t *Tally) Miss(why shadow.Verdict, reason string, count int64, at time.Time) {
+	if count <= 0 || knownVerdict(why) == "" {
+		return
+	}
+	t.seen(at)
+	t.s.Coverage.Eligible += count
+	*t.s.Coverage.part(why) += count
+	t.reason(why, reason, count)
+}
+
+// SetRules has it go on under other rules, and with samples that are full or not.
+// Full samples do not stay where there may be none any more.
+func (t *Tally) SetRules(ignore []shadow.Ignore, full bool) {
+	if t.options.Full && !full {
+		t.DropSamples()
+	}
+	t.options.Ignore, t.options.Full = ignore, full
+	t.takeRules()
+}
+
+// DropSamples forgets the samples. The counts stay.
+func (t *Tally) DropSamples() {
+	t.s.Samples = nil
+	for i := range t.s.Signatures {
+		t.s.Signatures[i].Samples = nil
+	}
+}
+
 // AddControl counts one exchange of A/A: Primary is what the primary told the
 // client, Candidate what the primary said when it was asked again.
 func (t *Tally) AddControl(x shadow.Exchange, differences []shadow.Difference, at time.Time) {
