@@ -14,7 +14,6 @@ func later() []*cobra.Command {
 	)
 	for _, c := range []struct{ use, short, instead string }{
 		{"shadow [SPLIT] W", "Play a share of the primary's flows to the candidate too", "begin with a small real share, as in `splitctl set mx 0.5%`"},
-		{"report [SPLIT]", "Tell how the candidate's answers differ", "`splitctl show` has what became of each backend's flows"},
 		{"top", "Watch all splits", "`watch splitctl status` does"},
 		{"ramp [SPLIT]", "Raise the weight step by step, on evidence", byHand},
 		{"pause [SPLIT]", "Hold a ramp", noRamp},

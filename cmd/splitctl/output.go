@@ -60,16 +60,21 @@ type printer func(io.Writer) error
 // print writes the answer to standard output: as data in the asked format, or
 // as the table. What more formats a command has it passes by name.
 func (a *app) print(f *format, answer any, table printer, more map[string]printer) error {
-	var whole bytes.Buffer // or not at all: half a table looks like a whole one
-	write := more[f.value]
 	switch f.value {
 	case formatTable:
-		write = table
+		return a.put(table)
 	case formatJSON:
-		write = func(io.Writer) error { return writeJSON(&whole, answer) }
+		return a.put(func(w io.Writer) error { return writeJSON(w, answer) })
 	case formatYAML:
-		write = func(w io.Writer) error { return writeYAML(w, answer) }
+		return a.put(func(w io.Writer) error { return writeYAML(w, answer) })
 	}
+	return a.put(more[f.value])
+}
+
+// put prints what is written, or nothing where that fails: half a table looks like
+// a whole one.
+func (a *app) put(write printer) error {
+	var whole bytes.Buffer
 	if err := write(&whole); err != nil {
 		return fmt.Errorf("print answer: %w", err)
 	}
@@ -81,7 +86,7 @@ func (a *app) print(f *format, answer any, table printer, more map[string]printe
 
 // writeJSON writes the answer with one key a line; what is JSON already keeps
 // its keys and their order.
-func writeJSON(w *bytes.Buffer, answer any) error {
+func writeJSON(w io.Writer, answer any) error {
 	if text, ok := answer.(json.RawMessage); ok {
 		return indent(w, text)
 	}
@@ -91,10 +96,14 @@ func writeJSON(w *bytes.Buffer, answer any) error {
 	return encoder.Encode(answer)
 }
 
-func indent(w *bytes.Buffer, text json.RawMessage) error {
-	w.Grow(2 * len(text))
-	err := json.Indent(w, bytes.TrimSpace(text), "", "  ")
-	w.WriteByte('\n')
+func indent(w io.Writer, text json.RawMessage) error {
+	var lines bytes.Buffer
+	lines.Grow(2 * len(text))
+	if err := json.Indent(&lines, bytes.TrimSpace(text), "", "  "); err != nil {
+		return err
+	}
+	lines.WriteByte('\n')
+	_, err := w.Write(lines.Bytes())
 	return err
 }
 

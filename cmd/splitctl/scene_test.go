@@ -62,7 +62,11 @@ func sceneOf(args []string) (*controltest.Operator, error) {
 	case "broken":
 		operator.Broken = fmt.Errorf("set weights of %q: netlink receive: device or resource busy", "mx")
 	default:
-		return nil, fmt.Errorf("there is no scene %q", args[0])
+		reports, ok := reportScenes()[args[0]]
+		if !ok {
+			return nil, fmt.Errorf("there is no scene %q", args[0])
+		}
+		operator.ReportOf = reports
 	}
 	return operator, nil
 }

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -41,6 +42,13 @@ func daemon(t testing.TB, scene ...string) string {
 		t.Fatal(err)
 	}
 	path := filepath.Join(t.TempDir(), "s")
+	serve(t, path, operator)
+	return path
+}
+
+// serve answers at the socket until the test ends, or stop is called.
+func serve(t testing.TB, path string, operator control.Operator) (stop func()) {
+	t.Helper()
 	server, err := control.Listen(control.ServerOptions{Path: path})
 	if err != nil {
 		t.Fatal(err)
@@ -48,13 +56,14 @@ func daemon(t testing.TB, scene ...string) string {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	ended := make(chan error, 1)
 	go func() { ended <- server.Run(ctx, control.Handler(operator, slog.New(slog.DiscardHandler))) }()
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
 	})
-	return path
+	t.Cleanup(stop)
+	return stop
 }
 
 func TestColourIsForTerminalsThatWantIt(t *testing.T) {
