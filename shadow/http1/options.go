@@ -27,6 +27,19 @@ type Options struct {
 // after 101 Switching Protocols.
 type Allow struct{ Method, Path string }
 
+// ParseAllow reads an Allow as people write it: "POST /search".
+func ParseAllow(text string) (Allow, error) {
+	method, path, ok := strings.Cut(strings.TrimSpace(text), " ")
+	if !ok {
+		return Allow{}, fmt.Errorf("allow %q: write a method and a path, such as \"POST /search\"", text)
+	}
+	a := Allow{method, strings.TrimSpace(path)}
+	return a, Options{Allow: []Allow{a}}.Check()
+}
+
+// String writes it so that ParseAllow reads it back.
+func (a Allow) String() string { return a.Method + " " + a.Path }
+
 // Upgraded stands in an Allow for what follows an upgrade of the protocol.
 const Upgraded = "UPGRADE"
 
@@ -42,13 +55,13 @@ func (o Options) Check() error {
 	for _, a := range o.Allow {
 		switch {
 		case !isToken(a.Method) || strings.ToUpper(a.Method) != a.Method:
-			return fmt.Errorf("allow %q: %q is no method: write one in capitals, such as POST, or %s", a.Method+" "+a.Path, a.Method, Upgraded)
+			return fmt.Errorf("allow %q: %q is no method: write one in capitals, such as POST, or %s", a, a.Method, Upgraded)
 		case a.Method == "CONNECT":
-			return fmt.Errorf("allow %q: a tunnel cannot be compared: leave it out", a.Method+" "+a.Path)
-		case !strings.HasPrefix(a.Path, "/") || isDevious(a.Path):
-			return fmt.Errorf("allow %q: %q is no path: write one from / on, with * for a segment and /** for all below", a.Method+" "+a.Path, a.Path)
+			return fmt.Errorf("allow %q: a tunnel cannot be compared: leave it out", a)
+		case !strings.HasPrefix(a.Path, "/") || isDevious(a.Path) || strings.ContainsAny(a.Path, " \t?#"):
+			return fmt.Errorf("allow %q: %q is no path: write one from / on, without a query, with * for a segment and /** for all below", a, a.Path)
 		case strings.Contains(strings.TrimSuffix(a.Path, "/**"), "**"):
-			return fmt.Errorf("allow %q: ** stands at the end alone: write * for a segment", a.Method+" "+a.Path)
+			return fmt.Errorf("allow %q: ** stands at the end alone: write * for a segment", a)
 		}
 	}
 	for _, host := range slices.Concat(o.PrimaryHosts, o.CandidateHosts) {
@@ -59,7 +72,21 @@ func (o Options) Check() error {
 	if o.LoopGuard != "" && !isToken(o.LoopGuard) {
 		return fmt.Errorf("loop guard %q: it is no name of a header: write one such as X-Shadow", o.LoopGuard)
 	}
+	if slices.Contains(meaningful(), strings.ToLower(o.LoopGuard)) {
+		return fmt.Errorf("loop guard %q: it means something to servers: write a name of your own, such as X-Shadow", o.LoopGuard)
+	}
 	return nil
+}
+
+// meaningful are headers that a server acts by when it finds them in a request: the
+// first ones say where it ends.
+func meaningful() []string {
+	return []string{
+		"content-length", "transfer-encoding", "connection", "keep-alive", "proxy-connection", "te", "trailer", "upgrade", "expect", "host",
+		"authorization", "proxy-authorization", "cookie", "range", "if-range", "if-match", "if-none-match", "if-modified-since", "if-unmodified-since",
+		"content-encoding", "content-type", "accept-encoding", "forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto",
+		"x-http-method", "x-http-method-override", "x-method-override",
+	}
 }
 
 // Rule says what is written to a candidate, for plans and reports.
@@ -67,7 +94,7 @@ func (o Options) Rule() string {
 	var b strings.Builder
 	b.WriteString("http: GET, HEAD and OPTIONS")
 	for _, a := range o.Allow {
-		fmt.Fprintf(&b, ", %s %s", a.Method, a.Path)
+		fmt.Fprintf(&b, ", %s", a)
 	}
 	b.WriteString("; no other method")
 	return b.String()

@@ -30,10 +30,12 @@ func TestOptionsThatMakeNoSenseAreRefused(t *testing.T) {
 		{Options{Allow: []Allow{{"POST", "/a/*/b"}, {Upgraded, "/**"}}, PrimaryHosts: []string{"a.example:80"}, LoopGuard: "X-Loop"}, ""},
 		{Options{Allow: []Allow{{"post", "/a"}}}, `allow "post /a": "post" is no method: write one in capitals, such as POST, or UPGRADE`},
 		{Options{Allow: []Allow{{"CONNECT", "/"}}}, `allow "CONNECT /": a tunnel cannot be compared: leave it out`},
-		{Options{Allow: []Allow{{"POST", "a"}}}, `allow "POST a": "a" is no path: write one from / on, with * for a segment and /** for all below`},
-		{Options{Allow: []Allow{{"POST", "/a/../b"}}}, `allow "POST /a/../b": "/a/../b" is no path: write one from / on, with * for a segment and /** for all below`},
+		{Options{Allow: []Allow{{"POST", "a"}}}, `allow "POST a": "a" is no path: write one from / on, without a query, with * for a segment and /** for all below`},
+		{Options{Allow: []Allow{{"POST", "/a/../b"}}}, `allow "POST /a/../b": "/a/../b" is no path: write one from / on, without a query, with * for a segment and /** for all below`},
 		{Options{Allow: []Allow{{"POST", "/**/b"}}}, `allow "POST /**/b": ** stands at the end alone: write * for a segment`},
 		{Options{CandidateHosts: []string{"http://a"}}, `host "http://a": write a name, with a port where it has one: example.org:8080`},
+		{Options{Allow: []Allow{{"POST", "/a?b"}}}, `allow "POST /a?b": "/a?b" is no path: write one from / on, without a query, with * for a segment and /** for all below`},
+		{Options{LoopGuard: "Content-Length"}, `loop guard "Content-Length": it means something to servers: write a name of your own, such as X-Shadow`},
 		{Options{LoopGuard: "X Loop"}, `loop guard "X Loop": it is no name of a header: write one such as X-Shadow`},
 	}
 	for _, test := range tests {
@@ -43,6 +45,26 @@ func TestOptionsThatMakeNoSenseAreRefused(t *testing.T) {
 		}
 		if got != test.want {
 			t.Errorf("got %q, want %q", got, test.want)
+		}
+	}
+}
+
+func TestAnAllowIsReadAsItIsWritten(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]Allow{
+		"POST /search": {"POST", "/search"}, " PUT  /api/** ": {"PUT", "/api/**"}, "UPGRADE /chat": {Upgraded, "/chat"},
+	} {
+		got, err := ParseAllow(text)
+		if err != nil || got != want {
+			t.Errorf("%q: %v, %v", text, got, err)
+		}
+		if again, err := ParseAllow(got.String()); err != nil || again != got {
+			t.Errorf("%q read back: %v, %v", got, again, err)
+		}
+	}
+	for _, text := range []string{"", "POST", "/search", "post /search", "POST search", "POST /a /b", "CONNECT /"} {
+		if got, err := ParseAllow(text); err == nil {
+			t.Errorf("%q is read as %v", text, got)
 		}
 	}
 }
