@@ -16,6 +16,7 @@ type Config struct {
 	Netfilter Netfilter
 	FlowLog   FlowLog
 	Relay     Relay
+	Shadow    Shadow
 	Definition
 }
 
@@ -55,6 +56,11 @@ type FlowLog struct {
 // Relay is what mode proxy runs on.
 type Relay struct {
 	Workers int // threads that relay; 0 is one for each processor
+}
+
+// Shadow is what the shadows of all splits share.
+type Shadow struct {
+	Budget int64 // memory, in bytes
 }
 
 // Options say where a configuration comes from.

@@ -44,7 +44,6 @@ func (c *collected) read(r *report, file string, text []byte) {
 		return
 	}
 	c.readSettings(t)
-	t.inside("shadow", func(t *table) { t.laterSize("budget", 64<<20, "64MiB") })
 	if v, ok := t.take("splits"); ok {
 		items, _ := v.list()
 		for _, item := range items {
@@ -68,6 +67,7 @@ func (c *collected) read(r *report, file string, text []byte) {
 // definition judges what was read as a whole.
 func (c *collected) definition(r *report) (Definition, error) {
 	judgeAll(c.splits)
+	c.judgeBudgets()
 	judgePaths(c.paths)
 	if err := r.err(); err != nil {
 		return Definition{}, err

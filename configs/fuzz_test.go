@@ -8,12 +8,16 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/splitd/splitd/configs"
+	"github.com/splitd/splitd/shadow"
+	"github.com/splitd/splitd/shadow/http1"
+	"github.com/splitd/splitd/shadow/smtp"
 	"github.com/splitd/splitd/traffic"
 )
 
@@ -128,6 +132,7 @@ func checkDefinition(t *testing.T, d configs.Definition) {
 		checkHealth(t, s)
 		checkDraw(t, s)
 		checkGroups(t, s)
+		checkShadow(t, s)
 		for _, ip := range s.Service.Addresses {
 			for _, port := range s.Service.Ports {
 				tcp := port.Transport == traffic.TCP
@@ -243,5 +248,43 @@ func checkGroups(t *testing.T, s traffic.Split) {
 	}
 	if m := s.Mirror; m.To.IsValid() && s.Mode != traffic.ModeKernel || !m.To.IsValid() && m.Sample != 0 {
 		t.Errorf("split %q: mirror %+v", s.Name, m)
+	}
+}
+
+// checkShadow checks what those who play flows to a candidate rely on.
+func checkShadow(t *testing.T, s traffic.Split) {
+	t.Helper()
+	is := s.Shadow
+	if is.FlowBudget < 128<<10 || is.FlowBudget > 1<<30 || is.Patience < 100*time.Millisecond || is.MaxFlows < 0 || !is.MinEffect.Valid() || is.MinEffect == traffic.Whole {
+		t.Errorf("split %q: limits of its shadow %+v", s.Name, is)
+	}
+	if _, known := s.Candidate(is.To); !known && (is.To != "" || len(s.Candidates) == 1) {
+		t.Errorf("split %q: shadowed to %q", s.Name, is.To)
+	}
+	if err := s.CheckSample(); err != nil && s.Sample > 0 || !s.Sample.Valid() {
+		t.Errorf("split %q: sample %s: %v", s.Name, s.Sample, err)
+	}
+	mail := smtp.Options{Mode: smtp.Mode(is.Mode), Token: is.SinkToken}
+	if mail.Check() != nil || (is.Mode == "") == (s.Protocol == "smtp") || is.SinkToken != "" && is.Mode != "sink" {
+		t.Errorf("split %q, protocol %s: mode %q, token %q", s.Name, s.Protocol, is.Mode, is.SinkToken)
+	}
+	web := http1.Options{PrimaryHosts: is.PrimaryHosts, CandidateHosts: is.CandidateHosts, LoopGuard: is.LoopGuard}
+	for _, text := range is.Allow {
+		allow, err := http1.ParseAllow(text)
+		if err != nil || s.Protocol != "http" {
+			t.Errorf("split %q, protocol %s: allow %q: %v", s.Name, s.Protocol, text, err)
+		}
+		web.Allow = append(web.Allow, allow)
+	}
+	if err := web.Check(); err != nil {
+		t.Errorf("split %q: %v", s.Name, err)
+	}
+	for _, text := range is.Ignore {
+		if rule, err := shadow.ParseIgnore(text); err != nil || rule.String() != text {
+			t.Errorf("split %q: ignore %q is %q: %v", s.Name, text, rule, err)
+		}
+	}
+	if s.Mode == traffic.ModeProxy && s.Proxy.SendProxy != "" && is.Identity != traffic.Identity("proxy-"+s.Proxy.SendProxy) {
+		t.Errorf("split %q: identity %q with send_proxy %s", s.Name, is.Identity, s.Proxy.SendProxy)
 	}
 }

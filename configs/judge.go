@@ -29,6 +29,7 @@ func (d *draft) judge() {
 	d.judgeGroups()
 	d.judgeDraw()
 	d.judgeMirror()
+	d.judgeShadow()
 	d.judgeMode()
 }
 

@@ -36,14 +36,6 @@ func (t *table) laterDuration(key string, only time.Duration, text string) {
 	}
 }
 
-func (t *table) laterSize(key string, only int64, text string) {
-	if v, ok := t.take(key); ok {
-		if n, ok := v.size(); ok {
-			v.onlyDefault(n == only, text)
-		}
-	}
-}
-
 func (t *table) laterWeight(key, only string) {
 	if v, ok := t.take(key); ok {
 		if w, ok := v.weight(); ok {
@@ -73,18 +65,7 @@ func (t *table) inside(key string, read func(*table)) {
 }
 
 // laterParts reads what a split may say about parts that are not built yet.
-func (t *table) laterParts(candidate string) {
-	t.inside("shadow", func(t *table) {
-		if candidate == "" { // wrong or missing: reported there
-			t.take("to")
-		} else {
-			t.laterText("to", candidate)
-		}
-		t.laterWeight("sample", "0%")
-		t.laterText("mode", "envelope")
-		t.laterSize("flow_budget", 1<<20, "1MiB")
-		t.laterList("ignore")
-	})
+func (t *table) laterParts() {
 	t.laterText("verify", "")
 	t.inside("ramp", func(t *table) {
 		t.laterText("steps", "exponential")

@@ -19,5 +19,9 @@ func Complete(stored traffic.Split) traffic.Split {
 	if stored.Affinity == traffic.AffinitySource && stored.AffinityPrefix == (traffic.AffinityPrefix{}) {
 		stored.AffinityPrefix = defaultPrefix()
 	}
+	if reflect.ValueOf(stored.Shadow).IsZero() {
+		stored.Shadow = defaultShadow()
+		stored.Shadow = fitted(stored)
+	}
 	return stored
 }

@@ -17,7 +17,7 @@ import (
 func OneLiner(listen, primary, candidate, weight string) (Definition, error) {
 	var r report
 	flag := func(name string) spot { return spot{report: &r, path: name} }
-	d := &draft{split: newSplit("default"), at: flag("--listen"), name: flag("--listen"), whole: true}
+	d := &draft{split: newSplit("default"), at: flag("--listen"), name: flag("--listen"), whole: true, candidates: true}
 	d.split.Mode = traffic.ModeProxy
 	if service, ok := onFlag(flag("--listen"), listen, parseListen); ok {
 		port := traffic.Port{Number: service.Port(), Transport: traffic.TCP}

@@ -37,6 +37,7 @@ func TestOneLinerIsASplitInModeProxy(t *testing.T) {
 				ConnectTimeout: 500 * time.Millisecond, Fallback: traffic.FallbackPrimary,
 				IdleTimeout: time.Hour, DrainTimeout: 30 * time.Second, PeerTimeout: 5 * time.Minute,
 			},
+			Shadow: traffic.Shadow{To: "candidate", FlowBudget: 1 << 20, Patience: 10 * time.Second, MaxFlows: 1000, MinEffect: 1000},
 		}},
 		Places: map[string]configs.Place{"default": {File: "--listen"}},
 	}

@@ -104,6 +104,7 @@ func (k ranked) config(d Definition) Config {
 	priority, _ := parsePriority(k.scalars.GetString(keyPriority))
 	sample, _ := traffic.ParseWeight(k.scalars.GetString(keyFlowsSample))
 	workers, _ := parseWorkers(k.scalars.GetString(keyWorkers))
+	budget, _ := parseBudget(k.scalars.GetString(keyBudget))
 	return Config{
 		Control: Control{
 			Socket:        k.scalars.GetString(keySocket),
@@ -116,6 +117,7 @@ func (k ranked) config(d Definition) Config {
 		Netfilter:  Netfilter{MarkMask: mask, RouteTable: table, RulePriority: priority, Owner: k.scalars.GetString(keyOwner)},
 		FlowLog:    FlowLog{To: k.scalars.GetString(keyFlowsTo), Sample: sample},
 		Relay:      Relay{Workers: workers},
+		Shadow:     Shadow{Budget: budget},
 		Definition: d,
 	}
 }

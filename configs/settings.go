@@ -45,6 +45,7 @@ const (
 	keyFlowsSample = "flow_log.sample"
 	keyOwner       = "netfilter.owner"
 	keyWorkers     = "relay.workers"
+	keyBudget      = "shadow.budget"
 )
 
 func scalars() []scalar {
@@ -62,6 +63,7 @@ func scalars() []scalar {
 		{keyFlowsTo, "", "", false, checkFlowsTo},
 		{keyFlowsSample, "", "100%", false, discard(traffic.ParseWeight)},
 		{keyWorkers, "", "0", true, discard(parseWorkers)},
+		{keyBudget, "", defaultBudget, false, discard(parseBudget)},
 	}
 }
 

@@ -26,6 +26,9 @@ type draft struct {
 	backends []backendDraft // the primary first
 	draw     drawDraft
 	mirror   mirrorDraft
+	shadow   shadowDraft
+	// candidates says that each of them could be read, with its name.
+	candidates bool
 }
 
 type backendDraft struct {
@@ -50,6 +53,14 @@ func (v value) weight() (traffic.Weight, bool) {
 	return w, err == nil
 }
 
+// The protocols. protocolUnknown is that of a split whose protocol cannot be read.
+const (
+	protocolRaw     = "raw"
+	protocolSMTP    = "smtp"
+	protocolHTTP    = "http"
+	protocolUnknown = ""
+)
+
 // modeUnknown is that of a split whose mode cannot be read: what another one
 // would be wrong in is no mistake of its own.
 const modeUnknown traffic.Mode = ""
@@ -63,13 +74,14 @@ func (d *draft) relayed() bool {
 func newSplit(name string) traffic.Split {
 	return traffic.Split{
 		Name:     name,
-		Protocol: "raw",
+		Protocol: protocolRaw,
 		Mode:     traffic.ModeKernel,
 		Affinity: traffic.AffinityNone,
 		Return:   traffic.ReturnPolicy,
 		WhenDown: traffic.WhenDownPrimary,
 		Health:   defaultHealth(),
 		Proxy:    defaultProxy(),
+		Shadow:   defaultShadow(),
 	}
 }
 
@@ -93,11 +105,8 @@ func readSplit(v value) (*draft, bool) {
 	d.readHealth(t)
 	d.readDraw(t)
 	d.readUDP(t)
-	var first string
-	if len(d.split.Candidates) > 0 {
-		first = d.split.Candidates[0].Name
-	}
-	t.laterParts(first)
+	d.readShadow(t)
+	t.laterParts()
 	t.close()
 	return d, true
 }
@@ -111,9 +120,7 @@ func readName(v value) string {
 // readWords reads the keys that are one word.
 func (d *draft) readWords(t *table) {
 	if v, ok := t.take("protocol"); ok {
-		if word, ok := oneOf(v, []string{"raw", "smtp", "http"}, []string{"dns", "redis", "line"}); ok {
-			d.split.Protocol = word
-		}
+		d.split.Protocol, _ = oneOf(v, []string{protocolRaw, protocolSMTP, protocolHTTP}, []string{"dns", "redis", "line"})
 	}
 	if v, ok := t.take("mode"); ok {
 		if word, ok := oneOf(v, []traffic.Mode{traffic.ModeKernel, traffic.ModeProxy, traffic.ModeAuto}, nil); ok {
@@ -225,13 +232,13 @@ func (d *draft) readBackends(t *table) {
 	if !ok {
 		return
 	}
-	each(v, candidatesMax, "a backend under trial", func(item value) bool {
+	d.candidates = each(v, candidatesMax, "a backend under trial", func(item value) bool {
 		b, ok := readBackend(item, 1+len(d.split.Candidates))
 		if ok {
 			d.split.Candidates = append(d.split.Candidates, b.backend)
 			d.backends = append(d.backends, b)
 		}
-		return ok
+		return ok && b.backend.Name != ""
 	})
 	if sum := d.split.CandidateWeight(); sum > traffic.Whole {
 		v.refuse("weights add up to %s, over 100%%", sum)

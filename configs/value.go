@@ -219,13 +219,33 @@ func (v value) size() (int64, bool) {
 	if !ok {
 		return 0, false
 	}
-	for shift, unit := range []string{"B", "KiB", "MiB", "GiB"} {
-		digits, found := strings.CutSuffix(s, unit)
+	n, err := parseSize(s)
+	if err != nil {
+		v.refuse("%s", err)
+	}
+	return n, err == nil
+}
+
+func parseSize(text string) (int64, error) {
+	for power, unit := range sizeUnits() {
+		digits, found := strings.CutSuffix(text, unit)
 		n, err := strconv.ParseUint(digits, 10, 32)
 		if found && err == nil {
-			return int64(n) << (10 * shift), true
+			return int64(n) << (10 * power), nil
 		}
 	}
-	v.refuse("%q is not a size: write one such as 64MiB", s)
-	return 0, false
+	return 0, fmt.Errorf("%q is not a size: write one such as 64MiB", text)
+}
+
+// sizeUnits are the units of sizes, each 1024 of the one before.
+func sizeUnits() []string { return []string{"B", "KiB", "MiB", "GiB"} }
+
+// sizeText writes a size with the largest unit that keeps it whole.
+func sizeText(n int64) string {
+	units := sizeUnits()
+	unit := 0
+	for ; n > 0 && n%1024 == 0 && unit < len(units)-1; unit++ {
+		n /= 1024
+	}
+	return strconv.FormatInt(n, 10) + units[unit]
 }

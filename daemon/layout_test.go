@@ -283,7 +283,7 @@ func TestAnUnchangedFileIsNoNewGenerationAfterAnUpgrade(t *testing.T) {
 		}
 		file := definition.Splits[0]
 		old := file
-		old.AffinityPrefix, old.Health, old.WhenDown = traffic.AffinityPrefix{}, traffic.Health{}, ""
+		old.AffinityPrefix, old.Health, old.WhenDown, old.Shadow = traffic.AffinityPrefix{}, traffic.Health{}, "", traffic.Shadow{}
 		record := state.Record{Name: "mx", Generation: 7, Definition: old}
 		got := settle(file, &record, nil, noon)
 		if got.action != "" || got.record.Generation != 7 {
