@@ -59,11 +59,6 @@ func (w *world) endsAtNothing(d *Daemon) {
 	}
 }
 
-func isConflict(err error) bool {
-	refused, ok := errors.AsType[*api.Error](err)
-	return ok && refused.Code == api.CodeConflict
-}
-
 func TestAnOffThatChangesNothingStillBeatsARaiseThatWaits(t *testing.T) {
 	w := newPair(t)
 	d := w.mustBoot()

@@ -55,6 +55,9 @@ func (d *Daemon) raise(ctx context.Context, since uint64, decide decision) (warn
 	}
 	if err := t.wait(ctx, raisePatience); err != nil {
 		attempt.givenUp.Store(true)
+		if errors.Is(err, errAbandoned) { // while it waited to be written
+			return nil, d.overtaken(since)
+		}
 		return nil, refused(err)
 	}
 	c.entries = *attempt.entries.Load()

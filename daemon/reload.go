@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"os"
 	"reflect"
@@ -135,7 +136,7 @@ func (d *Daemon) reloadOnHangup(ctx context.Context, hangup <-chan os.Signal) er
 			if d.options.FlowLog != nil {
 				d.options.FlowLog.Reopen()
 			}
-			answer, err := d.Apply(ctx, itself, api.ApplyRequest{Request: api.Request{Reason: "SIGHUP"}})
+			answer, err := d.applyOnHangup(ctx)
 			if err != nil {
 				d.log.Error("reload; the running configuration stays", "error", err)
 				continue
@@ -143,4 +144,26 @@ func (d *Daemon) reloadOnHangup(ctx context.Context, hangup <-chan os.Signal) er
 			d.log.Info("reloaded", "changed", answer.Changed, "warnings", answer.Warnings)
 		}
 	}
+}
+
+// hangupTries is how often one SIGHUP reads the files.
+const hangupTries = 5
+
+// applyOnHangup applies, and again where something was set or lowered meanwhile:
+// who sends a signal hears of no conflict, and cannot try again. What was set holds,
+// because it is read anew with the files.
+func (d *Daemon) applyOnHangup(ctx context.Context) (answer api.Apply, err error) {
+	for range hangupTries {
+		answer, err = d.Apply(ctx, itself, api.ApplyRequest{Request: api.Request{Reason: "SIGHUP"}})
+		if !isConflict(err) {
+			break
+		}
+	}
+	return answer, err
+}
+
+// isConflict says whether a change was refused because another one came first.
+func isConflict(err error) bool {
+	refused, ok := errors.AsType[*api.Error](err)
+	return ok && refused.Code == api.CodeConflict
 }
