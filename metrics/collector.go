@@ -40,6 +40,10 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		c.send(ch, c.names.reload, one(reload.OK))
 		c.send(ch, c.names.reloadTime, seconds(reload.At))
 	}
+	if b := c.sample.ShadowBudget; b != nil {
+		c.send(ch, c.names.shadows.budget, float64(b.Most))
+		c.send(ch, c.names.shadows.budgetUsed, float64(b.Used))
+	}
 	seen := make(map[string]bool)
 	for _, split := range c.sample.Splits {
 		// Two of one name would make the whole exposition invalid.
@@ -64,6 +68,10 @@ func (c *collector) split(ch chan<- prometheus.Metric, split Split) {
 	}
 	for _, reason := range slices.Sorted(maps.Keys(split.Refused)) {
 		c.send(ch, c.names.shut, float64(split.Refused[reason]), name, string(reason))
+	}
+	if split.Shadow != nil {
+		c.send(ch, c.names.shadows.sample, ratio(int(split.State.Sample)), name)
+		c.shadow(ch, name, *split.Shadow)
 	}
 	observed := observedByBackend(split)
 	seen := make(map[string]bool)

@@ -44,6 +44,8 @@ type Sample struct {
 	RelayFaults map[string]uint64
 	// ChecksLate is how many health checks began late.
 	ChecksLate uint64
+	// ShadowBudget is nil where no split is shadowed.
+	ShadowBudget *Budget
 	// Failures is how many readings (of a data plane's counters, say) failed
 	// for this sample; what they would have told is nil in it.
 	Failures int
@@ -70,6 +72,8 @@ type Split struct {
 	// Observed is the share of each backend, in the same unit. It may be left
 	// out for a split of one candidate.
 	Observed map[string]int
+	// Shadow is nil where nothing was shadowed since the daemon began.
+	Shadow *Shadow
 	// InSync says whether the kernel does what it should; nil in proxy mode.
 	InSync *bool
 }

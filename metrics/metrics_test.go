@@ -35,7 +35,8 @@ func sample() metrics.Sample {
 		StartedAt:  time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC),
 		LastReload: metrics.Reload{At: time.Date(2026, 11, 20, 12, 0, 1, 500_000_000, time.UTC), OK: true},
 		StoreOK:    true, KernelMended: 2, KernelDrift: new(3), ChecksLate: 3,
-		RelayFaults: map[string]uint64{"accept": 4, "connect": 0, "splice": 9},
+		ShadowBudget: &metrics.Budget{Used: 1 << 20, Most: 64 << 20},
+		RelayFaults:  map[string]uint64{"accept": 4, "connect": 0, "splice": 9},
 		Splits: []metrics.Split{
 			{
 				State: split("mx", 15, 50_000), Mode: traffic.ModeKernel, ObservedPPM: new(49_876), InSync: new(true),
@@ -55,6 +56,7 @@ func sample() metrics.Sample {
 				},
 				Killed:  map[string]uint64{"new1": 12, "new2": 0},
 				Refused: map[traffic.Refusal]uint64{traffic.RefusedMaxFlows: 8, traffic.RefusedNoFiles: 2},
+				Shadow:  shadowed("web"),
 			},
 			{State: split("dns", 1, 0), Mode: traffic.ModeKernel, InSync: new(false)},
 		},
@@ -230,7 +232,8 @@ func TestTheManualNamesEveryMetric(t *testing.T) {
 		t.Errorf("docs/metrics.md (-exposed +described):\n%s", diff)
 	}
 	for _, m := range regexp.MustCompile(`splitd_\w+`).FindAllString(string(manual), -1) {
-		if !slices.Contains(exposed, m) {
+		series := strings.Contains(own, "\n"+m+"{") // of a histogram
+		if !slices.Contains(exposed, m) && !series {
 			t.Errorf("docs/metrics.md speaks of %s, which does not exist", m)
 		}
 	}

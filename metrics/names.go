@@ -10,8 +10,10 @@ const (
 	labelRole      = "role"      // primary | candidate
 	labelDirection = "direction" // in: from clients to the backend | out: back
 	labelMode      = "mode"      // kernel | proxy
-	labelReason    = "reason"    // max_flows | max_client_flows | no_files | no_memory | no_ports | crowded_out | bad_header | late_header | no_header | other_family
-	labelKind      = "kind"      // accept | connect | splice | datagram | panic | log
+	labelReason    = "reason"    // max_flows | max_client_flows | no_files | no_memory | no_ports | crowded_out | bad_header | late_header | no_header | other_family; of shadows: full | broken | stopped
+	labelKind      = "kind"      // accept | connect | splice | datagram | panic | log; of shadows: tee | driver
+	labelPart      = "part"      // of coverage: compared | skipped | opaque | truncated | dropped | after_divergence | candidate_error | primary_error
+	labelVerdict   = "verdict"   // match | mismatch | noise
 )
 
 // name is a metric of a sample: all that splitd itself exposes, but for
@@ -31,6 +33,7 @@ type names struct {
 	weight, observed, observedCandidates, generation name
 	split, inSync, drift, mended                     name
 	store, reload, reloadTime, start                 name
+	shadows                                          shadowNames
 }
 
 const (
@@ -97,12 +100,13 @@ func newNames() names {
 			"When the configuration was last loaded, accepted or not, in seconds since 1970."),
 		start: gauge("splitd_start_time_seconds",
 			"When the daemon started, in seconds since 1970."),
+		shadows: newShadowNames(),
 	}
 }
 
 // all lists them, for Describe.
 func (n names) all() []name {
-	return []name{
+	return append(n.shadows.all(),
 		n.flows, n.flowsActive, n.bytes, n.connectFailures,
 		n.avoided, n.shut, n.relayFaults, n.killed,
 		n.halfOpen, n.unanswered, n.refused, n.resets,
@@ -110,7 +114,7 @@ func (n names) all() []name {
 		n.weight, n.observed, n.observedCandidates, n.generation,
 		n.split, n.inSync, n.drift, n.mended,
 		n.store, n.reload, n.reloadTime, n.start,
-	}
+	)
 }
 
 func counter(fqName, help string, labels ...string) name {
