@@ -50,6 +50,10 @@ func (b *Budget) refund(f *flow, n int64) {
 	b.used.Add(-n)
 }
 
+// settle takes back all that a flow holds which is gone, once: its Tap may have had
+// a chunk charged at that moment.
+func (b *Budget) settle(f *flow) { b.used.Add(-f.charged.Swap(0)) }
+
 // evict drops the newest shadows, as many as hold what is too much, and n bytes.
 // Where another does so at this moment it leaves it to that one.
 func (b *Budget) evict(n int64) {

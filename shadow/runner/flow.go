@@ -27,6 +27,7 @@ type flow struct {
 	over    atomic.Bool            // nothing is taken any more
 	dropped atomic.Pointer[string] // why it is to end early
 	ended   atomic.Bool            // the relay's flow is over
+	gone    atomic.Bool            // the goroutine has given back what it held
 
 	older, newer *flow // the budget's
 
@@ -55,7 +56,8 @@ func (f *flow) run() {
 	defer func() {
 		f.over.Store(true)
 		budget.leave(f)
-		budget.refund(f, f.charged.Load())
+		f.gone.Store(true)
+		budget.settle(f)
 	}()
 	defer f.contain()
 	f.begin()

@@ -221,15 +221,24 @@ func (t *Tap) Take(from shadow.Party, bytes []byte, fin bool, at time.Time) bool
 	if fin {
 		e.End, t.fin[from] = shadow.Closed, true
 	}
-	f.queue.put(e)
+	t.put(e)
 	return true
+}
+
+// put queues an event, whose room is charged.
+func (t *Tap) put(e shadow.Event) {
+	f := t.flow
+	f.queue.put(e)
+	if f.gone.Load() { // since it was charged
+		f.runner.options.Budget.settle(f)
+	}
 }
 
 // End says that the flow is over: whole, or by a reset.
 func (t *Tap) End(how shadow.End, at time.Time) {
 	for _, from := range []shadow.Party{shadow.Client, shadow.Primary} {
-		if !t.fin[from] && t.flow.runner.options.Budget.charge(t.flow, overhead) {
-			t.flow.queue.put(shadow.Event{From: from, End: how, At: at})
+		if !t.fin[from] && !t.flow.over.Load() && t.flow.runner.options.Budget.charge(t.flow, overhead) {
+			t.put(shadow.Event{From: from, End: how, At: at})
 		}
 	}
 	t.flow.ended.Store(true)

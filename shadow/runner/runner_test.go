@@ -498,3 +498,21 @@ func TestAGateLetsNoMoreInThanMayAndNobodyOnceItIsClosed(t *testing.T) {
 	g.leave()
 	<-g.empty
 }
+
+// A relay may hand a chunk over, or the end, when the shadow ends by itself.
+func TestAShadowThatEndsWhileItsRelayGoesOnHoldsNothing(t *testing.T) {
+	var sink told
+	r := start(t, &sink, func(o *Options) { o.Dial = refuses })
+	for range 500 {
+		r.breaker.Store(&Breaker{})
+		tap := r.Open(Flow{})
+		for range 3 {
+			says(tap, "one", "old one")
+		}
+		tap.End(shadow.Reset, time.Now())
+	}
+	nettest.Eventually(t, "all are over", func() bool { return r.Counts().Open == 0 })
+	if used := r.options.Budget.Used(); used != 0 {
+		t.Errorf("%d bytes are held by nobody", used)
+	}
+}
