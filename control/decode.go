@@ -70,6 +70,28 @@ func decodeSet(body []byte) (api.SetRequest, error) {
 	return request, nil
 }
 
+// decodeShadow decodes and judges a ShadowRequest: it asks for a sample or for the
+// file's.
+func decodeShadow(body []byte) (api.ShadowRequest, error) {
+	var request api.ShadowRequest
+	if err := strict(body, &request); err != nil {
+		return api.ShadowRequest{}, err
+	}
+	if (request.SamplePPM != nil) == request.Default {
+		return api.ShadowRequest{}, invalid("a change of the sample needs one of sample_ppm and default")
+	}
+	if request.SamplePPM != nil {
+		if err := checkPPM("sample_ppm", *request.SamplePPM); err != nil {
+			return api.ShadowRequest{}, err
+		}
+	}
+	if err := checkTTL(request.TTLSeconds, request.Default, "sample"); err != nil {
+		return api.ShadowRequest{}, err
+	}
+	request.Request = cleaned(request.Request)
+	return request, nil
+}
+
 // maxKillAfter is longer than anybody watches a drain.
 const maxKillAfter = 365 * 24 * time.Hour
 
@@ -131,12 +153,16 @@ func checkSet(request api.SetRequest) error {
 	if err := checkKill(request); err != nil {
 		return err
 	}
-	ttl := request.TTLSeconds
+	return checkTTL(request.TTLSeconds, request.Default, "weight")
+}
+
+// checkTTL judges how long the share that is asked for shall hold.
+func checkTTL(ttl float64, byDefault bool, share string) error {
 	switch {
 	case math.IsNaN(ttl) || ttl < 0 || ttl > maxTTL.Seconds():
 		return invalid(fmt.Sprintf("ttl_seconds %v must lie between 0 (for ever) and %.0f", ttl, maxTTL.Seconds()))
-	case ttl > 0 && request.Default:
-		return invalid("ttl_seconds goes with a weight: default drops the weight that it would end")
+	case ttl > 0 && byDefault:
+		return invalid("ttl_seconds goes with a " + share + ": default drops the " + share + " that it would end")
 	}
 	return nil
 }

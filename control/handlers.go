@@ -154,6 +154,15 @@ func (h *handlers) set(ctx context.Context, who caller, r *http.Request) (any, e
 	return finished(change), err
 }
 
+func (h *handlers) shadow(ctx context.Context, who caller, r *http.Request) (any, error) {
+	request, err := decodeBody(r, maxBody, decodeShadow)
+	if err != nil {
+		return nil, err
+	}
+	change, err := h.op.Shadow(ctx, h.actor(who, request.Request), r.PathValue("split"), request)
+	return finished(change), err
+}
+
 func (h *handlers) undo(ctx context.Context, who caller, r *http.Request) (any, error) {
 	request, err := decodeBody(r, maxBody, decodeRequest)
 	if err != nil {

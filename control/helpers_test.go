@@ -40,6 +40,9 @@ func split(name string, candidates ...string) traffic.Split {
 		},
 		Primary: traffic.Backend{Name: "old", Local: true},
 	}
+	if len(candidates) == 1 {
+		s.Shadow.To = candidates[0]
+	}
 	for _, c := range candidates {
 		s.Candidates = append(s.Candidates, traffic.Backend{
 			Name: c, Addresses: []traffic.Address{{IP: netip.MustParseAddr("10.0.0.12")}},

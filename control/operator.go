@@ -42,6 +42,7 @@ type Operator interface {
 	// A changing method takes name "" as the only split there is, and fails
 	// with api.CodeInvalid naming the splits when there are several.
 	Set(ctx context.Context, who Actor, name string, request api.SetRequest) (api.Change, error)
+	Shadow(ctx context.Context, who Actor, name string, request api.ShadowRequest) (api.Change, error)
 	Undo(ctx context.Context, who Actor, name string, request api.Request) (api.Change, error)
 	Off(ctx context.Context, who Actor, name string, request api.Request) (api.Change, error)
 	OffAll(ctx context.Context, who Actor, request api.Request) (api.ChangeList, error)

@@ -26,11 +26,13 @@ func (h *handlers) reads() []route {
 func (h *handlers) changes() []route {
 	return []route{
 		{http.MethodPost, "/v1/splits/{split}/weight", h.changing(h.set)},
+		{http.MethodPost, "/v1/splits/{split}/shadow", h.changing(h.shadow)},
 		{http.MethodPost, "/v1/splits/{split}/undo", h.changing(h.undo)},
 		{http.MethodPost, "/v1/splits/{split}/off", h.changing(h.off)},
 		{http.MethodPost, "/v1/splits/{split}/drain", h.changing(h.drain)},
 		{http.MethodPost, "/v1/drain", h.changing(h.drain)},
 		{http.MethodPost, "/v1/weight", h.changing(h.set)},
+		{http.MethodPost, "/v1/shadow", h.changing(h.shadow)},
 		{http.MethodPost, "/v1/undo", h.changing(h.undo)},
 		{http.MethodPost, "/v1/off", h.changing(h.off)}, // ?all=true: every split
 		{http.MethodPost, "/v1/apply", h.changing(h.apply)},

@@ -191,7 +191,7 @@ func (d *Daemon) settleAll(definition configs.Definition, known map[string]state
 		}
 		entry := d.entry(itself, s.action, prior, s.record, "", now)
 		if !ok {
-			entry.Before.Weights = s.before.weights()
+			entry.Before = s.before.side()
 		}
 		if f, off := firstSince(forced, split.Name, prior.UpdatedAt); off {
 			s, entry = d.turnedOff(s, entry, f, now)
@@ -206,7 +206,8 @@ func (d *Daemon) settleAll(definition configs.Definition, known map[string]state
 // turnedOff carries out what a forced off asked for while no daemon could record
 // it, in the name of who did it. The kernel may have it already.
 func (d *Daemon) turnedOff(s settled, entry state.Entry, f state.Forced, now time.Time) (settled, state.Entry) {
-	on := inForce(s.record).CandidateWeight() > 0
+	split := inForce(s.record)
+	on := split.CandidateWeight() > 0 || split.Sample > 0
 	if !on && s.action != state.ActionAdopt {
 		return s, entry // it was off before
 	}

@@ -22,6 +22,8 @@ func TestKernelStoreAndViewAgreeWhereverTheDaemonDies(t *testing.T) {
 			_, err := d.Off(w.t.Context(), control.Actor{}, "mx", api.Request{})
 			return err
 		},
+		"shadow more": func(w *world, d *Daemon) error { _, err := w.shadow(d, percent(50)); return err },
+		"shadow less": func(w *world, d *Daemon) error { _, err := w.shadow(d, percent(1)); return err },
 		"undo": func(w *world, d *Daemon) error {
 			_, err := d.Undo(w.t.Context(), control.Actor{}, "mx", api.Request{})
 			return err
@@ -53,7 +55,9 @@ func TestKernelStoreAndViewAgreeWhereverTheDaemonDies(t *testing.T) {
 
 // diesAt says whether the change was still under way at that step.
 func diesAt(t *testing.T, step int, change func(*world, *Daemon) error) (died bool) {
-	w := newWorld(t, mx(0))
+	shadowed := mx(0)
+	shadowed.Sample = percent(10)
+	w := newWorld(t, shadowed)
 	d := w.mustBoot()
 	if _, err := w.set(d, percent(5)); err != nil {
 		t.Fatal(err)
@@ -95,11 +99,12 @@ func (w *world) agrees(dead *Daemon) {
 		}
 		for _, name := range r.view.names() {
 			record := r.view.records.get(name)
-			if stored[name].Generation != record.Generation || inForce(stored[name]).CandidateWeight() != inForce(record).CandidateWeight() {
+			is, has := inForce(record), inForce(stored[name])
+			if has.Generation != is.Generation || has.CandidateWeight() != is.CandidateWeight() || has.Sample != is.Sample {
 				w.t.Errorf("the store has %+v, the view %+v", stored[name], record)
 			}
 		}
-		now := fmt.Sprintf("%s %v", r.view.summary(), r.view.records.get("mx").Generation)
+		now := fmt.Sprintf("%s %v %s", r.view.summary(), r.view.records.get("mx").Generation, r.view.split("mx").Sample)
 		if before != "" && now != before {
 			w.t.Errorf("a second start changed %q to %q", before, now)
 		}

@@ -177,7 +177,7 @@ func (k *fakeKernel) Read(context.Context) (map[string]netfilter.SplitState, err
 	defer k.mu.Unlock()
 	states := map[string]netfilter.SplitState{}
 	for name, s := range k.splits {
-		state := netfilter.SplitState{Generation: s.Generation, Weights: s.Weights(), Slots: s.Layout(), Forced: k.forced, Down: map[string]netfilter.Families{}, Clients: map[string]traffic.Clients{}}
+		state := netfilter.SplitState{Generation: s.Generation, Weights: s.Weights(), Sample: s.Sample, Slots: s.Layout(), Forced: k.forced, Down: map[string]netfilter.Families{}, Clients: map[string]traffic.Clients{}}
 		for _, c := range s.Candidates {
 			state.Clients[c.Name] = c.Clients
 			var f netfilter.Families
@@ -201,6 +201,9 @@ func (k *fakeKernel) Differences(_ context.Context, splits []traffic.Split, _ []
 	for _, s := range splits {
 		if got, want := leftOut(k.splits[s.Name]), leftOut(s); !slices.Equal(got, want) {
 			differences = append(differences, fmt.Sprintf("%s: wanted without %v, is without %v", s.Name, want, got))
+		}
+		if have := k.splits[s.Name]; have.Sample != s.Sample {
+			differences = append(differences, fmt.Sprintf("%s: wanted a sample of %s, has %s", s.Name, s.Sample, have.Sample))
 		}
 		if have := k.splits[s.Name]; !maps.Equal(have.Weights(), s.Weights()) || have.Generation != s.Generation {
 			differences = append(differences, fmt.Sprintf("%s: wanted %v at %d, has %v at %d", s.Name, s.Weights(), s.Generation, have.Weights(), have.Generation))
@@ -340,6 +343,7 @@ func (k *fakeKernel) Close() error { return nil }
 type fakeRelay struct {
 	mu      sync.Mutex // guards splits and what is freed
 	splits  []traffic.Split
+	applies int                   // how often all was applied
 	open    []splitter.OpenFlow   // goes on
 	clients []splitter.ClientFlow // goes on as well
 	freed   []traffic.BackendKey
@@ -359,6 +363,7 @@ func (r *fakeRelay) Apply(_ context.Context, splits []traffic.Split) error {
 		return r.fail
 	}
 	r.splits = slices.Clone(splits)
+	r.applies++
 	return nil
 }
 

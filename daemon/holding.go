@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/splitd/splitd/netfilter"
+	"github.com/splitd/splitd/state"
 	"github.com/splitd/splitd/traffic"
 )
 
@@ -14,14 +15,14 @@ type holding struct {
 	clients traffic.Clients
 }
 
-// holdings are those of the candidates of one split; one that is not named
-// takes nothing.
+// holdings are those of the candidates of one split, and under traffic.SampleKey
+// the weight of its sample; one that is not named takes nothing.
 type holdings map[string]holding
 
 // holdingsOf are those of a split in force. The groups of a closed candidate
 // are not in force.
 func holdingsOf(split traffic.Split) holdings {
-	all := holdings{}
+	all := holdings{traffic.SampleKey: {weight: split.Sample}}
 	for _, c := range split.Candidates {
 		all[c.Name] = holding{weight: c.Weight, clients: groupsOf(c)}
 	}
@@ -30,7 +31,7 @@ func holdingsOf(split traffic.Split) holdings {
 
 // holdingsIn are those that the kernel has.
 func holdingsIn(kernel netfilter.SplitState) holdings {
-	all := holdings{}
+	all := holdings{traffic.SampleKey: {weight: kernel.Sample}}
 	for name, weight := range kernel.Weights {
 		h := holding{weight: weight}
 		if !kernel.Forced && !slices.Contains(kernel.Closed, name) {
@@ -54,22 +55,27 @@ func sameGroups(a, b traffic.Split) bool {
 	})
 }
 
-// weights are what the history tells; nil where nothing is known.
-func (h holdings) weights() map[string]traffic.Weight {
+// side is what the history tells, but for the overrides; nothing where nothing is
+// known.
+func (h holdings) side() state.Side {
 	if h == nil {
-		return nil
+		return state.Side{}
 	}
 	weights := map[string]traffic.Weight{}
 	for name, one := range h {
-		weights[name] = one.weight
+		if name != traffic.SampleKey {
+			weights[name] = one.weight
+		}
 	}
-	return weights
+	return state.Side{Weights: weights, Sample: h.sample()}
 }
 
-// raisedBy says whether a candidate of the split takes more than before: a
-// bigger share, or clients by its groups.
+func (h holdings) sample() traffic.Weight { return h[traffic.SampleKey].weight }
+
+// raisedBy says whether a candidate of the split takes more than before, a
+// bigger share, or clients by its groups; or whether more is sampled.
 func (h holdings) raisedBy(after traffic.Split) bool {
-	return slices.ContainsFunc(after.Candidates, func(c traffic.Backend) bool {
+	return after.Sample > h.sample() || slices.ContainsFunc(after.Candidates, func(c traffic.Backend) bool {
 		return c.Weight > h[c.Name].weight || h[c.Name].grows(c)
 	})
 }

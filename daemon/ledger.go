@@ -81,7 +81,7 @@ func redefine(definition traffic.Split, record state.Record, now time.Time) sett
 		before = nil
 	}
 	same := !record.Removed && sameDefinition(definition, record.Definition)
-	if same && maps.Equal(before.weights(), inForce(next).Weights()) {
+	if after := inForce(next); same && maps.Equal(before.side().Weights, after.Weights()) && before.sample() == after.Sample {
 		record.Definition = definition // with what an older version did not store
 		return settled{record: record, before: before}
 	}
@@ -93,8 +93,8 @@ func redefine(definition traffic.Split, record state.Record, now time.Time) sett
 	return settled{record: advance(next, now), before: before, action: action}
 }
 
-// adopt takes over the weights that are in force, as overrides where they differ
-// from what the definition and the known overrides give.
+// adopt takes over the weights and the sample that are in force, as overrides where
+// they differ from what the definition and the known overrides give.
 func adopt(definition traffic.Split, record *state.Record, is standing, now time.Time) settled {
 	next := state.Record{Name: definition.Name, Definition: definition, Overrides: traffic.Overrides{}, UpdatedAt: now}
 	known := true
@@ -103,6 +103,11 @@ func adopt(definition traffic.Split, record *state.Record, is standing, now time
 		known = sameDefinition(definition, record.Definition)
 	}
 	next.Generation = is.Generation
+	if want := is.Sample; want != inForce(next).Sample {
+		next.Overrides[traffic.SampleKey] = traffic.Override{
+			Weight: want, Actor: "splitd", Reason: is.reason, Since: now, Off: is.Forced || definition.Pinned,
+		}
+	}
 	for _, c := range inForce(next).Candidates {
 		want, inKernel := is.Weights[c.Name]
 		closed := is.Forced || slices.Contains(is.Closed, c.Name)
@@ -161,17 +166,20 @@ func advance(record state.Record, now time.Time) state.Record {
 	return record
 }
 
-// holdDown keeps every candidate of the record at or below what it had before:
-// what happens instead of a raise that cannot be recorded. Its groups are cut in
+// holdDown keeps every candidate of the record, and its sample, at or below what it
+// had before: what happens instead of a raise that cannot be recorded. Its groups are cut in
 // the definition in force, so that the next apply finds the file's to be more.
 func holdDown(record state.Record, before holdings, now time.Time) state.Record {
 	record.Overrides = cloneOverrides(record.Overrides)
-	for i, c := range inForce(record).Candidates {
+	held := traffic.Override{Actor: "splitd", Reason: reasonHeld, Since: now, Off: true}
+	split := inForce(record)
+	if held.Weight = before.sample(); split.Sample > held.Weight {
+		record.Overrides[traffic.SampleKey] = held
+	}
+	for i, c := range split.Candidates {
 		was := before[c.Name]
-		if c.Weight > was.weight {
-			record.Overrides[c.Name] = traffic.Override{
-				Weight: was.weight, Actor: "splitd", Reason: reasonHeld, Since: now, Off: true,
-			}
+		if held.Weight = was.weight; c.Weight > was.weight {
+			record.Overrides[c.Name] = held
 		}
 		if was.grows(c) {
 			record.Definition.Candidates = slices.Clone(record.Definition.Candidates)
@@ -181,38 +189,53 @@ func holdDown(record state.Record, before holdings, now time.Time) state.Record 
 	return record
 }
 
-// switchOff returns the overrides under which every candidate has weight 0,
-// whatever the file says.
+// switchOff returns the overrides under which every candidate has weight 0, and
+// the sample too, whatever the file says.
 func switchOff(definition traffic.Split, actor, reason string, now time.Time) traffic.Overrides {
 	overrides := traffic.Overrides{}
+	off := traffic.Override{Actor: actor, Reason: reason, Since: now, Off: true}
+	if definition.Sample > 0 {
+		overrides[traffic.SampleKey] = off
+	}
+	off.Closed = true
 	for _, c := range definition.Candidates {
-		overrides[c.Name] = traffic.Override{Actor: actor, Reason: reason, Since: now, Off: true, Closed: true}
+		overrides[c.Name] = off
 	}
 	return overrides
 }
 
 // offOverrides is switchOff for the candidates that have something, or would
 // get it: from the file, once another candidate leaves room, when an override
-// ends, or by a group. The others keep what holds them, but for a drain that
-// ends flows: `off` stops that too.
+// ends, or by a group; and for the sample, likewise. The others keep what holds
+// them, but for a drain that ends flows: `off` stops that too.
 func offOverrides(record state.Record, actor, reason string, now time.Time) traffic.Overrides {
 	overrides := cloneOverrides(record.Overrides)
-	weights := inForce(record).Weights()
-	for name, off := range switchOff(record.Definition, actor, reason, now) {
-		c, _ := record.Definition.Candidate(name)
-		held, holds := overrides[name]
+	definition, split := record.Definition, inForce(record)
+	off := traffic.Override{Actor: actor, Reason: reason, Since: now, Off: true}
+	held, holds := overrides[traffic.SampleKey]
+	lasts := holds && staysAtNothing(held, definition)
+	if split.Sample > 0 || !lasts && (definition.Sample > 0 || holds) {
+		overrides[traffic.SampleKey] = off
+	}
+	off.Closed = true
+	for i, c := range definition.Candidates {
+		held, holds := overrides[c.Name]
 		groups := len(c.Clients.Always) > 0
-		lasts := holds && held.Until.IsZero() && held.Weight == 0 && held.Holds(record.Definition) &&
-			(held.Closed || !groups) && !held.EndsFlows()
-		if weights[name] > 0 || !lasts && (c.Weight > 0 || holds || groups) {
-			overrides[name] = off
+		lasts := holds && staysAtNothing(held, definition) && (held.Closed || !groups) && !held.EndsFlows()
+		if split.Candidates[i].Weight > 0 || !lasts && (c.Weight > 0 || holds || groups) {
+			overrides[c.Name] = off
 		}
 	}
 	return overrides
 }
 
-// goBack returns the overrides that bring the weights of a split back to those
-// of a side of the history, under the definition of now: the overrides of then
+// staysAtNothing says whether an override keeps what it is of at 0 for good.
+func staysAtNothing(o traffic.Override, definition traffic.Split) bool {
+	return o.Until.IsZero() && o.Weight == 0 && o.Holds(definition)
+}
+
+// goBack returns the overrides that bring the weights and the sample of a split back
+// to those of a side of the history, under the definition of now: the overrides of then
 // where they are enough, others where the file's weight has changed since. An
 // override of then that has ended by now gives way to the file, and a time to
 // end flows that has passed is over.
@@ -224,12 +247,19 @@ func goBack(definition traffic.Split, to state.Side, actor, reason string, now t
 			overrides[name] = o
 		}
 	}
-	for name, weight := range traffic.Effective(definition, overrides).Weights() {
+	split := traffic.Effective(definition, overrides)
+	word := traffic.Override{Actor: actor, Reason: reason, Since: now}
+	expired := to.Overrides[traffic.SampleKey].Expired(now)
+	if word.Weight = to.Sample; word.Weight != split.Sample && to.Weights != nil && !expired && definition.CheckSample() == nil {
+		overrides[traffic.SampleKey] = word
+	}
+	for name, weight := range split.Weights() {
 		want, known := to.Weights[name]
 		if !known || want == weight || to.Overrides[name].Expired(now) {
 			continue
 		}
-		overrides[name] = traffic.Override{Weight: want, Actor: actor, Reason: reason, Since: now}
+		word.Weight = want
+		overrides[name] = word
 	}
 	return overrides
 }
@@ -250,7 +280,8 @@ func side(record state.Record) state.Side {
 	if record.Removed || record.Generation == 0 {
 		return state.Side{}
 	}
-	return state.Side{Overrides: record.Overrides, Weights: inForce(record).Weights()}
+	split := inForce(record)
+	return state.Side{Overrides: record.Overrides, Weights: split.Weights(), Sample: split.Sample}
 }
 
 // sameDefinition compares a definition with a stored one by what is stored of

@@ -26,6 +26,7 @@ func mx(weight traffic.Weight) traffic.Split {
 		Candidates: []traffic.Backend{{
 			Name: "new", Addresses: []traffic.Address{{IP: netip.MustParseAddr("10.0.0.12")}}, Weight: weight,
 		}},
+		Shadow: traffic.Shadow{To: "new"},
 	}
 }
 

@@ -22,7 +22,7 @@ func (d *Daemon) Set(ctx context.Context, who control.Actor, name string, reques
 	}
 	change, err := d.steer(ctx, w, name, func(record state.Record, now time.Time) (traffic.Overrides, error) {
 		if request.Default {
-			return traffic.Overrides{}, nil
+			return onlySample(record.Overrides), nil
 		}
 		if err := d.notPinned(record, "set"); err != nil {
 			return nil, err
@@ -271,7 +271,8 @@ func historyItem(e state.Entry) api.Entry {
 	}
 	return api.Entry{
 		Sequence: e.Sequence, Time: e.Time, Split: e.Split, Generation: uint64(e.Generation), Action: string(e.Action), Ended: e.Ended,
-		PreviousPPM: int(e.Before.Sum()), WeightPPM: int(e.After.Sum()), Weights: weights, Undoes: e.Undoes,
+		PreviousPPM: int(e.Before.Sum()), WeightPPM: int(e.After.Sum()), Weights: weights,
+		PreviousSamplePPM: int(e.Before.Sample), SamplePPM: int(e.After.Sample), Undoes: e.Undoes,
 		UID: e.UID, User: e.User, SudoUser: e.SudoUser, PID: e.PID, Command: e.Command, Reason: e.Reason,
 	}
 }

@@ -56,7 +56,7 @@ func (d *Daemon) hasHistory() bool {
 
 // savedState is a saved split as the kernel would tell it.
 func savedState(split traffic.Split) netfilter.SplitState {
-	s := netfilter.SplitState{Generation: split.Generation, Weights: split.Weights(), Slots: split.Slots, Clients: map[string]traffic.Clients{}}
+	s := netfilter.SplitState{Generation: split.Generation, Weights: split.Weights(), Sample: split.Sample, Slots: split.Slots, Clients: map[string]traffic.Clients{}}
 	for _, c := range split.Candidates {
 		s.Clients[c.Name] = c.Clients
 		if c.Closed {

@@ -29,8 +29,12 @@ func TestOffLeavesNothingWhateverFilesAndOperatorsSaid(t *testing.T) {
 		a := weight(traffic.Whole)
 		definition := twoCandidates(a, weight(traffic.Whole-a))
 		definition.Pinned = random.IntN(2) == 0
+		definition.Shadow.To = "b"
+		if random.IntN(2) == 0 {
+			definition.Sample = weight(traffic.Whole)
+		}
 		record := state.Record{Name: "mx", Definition: definition, Overrides: traffic.Overrides{}}
-		for _, name := range []string{"new", "b"} {
+		for _, name := range []string{"new", "b", traffic.SampleKey} {
 			o := traffic.Override{Weight: weight(traffic.Whole / 2), Since: noon}
 			switch random.IntN(4) {
 			case 0:
@@ -44,13 +48,13 @@ func TestOffLeavesNothingWhateverFilesAndOperatorsSaid(t *testing.T) {
 		}
 		off := record
 		off.Overrides = offOverrides(record, "root", "", noon)
-		if got := inForce(off).CandidateWeight(); got != 0 {
-			t.Fatalf("after off of %+v: %s", record, got)
+		if got := inForce(off); got.CandidateWeight() != 0 || got.Sample != 0 {
+			t.Fatalf("after off of %+v: %s, sample %s", record, got.CandidateWeight(), got.Sample)
 		}
 		later := off
 		later.Overrides = off.Overrides.Prune(definition, noon.Add(time.Hour))
-		if got := inForce(later).CandidateWeight(); got != 0 {
-			t.Fatalf("an hour after off of %+v: %s", record, got)
+		if got := inForce(later); got.CandidateWeight() != 0 || got.Sample != 0 {
+			t.Fatalf("an hour after off of %+v: %s, sample %s", record, got.CandidateWeight(), got.Sample)
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/splitd/splitd/control"
 	"github.com/splitd/splitd/control/api"
 	"github.com/splitd/splitd/state"
+	"github.com/splitd/splitd/traffic"
 )
 
 // proposal is a new view with the records and entries that lead to it.
@@ -80,9 +81,18 @@ func (d *Daemon) remove(p *proposal, known map[string]state.Record, definition c
 func parting(record state.Record) (notes []string) {
 	kept, dropped := outlasting(record.Overrides)
 	for _, name := range slices.Sorted(maps.Keys(kept)) {
+		if name == traffic.SampleKey {
+			notes = append(notes, fmt.Sprintf("split %q: its sample stays at 0%% by %s, should the split come back", record.Name, kept[name].Actor))
+			continue
+		}
 		notes = append(notes, fmt.Sprintf("split %q: %q stays closed by %s, should the split come back", record.Name, name, kept[name].Actor))
 	}
 	for _, name := range slices.Sorted(maps.Keys(dropped)) {
+		if name == traffic.SampleKey {
+			notes = append(notes, fmt.Sprintf("split %q: its sample of %s that %s set is forgotten: should the split come back, the file's sample is in force",
+				record.Name, dropped[name].Weight, dropped[name].Actor))
+			continue
+		}
 		notes = append(notes, fmt.Sprintf("split %q: the %s that %s set for %q are forgotten: should the split come back, the file's weight is in force",
 			record.Name, dropped[name].Weight, dropped[name].Actor, name))
 	}
@@ -110,12 +120,17 @@ func (p proposal) heldDown(now time.Time) proposal {
 	return p
 }
 
-// overruled says where the file's weight is not the one in force, and why.
+// overruled says where the file's weight or sample is not the one in force, and why.
 func (p proposal) overruled() []string {
 	var notes []string
 	for _, name := range p.next.names() {
 		record := p.next.records.get(name)
-		for _, c := range inForce(record).Candidates {
+		split := inForce(record)
+		if o, ok := record.Overrides[traffic.SampleKey]; ok && record.Definition.Sample != split.Sample {
+			notes = append(notes, fmt.Sprintf("split %q: the file's sample of %s is not in force: %s set %s; `splitctl shadow %s default` takes the file's",
+				name, record.Definition.Sample, o.Actor, split.Sample, name))
+		}
+		for _, c := range split.Candidates {
 			file, _ := record.Definition.Candidate(c.Name)
 			o, ok := record.Overrides[c.Name]
 			switch {
@@ -135,13 +150,15 @@ func (p proposal) overruled() []string {
 func applied(p proposal, warnings []string) api.Apply {
 	answer := api.Apply{Envelope: api.Of(api.KindApply), Changed: len(p.records) > 0, Items: []api.Change{}, Warnings: warnings}
 	for i, record := range p.records {
-		weight := inForce(record).CandidateWeight()
+		split := inForce(record)
+		weight, sample := split.CandidateWeight(), split.Sample
 		if record.Removed {
-			weight = 0
+			weight, sample = 0, 0
 		}
 		answer.Items = append(answer.Items, api.Change{
 			Envelope: api.Of(api.KindChange), Split: record.Name, Changed: true, Generation: uint64(record.Generation),
 			PreviousPPM: int(p.entries[i].Before.Sum()), WeightPPM: int(weight), Removed: record.Removed,
+			PreviousSamplePPM: int(p.entries[i].Before.Sample), SamplePPM: int(sample),
 		})
 	}
 	return answer

@@ -74,7 +74,7 @@ func restore(ctx context.Context, kernel *netfilter.Kernel, settings netfilter.S
 		// daemon raises again when the host can carry it.
 		troubles = append(troubles, fmt.Errorf("every share is restored at 0%%: %w", err))
 		for i := range splits {
-			splits[i].Candidates = zeroed(splits[i].Candidates)
+			splits[i] = zeroed(splits[i])
 		}
 	}
 	if _, err := kernel.Apply(ctx, splits, nil); err != nil {
@@ -96,7 +96,7 @@ func restorable(snapshot state.Snapshot, standing map[string]netfilter.SplitStat
 				return nil, err
 			}
 		} else if f, off := covering(forced, split.Name); off && !snapshot.SavedAt.After(f.Time) {
-			split.Candidates = zeroed(split.Candidates)
+			split = zeroed(split)
 		}
 		splits = append(splits, split)
 	}
@@ -106,7 +106,7 @@ func restorable(snapshot state.Snapshot, standing map[string]netfilter.SplitStat
 // asStanding is the split with what the kernel does for it: nothing that an
 // `off`, a drain or a health check has closed is opened again.
 func asStanding(split traffic.Split, s netfilter.SplitState) (traffic.Split, error) {
-	split.Generation = s.Generation
+	split.Generation, split.Sample = s.Generation, s.Sample
 	if split.Affinity == traffic.AffinitySource && len(s.Slots) > 0 {
 		split.Slots = s.Slots
 	}
@@ -146,12 +146,13 @@ func shared(weights map[string]traffic.Weight, split traffic.Split) map[string]t
 	return kept
 }
 
-func zeroed(candidates []traffic.Backend) []traffic.Backend {
-	zero := append([]traffic.Backend(nil), candidates...)
-	for i := range zero {
-		zero[i].Weight, zero[i].Closed = 0, true
+// zeroed is the split as `off` leaves it.
+func zeroed(split traffic.Split) traffic.Split {
+	split.Candidates, split.Sample = slices.Clone(split.Candidates), 0
+	for i := range split.Candidates {
+		split.Candidates[i].Weight, split.Candidates[i].Closed = 0, true
 	}
-	return zero
+	return split
 }
 
 // Cleaned says what a Cleanup has done and left.

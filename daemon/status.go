@@ -180,7 +180,7 @@ func (r reading) item(name string) api.Split {
 		ObservedPPM: r.observed(record), Origin: originItem(record), Pinned: split.Pinned,
 		Flows:  api.Flows{AsOf: r.at},
 		Health: healthItem(split),
-		Shadow: api.Shadow{State: "off"}, Definition: r.view.places[name].String(), DiffersFrom: r.view.differsFrom,
+		Shadow: shadowItem(record, split), Definition: r.view.places[name].String(), DiffersFrom: r.view.differsFrom,
 	}
 	if split.Mode == traffic.ModeKernel || split.Transparent() {
 		item.Kernel = &api.Kernel{InSync: r.inSync(split)}

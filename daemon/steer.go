@@ -66,9 +66,10 @@ func (d *Daemon) overriding(w word, record state.Record, overrides traffic.Overr
 	answer := api.Change{
 		Envelope: api.Of(api.KindChange), Split: record.Name, Generation: uint64(record.Generation),
 		PreviousPPM: int(before.CandidateWeight()), WeightPPM: int(after.CandidateWeight()),
+		PreviousSamplePPM: int(before.Sample), SamplePPM: int(after.Sample),
 	}
 	c := change{reach: reachNone, raises: holdingsOf(before).raisedBy(after)}
-	if !equalWeights(before.Weights(), after.Weights()) || !sameClosed(before, after) {
+	if !equalWeights(before.Weights(), after.Weights()) || !sameClosed(before, after) || before.Sample != after.Sample {
 		c.reach = reachWeights
 		next.Generation = max(record.Generation, d.reserved[record.Name])
 		next = advance(next, now) // begun notes its counters when it comes into force
@@ -87,7 +88,7 @@ func sameClosed(a, b traffic.Split) bool {
 }
 
 // holdsDifferently says whether two sets of overrides differ in what they will
-// do later: which candidates they hold, for how long, and against what.
+// do later: what they hold, for how long, and against what.
 func holdsDifferently(a, b traffic.Overrides) bool {
 	if len(a) != len(b) {
 		return true

@@ -31,7 +31,8 @@ type Action string
 const (
 	ActionSet     Action = "set"     // an operator set weights
 	ActionDefault Action = "default" // an operator dropped the overrides
-	ActionOff     Action = "off"     // every candidate to 0
+	ActionShadow  Action = "shadow"  // an operator set the sample, or dropped its override
+	ActionOff     Action = "off"     // every candidate to 0, and the sample
 	ActionDrain   Action = "drain"   // a candidate gets no new flow
 	ActionUndo    Action = "undo"    // an earlier change was taken back
 	ActionApply   Action = "apply"   // the definition changed
@@ -48,6 +49,8 @@ type Side struct {
 	// Weights are those in force by candidate. Nil means that the split was
 	// not there.
 	Weights map[string]traffic.Weight `json:"weights"`
+	// Sample is the one in force. It is no part of the sum.
+	Sample traffic.Weight `json:"sample_ppm,omitempty"`
 }
 
 // Sum adds up the candidates' weights.

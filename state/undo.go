@@ -22,7 +22,7 @@ func NextUndo(history []Entry) (Entry, bool) {
 			return Entry{}, false
 		case ActionUndo, ActionAdopt, ActionExpire, ActionRevert, ActionEnd:
 			continue
-		case ActionSet, ActionDefault, ActionOff, ActionDrain, ActionApply:
+		case ActionSet, ActionDefault, ActionShadow, ActionOff, ActionDrain, ActionApply:
 		}
 		if e.Before.Weights == nil {
 			return Entry{}, false

@@ -2,7 +2,8 @@ package traffic
 
 import "time"
 
-// Override is a candidate's weight that an operator set above the file's.
+// Override is a candidate's weight, or the sample of a split, that an operator set
+// above the file's.
 type Override struct {
 	Weight Weight    `json:"weight_ppm"`
 	Actor  string    `json:"actor"`
@@ -31,8 +32,13 @@ func (o Override) Holds(definition Split) bool { return o.Off || o.Drain || !def
 // time.
 func (o Override) EndsFlows() bool { return o.Rate > 0 || !o.KillAt.IsZero() }
 
-// Overrides are the overrides of one split by candidate.
+// Overrides are the overrides of one split by candidate, and that of its sample.
 type Overrides map[string]Override
+
+// SampleKey is where the override of a split's sample stands among those of its
+// candidates, of which none can have that name. It is the split's, whichever
+// candidate is played to.
+const SampleKey = "%sample"
 
 // Expired says whether the override has ended at that time.
 func (o Override) Expired(now time.Time) bool {
@@ -40,11 +46,16 @@ func (o Override) Expired(now time.Time) bool {
 }
 
 // Prune returns the overrides without those that have ended at now and those
-// whose candidate the definition no longer has.
+// whose candidate the definition no longer has. That of a
+// sample which the definition does not allow goes, too, unless it was switched off.
 func (o Overrides) Prune(definition Split, now time.Time) Overrides {
 	kept := Overrides{}
 	for name, override := range o {
-		if _, known := definition.Candidate(name); known && !override.Expired(now) {
+		_, known := definition.Candidate(name)
+		if name == SampleKey {
+			known = override.Off || definition.CheckSample() == nil
+		}
+		if known && !override.Expired(now) {
 			kept[name] = override
 		}
 	}
@@ -60,14 +71,17 @@ const (
 	LayerOperator Layer = "operator"
 )
 
-// Effective returns the definition with the weights that are in force under
-// the overrides: an operator's weight above the file's, unless the definition
-// is pinned; `off` and `drain` above both. Should the sum exceed the whole (a
-// file raised another candidate meanwhile) the file's weights are lowered, in
-// order, until it fits: an operator's word is kept and nothing is
+// Effective returns the definition with the weights and the sample that are in
+// force under the overrides: an operator's weight above the file's, unless the
+// definition is pinned; `off` and `drain` above both. Should the sum exceed the
+// whole (a file raised another candidate meanwhile) the file's weights are lowered,
+// in order, until it fits: an operator's word is kept and nothing is
 // over-committed.
 func Effective(definition Split, overrides Overrides) Split {
 	effective := definition
+	if o, ok := overrides[SampleKey]; ok && o.Holds(definition) {
+		effective.Sample = o.Weight
+	}
 	effective.Candidates = append([]Backend(nil), definition.Candidates...)
 	var taken Weight
 	for i, c := range effective.Candidates {

@@ -78,6 +78,9 @@ func (s Split) CheckSample() error {
 	if !slices.ContainsFunc(s.Service.Ports, tcp) {
 		return errors.New("the service has no tcp port, and shadows copy nothing else: udp has mirror")
 	}
+	if len(s.Candidates) == 0 {
+		return errors.New("there is no candidate that flows could be played to: write one under candidates")
+	}
 	if s.Shadow.To == "" {
 		return fmt.Errorf("shadow.to does not say which candidate: name one of %s", s.candidateNames())
 	}

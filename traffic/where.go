@@ -54,6 +54,11 @@ type Side struct {
 	// Odds are what each backend gets where each flow draws anew: those that
 	// get nothing are left out.
 	Odds []Odds
+	// Sample is the share that is shadowed of what the draw leaves to the primary:
+	// the split's, or with WhyAffinity all or nothing by SampleNumber, which is what
+	// the client's network has drawn for it, of Whole. Both are 0 where none is.
+	Sample       Weight
+	SampleNumber Weight
 }
 
 // Odds are a backend's chance.
@@ -88,6 +93,9 @@ func (s Split) Where(client netip.Addr) Side {
 		}
 	}
 	if s.Affinity != AffinitySource {
+		if s.PrimaryWeight() > 0 {
+			side.Sample = s.Sample
+		}
 		return s.odds(side, client, by)
 	}
 	side.Why, side.Client = WhyAffinity, s.Lots().network(client)
@@ -95,8 +103,20 @@ func (s Split) Where(client netip.Addr) Side {
 	name := s.Layout().Of(side.Number)
 	if name == "" {
 		name = s.Primary.Name
+		side.Sample, side.SampleNumber = s.sampled(client)
 	}
 	return s.settled(side, client, by, name)
+}
+
+// sampled says whether a client's network is in the sample, and by what number.
+func (s Split) sampled(client netip.Addr) (share, number Weight) {
+	if s.Sample == 0 {
+		return 0, 0
+	}
+	if number = s.SampleLots().Number(client); number < s.Sample {
+		return Whole, number
+	}
+	return 0, number
 }
 
 // arrives returns an address of the family by which the client's flows come: its

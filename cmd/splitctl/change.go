@@ -49,11 +49,17 @@ func changeLine(change api.Change, what string) string {
 }
 
 func changeText(change api.Change, what string) string {
+	sample := fmt.Sprintf("sample %s -> %s", percent(change.PreviousSamplePPM), percent(change.SamplePPM))
+	sampled := change.PreviousSamplePPM != change.SamplePPM
 	switch {
 	case change.Removed:
 		return fmt.Sprintf("%s: removed (was %s), generation %d", change.Split, percent(change.PreviousPPM), change.Generation)
 	case !change.Changed:
 		return fmt.Sprintf("%s: already %s, generation %d", change.Split, percent(change.WeightPPM), change.Generation)
+	case change.PreviousPPM == change.WeightPPM && sampled:
+		return fmt.Sprintf("%s: %s, weight still %s, generation %d", change.Split, sample, percent(change.WeightPPM), change.Generation)
+	case sampled:
+		return fmt.Sprintf("%s: %s -> %s, %s, generation %d", change.Split, percent(change.PreviousPPM), percent(change.WeightPPM), sample, change.Generation)
 	case change.PreviousPPM == change.WeightPPM:
 		return fmt.Sprintf("%s: %s, weight still %s, generation %d", change.Split, what, percent(change.WeightPPM), change.Generation)
 	}

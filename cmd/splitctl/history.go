@@ -37,9 +37,21 @@ func (a *app) writeHistory(w io.Writer, history api.History) error {
 	t := a.table([]string{"NO", "GENERATION", "FROM", "TO"},
 		"NO", "TIME", "SPLIT", "GENERATION", "ACTION", "FROM", "TO", "WHO", "REASON", "COMMAND")
 	for _, e := range history.Items {
-		t.row(e.Sequence, a.local(e.Time), e.Split, e.Generation, action(e), percent(e.PreviousPPM), percent(e.WeightPPM), who(e), e.Reason, e.Command)
+		t.row(e.Sequence, a.local(e.Time), e.Split, e.Generation, action(e), sideOf(e, e.PreviousPPM, e.PreviousSamplePPM), sideOf(e, e.WeightPPM, e.SamplePPM), who(e), e.Reason, e.Command)
 	}
 	return t.write(w)
+}
+
+// sideOf is one side of a change: the weight, the sample, or both where both have
+// changed.
+func sideOf(e api.Entry, weight, sample int) string {
+	switch {
+	case e.PreviousSamplePPM == e.SamplePPM:
+		return percent(weight)
+	case e.PreviousPPM == e.WeightPPM:
+		return "sample " + percent(sample)
+	}
+	return percent(weight) + ", sample " + percent(sample)
 }
 
 func action(e api.Entry) string {

@@ -13,7 +13,6 @@ func later() []*cobra.Command {
 		noTests = "connect to the new host and look for yourself: `splitctl doctor` looks at the way there"
 	)
 	for _, c := range []struct{ use, short, instead string }{
-		{"shadow [SPLIT] W", "Play a share of the primary's flows to the candidate too", "begin with a small real share, as in `splitctl set mx 0.5%`"},
 		{"top", "Watch all splits", "`watch splitctl status` does"},
 		{"ramp [SPLIT]", "Raise the weight step by step, on evidence", byHand},
 		{"pause [SPLIT]", "Hold a ramp", noRamp},

@@ -41,6 +41,9 @@ func promFamilies() []family {
 			share := ratio(b.WeightPPM)
 			return &share
 		})},
+		{"splitd_shadow_sample_ratio", "gauge", "Share of the primary's flows that is shadowed, 0 to 1.", func(s api.Split) []sample {
+			return []sample{{labels("split", s.Name), ratio(s.Shadow.SamplePPM)}}
+		}},
 		{"splitd_backend_up", "gauge", "Whether the backend passes its health checks at one address at least (1) or at none (0).", eachBackend(up)},
 		{"splitd_backend_addresses_down", "gauge", "Addresses of the backend that are down.", eachBackend(addressesDown)},
 		{"splitd_flows_total", "counter", "New flows sent to the backend.", eachBackend(func(b api.Backend) *float64 { return float(b.FlowsTotal) })},

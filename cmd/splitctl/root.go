@@ -62,7 +62,7 @@ func (a *app) root() *cobra.Command {
 		&cobra.Group{ID: groupChange, Title: "Commands that change:"},
 		&cobra.Group{ID: groupLater, Title: "Not available in this version:"})
 	add(root, groupRead, a.status(), a.show(), a.plan(), a.history(), a.where(), a.report(), a.wait(), a.doctor(), a.version())
-	add(root, groupChange, a.set(), a.off(), a.drain(), a.undo(), a.apply())
+	add(root, groupChange, a.set(), a.shadow(), a.off(), a.drain(), a.undo(), a.apply())
 	add(root, groupLater, later()...)
 	return root
 }

@@ -95,6 +95,9 @@ func splitOf(text string, i int) traffic.Split {
 		},
 		Primary: traffic.Backend{Name: "old", Local: true},
 	}
+	if !strings.Contains(candidates, ",") {
+		s.Shadow.To = candidates
+	}
 	for n, c := range strings.Split(candidates, ",") {
 		s.Candidates = append(s.Candidates, traffic.Backend{Name: c, Addresses: []traffic.Address{{IP: netip.AddrFrom4([4]byte{10, 0, 0, byte(12 + n)})}}})
 	}
@@ -113,6 +116,9 @@ func counted(s *api.Split) {
 	// Whoever runs the test.
 	s.Origin.Actor = "root"
 	s.Backends[1].Origin.Actor = "root"
+	if s.Shadow.Origin != nil {
+		s.Shadow.Origin.Actor = "root"
+	}
 }
 
 // drawn gives every split all that a definition can say about who is drawn.

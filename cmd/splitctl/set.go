@@ -35,7 +35,7 @@ func (a *app) set() *cobra.Command {
 		},
 		ValidArgsFunction: a.completeSplits,
 	}
-	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return setFlagError(err) })
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return shareFlagError(err, "weights") })
 	output := formatFlag(cmd)
 	cmd.Flags().StringVar(&reason, "reason", "", "why, for the history")
 	cmd.Flags().Var(&ttl, "ttl", "end the override by itself after this time, as in 2h30m")
@@ -76,10 +76,10 @@ func (a *app) set() *cobra.Command {
 	return cmd
 }
 
-// setFlagError says what a weight is for what is no flag.
-func setFlagError(err error) error {
+// shareFlagError says what a share of that name is for what is no flag.
+func shareFlagError(err error, shares string) error {
 	if _, cut, ok := strings.Cut(err.Error(), "unknown shorthand flag: '"); ok && cut[0] >= '0' && cut[0] <= '9' {
-		return fmt.Errorf("%s: weights are 0%% to 100%%", cut[strings.LastIndex(cut, " ")+1:])
+		return fmt.Errorf("%s: %s are 0%% to 100%%", cut[strings.LastIndex(cut, " ")+1:], shares)
 	}
 	return plainFlagError(err)
 }

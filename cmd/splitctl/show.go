@@ -67,7 +67,7 @@ func (a *app) writeSplit(w io.Writer, s api.Split) error {
 		{"pinned", yesNo(s.Pinned)},
 		{"flows", fmt.Sprintf("%s in all, %s active, as of %s", numberOrNone(s.Flows.Total), numberOrNone(s.Flows.Active), a.local(s.Flows.AsOf))},
 		{"health", healthText(s.Health)},
-		{"shadow", fmt.Sprintf("%s, sample %s", s.Shadow.State, percent(s.Shadow.SamplePPM))},
+		{"shadow", a.shadowLine(s.Shadow)},
 		{"in sync", syncCell(s.Kernel).text},
 		{"defined in", s.Definition},
 		{"differs from", s.DiffersFrom},
@@ -97,6 +97,18 @@ func (a *app) writeSplit(w io.Writer, s api.Split) error {
 		return err
 	}
 	return a.writeEvidence(w, s)
+}
+
+// shadowLine tells what is shadowed, and who decided it.
+func (a *app) shadowLine(s api.Shadow) string {
+	text := fmt.Sprintf("%s, sample %s", s.State, percent(s.SamplePPM))
+	if s.To != "" {
+		text += " of the primary's flows, played to " + s.To
+	}
+	if s.Origin != nil {
+		text += "; " + a.originLine(*s.Origin)
+	}
+	return text
 }
 
 // healthText says how the backends are checked.

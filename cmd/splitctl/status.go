@@ -69,6 +69,9 @@ func (a *app) writeStatus(w io.Writer, list api.SplitList) error {
 	if err := a.backends(list.Items).write(w); err != nil {
 		return err
 	}
+	if err := a.writeBelow(w, a.shadows(list.Items)); err != nil {
+		return err
+	}
 	if err := a.writeBelow(w, a.drains(list.Items)); err != nil || len(list.ReturnPaths) == 0 {
 		return err
 	}
@@ -96,6 +99,22 @@ func (a *app) backends(splits []api.Split) *table {
 			t.row(s.Name, b.Name, b.Role, joined(b.Addresses), percent(b.WeightPPM), backendCell(b), numberOrNone(b.FlowsTotal),
 				numberOrNone(b.FlowsActive), numberOrNone(b.BytesIn), numberOrNone(b.BytesOut), numberOrNone(b.ConnectFailed))
 		}
+	}
+	return t
+}
+
+// shadows is the table of the splits whose flows are played to a candidate.
+func (a *app) shadows(splits []api.Split) *table {
+	t := a.table([]string{"SAMPLE"}, "SPLIT", "SHADOW", "SAMPLE", "PLAYED TO", "ORIGIN")
+	for _, s := range splits {
+		if s.Shadow.SamplePPM == 0 {
+			continue
+		}
+		origin := none
+		if s.Shadow.Origin != nil {
+			origin = a.originText(*s.Shadow.Origin)
+		}
+		t.row(s.Name, s.Shadow.State, percent(s.Shadow.SamplePPM), s.Shadow.To, origin)
 	}
 	return t
 }

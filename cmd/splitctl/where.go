@@ -155,5 +155,18 @@ func whyText(item api.Where) string {
 	case string(traffic.ButNever):
 		text += fmt.Sprintf("; meant for %s, but clients: never", item.Meant)
 	}
-	return text
+	return text + sampledText(item.Sampled)
+}
+
+// sampledText says which of the client's flows are shadowed.
+func sampledText(s *api.Sampled) string {
+	switch {
+	case s == nil:
+		return ""
+	case s.NumberPPM == nil:
+		return fmt.Sprintf("; %s of those to the primary are shadowed", percent(s.SharePPM))
+	case s.SharePPM == 0:
+		return fmt.Sprintf("; not shadowed: it has drawn %d for the sample", *s.NumberPPM)
+	}
+	return fmt.Sprintf("; shadowed: it has drawn %d for the sample", *s.NumberPPM)
 }

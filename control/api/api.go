@@ -247,10 +247,19 @@ type Lifetimes struct {
 	P99   *float64 `json:"p99_seconds"`
 }
 
+// The states of shadowing.
+const (
+	ShadowOff = "off" // the sample is 0
+	ShadowOn  = "on"
+)
+
 // Shadow is the state of shadowing.
 type Shadow struct {
-	SamplePPM int    `json:"sample_ppm"`
-	State     string `json:"state"` // off
+	SamplePPM int    `json:"sample_ppm"`   // of the primary's flows
+	State     string `json:"state"`        // off | on
+	To        string `json:"to,omitempty"` // the candidate that flows are played to, unless it is off
+	// Origin is the layer that decided the sample; left out where it is the file's 0.
+	Origin *Origin `json:"origin,omitempty"`
 }
 
 // Kernel says whether the kernel does what the daemon wants.
@@ -271,11 +280,14 @@ type Change struct {
 	PreviousPPM   int        `json:"previous_ppm"`
 	WeightPPM     int        `json:"weight_ppm"`
 	ConfirmBefore *time.Time `json:"confirm_before"`
-	Removed       bool       `json:"removed,omitempty"`   // the definition no longer has the split
-	Ended         *int       `json:"ended,omitempty"`     // open flows that were ended with --kill
-	Undone        *Entry     `json:"undone,omitempty"`    // what an undo took back
-	Forgotten     *Forgotten `json:"forgotten,omitempty"` // what the reset of a report threw away
-	Warnings      []string   `json:"warnings,omitempty"`
+	// The sample of the split before and after; left out where it is 0.
+	PreviousSamplePPM int        `json:"previous_sample_ppm,omitempty"`
+	SamplePPM         int        `json:"sample_ppm,omitempty"`
+	Removed           bool       `json:"removed,omitempty"`   // the definition no longer has the split
+	Ended             *int       `json:"ended,omitempty"`     // open flows that were ended with --kill
+	Undone            *Entry     `json:"undone,omitempty"`    // what an undo took back
+	Forgotten         *Forgotten `json:"forgotten,omitempty"` // what the reset of a report threw away
+	Warnings          []string   `json:"warnings,omitempty"`
 }
 
 // Forgotten is what a report held that was reset. Exchanges are all that were seen,
@@ -313,12 +325,24 @@ type SetRequest struct {
 	WeightPPM *int `json:"weight_ppm,omitempty"`
 	// Weights is by candidate; others keep theirs.
 	Weights map[string]int `json:"weights,omitempty"`
-	// Default drops the operator's overrides: the file's weights again.
+	// Default drops the operator's overrides of weights: the file's again.
 	Default bool `json:"default,omitempty"`
 	// TTL in seconds ends the override by itself; 0 means never.
 	TTLSeconds float64 `json:"ttl_seconds,omitempty"`
 	// Kill ends the open flows of the candidates that are set to 0.
 	Kill bool `json:"kill,omitempty"`
+}
+
+// ShadowRequest is POST /v1/splits/{split}/shadow: it asks for one of SamplePPM and
+// Default.
+type ShadowRequest struct {
+	Request
+	// SamplePPM is the share of the primary's flows that is to be shadowed.
+	SamplePPM *int `json:"sample_ppm,omitempty"`
+	// Default drops the operator's override: the file's sample again.
+	Default bool `json:"default,omitempty"`
+	// TTLSeconds ends the override by itself; 0 means never.
+	TTLSeconds float64 `json:"ttl_seconds,omitempty"`
 }
 
 // DrainRequest is POST /v1/splits/{split}/drain: the candidate gets no new
@@ -359,8 +383,18 @@ type Where struct {
 	Meant string `json:"meant,omitempty"`
 	But   string `json:"but,omitempty"`
 	Odds  []Odds `json:"odds,omitempty"`
+	// Sampled says which of the flows that the draw leaves to the primary are
+	// shadowed; left out where none is.
+	Sampled *Sampled `json:"sampled,omitempty"`
 	// Flows are those of the client that are open now; null: not known.
 	Flows []ClientFlow `json:"flows"`
+}
+
+// Sampled is a client's share of the sample.
+type Sampled struct {
+	SharePPM int `json:"share_ppm"` // of its flows to the primary; with affinity all or none
+	// NumberPPM is what the network has drawn for it; with affinity alone.
+	NumberPPM *int `json:"number_ppm,omitempty"`
 }
 
 // Odds are a backend's chance of each new flow.
@@ -414,18 +448,21 @@ type Entry struct {
 	Time        time.Time      `json:"time"`
 	Split       string         `json:"split"`
 	Generation  uint64         `json:"generation"`
-	Action      string         `json:"action"` // set | default | off | drain | undo | apply | adopt | expire | remove | revert | end
+	Action      string         `json:"action"` // set | default | shadow | off | drain | undo | apply | adopt | expire | remove | revert | end
 	PreviousPPM int            `json:"previous_ppm"`
 	WeightPPM   int            `json:"weight_ppm"`
 	Weights     map[string]int `json:"weights"` // by candidate, afterwards
-	Undoes      uint64         `json:"undoes,omitempty"`
-	Ended       int            `json:"ended,omitempty"` // open flows, of an end
-	UID         int            `json:"uid"`             // -1: the daemon itself
-	User        string         `json:"user,omitempty"`
-	SudoUser    string         `json:"sudo_user,omitempty"` // claimed, not proven
-	PID         int            `json:"pid,omitempty"`
-	Command     string         `json:"command,omitempty"`
-	Reason      string         `json:"reason,omitempty"`
+	// The sample of the split before and after; left out where it is 0.
+	PreviousSamplePPM int    `json:"previous_sample_ppm,omitempty"`
+	SamplePPM         int    `json:"sample_ppm,omitempty"`
+	Undoes            uint64 `json:"undoes,omitempty"`
+	Ended             int    `json:"ended,omitempty"` // open flows, of an end
+	UID               int    `json:"uid"`             // -1: the daemon itself
+	User              string `json:"user,omitempty"`
+	SudoUser          string `json:"sudo_user,omitempty"` // claimed, not proven
+	PID               int    `json:"pid,omitempty"`
+	Command           string `json:"command,omitempty"`
+	Reason            string `json:"reason,omitempty"`
 }
 
 // Plan is what splitd would put into the kernel, and what differs from it.

@@ -45,7 +45,7 @@ func TestEveryKeyIsSnakeCase(t *testing.T) {
 	for _, r := range []reflect.Type{
 		reflect.TypeFor[api.SplitList](), reflect.TypeFor[api.ChangeList](), reflect.TypeFor[api.Apply](),
 		reflect.TypeFor[api.History](), reflect.TypeFor[api.Plan](), reflect.TypeFor[api.Doctor](), reflect.TypeFor[api.Versions](), reflect.TypeFor[api.Error](),
-		reflect.TypeFor[api.SetRequest](), reflect.TypeFor[api.DrainRequest](), reflect.TypeFor[api.WhereList](), reflect.TypeFor[api.ApplyRequest](),
+		reflect.TypeFor[api.SetRequest](), reflect.TypeFor[api.ShadowRequest](), reflect.TypeFor[api.DrainRequest](), reflect.TypeFor[api.WhereList](), reflect.TypeFor[api.ApplyRequest](),
 	} {
 		walk(r)
 	}

@@ -87,10 +87,15 @@ func (c *Client) Version(ctx context.Context) (api.VersionInfo, error) {
 	return call[api.VersionInfo](ctx, c, http.MethodGet, "/v1/version", nil)
 }
 
-// Set changes weights. Name "" is the only split there is; so it is for Undo
-// and Off.
+// Set changes weights. Name "" is the only split there is; so it is for Shadow,
+// Undo and Off.
 func (c *Client) Set(ctx context.Context, name string, request api.SetRequest) (api.Change, error) {
 	return call[api.Change](ctx, c, http.MethodPost, of(name, "/weight", "/weight"), request)
+}
+
+// Shadow changes the sample.
+func (c *Client) Shadow(ctx context.Context, name string, request api.ShadowRequest) (api.Change, error) {
+	return call[api.Change](ctx, c, http.MethodPost, of(name, "/shadow", "/shadow"), request)
 }
 
 // Undo restores what was before the newest change not yet undone.

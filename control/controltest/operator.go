@@ -121,7 +121,11 @@ func (o *Operator) Version(context.Context) (api.VersionInfo, error) { return o.
 func (o *Operator) Set(_ context.Context, who control.Actor, name string, request api.SetRequest) (api.Change, error) {
 	return o.changed(name, request.Request, func(s *split) (api.Change, error) {
 		if request.Default {
-			return o.move(s, who, "default", request.Reason, traffic.Overrides{}, 0), nil
+			left := traffic.Overrides{}
+			if sample, ok := s.overrides[traffic.SampleKey]; ok {
+				left[traffic.SampleKey] = sample
+			}
+			return o.move(s, who, "default", request.Reason, left, 0), nil
 		}
 		weights := map[string]traffic.Weight{}
 		for candidate, ppm := range request.Weights {
@@ -142,6 +146,27 @@ func (o *Operator) Set(_ context.Context, who control.Actor, name string, reques
 			override.Until = now.Add(time.Duration(request.TTLSeconds * float64(time.Second)))
 		}
 		return o.move(s, who, "set", request.Reason, with(s.overrides, weights, override), 0), nil
+	})
+}
+
+// Shadow implements control.Operator.
+func (o *Operator) Shadow(_ context.Context, who control.Actor, name string, request api.ShadowRequest) (api.Change, error) {
+	return o.changed(name, request.Request, func(s *split) (api.Change, error) {
+		if request.Default {
+			left := maps.Clone(s.overrides)
+			delete(left, traffic.SampleKey)
+			return o.move(s, who, "shadow", request.Reason, left, 0), nil
+		}
+		if err := s.definition.CheckSample(); err != nil && *request.SamplePPM > 0 {
+			return api.Change{}, refuse(api.CodeInvalid, "shadow %q: %v", s.definition.Name, err)
+		}
+		now := o.Now().UTC()
+		override := traffic.Override{Actor: who.User, Reason: request.Reason, Since: now}
+		if request.TTLSeconds > 0 {
+			override.Until = now.Add(time.Duration(request.TTLSeconds * float64(time.Second)))
+		}
+		sample := map[string]traffic.Weight{traffic.SampleKey: traffic.Weight(*request.SamplePPM)}
+		return o.move(s, who, "shadow", request.Reason, with(s.overrides, sample, override), 0), nil
 	})
 }
 
@@ -236,6 +261,9 @@ func (o *Operator) off(s *split, who control.Actor, request api.Request) api.Cha
 	for _, c := range s.definition.Candidates {
 		weights[c.Name] = 0
 	}
+	if traffic.Effective(s.definition, s.overrides).Sample > 0 {
+		weights[traffic.SampleKey] = 0
+	}
 	override := traffic.Override{Actor: who.User, Reason: request.Reason, Since: o.Now().UTC(), Off: true, Closed: true}
 	return o.move(s, who, "off", request.Reason, with(s.overrides, weights, override), 0)
 }
@@ -257,12 +285,13 @@ func (o *Operator) changed(name string, request api.Request, change func(*split)
 	return change(s)
 }
 
-// move gives the split other overrides. What changes no weight is no change.
+// move gives the split other overrides. What changes no weight and no sample is no
+// change.
 func (o *Operator) move(s *split, who control.Actor, action, reason string, overrides traffic.Overrides, undoes uint64) api.Change {
 	before := traffic.Effective(s.definition, s.overrides)
 	after := traffic.Effective(s.definition, overrides)
 	change := o.unchanged(s)
-	change.WeightPPM = int(after.CandidateWeight())
+	change.WeightPPM, change.SamplePPM, change.Changed = int(after.CandidateWeight()), int(after.Sample), before.Sample != after.Sample
 	weights := map[string]int{}
 	for _, c := range after.Candidates {
 		weights[c.Name] = int(c.Weight)
@@ -281,6 +310,7 @@ func (o *Operator) move(s *split, who control.Actor, action, reason string, over
 	o.history = append(o.history, api.Entry{
 		Sequence: sequence, Time: o.Now().UTC(), Split: s.definition.Name, Generation: s.generation, Action: action,
 		PreviousPPM: change.PreviousPPM, WeightPPM: change.WeightPPM, Weights: weights, Undoes: undoes,
+		PreviousSamplePPM: change.PreviousSamplePPM, SamplePPM: change.SamplePPM,
 		UID: who.UID, User: who.User, SudoUser: who.SudoUser, PID: who.PID, Command: who.Command, Reason: reason,
 	})
 	return change
@@ -288,8 +318,12 @@ func (o *Operator) move(s *split, who control.Actor, action, reason string, over
 
 // unchanged is a change that changes nothing.
 func (o *Operator) unchanged(s *split) api.Change {
-	weight := int(traffic.Effective(s.definition, s.overrides).CandidateWeight())
-	return api.Change{Envelope: api.Of(api.KindChange), Split: s.definition.Name, Generation: s.generation, PreviousPPM: weight, WeightPPM: weight}
+	split := traffic.Effective(s.definition, s.overrides)
+	weight, sample := int(split.CandidateWeight()), int(split.Sample)
+	return api.Change{
+		Envelope: api.Of(api.KindChange), Split: s.definition.Name, Generation: s.generation,
+		PreviousPPM: weight, WeightPPM: weight, PreviousSamplePPM: sample, SamplePPM: sample,
+	}
 }
 
 func (o *Operator) find(name string) (*split, error) {

@@ -17,7 +17,7 @@ func (o *Operator) show(s *split) api.Split {
 		Service:  api.Service{Addresses: []string{}, Ports: []string{}}, Draw: items.Draw(effective),
 		Generation: s.generation, WeightPPM: int(effective.CandidateWeight()),
 		Origin: api.Origin{Layer: string(traffic.LayerFile)}, Pinned: s.definition.Pinned,
-		Flows: api.Flows{Total: new(uint64(0)), AsOf: o.Now().UTC()}, Shadow: api.Shadow{State: "off"},
+		Flows: api.Flows{Total: new(uint64(0)), AsOf: o.Now().UTC()}, Shadow: shadowOf(s.overrides[traffic.SampleKey], effective),
 	}
 	for _, ip := range s.definition.Service.Addresses {
 		shown.Service.Addresses = append(shown.Service.Addresses, ip.String())
@@ -50,6 +50,18 @@ func (o *Operator) show(s *split) api.Split {
 	}
 	if o.Decorate != nil {
 		o.Decorate(&shown)
+	}
+	return shown
+}
+
+func shadowOf(override traffic.Override, effective traffic.Split) api.Shadow {
+	shown := api.Shadow{SamplePPM: int(effective.Sample), State: api.ShadowOff}
+	if effective.Sample > 0 {
+		shown.State, shown.To = api.ShadowOn, effective.Shadow.To
+		shown.Origin = &api.Origin{Layer: string(traffic.LayerFile)}
+	}
+	if !override.Since.IsZero() && override.Holds(effective) {
+		shown.Origin = new(originOf(override))
 	}
 	return shown
 }

@@ -51,7 +51,20 @@ func Where(s traffic.Split, side traffic.Side) api.Where {
 	for _, o := range side.Odds {
 		item.Odds = append(item.Odds, api.Odds{Backend: o.Backend, WeightPPM: int(o.Weight)})
 	}
+	item.Sampled = sampled(s, side)
 	return item
+}
+
+// sampled is what of the client's flows is shadowed; nil where none can be.
+func sampled(s traffic.Split, side traffic.Side) *api.Sampled {
+	drawn := side.Why == traffic.WhyAffinity && s.Sample > 0 && s.Layout().Of(side.Number) == ""
+	switch {
+	case drawn:
+		return &api.Sampled{SharePPM: int(side.Sample), NumberPPM: new(int(side.SampleNumber))}
+	case side.Sample > 0:
+		return &api.Sampled{SharePPM: int(side.Sample)}
+	}
+	return nil
 }
 
 // Evidence is evidence as the API shows it.

@@ -1,0 +1,96 @@
+package daemon
+
+import (
+	"context"
+	"time"
+
+	"github.com/splitd/splitd/control"
+	"github.com/splitd/splitd/control/api"
+	"github.com/splitd/splitd/state"
+	"github.com/splitd/splitd/traffic"
+)
+
+// Shadow changes the sample of a split by an operator's word, or drops that word.
+func (d *Daemon) Shadow(ctx context.Context, who control.Actor, name string, request api.ShadowRequest) (api.Change, error) {
+	w := word{who: who, action: state.ActionShadow, reason: request.Reason, expect: request.ExpectGeneration, since: d.lowered.Load()}
+	change, err := d.steer(ctx, w, name, func(record state.Record, now time.Time) (traffic.Overrides, error) {
+		if request.Default {
+			return withoutSample(record.Overrides), nil
+		}
+		if err := d.mayShadow(record, request); err != nil {
+			return nil, err
+		}
+		return overlaySample(record, traffic.Override{
+			Weight: traffic.Weight(*request.SamplePPM), Actor: who.User, Reason: request.Reason,
+			Since: now, Until: until(now, request.TTLSeconds),
+		}), nil
+	})
+	d.wakeExpiry()
+	return change, err
+}
+
+// mayShadow refuses a sample that the file decides, and one that the definition does
+// not allow. A sample of 0 is always allowed.
+func (d *Daemon) mayShadow(record state.Record, request api.ShadowRequest) error {
+	name := record.Name
+	switch {
+	case request.SamplePPM == nil:
+		return refuse(api.CodeInvalid, "shadow %q: no sample is given: write it as in `splitctl shadow %s 100%%`", name, name)
+	case !traffic.Weight(*request.SamplePPM).Valid():
+		return refuse(api.CodeInvalid, "shadow %q: a sample of %d ppm: it must lie between 0%% and 100%%", name, *request.SamplePPM)
+	case request.TTLSeconds < 0:
+		return refuse(api.CodeInvalid, "shadow %q: ttl is negative", name)
+	case record.Definition.Pinned && record.Overrides[traffic.SampleKey].Off:
+		return refuse(api.CodeConflict, "shadow %q: the file pins its sample (%s) and `off` holds above it: `splitctl shadow %s default` drops it and takes the file's",
+			name, d.view.Load().places[name], name)
+	case record.Definition.Pinned:
+		return refuse(api.CodeConflict, "shadow %q: the file pins its sample (%s): change shadow.sample there and run `splitctl apply`, or remove `pinned: true`; `splitctl off` works",
+			name, d.view.Load().places[name])
+	case *request.SamplePPM == 0:
+		return nil
+	}
+	if err := record.Definition.CheckSample(); err != nil {
+		return refuse(api.CodeInvalid, "shadow %q: %v: change it there (%s) and run `splitctl apply`", name, err, d.view.Load().places[name])
+	}
+	return nil
+}
+
+// overlaySample puts a sample above what holds now. One that already is in force,
+// with no end to it, changes nothing.
+func overlaySample(record state.Record, word traffic.Override) traffic.Overrides {
+	held := record.Overrides[traffic.SampleKey]
+	if inForce(record).Sample == word.Weight && word.Until.IsZero() && held.Until.IsZero() {
+		return record.Overrides
+	}
+	overrides := cloneOverrides(record.Overrides)
+	overrides[traffic.SampleKey] = word
+	return overrides
+}
+
+// onlySample is what is left of overrides when those of weights are dropped.
+func onlySample(overrides traffic.Overrides) traffic.Overrides {
+	left := traffic.Overrides{}
+	if o, ok := overrides[traffic.SampleKey]; ok {
+		left[traffic.SampleKey] = o
+	}
+	return left
+}
+
+// withoutSample is what is left of them when that of the sample is dropped.
+func withoutSample(overrides traffic.Overrides) traffic.Overrides {
+	left := cloneOverrides(overrides)
+	delete(left, traffic.SampleKey)
+	return left
+}
+
+// shadowItem is the state of shadowing, and which layer decided the sample.
+func shadowItem(record state.Record, split traffic.Split) api.Shadow {
+	item := api.Shadow{SamplePPM: int(split.Sample), State: api.ShadowOff}
+	if split.Sample > 0 {
+		item.State, item.To = api.ShadowOn, split.Shadow.To
+	}
+	if o := record.Overrides[traffic.SampleKey]; split.Sample > 0 || !o.Since.IsZero() && o.Holds(record.Definition) {
+		item.Origin = new(overrideItem(record, o))
+	}
+	return item
+}
