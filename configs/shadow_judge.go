@@ -132,13 +132,16 @@ func (d *draft) judgeControl() {
 		return
 	}
 	d.unused("control", d.split.Protocol == protocolRaw, "with protocol raw: bytes of which nothing is known are not sent twice")
-	if slices.Contains(d.split.Service.Addresses, control.Address.IP) && d.portsMeet(control.Address.Port, 0) {
+	if slices.Contains(d.split.Service.Addresses, control.Address.IP) && slices.ContainsFunc(d.controlPorts(), func(port uint16) bool { return d.portsMeet(port, 0) }) {
 		v.refuse("%s is the service's own address, whose flows are split and shadowed: write primary, or where another server like it listens", control.Address.IP)
 		return
 	}
+	meets := func(port uint16) bool {
+		return slices.ContainsFunc(d.controlPorts(), func(asked uint16) bool { return d.portsMeet(asked, port) })
+	}
 	for _, b := range d.backends {
 		for _, end := range d.ends(b.backend) {
-			if b.primary || end.IP != control.Address.IP || !d.portsMeet(end.Port, control.Address.Port) {
+			if b.primary || end.IP != control.Address.IP || !meets(end.Port) {
 				continue
 			}
 			v.refuse("%s is where candidate %q is (%s): what it answers otherwise would be taken for what differs by itself, and never be reported; write primary, or where another server like it listens",
@@ -146,6 +149,19 @@ func (d *draft) judgeControl() {
 			return
 		}
 	}
+}
+
+// controlPorts are the ports at which the control is asked: those of the primary,
+// unless it has one; 0 keeps the client's.
+func (d *draft) controlPorts() []uint16 {
+	if port := d.split.Shadow.Control.Address.Port; port != 0 || d.split.Primary.Local {
+		return []uint16{port}
+	}
+	var ports []uint16
+	for _, a := range d.split.Primary.Addresses {
+		ports = append(ports, a.Port)
+	}
+	return ports
 }
 
 // judgeIgnore notes rules behind which nothing would be seen.

@@ -67,7 +67,8 @@ const (
 type Control struct {
 	// Off asks nobody.
 	Off bool `json:"off,omitempty"`
-	// Address, where its IP is valid, is who is asked in the primary's place.
+	// Address, where its IP is valid, is who is asked in the primary's place, at the
+	// primary's port unless it has its own.
 	Address Address `json:"address,omitzero"`
 }
 
