@@ -138,12 +138,13 @@ func (d *Daemon) enact(ctx context.Context, c *change) error {
 func (d *Daemon) takeAttempts(c change) { d.planes.relay.Free(c.shut) }
 
 // enter puts a change into the data planes. Weights of a split that its plane
-// does not have, because somebody flushed it, take the whole way.
+// does not have, because somebody flushed it, take the whole way, and so does the
+// first sample of a split of the kernel.
 func (d *Daemon) enter(ctx context.Context, c change) error {
 	if c.reach == reachNone {
 		return nil
 	}
-	if c.reach == reachWeights {
+	if c.reach == reachWeights && !d.planes.wantsInlet(c.next.of(c.records)) {
 		err := d.planes.setWeights(ctx, c.next.of(c.records))
 		if err == nil || !errors.Is(err, netfilter.ErrNotInKernel) {
 			return err

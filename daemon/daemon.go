@@ -140,7 +140,7 @@ func New(o Options) *Daemon {
 		d.log.Error("the store is lost; changes are not recorded until one raises", "error", lost)
 	}
 	d.saver = &saver{file: state.NewSnapshotFile(d.snapshotPath()), settings: netfilter.Settings(o.Config.Netfilter)}
-	d.planes = &planes{openKernel: o.OpenKernel, host: o.Host, relay: o.Relay, opened: d.opened}
+	d.planes = &planes{openKernel: o.OpenKernel, host: o.Host, relay: o.Relay, opened: d.opened, log: o.Log}
 	d.view.Store(&view{})
 	return d
 }
@@ -158,8 +158,8 @@ func (d *Daemon) Run(ctx context.Context, hangup <-chan os.Signal) error {
 	d.tellSystemd("READY=1")
 	d.log.Info("ready", "socket", d.options.Config.Control.Socket, "splits", len(d.view.Load().names()))
 	<-ctx.Done()
-	d.tellSystemd("STOPPING=1", extension(d.view.Load().splits()))
-	d.log.Info("stopping", "note", stopping(d.view.Load().modes))
+	d.tellSystemd("STOPPING=1", extension(d.drainTime()))
+	d.log.Info("stopping", "note", stopping(d.view.Load().modes, len(d.planes.sampled().ports) > 0))
 	ended := make(chan struct{})
 	var saying sync.WaitGroup
 	saying.Go(func() { d.farewell(ended, told.Err() != nil) })
@@ -173,17 +173,17 @@ func (d *Daemon) Run(ctx context.Context, hangup <-chan os.Signal) error {
 // extension asks systemd for the time that the relay's flows may take to drain
 // (EXTEND_TIMEOUT_USEC, sd_notify(3)): it ends who takes longer than the unit
 // says, and a drain timeout is no business of the unit's.
-func extension(splits []traffic.Split) string {
-	longest, limited := drainTime(splits)
+func extension(longest time.Duration, limited bool) string {
 	if !limited {
 		longest = 365 * 24 * time.Hour
 	}
 	return fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", (longest + stopPatience).Microseconds())
 }
 
-// stopping says what becomes of the flows of splits in these modes.
-func stopping(modes map[string]traffic.Mode) string {
-	relayed, inKernel := false, false
+// stopping says what becomes of the flows of splits in these modes. The relay may
+// have some of the kernel's too.
+func stopping(modes map[string]traffic.Mode, relayed bool) string {
+	inKernel := false
 	for _, mode := range modes {
 		relayed = relayed || mode == traffic.ModeProxy
 		inKernel = inKernel || mode != traffic.ModeProxy
@@ -245,9 +245,14 @@ func (d *Daemon) start(ctx context.Context) error {
 func (d *Daemon) serve(ctx context.Context, group *errgroup.Group, hangup <-chan os.Signal) {
 	group.Go(func() error { return d.control.Run(ctx, control.Handler(d, d.log)) })
 	relaying, relayed := context.WithCancel(context.WithoutCancel(ctx))
+	sampling, sampled := context.WithCancel(context.WithoutCancel(ctx))
+	group.Go(func() error {
+		defer sampled()
+		return d.keepInlets(ctx)
+	})
 	group.Go(func() error {
 		defer relayed() // the flows that drain are told of yet, and ended as was asked
-		return d.planes.relay.Run(ctx)
+		return d.planes.relay.Run(sampling)
 	})
 	if l := d.options.FlowLog; l != nil {
 		group.Go(func() error { return l.Run(relaying) })

@@ -58,9 +58,12 @@ type fakeKernel struct {
 	open      []netfilter.OpenFlow
 	evidence  []traffic.Evidence
 	freed     []traffic.BackendKey
-	freeErr   error  // why nothing can be freed
-	strict    bool   // conntrack picks up no flow in its middle
-	meanwhile func() // happens while the next one who looks at conntrack does so
+	freeErr   error // why nothing can be freed
+	strict    bool  // conntrack picks up no flow in its middle
+	// refuseSamples is a kernel without nft_tproxy; given is what SetBackends got last.
+	refuseSamples bool
+	given         traffic.Split
+	meanwhile     func() // happens while the next one who looks at conntrack does so
 }
 
 func (k *fakeKernel) weight(split string) traffic.Weight {
@@ -103,6 +106,9 @@ func (k *fakeKernel) Apply(_ context.Context, splits []traffic.Split, _ []traffi
 	k.fuse.burn()
 	if k.fail != nil {
 		return false, k.fail
+	}
+	if err := refusesSamples(splits); k.refuseSamples && err != nil {
+		return false, err
 	}
 	k.splits = map[string]traffic.Split{}
 	for _, s := range splits {
@@ -148,6 +154,7 @@ func (k *fakeKernel) SetBackends(_ context.Context, splits ...traffic.Split) err
 		if !ok {
 			return netfilter.ErrNotInKernel
 		}
+		k.given = s
 		have.Candidates = slices.Clone(have.Candidates)
 		for i := range have.Candidates {
 			have.Candidates[i].Down, have.Candidates[i].Closed = s.Candidates[i].Down, s.Candidates[i].Closed
@@ -350,6 +357,8 @@ type fakeRelay struct {
 	freedAt []netip.Addr
 	fail    error // what an Apply answers
 	busy    error // why it cannot listen
+	inlets  map[string]splitter.Inlet
+	deaf    error // why it cannot listen for a sample
 }
 
 var _ Relay = (*fakeRelay)(nil)
@@ -430,6 +439,45 @@ func (r *fakeRelay) FlowsOf(client netip.Addr, split string, most int) []splitte
 	})
 	return flows[:min(most, len(flows))]
 }
+
+func (r *fakeRelay) OpenInlet(split traffic.Split) (uint16, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.deaf != nil {
+		return 0, r.deaf
+	}
+	in, there := r.inlets[split.Name]
+	if !there {
+		in.Port = 61000 + uint16(len(r.inlets))
+	}
+	if r.inlets == nil {
+		r.inlets = map[string]splitter.Inlet{}
+	}
+	r.inlets[split.Name] = in
+	return in.Port, nil
+}
+
+func (r *fakeRelay) CloseInlet(split string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.inlets, split)
+}
+
+func (r *fakeRelay) Inlets() map[string]splitter.Inlet {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return maps.Clone(r.inlets)
+}
+
+// inlet has that of a split do something.
+func (r *fakeRelay) inlet(split string, does func(*splitter.Inlet)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	in := r.inlets[split]
+	does(&in)
+	r.inlets[split] = in
+}
+
 func (r *fakeRelay) Cut() int                                        { return 0 }
 func (r *fakeRelay) Faults() splitter.Faults                         { return splitter.Faults{} }
 func (r *fakeRelay) Refusals() map[string]map[traffic.Refusal]uint64 { return nil }

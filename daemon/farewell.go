@@ -61,13 +61,16 @@ func (d *Daemon) ending(until *time.Time) api.Ending {
 			e.Flows += int(*counts.Active)
 		}
 	}
+	for _, in := range d.planes.relay.Inlets() {
+		e.Flows += int(in.Open)
+	}
 	return e
 }
 
 // lastFlow is when the last flow of the relay is cut off at the latest; nil:
 // some have no limit.
 func (d *Daemon) lastFlow() *time.Time {
-	longest, limited := drainTime(d.view.Load().splits())
+	longest, limited := d.drainTime()
 	if !limited {
 		return nil
 	}
@@ -76,9 +79,13 @@ func (d *Daemon) lastFlow() *time.Time {
 
 // drainTime is the longest that flows of the relay may take to drain; false:
 // there is no limit.
-func drainTime(splits []traffic.Split) (longest time.Duration, limited bool) {
+func (d *Daemon) drainTime() (longest time.Duration, limited bool) {
+	return drainTime(d.view.Load().splits(), d.planes.sampled())
+}
+
+func drainTime(splits []traffic.Split, sampled *sampling) (longest time.Duration, limited bool) {
 	for _, s := range splits {
-		if s.Mode != traffic.ModeProxy {
+		if s.Mode != traffic.ModeProxy && sampled.ports[s.Name] == 0 {
 			continue
 		}
 		if s.Proxy.DrainTimeout == 0 {

@@ -138,7 +138,7 @@ func writeStanding(ctx context.Context, kernel standingKernel, path string, stan
 
 func (d *Daemon) writeInclude(ctx context.Context, path string, text func(context.Context, []traffic.Split, []traffic.ReturnPath) (string, error)) {
 	v := d.view.Load()
-	want, err := text(ctx, ofKernel(d.planes.byMode(v.splits())), v.paths)
+	want, err := text(ctx, d.planes.forKernel(v.splits()), v.paths)
 	if err == nil {
 		err = replaceFile(path, want)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"slices"
 	"sync"
@@ -58,6 +59,9 @@ type Relay interface {
 	OpenFlows(key traffic.BackendKey) []splitter.OpenFlow
 	End(flows []splitter.OpenFlow) int
 	Free(from map[traffic.BackendKey][]netip.Addr) int
+	OpenInlet(split traffic.Split) (port uint16, err error)
+	CloseInlet(split string)
+	Inlets() map[string]splitter.Inlet
 	FlowsOf(client netip.Addr, split string, most int) []splitter.ClientFlow
 	Cut() int
 	Run(ctx context.Context) error
@@ -70,6 +74,7 @@ type planes struct {
 	host       Host
 	relay      Relay
 	opened     chan<- Kernel // told once when the kernel plane opens; holds one
+	log        *slog.Logger
 
 	mu     sync.Mutex // guards kernel alone
 	kernel Kernel     // nil until something needs it
@@ -79,6 +84,8 @@ type planes struct {
 	// found is what is left out of the planes because health found it down.
 	// Stored under the change lock; what it points to does not change.
 	found atomic.Pointer[findings]
+
+	sampling atomic.Pointer[sampling] // see sampled
 }
 
 // inUse returns the kernel plane if it is open.
@@ -168,12 +175,11 @@ func (p *planes) askHost(splits []traffic.Split, paths []traffic.ReturnPath, ask
 // relay takes what is new before the kernel, and lets go after it. A listener
 // that cannot be bound is the likelier failure and so comes first; should the
 // kernel refuse, the relay goes back to old. Before a relay is transparent the
-// kernel is ready for it.
+// kernel is ready for it, and before the kernel samples the relay listens.
 func (p *planes) apply(ctx context.Context, splits, old []traffic.Split, paths []traffic.ReturnPath) error {
 	inKernel, inProxy := p.byMode(splits)
 	oldKernel, oldProxy := p.byMode(old)
 	moving := moved(oldProxy, inKernel)
-	forKernel := ofKernel(inKernel, inProxy)
 	if err := p.prepare(ctx, inProxy); err != nil {
 		return err
 	}
@@ -186,12 +192,12 @@ func (p *planes) apply(ctx context.Context, splits, old []traffic.Split, paths [
 			return err
 		}
 	}
-	if p.inUse() == nil && len(forKernel) == 0 && len(paths) == 0 {
+	if p.inUse() == nil && len(ofKernel(inKernel, inProxy)) == 0 && len(paths) == 0 {
 		return nil
 	}
 	kernel, err := p.needKernel()
 	if err == nil {
-		_, err = kernel.Apply(ctx, forKernel, paths)
+		err = p.applyToKernel(ctx, kernel, splits, paths)
 	}
 	if err == nil {
 		p.behind.moved(oldKernel, inProxy)
@@ -233,6 +239,7 @@ func (p *planes) setWeights(ctx context.Context, splits []traffic.Split) error {
 	if err != nil {
 		return err
 	}
+	p.restate(inKernel)
 	return kernel.SetWeights(ctx, inKernel...)
 }
 
@@ -247,7 +254,7 @@ func (p *planes) setBackends(ctx context.Context, split traffic.Split, found *fi
 		return nil // no new flow begins any more
 	}
 	if kernel := p.inUse(); kernel != nil {
-		return kernel.SetBackends(ctx, split)
+		return kernel.SetBackends(ctx, p.sampled().of(split))
 	}
 	return nil
 }
@@ -311,7 +318,7 @@ func (p *planes) mended() uint64 {
 // when the plane is open, else as it would be new.
 func (p *planes) describe(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath, settings netfilter.Settings) (netfilter.Description, error) {
 	if kernel := p.inUse(); kernel != nil {
-		return kernel.Describe(ctx, ofKernel(p.byMode(splits)), paths)
+		return kernel.Describe(ctx, p.forKernel(splits), paths)
 	}
 	return netfilter.Describe(splits, paths, settings)
 }
@@ -323,14 +330,17 @@ func (p *planes) differences(ctx context.Context, splits []traffic.Split, paths 
 	if kernel == nil {
 		return nil, nil
 	}
-	return kernel.Differences(ctx, ofKernel(p.byMode(splits)), paths)
+	return kernel.Differences(ctx, p.forKernel(splits), paths)
 }
 
-// byMode tells the kernel's splits from the relay's, both without what health
-// has found down.
+// byMode tells the kernel's splits, as they are sampled, from the relay's, both
+// without what health has found down.
 func (p *planes) byMode(splits []traffic.Split) (kernel, proxy []traffic.Split) {
 	kernel, proxy = byMode(splits)
-	found := p.found.Load()
+	found, sampled := p.found.Load(), p.sampled()
+	for i, s := range kernel {
+		kernel[i] = sampled.of(s)
+	}
 	for _, all := range [][]traffic.Split{kernel, proxy} {
 		for i, s := range all {
 			all[i] = health.Withdraw(s, found.down)

@@ -12,16 +12,20 @@ import (
 
 func TestSystemdIsAskedForTheTimeThatFlowsOfTheRelayMayTake(t *testing.T) {
 	split := func(mode traffic.Mode, timeout time.Duration) traffic.Split {
-		return traffic.Split{Mode: mode, Proxy: traffic.Proxy{DrainTimeout: timeout}}
+		return traffic.Split{Name: "mx", Mode: mode, Proxy: traffic.Proxy{DrainTimeout: timeout}}
 	}
 	for want, splits := range map[string][]traffic.Split{
 		"EXTEND_TIMEOUT_USEC=5000000":        {split(traffic.ModeKernel, time.Hour)},
 		"EXTEND_TIMEOUT_USEC=605000000":      {split(traffic.ModeProxy, time.Minute), split(traffic.ModeProxy, 10*time.Minute)},
 		"EXTEND_TIMEOUT_USEC=31536005000000": {split(traffic.ModeProxy, 0), split(traffic.ModeProxy, time.Minute)},
 	} {
-		if got := extension(splits); got != want {
+		if got := extension(drainTime(splits, &sampling{})); got != want {
 			t.Errorf("got %s, want %s", got, want)
 		}
+	}
+	sampled := &sampling{ports: map[string]uint16{"mx": 61000}}
+	if got, want := extension(drainTime([]traffic.Split{split(traffic.ModeKernel, time.Hour)}, sampled)), "EXTEND_TIMEOUT_USEC=3605000000"; got != want {
+		t.Errorf("of a kernel's split that is sampled: %s, want %s", got, want)
 	}
 }
 

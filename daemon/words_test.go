@@ -24,14 +24,16 @@ func TestDownIsSaidOnce(t *testing.T) {
 func TestTheLastWordIsOfThePlanesThatCarryFlows(t *testing.T) {
 	for name, test := range map[string]struct {
 		modes         map[string]traffic.Mode
+		sampled       bool
 		relay, kernel bool
 	}{
-		"kernel":  {map[string]traffic.Mode{"mx": traffic.ModeKernel}, false, true},
-		"proxy":   {map[string]traffic.Mode{"mx": traffic.ModeProxy}, true, false},
-		"both":    {map[string]traffic.Mode{"mx": traffic.ModeProxy, "web": traffic.ModeKernel}, true, true},
-		"neither": {nil, false, false},
+		"kernel":  {map[string]traffic.Mode{"mx": traffic.ModeKernel}, false, false, true},
+		"sampled": {map[string]traffic.Mode{"mx": traffic.ModeKernel}, true, true, true},
+		"proxy":   {map[string]traffic.Mode{"mx": traffic.ModeProxy}, false, true, false},
+		"both":    {map[string]traffic.Mode{"mx": traffic.ModeProxy, "web": traffic.ModeKernel}, false, true, true},
+		"neither": {nil, false, false, false},
 	} {
-		text := stopping(test.modes)
+		text := stopping(test.modes, test.sampled)
 		if got := strings.Contains(text, "relay"); got != test.relay {
 			t.Errorf("%s: %q", name, text)
 		}

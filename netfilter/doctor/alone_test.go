@@ -366,10 +366,11 @@ func TestAFeatureIsTriedWithoutATrace(t *testing.T) {
 	if after := snapshotText(t, ns); after != before {
 		t.Errorf("the kernel has changed:\n%s", after)
 	}
-	host := Host{Release: "5.1.0", Missing: []Feature{{Name: "nft_hash", For: "affinity: source", Needed: true, Err: "no such file or directory"}, {Name: "nft_masq", For: "return: masquerade", Err: "no such file or directory"}}}
+	host := Host{Release: "5.1.0", Missing: []Feature{{Name: "nft_hash", For: "affinity: source", Needed: true, Err: "no such file or directory"}, {Name: "nft_masq", For: "return: masquerade", Err: "no such file or directory"}, {Name: "nft_tproxy", For: featureTProxy, Needed: true, Err: "no such file or directory"}}}
 	want := []string{
 		"error: this kernel (5.1.0) has no nft_hash: no such file or directory: run `modprobe nft_hash`",
 		"note: this kernel (5.1.0) has no nft_masq: no such file or directory: run `modprobe nft_masq`",
+		"warning: this kernel (5.1.0) has no nft_tproxy: no such file or directory: run `modprobe nft_tproxy`",
 	}
 	if diff := cmp.Diff(want, one(t, "kernel-features", host, Question{})); diff != "" {
 		t.Errorf("findings (-want +got):\n%s", diff)

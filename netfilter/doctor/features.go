@@ -22,6 +22,9 @@ type feature struct {
 	exprs        []expr.Any
 }
 
+// featureTProxy is what splits do without where they have to: nothing is sampled then.
+const featureTProxy = "handing a share of flows over to be shadowed (shadow.sample)"
+
 // features are what our rules use. All are tried in a chain without a hook, so
 // that no packet passes it and no translation is turned on.
 func features() []feature {
@@ -42,6 +45,10 @@ func features() []feature {
 			&expr.Immediate{Register: 1, Data: []byte{127, 0, 0, 1}}, &expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: 1},
 		}},
 		{"nft_masq", "return: masquerade", any(func(s traffic.Split) bool { return s.Return == traffic.ReturnMasquerade }), 0, []expr.Any{&expr.Masq{}}},
+		{"nft_tproxy", featureTProxy, any(func(s traffic.Split) bool { return s.Sample > 0 || s.SamplePort != 0 }), 0, []expr.Any{
+			&expr.Immediate{Register: 1, Data: []byte{127, 0, 0, 1}}, &expr.Immediate{Register: 2, Data: []byte{0, 1}},
+			&expr.TProxy{Family: unix.NFPROTO_IPV4, TableFamily: unix.NFPROTO_INET, RegAddr: 1, RegPort: 2},
+		}},
 		{
 			"persist flag of tables (Linux 6.9)", "keeping our tables when another program flushes the ruleset", func(Question) bool { return false },
 			nftables.TableFlagOwner | nftables.TableFlagPersist, nil,

@@ -109,7 +109,7 @@ const rulePriorities = 20
 // hasRelay says whether a relay on this host gets a sample of a split's flows, or
 // the replies to its own.
 func (q Question) hasRelay() bool {
-	return len(q.Relayed) > 0 || slices.ContainsFunc(q.Splits, func(s traffic.Split) bool { return s.SamplePort != 0 })
+	return len(q.Relayed) > 0 || slices.ContainsFunc(q.Splits, func(s traffic.Split) bool { return s.Sample > 0 || s.SamplePort != 0 })
 }
 
 // hasRoutes says whether route tables and rules of ours are to be here.

@@ -165,7 +165,10 @@ func judgeNetworkd(e *examination) {
 func judgeFeatures(e *examination) {
 	for _, f := range e.Missing {
 		level := LevelNote
-		if f.Needed {
+		switch {
+		case f.Needed && f.For == featureTProxy:
+			level = LevelWarning
+		case f.Needed:
 			level = LevelError
 		}
 		e.add(Finding{
