@@ -15,9 +15,16 @@ import (
 
 // Candidate is a candidate with one behaviour. Close it.
 type Candidate struct {
-	server  *server        // nil where nothing listens
+	server  listening      // nil where nothing listens
 	address netip.AddrPort // where that is so
 	release func()         // of what keeps it so
+}
+
+// listening is a candidate that takes connections.
+type listening interface {
+	address() netip.AddrPort
+	taken() int
+	close()
 }
 
 // NewCandidate has a candidate behave so at a free port of the address, which has to
@@ -31,7 +38,7 @@ func NewCandidate(b Behaviour, at netip.Addr, seed uint64) (*Candidate, error) {
 	case Blackholed:
 		c.address, c.release, err = full(at)
 	case Healthy:
-		c.server, err = serve(at, func(_ context.Context, c *net.TCPConn) { answerAll(c, candidateReply) })
+		c.server, err = newPages(at, candidateReply)
 	case Refusing:
 		c.server, err = serve(at, refuse)
 	case Hanging:
@@ -64,7 +71,7 @@ func (c *Candidate) Taken() int {
 	if c.server == nil {
 		return 0
 	}
-	return int(c.server.taken.Load())
+	return c.server.taken()
 }
 
 // Close ends it and its connections.

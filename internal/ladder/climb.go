@@ -15,6 +15,8 @@ type Subject interface {
 	Address() netip.AddrPort
 	// Shadow turns the shadow of new flows on, or off at once.
 	Shadow(ctx context.Context, on bool) error
+	// Shadowed is how many exchanges the shadow has told of, whatever became of them.
+	Shadowed(ctx context.Context) (int64, error)
 	// Resident is the memory that it has, in bytes.
 	Resident() (int64, error)
 	// Close ends it.
@@ -143,9 +145,12 @@ func (c *climbing) saturate(ctx context.Context) (float64, error) {
 		}
 		return nil
 	})
+	if err != nil {
+		return 0, err
+	}
 	between := Quantile(rates, 0.5)
-	if err != nil || between == 0 {
-		return 0, errors.Join(err, errors.New("no request was answered"))
+	if between == 0 {
+		return 0, errors.New("no request was answered")
 	}
 	return float64(time.Second) / float64(between), nil
 }
@@ -154,7 +159,6 @@ func (c *climbing) saturate(ctx context.Context) (float64, error) {
 // too.
 func (c *climbing) rung(ctx context.Context, b Behaviour, rate float64) (Rung, error) {
 	r := Rung{Behaviour: b, Budget: c.Budget}
-	var off, on []Outcome
 	err := c.with(ctx, b, func(s Subject, candidate *Candidate) error {
 		for i := range 2 * c.Pairs {
 			shadowed := i%4 == 1 || i%4 == 2 // off on, on off, off on
@@ -166,10 +170,10 @@ func (c *climbing) rung(ctx context.Context, b Behaviour, rate float64) (Rung, e
 				return err
 			}
 			if shadowed {
-				on = append(on, o)
+				r.On = append(r.On, TimesOf(o))
 				r.Memory.Peaks = append(r.Memory.Peaks, peak)
 			} else {
-				off = append(off, o)
+				r.Off = append(r.Off, TimesOf(o))
 			}
 			if i == 0 {
 				if r.Memory.Before, err = s.Resident(); err != nil {
@@ -179,10 +183,31 @@ func (c *climbing) rung(ctx context.Context, b Behaviour, rate float64) (Rung, e
 			r.add(o)
 		}
 		r.Taken = candidate.Taken()
-		return nil
+		if err := s.Shadow(ctx, false); err != nil {
+			return err
+		}
+		var err error
+		r.Shadowed, err = shadowed(ctx, s)
+		return err
 	})
-	r.Off, r.On = TimesOf(off), TimesOf(on)
 	return r, err
+}
+
+// shadowed waits a moment for what shadows tell at their end.
+func shadowed(ctx context.Context, s Subject) (int64, error) {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for until := time.Now().Add(patience); ; {
+		n, err := s.Shadowed(ctx)
+		if err != nil || n > 0 || time.Now().After(until) {
+			return n, err
+		}
+		select {
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		case <-tick.C:
+		}
+	}
 }
 
 func (r *Rung) add(o Outcome) {
@@ -204,7 +229,7 @@ func (c *climbing) measure(ctx context.Context, s Subject, rate float64) (Outcom
 	}
 	looked := make(chan seen, 1)
 	go func() {
-		peak, err := watch(watching, s.Resident, lookEvery)
+		peak, err := Peak(watching, s.Resident)
 		looked <- seen{peak, err}
 	}()
 	o, err := c.load(s.Address()).Paced(ctx, c.slice, rate)
@@ -213,9 +238,9 @@ func (c *climbing) measure(ctx context.Context, s Subject, rate float64) (Outcom
 	return o, memory.peak, errors.Join(err, memory.err)
 }
 
-// watch is the most that resident said until ctx ends, and once then.
-func watch(ctx context.Context, resident func() (int64, error), every time.Duration) (int64, error) {
-	tick := time.NewTicker(every)
+// Peak is the most that resident says until ctx ends. It is asked once at least.
+func Peak(ctx context.Context, resident func() (int64, error)) (int64, error) {
+	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	peak := int64(0)
 	for {

@@ -20,11 +20,13 @@ import (
 type relay struct {
 	*server
 	on       atomic.Bool
+	shadowed atomic.Int64
 	resident func() (int64, error)
 }
 
 func (r *relay) Address() netip.AddrPort                 { return r.address() }
 func (r *relay) Shadow(_ context.Context, on bool) error { r.on.Store(on); return nil }
+func (r *relay) Shadowed(context.Context) (int64, error) { return r.shadowed.Load(), nil }
 func (r *relay) Resident() (int64, error)                { return r.resident() }
 func (r *relay) Close() error                            { r.close(); return nil }
 
@@ -43,6 +45,7 @@ func starts(pass func(primary, candidate io.ReadWriter, client io.Writer) error)
 			defer context.AfterFunc(ctx, func() { _ = p.Close() })()
 			var shadow io.ReadWriter
 			if r.on.Load() {
+				r.shadowed.Add(1)
 				if s, err := net.DialTimeout("tcp", candidate.String(), unanswered); err == nil {
 					defer func() { _ = s.Close() }()
 					defer context.AfterFunc(ctx, func() { _ = s.Close() })()
@@ -89,7 +92,7 @@ func TestEveryRungIsMeasuredWithTheShadowOffAndOn(t *testing.T) {
 		t.Errorf("the rate is %v of %v, want half", l.Rate, l.Saturating)
 	}
 	for _, r := range l.Rungs {
-		if r.Failed > 0 || r.Requests == 0 || r.Off.P50 <= 0 || r.On.P99 <= 0 || r.Memory.Before <= 0 || len(r.Memory.Peaks) != 1 {
+		if r.Failed > 0 || r.Requests == 0 || r.Shadowed == 0 || len(r.Off) != 1 || len(r.On) != 1 || r.Off[0].P50 <= 0 || r.On[0].P99 <= 0 || r.Memory.Before <= 0 || len(r.Memory.Peaks) != 1 {
 			t.Errorf("%+v", r)
 		}
 		if r.Behaviour.connects() != (r.Taken > 0) {
@@ -142,14 +145,14 @@ func TestARelayThatFailsWithoutAShadowHasNoLadder(t *testing.T) {
 func TestThePeakOfMemoryIsTheMostThatWasSeen(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	sizes := []int64{3, 9, 4}
-	peak, err := watch(ctx, func() (int64, error) {
+	peak, err := Peak(ctx, func() (int64, error) {
 		n := sizes[0]
 		if sizes = sizes[1:]; len(sizes) == 0 {
 			sizes = []int64{1}
 			cancel()
 		}
 		return n, nil
-	}, time.Millisecond)
+	})
 	if peak != 9 || err != nil {
 		t.Errorf("%d, %v, want 9", peak, err)
 	}

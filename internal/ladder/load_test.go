@@ -25,6 +25,16 @@ func serveBy(t *testing.T, talk func(*net.TCPConn)) netip.AddrPort {
 	return s.address()
 }
 
+// answers answers each request with the same.
+func answers(c net.Conn, with string) {
+	from := bufio.NewReader(c)
+	for readRequest(from) == nil {
+		if _, err := io.WriteString(c, with); err != nil {
+			return
+		}
+	}
+}
+
 func primaryOf(t *testing.T) *Primary {
 	t.Helper()
 	p, err := NewPrimary(here())
@@ -110,9 +120,9 @@ func TestWhatGoesWrongIsCountedWithItsReason(t *testing.T) {
 		{"silence", func(c *net.TCPConn) { _, _ = io.Copy(io.Discard, c) }, false, "no answer"},
 		{"an end", func(c *net.TCPConn) { _ = readRequest(bufio.NewReader(c)) }, false, "unexpected EOF"},
 		{"a reset", func(c *net.TCPConn) { _ = c.SetLinger(0) }, false, "connection reset"},
-		{"the candidate's bytes", func(c *net.TCPConn) { answerAll(c, candidateReply) }, true, "the candidate's bytes reached a client"},
-		{"more than the reply", func(c *net.TCPConn) { answerAll(c, reply+"x") }, true, "not the primary's"},
-		{"another status", func(c *net.TCPConn) { answerAll(c, strings.Replace(reply, "200", "502", 1)) }, true, "not the primary's"},
+		{"the candidate's bytes", func(c *net.TCPConn) { answers(c, candidateReply) }, true, "the candidate's bytes reached a client"},
+		{"more than the reply", func(c *net.TCPConn) { answers(c, reply+"x") }, true, "not the primary's"},
+		{"another status", func(c *net.TCPConn) { answers(c, strings.Replace(reply, "200", "502", 1)) }, true, "not the primary's"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			o, err := Load{At: serveBy(t, tc.talk), Clients: 2, Patience: 50 * time.Millisecond}.Paced(t.Context(), 50*time.Millisecond, 200)
@@ -123,6 +133,25 @@ func TestWhatGoesWrongIsCountedWithItsReason(t *testing.T) {
 				t.Errorf("%d answered, %d failed, %d strays, because %v", o.Answered, o.Failed, o.Strays, o.Why)
 			}
 		})
+	}
+}
+
+func TestEveryRequestIsAnsweredHoweverItIsCut(t *testing.T) {
+	two := request + request
+	for i := range len(two) {
+		first, had := endings([]byte(two[:i]), 0)
+		second, left := endings([]byte(two[i:]), had)
+		if first+second != 2 || left != 0 {
+			t.Errorf("cut at %d: %d and %d requests, %d bytes left", i, first, second, left)
+		}
+	}
+	c := ask(t, primaryOf(t).Address())
+	if _, err := io.WriteString(c, request); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, 2*len(reply))
+	if _, err := io.ReadFull(c, got); err != nil || string(got) != reply+reply {
+		t.Errorf("%q, %v", got, err)
 	}
 }
 

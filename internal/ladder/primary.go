@@ -1,11 +1,6 @@
 package ladder
 
-import (
-	"bufio"
-	"context"
-	"net"
-	"net/netip"
-)
+import "net/netip"
 
 // The request of a client, and the reply of who serves it, who says in Via who he
 // is: so a client notices a byte that is not the primary's.
@@ -18,29 +13,19 @@ const (
 
 // Primary is a server of a small page, in HTTP/1.1 with connections that are kept.
 // Close it.
-type Primary struct{ server *server }
+type Primary struct{ pages *pages }
 
 // NewPrimary has a primary serve at a free port of the address.
 func NewPrimary(at netip.Addr) (*Primary, error) {
-	s, err := serve(at, func(_ context.Context, c *net.TCPConn) { answerAll(c, reply) })
+	p, err := newPages(at, reply)
 	if err != nil {
 		return nil, err
 	}
-	return &Primary{s}, nil
+	return &Primary{p}, nil
 }
 
 // Address is where it listens.
-func (p *Primary) Address() netip.AddrPort { return p.server.address() }
+func (p *Primary) Address() netip.AddrPort { return p.pages.address() }
 
 // Close ends it and its connections.
-func (p *Primary) Close() { p.server.close() }
-
-// answerAll answers each request with the same.
-func answerAll(c net.Conn, with string) {
-	from, text := bufio.NewReader(c), []byte(with)
-	for readRequest(from) == nil {
-		if _, err := c.Write(text); err != nil {
-			return
-		}
-	}
-}
+func (p *Primary) Close() { p.pages.close() }

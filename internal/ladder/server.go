@@ -17,7 +17,8 @@ type server struct {
 	ctx      context.Context
 	cancel   context.CancelFunc
 	all      sync.WaitGroup
-	taken    atomic.Int64
+
+	connections atomic.Int64
 
 	mu   sync.Mutex
 	open map[net.Conn]struct{}
@@ -36,6 +37,7 @@ func serve(at netip.Addr, talk func(ctx context.Context, c *net.TCPConn)) (*serv
 	return s, nil
 }
 
+func (s *server) taken() int              { return int(s.connections.Load()) }
 func (s *server) address() netip.AddrPort { return s.listener.Addr().(*net.TCPAddr).AddrPort() }
 
 func (s *server) accept(talk func(context.Context, *net.TCPConn)) {
@@ -44,7 +46,7 @@ func (s *server) accept(talk func(context.Context, *net.TCPConn)) {
 		if err != nil {
 			return
 		}
-		s.taken.Add(1)
+		s.connections.Add(1)
 		if !s.keep(c) {
 			return
 		}

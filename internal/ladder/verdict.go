@@ -25,15 +25,24 @@ type Times struct {
 	P99 time.Duration
 }
 
-// TimesOf are the medians of the slices' quantiles: one hiccup of the machine is in
-// one slice.
-func TimesOf(slices []Outcome) Times {
-	var all50, all99 []time.Duration
-	for _, o := range slices {
-		all50 = append(all50, Quantile(o.Took, 0.5))
-		all99 = append(all99, Quantile(o.Took, 0.99))
+// TimesOf are those of a slice.
+func TimesOf(o Outcome) Times { return Times{P50: Quantile(o.Took, 0.5), P99: Quantile(o.Took, 0.99)} }
+
+// Middle are the medians of the slices' times: a hiccup of the machine is in one of
+// them.
+func Middle(slices []Times) Times {
+	return Times{P50: rank(slices, p50, 0.5), P99: rank(slices, p99, 0.5)}
+}
+
+func p50(t Times) time.Duration { return t.P50 }
+func p99(t Times) time.Duration { return t.P99 }
+
+func rank(slices []Times, of func(Times) time.Duration, share float64) time.Duration {
+	var all []time.Duration
+	for _, t := range slices {
+		all = append(all, of(t))
 	}
-	return Times{P50: Quantile(all50, 0.5), P99: Quantile(all99, 0.5)}
+	return Quantile(all, share)
 }
 
 // Near says whether what took off without the shadow and on with it is the same to a
@@ -86,26 +95,31 @@ func (m Memory) Flat(budget int64) bool {
 // Rung is what was measured with one candidate.
 type Rung struct {
 	Behaviour Behaviour
-	Off, On   Times
+	// Off and On are what clients waited in each slice, without and with the shadow.
+	Off, On []Times
 	// Requests were answered, Failed were not, and of those Strays had other bytes than
 	// the primary's; Why is the first.
 	Requests, Failed, Strays int
 	Why                      error
-	// Taken are the connections that the candidate has taken.
-	Taken  int
-	Memory Memory
-	Budget int64
+	// Shadowed are the exchanges that the shadow has told of, Taken the connections that
+	// the candidate has taken.
+	Shadowed int64
+	Taken    int
+	Memory   Memory
+	Budget   int64
 }
 
 // Verdict is what does not hold, in words; nothing where the rung holds.
 func (r Rung) Verdict() []string {
 	var broken []string
 	for _, q := range []struct {
-		name    string
-		off, on time.Duration
-	}{{"p50", r.Off.P50, r.On.P50}, {"p99", r.Off.P99, r.On.P99}} {
-		if !Near(q.off, q.on) {
-			broken = append(broken, fmt.Sprintf("%s is %s with the shadow and %s without", q.name, q.on.Round(time.Microsecond), q.off.Round(time.Microsecond)))
+		name string
+		of   func(Times) time.Duration
+	}{{"p50", p50}, {"p99", p99}} {
+		off, on := q.of(Middle(r.Off)), q.of(Middle(r.On))
+		if !Near(off, on) {
+			broken = append(broken, fmt.Sprintf("%s is %s with the shadow and %s without (%s to %s from slice to slice)", q.name, milliseconds(on),
+				milliseconds(off), milliseconds(rank(r.Off, q.of, 0)), milliseconds(rank(r.Off, q.of, 1))))
 		}
 	}
 	if r.Failed > 0 {
@@ -117,7 +131,10 @@ func (r Rung) Verdict() []string {
 	if r.Requests == 0 {
 		broken = append(broken, "no request was answered")
 	}
-	if r.Behaviour.connects() && r.Taken == 0 {
+	switch {
+	case r.Shadowed == 0:
+		broken = append(broken, "nothing was shadowed: the report has no exchange")
+	case r.Behaviour.connects() && r.Taken == 0:
 		broken = append(broken, "nothing was shadowed: the candidate has seen no connection")
 	}
 	return broken
@@ -125,6 +142,10 @@ func (r Rung) Verdict() []string {
 
 // Holds says whether no client could tell.
 func (r Rung) Holds() bool { return len(r.Verdict()) == 0 }
+
+func milliseconds(d time.Duration) string {
+	return fmt.Sprintf("%.2f ms", float64(d)/float64(time.Millisecond))
+}
 
 func mebibytes(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
 

@@ -79,8 +79,8 @@ func TestMemoryIsFlatWithinItsBoundAndWithoutALeak(t *testing.T) {
 func TestARungHoldsUnlessAClientCouldTell(t *testing.T) {
 	const ms = time.Millisecond
 	good := Rung{
-		Behaviour: Healthy, Requests: 1000, Taken: 10, Budget: 64 << 20,
-		Off: Times{ms, 5 * ms}, On: Times{ms, 6 * ms}, Memory: Memory{Before: 20 << 20, Peaks: []int64{30 << 20}},
+		Behaviour: Healthy, Requests: 1000, Taken: 10, Shadowed: 900, Budget: 64 << 20,
+		Off: []Times{{ms, 5 * ms}, {2 * ms, 9 * ms}, {ms, 4 * ms}}, On: []Times{{ms, 6 * ms}, {ms, 2 * ms}, {ms, 60 * ms}}, Memory: Memory{Before: 20 << 20, Peaks: []int64{30 << 20}},
 	}
 	with := func(change func(*Rung)) Rung {
 		r := good
@@ -94,8 +94,11 @@ func TestARungHoldsUnlessAClientCouldTell(t *testing.T) {
 	}{
 		{"as good as without", good, nil},
 		{
-			"slower", with(func(r *Rung) { r.On = Times{3 * ms, 20 * ms} }),
-			[]string{"p50 is 3ms with the shadow and 1ms without", "p99 is 20ms with the shadow and 5ms without"},
+			"slower", with(func(r *Rung) { r.On = []Times{{3 * ms, 20 * ms}} }),
+			[]string{
+				"p50 is 3.00 ms with the shadow and 1.00 ms without (1.00 ms to 2.00 ms from slice to slice)",
+				"p99 is 20.00 ms with the shadow and 5.00 ms without (4.00 ms to 9.00 ms from slice to slice)",
+			},
 		},
 		{
 			"failures", with(func(r *Rung) { r.Failed, r.Why = 2, errors.New("cut off") }),
@@ -108,6 +111,10 @@ func TestARungHoldsUnlessAClientCouldTell(t *testing.T) {
 		{
 			"a shadow that was none", with(func(r *Rung) { r.Taken = 0 }),
 			[]string{"nothing was shadowed: the candidate has seen no connection"},
+		},
+		{
+			"a shadow of which nothing is told", with(func(r *Rung) { r.Shadowed = 0 }),
+			[]string{"nothing was shadowed: the report has no exchange"},
 		},
 		{"who takes no connection has seen none", with(func(r *Rung) { r.Taken, r.Behaviour = 0, Blackholed }), nil},
 		{"nobody asked", with(func(r *Rung) { r.Requests = 0 }), []string{"no request was answered"}},
@@ -122,10 +129,11 @@ func TestARungHoldsUnlessAClientCouldTell(t *testing.T) {
 }
 
 func TestAHiccupInOneSliceIsNotTheLadders(t *testing.T) {
-	slice := func(worst time.Duration) Outcome {
-		return Outcome{Took: []time.Duration{1, 1, worst}}
+	var all []Times
+	for _, worst := range []time.Duration{2, 900, 2} {
+		all = append(all, TimesOf(Outcome{Took: []time.Duration{1, 1, worst}}))
 	}
-	if diff := cmp.Diff(Times{1, 2}, TimesOf([]Outcome{slice(2), slice(900), slice(2)})); diff != "" {
+	if diff := cmp.Diff(Times{1, 2}, Middle(all)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
