@@ -1,7 +1,7 @@
 // Command bench measures splitd side by side with what it is compared to, on one
 // machine, in network namespaces of its own: the kernel plane with nft by hand
-// and iptables, the relay with HAProxy and nginx. It asserts nothing and writes
-// down everything: README.md says how to read it.
+// and iptables, the relay with HAProxy and nginx, shadows with nginx's mirror. It
+// asserts nothing and writes down everything: README.md says how to read it.
 package main
 
 import (
@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/splitd/splitd/internal/ladder"
 	"github.com/splitd/splitd/internal/netns"
 )
 
@@ -35,6 +36,14 @@ type options struct {
 	out, parts  string
 	most        int // splits
 	relay       relayOptions
+	shadow      shadowOptions
+}
+
+// shadowOptions are those of the shadows.
+type shadowOptions struct {
+	turns int
+	slice time.Duration
+	rungs []ladder.Behaviour // nil: all
 }
 
 // relayOptions are those of the relays.
@@ -47,7 +56,7 @@ func parse(args []string, stderr io.Writer) (options, bool) {
 	var o options
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	flags.StringVar(&o.parts, "parts", "kernel,loopback,user,namespaces", "what to measure; the file keeps the other parts")
+	flags.StringVar(&o.parts, "parts", "kernel,loopback,user,namespaces,shadow", "what to measure; the file keeps the other parts")
 	flags.StringVar(&o.out, "out", "", "the file to write; standard output without one")
 	flags.IntVar(&o.turns, "turns", 9, "kernel: how often each way has its turn")
 	flags.DurationVar(&o.slice, "slice", 200*time.Millisecond, "kernel: how long one thing is measured in one turn")
@@ -59,6 +68,8 @@ func parse(args []string, stderr io.Writer) (options, bool) {
 	flags.IntVar(&o.relay.idle, "idle", 5000, "relays: silent flows")
 	flags.IntVar(&o.relay.idleTurns, "idle-turns", 3, "relays: how often silent flows are measured")
 	flags.IntVar(&o.relay.streams, "streams", 100, "relays: bulk streams at once, where they are many")
+	flags.IntVar(&o.shadow.turns, "shadow-turns", 3, "shadow: how often each way has its turn, with each candidate")
+	flags.DurationVar(&o.shadow.slice, "shadow-slice", 700*time.Millisecond, "shadow: how long one thing is measured in one turn")
 	return o, flags.Parse(args) == nil
 }
 

@@ -26,7 +26,7 @@ func allParts() []part {
 	}{{"loopback", throughLoopback()}, {"user", asOrdinaryUser()}, {"namespaces", throughNamespaces()}} {
 		all = append(all, part{p.name, p.of.heading, measureRelays(p.of)})
 	}
-	return all
+	return append(all, part{"shadow", "Shadow, beside candidates that are bad", measureShadows})
 }
 
 // choose finds parts by their names, with commas between them.

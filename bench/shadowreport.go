@@ -1,0 +1,77 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/splitd/splitd/internal/ladder"
+)
+
+// shadows writes what clients of the primary met with, by candidate.
+func (r *report) shadows(s *shadows) {
+	r.line("\nClient, relay, primary and candidate on one host. Requests/s are as fast as %d clients are answered. p50 and p99 are at half of what the same "+
+		"program answers without a shadow, late or not: %s. Every answer was the primary's, byte for byte, but those that failed: no answer within a second. "+
+		"Memory is that of the program's processes when it has begun, and the most later.\n", atOnce, s.pacesText())
+	r.head("candidate", "way", "requests/s", "p50, ms", "p99, ms", "failed", "memory, MiB")
+	for _, b := range s.rungs {
+		for _, w := range s.ways {
+			one := s.of[b][w.name]
+			if one == nil || len(one.full) == 0 {
+				continue
+			}
+			memory := "-"
+			if w.start != nil {
+				memory = fmt.Sprintf("%.1f, %.1f", float64(one.before)/(1<<20), float64(one.most)/(1<<20))
+			}
+			r.row(string(b), w.name, fmt.Sprintf("%.0f", median(one.full)), fmt.Sprintf("%.3f", median(one.p50)*1e3),
+				fmt.Sprintf("%.2f", median(one.p99)*1e3), one.failedText(), memory)
+		}
+	}
+	for _, l := range s.left {
+		r.line("\nLeft out: %s.", l)
+	}
+	r.line("\n## With the shadow to without, of the same program\n\nDifference of the medians; in brackets the median of the turns' ratios. Target of splitd: within 1.1x or 1 ms, none failed.\n")
+	r.head("candidate", "program", "requests/s", "p50", "p99", "failed", "holds")
+	for _, b := range s.rungs {
+		for _, pair := range [][2]string{{nameShadowOn, nameShadowOff}, {nameMirror, nameNginxHTTP}} {
+			on, off := s.of[b][pair[0]], s.of[b][pair[1]]
+			if on == nil || off == nil || len(on.full) == 0 || len(off.full) == 0 {
+				continue
+			}
+			holds := "no"
+			if on.failed == 0 && near(off.p50, on.p50) && near(off.p99, on.p99) {
+				holds = "yes"
+			}
+			r.row(string(b), pair[0], spread(on.full, off.full), more(on.p50, off.p50), more(on.p99, off.p99), on.failedText(), holds)
+		}
+	}
+}
+
+func near(off, on []float64) bool {
+	seconds := func(v float64) time.Duration { return time.Duration(v * float64(time.Second)) }
+	return ladder.Near(seconds(median(off)), seconds(median(on)))
+}
+
+func more(on, off []float64) string {
+	middle, _, _ := ratio(on, off)
+	return fmt.Sprintf("%+.2f ms (%.2f)", (median(on)-median(off))*1e3, middle)
+}
+
+func (s *shadowed) failedText() string {
+	if s.failed == 0 {
+		return "0"
+	}
+	return fmt.Sprintf("%d of %d", s.failed, s.paced)
+}
+
+// pacesText says at which rates latency was measured.
+func (s *shadows) pacesText() string {
+	var words []string
+	for _, w := range s.ways {
+		if rate := s.rates[w.name]; rate > 0 {
+			words = append(words, fmt.Sprintf("%.0f requests/s of %q", rate, w.name))
+		}
+	}
+	return strings.Join(words, ", ")
+}

@@ -1,0 +1,68 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/splitd/splitd/internal/ladder"
+)
+
+func TestEveryWayBesideEveryCandidateIsMeasured(t *testing.T) {
+	rungs := []ladder.Behaviour{ladder.Healthy, ladder.Dead}
+	got, err := shadowsOf(t.Context(), shadowOptions{turns: 1, slice: 100 * time.Millisecond, rungs: rungs}, t.Logf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got.ways)+len(got.left) != len(shadowWays()) || len(got.ways) < 3 {
+		t.Errorf("%d ways are measured, left out: %q", len(got.ways), got.left)
+	}
+	for _, b := range rungs {
+		for _, w := range got.ways {
+			one := got.of[b][w.name]
+			if one == nil || len(one.full) != 1 || len(one.p50) != 1 || len(one.p99) != 1 || one.full[0] <= 0 || one.p50[0] <= 0 || one.paced == 0 {
+				t.Fatalf("%s beside a candidate that is %s: %+v", w.name, b, one)
+			}
+			if (one.before > 0) != (w.start != nil) || one.most < one.before {
+				t.Errorf("%s beside a candidate that is %s: %d bytes, then %d", w.name, b, one.before, one.most)
+			}
+			if one.failed > 0 && w.name != nameMirror {
+				t.Errorf("%s beside a candidate that is %s: %s requests failed", w.name, b, one.failedText())
+			}
+		}
+	}
+}
+
+func TestTheReportSetsTheShadowBesideTheSameProgramWithout(t *testing.T) {
+	r := &report{}
+	s := &shadows{
+		rungs: []ladder.Behaviour{ladder.Hanging, ladder.Dead}, ways: shadowWays(), left: []string{`"nginx, mirror", because nginx is not installed`},
+		rates: map[string]float64{nameShadowOff: 15_000},
+		of: map[ladder.Behaviour]map[string]*shadowed{
+			ladder.Hanging: {
+				nameNoProxy:   {full: []float64{90_000}, p50: []float64{0.0001}, p99: []float64{0.001}, paced: 10},
+				nameShadowOff: {full: []float64{30_000, 40_000}, p50: []float64{0.0002, 0.0004}, p99: []float64{0.001, 0.002}, paced: 20, before: 15 << 20, most: 16 << 20},
+				nameShadowOn:  {full: []float64{27_000, 36_000}, p50: []float64{0.0003, 0.0005}, p99: []float64{0.002, 0.0025}, paced: 20, before: 15 << 20, most: 30 << 20},
+				nameNginxHTTP: {full: []float64{20_000}, p50: []float64{0.001}, p99: []float64{0.002}, paced: 20, before: 8 << 20, most: 9 << 20},
+				nameMirror:    {full: []float64{20}, p50: []float64{1}, p99: []float64{2}, paced: 20, failed: 19, before: 8 << 20, most: 9 << 20},
+			},
+		},
+	}
+	r.shadows(s)
+	for _, want := range []string{
+		`late or not: 15000 requests/s of "splitd, shadow off".`,
+		"| hanging | no proxy | 90000 | 0.100 | 1.00 | 0 | - |",
+		"| hanging | splitd, shadow on | 36000 | 0.500 | 2.50 | 0 | 15.0, 30.0 |",
+		"| hanging | nginx, mirror | 20 | 1000.000 | 2000.00 | 19 of 20 | 8.0, 9.0 |",
+		"| hanging | splitd, shadow on | 0.900 (0.90-0.90) | +0.10 ms (1.50) | +0.50 ms (2.00) | 0 | yes |",
+		"| hanging | nginx, mirror | 0.001 (0.00-0.00) | +999.00 ms (1000.00) | +1998.00 ms (1000.00) | 19 of 20 | no |",
+		`Left out: "nginx, mirror", because nginx is not installed.`,
+	} {
+		if !strings.Contains(r.String(), want) {
+			t.Errorf("the report lacks %q:\n%s", want, r)
+		}
+	}
+	if strings.Contains(r.String(), "| dead |") {
+		t.Errorf("the report has a candidate that was not measured:\n%s", r)
+	}
+}
