@@ -17,16 +17,24 @@ func (a *app) shadow() *cobra.Command {
 	var reason string
 	var ttl duration
 	var expect uint64
+	var test selfTestFlags
 	cmd := &cobra.Command{
-		Use:   "shadow [SPLIT] W | [SPLIT] default",
+		Use:   "shadow [SPLIT] W | [SPLIT] default | [SPLIT] --self-test",
 		Short: "Play a share of the primary's flows to the candidate too: 100%, 1/3, or the file's",
 		Long: "Set the sample: the share of the flows that go to the primary which is also played to the candidate of\n" +
-			"shadow.to. What that answers reaches no client. Weights stay as they are; `shadow 0%` ends it at once.",
+			"shadow.to. What that answers reaches no client. Weights stay as they are; `shadow 0%` ends it at once.\n\n" +
+			"With --self-test it changes nothing: a splitd of its own shadows to candidates that are healthy, dead, refusing,\n" +
+			"blackholed, hanging, dripping, flooding and resetting, on loopback, with the limits of SPLIT, and the table has\n" +
+			"what clients of the primary waited with the shadow and without. Exit code 1 if they could tell.",
 		Example: "  splitctl shadow 100%                    of the only split\n" +
 			"  splitctl shadow mx 5% --reason CHG-1    of the split mx\n" +
 			"  splitctl shadow mx 0%                   no more, now\n" +
-			"  splitctl shadow mx default              the file's sample again",
+			"  splitctl shadow mx default              the file's sample again\n" +
+			"  splitctl shadow mx --self-test          what a bad candidate costs clients, measured here",
 		Args: func(cmd *cobra.Command, args []string) error {
+			if test.on {
+				return test.judge(args)
+			}
 			if _, _, err := parseShadow(args); err != nil {
 				return fmt.Errorf("%w: usage: splitctl %s", err, cmd.Use)
 			}
@@ -39,7 +47,14 @@ func (a *app) shadow() *cobra.Command {
 	cmd.Flags().StringVar(&reason, "reason", "", "why, for the history")
 	cmd.Flags().Var(&ttl, "ttl", "end the override by itself after this time, as in 2h30m")
 	cmd.Flags().Uint64Var(&expect, "expect-generation", 0, "refuse, with exit code 7, at any other generation")
+	test.register(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		switch {
+		case test.on:
+			return a.selfTest(cmd.Context(), first(args), test, output)
+		case cmd.Flags().Changed("for"):
+			return usagef("--for goes with --self-test: --ttl ends a sample by itself")
+		}
 		name, request, err := parseShadow(args)
 		if err != nil {
 			return usage(err)

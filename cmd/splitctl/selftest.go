@@ -1,0 +1,265 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/splitd/splitd/control/api"
+	"github.com/splitd/splitd/internal/ladder"
+	"github.com/splitd/splitd/traffic"
+)
+
+// selfTestFlags are the flags of `shadow --self-test`.
+type selfTestFlags struct {
+	on       bool
+	duration duration
+}
+
+// The bounds of --for: a slice is to have requests enough for a p99, and nobody
+// waits for more than an hour.
+const (
+	selfTestLeast, selfTestMost = 5 * time.Second, time.Hour
+	selfTestPairs               = 7 // of slices, in each rung
+)
+
+func (f *selfTestFlags) register(cmd *cobra.Command) {
+	f.duration = duration(30 * time.Second)
+	cmd.Flags().BoolVar(&f.on, "self-test", false, "measure on this host, by a splitd of its own, whether clients can tell how bad a candidate is")
+	cmd.Flags().Var(&f.duration, "for", "with --self-test: how long it measures in all")
+}
+
+// judge judges the command line of a self-test: it takes a split, and no sample.
+func (f *selfTestFlags) judge(args []string) error {
+	d := time.Duration(f.duration)
+	switch {
+	case len(args) > 1:
+		return usagef("%q is one too many: --self-test takes no sample: usage: splitctl shadow [SPLIT] --self-test", args[1])
+	case len(args) == 1:
+		if err := traffic.CheckName(args[0]); err != nil {
+			return usagef("name split: %w", err)
+		}
+	}
+	if d < selfTestLeast || d > selfTestMost {
+		return usagef("--for %v: it must be from %v to %v", d, selfTestLeast, selfTestMost)
+	}
+	return nil
+}
+
+// selfTest climbs the ladder: it starts a splitd of its own, and never touches the
+// one that runs, but for reading how it limits the named split's shadows.
+func (a *app) selfTest(ctx context.Context, split string, f selfTestFlags, output *format) error {
+	d := time.Duration(f.duration)
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	program, err := a.findDaemon()
+	if err != nil {
+		return err
+	}
+	limits, whose, err := a.limitsOf(ctx, split)
+	if err != nil {
+		return err
+	}
+	a.say(fmt.Sprintf("splitctl: %s shadows HTTP with %s to built-in candidates, on loopback, for %v; the running daemon is left alone", program, whose, d))
+	// The loops of clients and primary own a thread each.
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(runtime.NumCPU() + 2))
+	done, err := ladder.Climb(ctx, ladder.Options{
+		Start: func(ctx context.Context, primary, candidate netip.AddrPort) (ladder.Subject, error) {
+			d, err := ladder.StartDaemon(ctx, program, limits, primary, candidate)
+			if err != nil {
+				return nil, err
+			}
+			return d, nil
+		},
+		For: d, Pairs: selfTestPairs, Budget: limits.BudgetOf(), Seed: uint64(a.now().UnixNano()),
+		Done: func(r ladder.Rung) {
+			a.say(fmt.Sprintf("splitctl: a candidate that is %s (%s): %s", r.Behaviour, r.Behaviour.About(), holdsText(r.Holds())))
+		},
+	})
+	if ctx.Err() != nil {
+		return errors.New("self-test: interrupted; its splitd is ended and its files are removed")
+	}
+	if err != nil {
+		return fmt.Errorf("self-test: %w", err)
+	}
+	answer := selfTestOf(done, whose)
+	if err := a.print(output, answer, func(w io.Writer) error { return a.writeSelfTest(w, answer) }, nil); err != nil {
+		return err
+	}
+	if !answer.Holds {
+		return &coded{code: exitError, err: errors.New("clients can tell"), quiet: true}
+	}
+	return nil
+}
+
+func holdsText(holds bool) string {
+	if holds {
+		return "holds"
+	}
+	return "does not hold"
+}
+
+// findDaemon is the splitd beside this program, or the one in PATH.
+func (a *app) findDaemon() (string, error) {
+	if self, err := os.Executable(); err == nil {
+		beside := filepath.Join(filepath.Dir(self), daemonProgram)
+		if _, err := os.Stat(beside); err == nil {
+			return beside, nil
+		}
+	}
+	path, err := exec.LookPath(daemonProgram)
+	if err != nil {
+		return "", fmt.Errorf("find splitd: %w: it stands neither beside splitctl nor in PATH, and --self-test starts one of its own", err)
+	}
+	return path, nil
+}
+
+// limitsOf are the limits of the named split's shadows, as its file says them, and
+// whose they are, in words. Without a name they are splitd's own.
+func (a *app) limitsOf(ctx context.Context, name string) (ladder.Limits, string, error) {
+	if name == "" {
+		return ladder.Limits{}, "splitd's own limits", nil
+	}
+	var files []string // none: the standard places
+	list, err := a.client(0).Splits(ctx, name)
+	if _, refused := errors.AsType[*api.Error](err); refused {
+		return ladder.Limits{}, "", err
+	}
+	if err == nil && len(list.Items) == 1 {
+		files = fileOf(list.Items[0].Definition)
+	}
+	config, err := a.load(files)
+	for _, s := range config.Splits {
+		if err == nil && s.Name == name {
+			return ladder.Limits{
+				Budget: &config.Shadow.Budget, FlowBudget: &s.Shadow.FlowBudget, Patience: &s.Shadow.Patience, MaxFlows: &s.Shadow.MaxFlows,
+			}, fmt.Sprintf("the limits of %q", name), nil
+		}
+	}
+	return ladder.Limits{}, "", errors.Join(err, fmt.Errorf("read the limits of split %q: no file that can be read here has it: leave the name out to measure splitd's own limits", name))
+}
+
+// fileOf is the file of a definition, FILE:LINE; none where that stands in a standard
+// place, which is read with all that stands beside it.
+func fileOf(definition string) []string {
+	at := strings.LastIndexByte(definition, ':')
+	if at <= 0 || strings.HasPrefix(definition, "/etc/splitd/") {
+		return nil
+	}
+	return []string{definition[:at]}
+}
+
+// selfTestAnswer is what `shadow --self-test` prints as data.
+type selfTestAnswer struct {
+	api.Envelope
+	Tested     string         `json:"tested"`
+	Saturating float64        `json:"saturating_rate"` // requests a second without a shadow
+	Rate       float64        `json:"rate"`            // at which clients asked
+	Holds      bool           `json:"holds"`
+	Rungs      []selfTestRung `json:"rungs"`
+}
+
+// selfTestRung is a row of it.
+type selfTestRung struct {
+	Candidate   string         `json:"candidate"`
+	About       string         `json:"about"`
+	Off         selfTestTimes  `json:"shadow_off"`
+	On          selfTestTimes  `json:"shadow_on"`
+	Requests    int            `json:"requests"`
+	Failed      int            `json:"failed"`
+	Strays      int            `json:"strays"` // answers that were not the primary's
+	Why         string         `json:"first_failure,omitempty"`
+	Shadowed    int64          `json:"shadowed_exchanges"`
+	Connections int            `json:"candidate_connections"`
+	Memory      selfTestMemory `json:"memory"`
+	Holds       bool           `json:"holds"`
+	Broken      []string       `json:"broken"`
+}
+
+type selfTestTimes struct {
+	P50 float64 `json:"p50_ms"`
+	P99 float64 `json:"p99_ms"`
+}
+
+type selfTestMemory struct {
+	Before int64   `json:"before_bytes"`
+	Peaks  []int64 `json:"peak_bytes"` // of each slice with the shadow
+	Bound  int64   `json:"bound_bytes"`
+}
+
+func selfTestOf(l ladder.Ladder, whose string) selfTestAnswer {
+	answer := selfTestAnswer{
+		Envelope: api.Of("ShadowSelfTest"), Tested: "HTTP with " + whose, Saturating: l.Saturating, Rate: l.Rate, Holds: l.Holds(),
+		Rungs: make([]selfTestRung, 0, len(l.Rungs)),
+	}
+	for _, r := range l.Rungs {
+		one := selfTestRung{
+			Candidate: string(r.Behaviour), About: r.Behaviour.About(), Off: timesOf(ladder.Middle(r.Off)), On: timesOf(ladder.Middle(r.On)),
+			Requests: r.Requests, Failed: r.Failed, Strays: r.Strays, Shadowed: r.Shadowed, Connections: r.Taken,
+			Memory: selfTestMemory{r.Memory.Before, r.Memory.Peaks, r.Memory.Bound(r.Budget)},
+			Holds:  r.Holds(), Broken: append([]string{}, r.Verdict()...),
+		}
+		if r.Why != nil {
+			one.Why = r.Why.Error()
+		}
+		answer.Rungs = append(answer.Rungs, one)
+	}
+	return answer
+}
+
+func timesOf(t ladder.Times) selfTestTimes {
+	const ms = float64(time.Millisecond)
+	return selfTestTimes{P50: float64(t.P50) / ms, P99: float64(t.P99) / ms}
+}
+
+// writeSelfTest writes the table, what does not hold, and the verdict.
+func (a *app) writeSelfTest(w io.Writer, answer selfTestAnswer) error {
+	numbers := []string{"P50 OFF", "P50 ON", "P99 OFF", "P99 ON", "REQUESTS", "FAILED", "SHADOWED", "MEMORY", "MOST"}
+	t := a.table(numbers, append(append([]string{"CANDIDATE"}, numbers...), "HOLDS")...)
+	var broken []string
+	for _, r := range answer.Rungs {
+		holds := cell{"yes", styleGood}
+		if !r.Holds {
+			holds = cell{"no", styleBad}
+		}
+		most := r.Memory.Before
+		for _, peak := range r.Memory.Peaks {
+			most = max(most, peak)
+		}
+		t.row(r.Candidate, inMS(r.Off.P50), inMS(r.On.P50), inMS(r.Off.P99), inMS(r.On.P99), r.Requests, r.Failed, r.Shadowed, inMiB(r.Memory.Before), inMiB(most), holds)
+		for _, why := range r.Broken {
+			broken = append(broken, r.Candidate+": "+printable(why))
+		}
+	}
+	if err := t.write(w); err != nil {
+		return err
+	}
+	var text strings.Builder
+	fmt.Fprintf(&text, "\n%s; clients asked %.0f times a second, half of the %.0f that are answered without a shadow.\n", answer.Tested, answer.Rate, answer.Saturating)
+	for _, why := range broken {
+		text.WriteString(why + "\n")
+	}
+	verdict := "holds: whatever the candidate does, p50 and p99 stay within 1.1x or 1 ms, memory is flat, and no client sees an error"
+	if !answer.Holds {
+		verdict = "does not hold: see above; on a machine that does other work repeat it, or give --for more time"
+	}
+	text.WriteString(verdict + "\n")
+	_, err := io.WriteString(w, text.String())
+	return err
+}
+
+func inMS(ms float64) string { return fmt.Sprintf("%.2f ms", ms) }
+
+func inMiB(bytes int64) string { return fmt.Sprintf("%.1f MiB", float64(bytes)/(1<<20)) }

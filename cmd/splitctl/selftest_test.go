@@ -1,0 +1,66 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/splitd/splitd/internal/ladder"
+)
+
+func TestTheSelfTestsTableSaysWhatDoesNotHold(t *testing.T) {
+	const us, ms, mib = time.Microsecond, time.Millisecond, 1 << 20
+	good := ladder.Rung{
+		Behaviour: ladder.Healthy, Off: []ladder.Times{{P50: 310 * us, P99: 2 * ms}}, On: []ladder.Times{{P50: 390 * us, P99: 2500 * us}},
+		Requests: 41000, Taken: 210, Shadowed: 20000, Budget: 64 * mib, Memory: ladder.Memory{Before: 16 * mib, Peaks: []int64{30 * mib, 28 * mib}},
+	}
+	bad := good
+	bad.Behaviour, bad.On, bad.Failed, bad.Why = ladder.Hanging, []ladder.Times{{P50: 400 * us, P99: 90 * ms}}, 3, errors.New("read answer: unexpected EOF")
+	for _, tc := range []struct {
+		name  string
+		rungs []ladder.Rung
+		want  string
+	}{
+		{"all hold", []ladder.Rung{good}, `CANDIDATE  P50 OFF   P50 ON  P99 OFF   P99 ON  REQUESTS  FAILED  SHADOWED    MEMORY      MOST  HOLDS
+healthy    0.31 ms  0.39 ms  2.00 ms  2.50 ms     41000       0     20000  16.0 MiB  30.0 MiB  yes
+
+HTTP with splitd's own limits; clients asked 15000 times a second, half of the 30000 that are answered without a shadow.
+holds: whatever the candidate does, p50 and p99 stay within 1.1x or 1 ms, memory is flat, and no client sees an error
+`},
+		{"one does not", []ladder.Rung{good, bad}, `CANDIDATE  P50 OFF   P50 ON  P99 OFF    P99 ON  REQUESTS  FAILED  SHADOWED    MEMORY      MOST  HOLDS
+healthy    0.31 ms  0.39 ms  2.00 ms   2.50 ms     41000       0     20000  16.0 MiB  30.0 MiB  yes
+hanging    0.31 ms  0.40 ms  2.00 ms  90.00 ms     41000       3     20000  16.0 MiB  30.0 MiB  no
+
+HTTP with splitd's own limits; clients asked 15000 times a second, half of the 30000 that are answered without a shadow.
+hanging: p99 is 90.00 ms with the shadow and 2.00 ms without (2.00 ms to 2.00 ms from slice to slice)
+hanging: 3 requests failed: read answer: unexpected EOF
+does not hold: see above; on a machine that does other work repeat it, or give --for more time
+`},
+	} {
+		var out bytes.Buffer
+		a := &app{env: env{stdout: &out, getenv: func(string) string { return "" }, isTerminal: isTerminal}}
+		answer := selfTestOf(ladder.Ladder{Saturating: 30_000, Rate: 15_000, Rungs: tc.rungs}, "splitd's own limits")
+		if err := a.writeSelfTest(&out, answer); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(tc.want, out.String()); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", tc.name, diff)
+		}
+	}
+}
+
+func TestTheFileOfADefinitionIsReadWhereItIsNotInAStandardPlace(t *testing.T) {
+	for definition, want := range map[string][]string{
+		"":                             nil,
+		"/etc/splitd/conf.d/mx.yaml:3": nil,
+		"/srv/mx.yaml:12":              {"/srv/mx.yaml"},
+		"C:/odd.yaml:1":                {"C:/odd.yaml"},
+	} {
+		if diff := cmp.Diff(want, fileOf(definition)); diff != "" {
+			t.Errorf("%q (-want +got):\n%s", definition, diff)
+		}
+	}
+}
