@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -23,6 +22,8 @@ type front struct {
 	flows   atomic.Int64 // that are open; of UDP alone
 	leave   *leave       // while it goes; guarded by Relay.mu
 	away    bool         // it begins no handshakes; guarded by Relay.mu
+	goes    bool         // it is nobody's any more, and its sockets may be closed; guarded by Relay.mu
+	closing bool         // and are; guarded by Relay.mu
 
 	// inlet says that the kernel hands it flows over that ask for other addresses.
 	// Opened is that of inlets: the workers accept from it. Guarded by Relay.mu.
@@ -39,10 +40,10 @@ func (f *front) asked() netip.AddrPort {
 }
 
 // apply has connections that are accepted from now on treated as c says.
-// Relay.mu is held, without which no socket is closed.
+// Relay.mu is held, without which no socket is closed of a front that stays.
 func (f *front) apply(c *choice) {
 	before := f.choice.Swap(c)
-	if f.udp() {
+	if f.udp() || f.goes {
 		return
 	}
 	if before != nil && before.proxy.PeerTimeout == c.proxy.PeerTimeout {
@@ -105,17 +106,14 @@ func (r *Relay) open(f *front) {
 
 // close ends a front, and returns when the connections in its queues have
 // become flows: their clients think themselves connected, and a close alone
-// would reset them. Of UDP it has no flows any more. It is called once; r.mu is held.
+// would reset them. Of UDP it has no flows any more. It is called once; r.changing
+// and r.mu are held.
 func (r *Relay) close(f *front) {
 	if !r.stopped {
 		r.overflowed += f.overflow()
 	}
-	var closed sync.WaitGroup
-	for _, w := range r.workers {
-		closed.Add(1)
-		w.post(func() { w.leave(f, closed.Done) })
-	}
-	closed.Wait()
+	f.closing = true
+	r.aside(func() { each(r.workers, func(w *worker, done func()) { w.leave(f, done) }) })
 	r.files.own.Add(-int64(len(f.sockets)))
 	// Who is still to send a PROXY header has the split's changes passed by.
 	f.choice.Store(f.choice.Load().toPrimary())

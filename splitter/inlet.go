@@ -52,8 +52,7 @@ const (
 // that the service has. The kernel's rules are the caller's to make, after that.
 // Without CAP_NET_ADMIN the error is EPERM.
 func (r *Relay) OpenInlet(split traffic.Split) (port uint16, err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.change()()
 	if r.stopped {
 		return 0, ErrStopped
 	}
@@ -82,14 +81,13 @@ func (r *Relay) OpenInlet(split traffic.Split) (port uint16, err error) {
 // hand it new flows any more: those that are on their way in become flows yet. Open
 // flows go on.
 func (r *Relay) CloseInlet(split string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.change()()
 	if !r.stopped {
 		r.dropInlet(split)
 	}
 }
 
-// dropInlet is CloseInlet; r.mu is held.
+// dropInlet is CloseInlet; r.changing and r.mu are held.
 func (r *Relay) dropInlet(split string) {
 	in := r.inlets[split]
 	if in == nil {

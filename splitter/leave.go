@@ -27,10 +27,25 @@ type leave struct {
 	*lingering // of UDP
 }
 
+// retireAll closes the fronts that do not stay. r.changing and r.mu are held.
+func (r *Relay) retireAll(stays func(spot) bool) {
+	var going []*front
+	for address, f := range r.fronts {
+		if !stays(address) {
+			f.goes = true
+			going = append(going, f)
+		}
+	}
+	for _, f := range going {
+		r.retire(f, r.coverOf(f, stays))
+	}
+}
+
 // retire closes the front: now, or after those have come who are on their way
 // in. Cover is another one that has its address from now on, if there is one.
-// r.mu is held.
+// r.changing and r.mu are held.
 func (r *Relay) retire(f, cover *front) {
+	f.goes = true
 	if f.udp() {
 		r.linger(f, cover)
 		return
@@ -52,8 +67,14 @@ func (r *Relay) retire(f, cover *front) {
 }
 
 // onTheirWay are the clients whose handshakes the front has begun; false when the
-// kernel does not say.
-func (r *Relay) onTheirWay(f *front) (map[netip.AddrPort]bool, bool) {
+// kernel does not say. r.changing and r.mu are held.
+func (r *Relay) onTheirWay(f *front) (clients map[netip.AddrPort]bool, known bool) {
+	r.aside(func() { clients, known = r.lookFor(f) })
+	return clients, known
+}
+
+// lookFor is onTheirWay that needs no lock.
+func (r *Relay) lookFor(f *front) (map[netip.AddrPort]bool, bool) {
 	clients, err := handshakes(f.asked())
 	if err != nil {
 		r.log.Debug("see who is on the way in", "address", f.address.String(), "error", err)
@@ -68,7 +89,7 @@ func (f *front) stay() bool {
 		return false
 	}
 	close(f.leave.wanted)
-	f.leave = nil
+	f.leave, f.goes = nil, false
 	f.welcome()
 	return true
 }
@@ -80,12 +101,11 @@ func (r *Relay) await(f *front, l *leave) {
 	r.mu.Lock()
 	if f.leave == l {
 		f.turnAway()
-		l.clients, _ = r.onTheirWay(f)
 	}
 	r.mu.Unlock()
+	l.clients, _ = r.lookFor(f)
 	r.waitFor(l, f.asked(), end)
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.change()()
 	if f.leave == l {
 		r.close(f)
 	}

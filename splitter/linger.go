@@ -69,15 +69,17 @@ func (l *lingering) look(workers int) {
 // linger has a front of UDP begin no flows any more, and closes it: now, or when
 // its last flow has ended. What a client sends who has none is for cover, another
 // front that its address belongs to from now on, or as lost as where nobody
-// listens. r.mu is held.
+// listens. r.changing and r.mu are held.
 func (r *Relay) linger(f, cover *front) {
 	l := f.leave
 	if l == nil {
 		l = &leave{wanted: make(chan struct{}), lingering: &lingering{flows: &f.flows, empty: make(chan struct{})}}
 		f.leave = l
-		each(r.workers, func(w *worker, done func()) {
-			defer done()
-			w.linger(f, l, cover)
+		r.aside(func() {
+			each(r.workers, func(w *worker, done func()) {
+				defer done()
+				w.linger(f, l, cover)
+			})
 		})
 		if f.flows.Load() == 0 {
 			r.close(f)
@@ -87,11 +89,13 @@ func (r *Relay) linger(f, cover *front) {
 		r.lingerings.Go(func() { r.awaitLast(f, l) })
 		return
 	}
-	each(r.workers, func(w *worker, done func()) {
-		defer done()
-		if at := w.placeOf(f); at >= 0 {
-			w.listeners[at].cover = cover
-		}
+	r.aside(func() {
+		each(r.workers, func(w *worker, done func()) {
+			defer done()
+			if at := w.placeOf(f); at >= 0 {
+				w.listeners[at].cover = cover
+			}
+		})
 	})
 }
 
@@ -102,8 +106,7 @@ func (r *Relay) awaitLast(f *front, l *leave) {
 		return
 	case <-l.empty:
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.change()()
 	if f.leave == l {
 		r.close(f)
 	}

@@ -41,7 +41,9 @@ func (r *Relay) overflow() uint64 {
 	}
 	sum := r.overflowed
 	for _, f := range r.fronts {
-		sum += f.overflow()
+		if !f.closing { // it has been added
+			sum += f.overflow()
+		}
 	}
 	return sum
 }

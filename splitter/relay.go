@@ -74,6 +74,9 @@ type Relay struct {
 	lingerings sync.WaitGroup // and for the last flows of those of UDP
 	owners     *owners
 
+	// changing is held by what opens and closes fronts, one at a time. It is taken before
+	// mu, which is let go while workers and the kernel are waited for (aside).
+	changing sync.Mutex
 	mu       sync.Mutex // guards what follows
 	stopped  bool
 	wanted   int // workers
@@ -149,8 +152,7 @@ func (r *Relay) Apply(_ context.Context, splits []traffic.Split) error {
 	if err != nil {
 		return err
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.change()()
 	if r.stopped {
 		return ErrStopped
 	}
@@ -169,6 +171,25 @@ func (r *Relay) Apply(_ context.Context, splits []traffic.Split) error {
 	}
 	r.swap(splits, choices, bound)
 	return nil
+}
+
+// change begins to open and close fronts, and returns what ends that.
+func (r *Relay) change() (end func()) {
+	r.changing.Lock()
+	r.mu.Lock()
+	return func() {
+		r.mu.Unlock()
+		r.changing.Unlock()
+	}
+}
+
+// aside does what waits, for workers or the kernel, while others may change weights
+// and look: an off must not wait until the clients of another split have been let in.
+// Both r.changing and r.mu are held.
+func (r *Relay) aside(wait func()) {
+	r.mu.Unlock()
+	defer r.mu.Lock()
+	wait()
 }
 
 // choices makes the choice of every front; r.mu is held.
@@ -244,7 +265,8 @@ func (r *Relay) circuitOf(key circuitKey) *circuit {
 	return c
 }
 
-// swap makes the new state the one that serves; it cannot fail. r.mu is held.
+// swap makes the new state the one that serves; it cannot fail. r.changing and r.mu
+// are held.
 func (r *Relay) swap(splits []traffic.Split, choices map[spot]*choice, bound []*front) {
 	for _, f := range bound {
 		r.fronts[f.address] = f
@@ -264,12 +286,6 @@ func (r *Relay) swap(splits []traffic.Split, choices map[spot]*choice, bound []*
 		r.open(f)
 		r.log.Info("listening", "split", choices[f.address].split, "address", f.address.String())
 	}
-	stays := func(at spot) bool { return choices[at] != nil }
-	for address, f := range r.fronts {
-		if !stays(address) {
-			r.retire(f, r.coverOf(f, stays))
-		}
-	}
 	clear(r.splits)
 	for _, split := range splits {
 		split.Candidates = slices.Clone(split.Candidates)
@@ -277,6 +293,7 @@ func (r *Relay) swap(splits []traffic.Split, choices map[spot]*choice, bound []*
 	}
 	maps.DeleteFunc(r.circuits, func(key circuitKey, _ *circuit) bool { return !r.isCandidate(key.backend) })
 	maps.DeleteFunc(r.groups, func(key traffic.BackendKey, _ groups) bool { return !r.isCandidate(key) })
+	r.retireAll(func(at spot) bool { return choices[at] != nil })
 }
 
 // isCandidate says whether it is one of a split served now; r.mu is held.

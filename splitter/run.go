@@ -2,7 +2,9 @@ package splitter
 
 import (
 	"context"
+	"maps"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -72,16 +74,14 @@ func (r *Relay) Run(ctx context.Context) error {
 // stop closes all fronts, those of UDP for new flows, after which no flow begins, and sets the time of
 // those that are open.
 func (r *Relay) stop() {
-	r.mu.Lock()
+	end := r.change()
 	r.overflowed = r.overflow()
 	r.stopped = true
-	for _, f := range r.fronts {
-		r.retire(f, nil)
-	}
-	for name := range r.inlets {
+	r.retireAll(func(spot) bool { return false })
+	for _, name := range slices.Collect(maps.Keys(r.inlets)) {
 		r.dropInlet(name)
 	}
-	r.mu.Unlock()
+	end()
 	r.leaving.Wait()
 	for timeout, n := range r.drain() {
 		r.log.Info("draining", "flows", n, "drain_timeout", timeout)

@@ -17,9 +17,10 @@ import (
 
 func (r *testRelay) noFiles() uint64 { return r.Refusals()["mx"][traffic.RefusedNoFiles] }
 
-// leaveRoomFor lets flows have so many files more.
+// leaveRoomFor lets flows have so many files more. Of a small host memory would be
+// what is short.
 func (r *testRelay) leaveRoomFor(files int64) {
-	r.inspect(func(*worker) { r.files.most = r.files.used.Load() + files })
+	r.inspect(func(*worker) { r.files.most, r.files.lack = r.files.used.Load()+files, unix.EMFILE })
 }
 
 // Flows end all the time, so that there is always room for somebody: not for all

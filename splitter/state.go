@@ -68,7 +68,7 @@ func (r *Relay) restated(current, changed traffic.Split) (map[*front]*choice, er
 		switch {
 		case before.split != changed.Name:
 			continue
-		case weightsAlone && f.leave == nil:
+		case weightsAlone && !f.goes:
 			choices[f] = before.restated(changed, rules)
 			continue
 		}
@@ -76,7 +76,7 @@ func (r *Relay) restated(current, changed traffic.Split) (map[*front]*choice, er
 		switch {
 		case err == nil:
 			choices[f] = c
-		case f.leave != nil:
+		case f.goes:
 			choices[f] = before.toPrimary()
 		default:
 			return nil, err
@@ -89,7 +89,7 @@ func (r *Relay) restated(current, changed traffic.Split) (map[*front]*choice, er
 // r.mu is held.
 func (r *Relay) restatedRules(changed traffic.Split) *rules {
 	for _, f := range r.fronts {
-		if c := f.choice.Load(); c.split == changed.Name && f.leave == nil {
+		if c := f.choice.Load(); c.split == changed.Name && !f.goes {
 			return c.rules.restated(changed)
 		}
 	}
