@@ -24,6 +24,7 @@ func (d *Daemon) begins(ctx context.Context) error {
 	if err := d.mayBeAlone(known); err != nil {
 		return err
 	}
+	d.loadReports(ctx)
 	definition, running, differsFrom := d.runningDefinition(ctx)
 	modes, notes := d.resolved(definition.Splits)
 	inKernel, err := d.kernelState(ctx, definition, modes, known)
@@ -98,10 +99,11 @@ func (d *Daemon) recordStart(ctx context.Context, p *proposal) ([]state.Entry, e
 
 // firstApply puts the settled state into the planes.
 func (d *Daemon) firstApply(ctx context.Context, p proposal, recorded bool) error {
+	d.shadows.follow(p.next) // before the first flow comes
 	if err := d.planes.apply(ctx, p.next.splits(), nil, p.next.paths); err != nil {
 		return fmt.Errorf("apply configuration: %w", errors.Join(err, d.planes.abandon()))
 	}
-	d.view.Store(d.withBaselines(ctx, p.next))
+	d.see(d.withBaselines(ctx, p.next))
 	d.retarget()
 	d.reloads.Store(&metrics.Reload{At: d.now(), OK: true})
 	d.warnOf(d.publish(p.entries, false).wait(ctx, raisePatience))

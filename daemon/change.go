@@ -123,12 +123,18 @@ func (d *Daemon) enact(ctx context.Context, c *change) error {
 		d.begun(ctx, c)
 	}
 	old := d.view.Load()
-	d.view.Store(c.next)
+	d.see(c.next)
 	if c.reach != reachNone {
 		c.shut = shut(old.of(c.records), c.next.of(c.records))
 		d.tend.free(c.shut)
 	}
 	return nil
+}
+
+// see shows readers a view that is in force, and has what is shadowed follow it.
+func (d *Daemon) see(v *view) {
+	d.view.Store(v)
+	d.shadows.follow(v)
 }
 
 // takeAttempts gives up the attempts of the relay to reach whom a change has shut:

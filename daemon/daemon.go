@@ -51,6 +51,8 @@ type Options struct {
 	// path needs it. Relay is the proxy data plane.
 	OpenKernel func() (Kernel, error)
 	Relay      Relay
+	// Tee is whom Relay tells of sampled flows; nil is nobody.
+	Tee *Tee
 	// Host is asked whether it can carry the splits.
 	Host Host
 	// OpenStore opens the database below the state directory.
@@ -116,6 +118,8 @@ type Daemon struct {
 
 	tend *tender // of open flows
 
+	shadows *shadows
+
 	reloads atomic.Pointer[metrics.Reload]
 
 	control *control.Server
@@ -136,6 +140,7 @@ func New(o Options) *Daemon {
 	d.health = health.New(health.Options{
 		Checker: o.Checker, Notify: d.heed, Now: o.Now, Rand: o.Rand, Limit: checksMost, Log: o.Log,
 	})
+	d.shadows = newShadows(o)
 	d.scribe.tell = func(lost error) {
 		d.log.Error("the store is lost; changes are not recorded until one raises", "error", lost)
 	}
@@ -259,6 +264,7 @@ func (d *Daemon) serve(ctx context.Context, group *errgroup.Group, hangup <-chan
 	}
 	group.Go(func() error { return d.keepKernel(ctx) })
 	group.Go(func() error { return d.tendFlows(relaying) })
+	group.Go(func() error { return d.keepReports(relaying) })
 	group.Go(func() error { return d.health.Run(ctx) })
 	group.Go(func() error { return d.withdraw(ctx) })
 	group.Go(func() error { return d.expire(ctx) })

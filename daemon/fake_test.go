@@ -409,6 +409,8 @@ func (r *fakeRelay) Counts() map[traffic.BackendKey]traffic.Counts {
 	return counts
 }
 
+func (r *fakeRelay) TeeCounts() map[string]splitter.TeeCounts { return nil }
+
 func (r *fakeRelay) OpenFlows(key traffic.BackendKey) []splitter.OpenFlow {
 	return slices.DeleteFunc(slices.Clone(r.open), func(f splitter.OpenFlow) bool { return f.BackendKey != key })
 }

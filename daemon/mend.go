@@ -157,5 +157,5 @@ func (d *Daemon) rebase(ctx context.Context) {
 	defer d.raising.Unlock()
 	d.changing.Lock()
 	defer d.changing.Unlock()
-	d.view.Store(d.withBaselines(ctx, d.view.Load()))
+	d.see(d.withBaselines(ctx, d.view.Load()))
 }

@@ -21,7 +21,7 @@ func (d *Daemon) Plan(ctx context.Context) (api.Plan, error) {
 	warnings, notes := sorted(r.host)
 	return api.Plan{
 		Envelope: api.Of(api.KindPlan), Nft: wanted.Nft, Rules: wanted.Rules, Routes: wanted.Routes,
-		Notes:       slices.Concat(r.view.notes, r.view.auto, warnings, notes),
+		Notes:       slices.Concat(r.view.notes, r.view.auto, ruleNotes(r.view.splits()), warnings, notes),
 		Differences: append([]string{}, r.drift...),
 	}, nil
 }

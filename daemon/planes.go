@@ -56,6 +56,7 @@ type Relay interface {
 	Counts() map[traffic.BackendKey]traffic.Counts
 	Refusals() map[string]map[traffic.Refusal]uint64
 	Faults() splitter.Faults
+	TeeCounts() map[string]splitter.TeeCounts
 	OpenFlows(key traffic.BackendKey) []splitter.OpenFlow
 	End(flows []splitter.OpenFlow) int
 	Free(from map[traffic.BackendKey][]netip.Addr) int

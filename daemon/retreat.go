@@ -32,7 +32,7 @@ func (d *Daemon) retreat(ctx context.Context, c change, entries []state.Entry) r
 	if err != nil {
 		err = fmt.Errorf("go back to the state before: %w: `splitctl plan` shows what differs", err)
 	}
-	d.view.Store(back)
+	d.see(back)
 	d.release(c.records)
 	var running *state.Running
 	if c.running != nil {

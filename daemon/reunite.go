@@ -68,7 +68,7 @@ func (d *Daemon) reunite(ctx context.Context) error {
 		if err := d.planes.apply(ctx, c.next.splits(), d.view.Load().splits(), c.next.paths); err != nil {
 			return fmt.Errorf("apply configuration: %w", err)
 		}
-		d.view.Store(c.next)
+		d.see(c.next)
 		written = d.scribe.submitStore(func(store Store) error {
 			_, err := write(store, &c.next.running, c.records, c.entries)
 			return err

@@ -298,6 +298,8 @@ func (d *Daemon) Sample(ctx context.Context) metrics.Sample {
 	sample.RelayFaults = map[string]uint64{
 		"accept": faults.Accepts, "connect": faults.Dials, "splice": faults.Splices, "datagram": faults.Datagrams, "panic": faults.Panics, "log": faults.Unsaid,
 	}
+	sample.ShadowBudget = d.shadows.memory()
+	tees := d.planes.relay.TeeCounts()
 	for _, split := range r.view.splits() {
 		counts, killed := map[string]traffic.Counts{}, map[string]uint64{}
 		for _, b := range split.Backends() {
@@ -311,6 +313,7 @@ func (d *Daemon) Sample(ctx context.Context) metrics.Sample {
 		sample.Splits = append(sample.Splits, metrics.Split{
 			State: split, Mode: split.Mode, Counts: counts, Health: healthSamples(r.health[split.Name]),
 			ObservedPPM: r.observed(r.view.records.get(split.Name)), InSync: r.inSync(split), Refused: refused[split.Name], Killed: killed,
+			Shadow: d.shadows.sample(split.Name, tees),
 		})
 	}
 	return sample

@@ -57,13 +57,16 @@ func Serve(ctx context.Context, p Process) error {
 	if err != nil {
 		return err
 	}
+	tee := &Tee{}
 	d := New(Options{
 		Config: cfg, Reload: p.Load, Sources: p.Sources, Fileless: p.Fileless,
 		OpenKernel: func() (Kernel, error) { return openKernel(cfg, log) },
 		Host:       thisHost{netfilter.Settings(cfg.Netfilter), filepath.Dir(includePath(cfg)), &doctor.Recall{}},
 		Relay: splitter.New(splitter.Options{
 			Log: log, Draw: draw, Workers: cfg.Relay.Workers, FlowLog: toFlowLog(flows), LegMark: netfilter.Settings(cfg.Netfilter).LegMark(),
+			Tee: tee,
 		}),
+		Tee:       tee,
 		OpenStore: func() (Store, error) { return openStore(cfg.StateDir, log) },
 		UID:       os.Getuid(),
 		Checker:   health.Checks{Rand: func() uint16 { return uint16(rand.Uint32()) }},

@@ -41,6 +41,7 @@ const (
 	ActionRemove  Action = "remove"  // the definition no longer has the split
 	ActionRevert  Action = "revert"  // a recorded change did not come into force
 	ActionEnd     Action = "end"     // open flows were ended; nothing else changed
+	ActionReset   Action = "reset"   // the report began anew; nothing else changed
 )
 
 // Side is a split before or after a change.

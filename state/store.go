@@ -22,6 +22,7 @@ import (
 //	history  historyKey -> sealed Entry
 //	order    sequence -> historyKey
 //	running  text -> sealed Running
+//	reports  name of the split -> when it was saved, sealed Report; not there before the first
 const schema = 1
 
 var (
@@ -30,6 +31,7 @@ var (
 	bucketHistory = []byte("history")
 	bucketOrder   = []byte("order")
 	bucketRunning = []byte("running")
+	bucketReports = []byte("reports")
 
 	keySchema = []byte("schema")
 	keyText   = []byte("text")

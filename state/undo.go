@@ -20,7 +20,7 @@ func NextUndo(history []Entry) (Entry, bool) {
 		switch e.Action {
 		case ActionRemove:
 			return Entry{}, false
-		case ActionUndo, ActionAdopt, ActionExpire, ActionRevert, ActionEnd:
+		case ActionUndo, ActionAdopt, ActionExpire, ActionRevert, ActionEnd, ActionReset:
 			continue
 		case ActionSet, ActionDefault, ActionShadow, ActionOff, ActionDrain, ActionApply:
 		}

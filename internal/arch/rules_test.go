@@ -54,7 +54,7 @@ func rooms() []room {
 		{path: "control/client", may: []string{"control/api"}, tests: []string{"control", "control/controltest"}, why: client},
 		{path: "control/controltest", may: []string{"control", "control/api", "control/items", "traffic"}, why: operator},
 		{path: "daemon", may: []string{
-			"configs", "control", "control/api", "control/client", "control/items", "flowlog", "health", "internal/build", "metrics", "netfilter", "netfilter/doctor", "splitter", "state", "traffic",
+			"configs", "control", "control/api", "control/client", "control/items", "flowlog", "health", "internal/build", "metrics", "netfilter", "netfilter/doctor", "shadow", "shadow/play", "shadow/report", "shadow/runner", "splitter", "state", "traffic",
 		}, why: wiring},
 		{path: "cmd/splitd", may: []string{"configs", "daemon", "internal/..."}, why: command},
 		{path: "cmd/splitctl", may: []string{

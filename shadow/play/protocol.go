@@ -2,7 +2,6 @@ package play
 
 import (
 	"fmt"
-	"strings"
 
 	"github.com/splitd/splitd/shadow"
 	"github.com/splitd/splitd/shadow/http1"
@@ -60,8 +59,11 @@ func identified(s traffic.Split) bool {
 func web(s traffic.Split) (protocol, error) {
 	o := http1.Options{PrimaryHosts: s.Shadow.PrimaryHosts, CandidateHosts: s.Shadow.CandidateHosts, LoopGuard: s.Shadow.LoopGuard}
 	for _, text := range s.Shadow.Allow {
-		method, path, _ := strings.Cut(text, " ")
-		o.Allow = append(o.Allow, http1.Allow{Method: method, Path: path})
+		allow, err := http1.ParseAllow(text)
+		if err != nil {
+			return protocol{}, fmt.Errorf("shadow split %q: %w", s.Name, err)
+		}
+		o.Allow = append(o.Allow, allow)
 	}
 	if err := o.Check(); err != nil {
 		return protocol{}, fmt.Errorf("shadow split %q: %w", s.Name, err)

@@ -1,0 +1,110 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/splitd/splitd/control"
+	"github.com/splitd/splitd/control/api"
+	"github.com/splitd/splitd/shadow/play"
+	"github.com/splitd/splitd/state"
+	"github.com/splitd/splitd/traffic"
+)
+
+var _ control.Reporter = (*Daemon)(nil)
+
+// Report returns what is known of how the candidate of a split answers.
+func (d *Daemon) Report(_ context.Context, name string) (json.RawMessage, error) {
+	record, err := d.view.Load().find(name)
+	if err != nil {
+		return nil, err
+	}
+	p, err := d.playOf(record)
+	if err != nil {
+		return nil, err
+	}
+	text, err := json.Marshal(p.Report())
+	if err != nil {
+		return nil, fmt.Errorf("write report of %q: %w", record.Name, err)
+	}
+	return text, nil
+}
+
+// playOf is the play of a split; of one that nothing was sampled of, one that has
+// nothing to tell.
+func (d *Daemon) playOf(record state.Record) (*play.Play, error) {
+	one := d.shadows.find(record.Name)
+	switch {
+	case one != nil && one.fault != nil:
+		return nil, refuse(api.CodeFailed, "report %q: %v", record.Name, one.fault)
+	case one != nil:
+		return one.play, nil
+	}
+	split := d.view.Load().split(record.Name)
+	if err := split.CheckSample(); err != nil {
+		return nil, refuse(api.CodeFailed, "report %q: it is not shadowed: %v: change it there (%s) and run `splitctl apply`",
+			record.Name, err, d.view.Load().places[record.Name])
+	}
+	p, err := play.New(play.Options{Split: split, Now: d.now})
+	if err != nil {
+		return nil, refuse(api.CodeFailed, "report %q: %v", record.Name, err)
+	}
+	return p, nil
+}
+
+// ResetReport forgets what was compared of a split. Nothing of its state changes,
+// so it makes no generation; the history has who did it.
+func (d *Daemon) ResetReport(_ context.Context, who control.Actor, name string, request api.Request) (api.Change, error) {
+	record, err := d.view.Load().expect(name, request.ExpectGeneration)
+	if err != nil {
+		return api.Change{}, err
+	}
+	p, err := d.playOf(record)
+	if err != nil {
+		return api.Change{}, err
+	}
+	p.Reset()
+	weight := int(inForce(record).CandidateWeight())
+	entry := d.entry(who, state.ActionReset, record, record, request.Reason, d.now())
+	d.announce([]state.Entry{entry})
+	d.scribe.submitStore(func(store Store) error {
+		err := store.DropReport(record.Name)
+		if err == nil {
+			_, err = d.recordReset(store, entry)
+		}
+		if err != nil {
+			d.log.Error("record the reset of a report", "split", record.Name, "error", err)
+		}
+		return err
+	})
+	return api.Change{
+		Envelope: api.Of(api.KindChange), Split: record.Name, Changed: true, Generation: uint64(record.Generation),
+		PreviousPPM: weight, WeightPPM: weight,
+	}, nil
+}
+
+func (d *Daemon) recordReset(store Store, entry state.Entry) ([]state.Entry, error) {
+	entries, err := store.Commit(nil, []state.Entry{entry})
+	if err != nil {
+		return nil, err
+	}
+	return entries, d.journal(entries...)
+}
+
+// ruleNotes say of each split that is shadowed what may be written to its candidate.
+func ruleNotes(splits []traffic.Split) []string {
+	var notes []string
+	for _, s := range splits {
+		if s.Sample == 0 {
+			continue
+		}
+		rule, err := play.Rule(s)
+		if err != nil {
+			notes = append(notes, fmt.Sprintf("split %q: shadow: %v", s.Name, err))
+			continue
+		}
+		notes = append(notes, fmt.Sprintf("split %q: shadow: sample %s, to %q: %s", s.Name, s.Sample, s.Shadow.To, rule))
+	}
+	return notes
+}

@@ -1,0 +1,208 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/splitd/splitd/metrics"
+	"github.com/splitd/splitd/shadow/play"
+	"github.com/splitd/splitd/shadow/runner"
+	"github.com/splitd/splitd/traffic"
+)
+
+// shadowBudget is the memory of all shadows where the configuration has none.
+const shadowBudget = 64 << 20
+
+// shadows are the plays of the splits that are shadowed, or were.
+type shadows struct {
+	tee    *Tee
+	budget *runner.Budget
+	most   int64 // the budget's
+	mark   uint32
+	log    *slog.Logger
+	now    func() time.Time
+
+	mu      sync.Mutex // guards what follows, never for longer than a play takes to make
+	splits  map[string]*shadowed
+	kept    map[string][]byte // what a store had of splits that have no play yet
+	retired sync.WaitGroup    // plays that others have followed, until they have ended
+	saving  atomic.Bool       // the disk has reports to write
+}
+
+// shadowed is the shadow of one split.
+type shadowed struct {
+	play    *play.Play // nil: it cannot be played
+	fault   error      // why
+	of      traffic.Split
+	latency *metrics.Latency
+	saved   atomic.Uint64 // the edition that is on the disk
+}
+
+func newShadows(o Options) *shadows {
+	s := &shadows{
+		tee: o.Tee, most: cmp.Or(o.Config.Shadow.Budget, shadowBudget), mark: o.CheckMark, log: o.Log, now: o.Now,
+		splits: map[string]*shadowed{}, kept: map[string][]byte{},
+	}
+	if s.tee == nil {
+		s.tee = &Tee{}
+	}
+	s.budget = runner.NewBudget(s.most)
+	return s
+}
+
+// follow brings the plays to a view: a split that has a candidate to compare is
+// played from its first sample on. At a sample of 0 its shadows end at once, and
+// its report stays. So it does when the split is gone, should it come back. It
+// waits for no flow and no disk, and may be called under the change lock.
+func (s *shadows) follow(v *view) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	changed := false
+	for _, h := range v.records.held {
+		if h.split.Shadow.To != "" || s.splits[h.record.Name] != nil {
+			changed = s.one(v.split(h.record.Name)) || changed
+		}
+	}
+	for name, one := range s.splits {
+		if !v.records.has(name) && one.play != nil {
+			one.play.Halt()
+		}
+	}
+	if changed {
+		s.show()
+	}
+}
+
+// show has the relay find the plays of now; s.mu is held.
+func (s *shadows) show() {
+	plays := make(map[string]*play.Play, len(s.splits))
+	for name, one := range s.splits {
+		if one.play != nil {
+			plays[name] = one.play
+		}
+	}
+	s.tee.plays.Store(&plays)
+}
+
+// one brings one split's play to its state, and says whether it is another one;
+// s.mu is held.
+func (s *shadows) one(split traffic.Split) (changed bool) {
+	one := s.splits[split.Name]
+	if one == nil {
+		if split.Sample == 0 && s.kept[split.Name] == nil {
+			return false
+		}
+		one = &shadowed{latency: metrics.NewLatency(split.Name)}
+		s.splits[split.Name] = one
+	}
+	if one.play == nil || !one.play.Follows(split) {
+		changed = s.make(one, split)
+	}
+	switch {
+	case one.play == nil:
+	case split.Sample > 0 && split.Shadow.To == one.play.Split().Shadow.To:
+		one.play.Begin()
+	default:
+		one.play.Halt()
+	}
+	return changed
+}
+
+// make makes the play of a split, in the place of another; s.mu is held.
+func (s *shadows) make(one *shadowed, split traffic.Split) (changed bool) {
+	before := one.play
+	made, err := play.New(play.Options{
+		Split: split, Budget: s.budget, Dial: s.dial(split), After: before, Kept: s.kept[split.Name],
+		Observe: func(t play.Timed) {
+			one.latency.Observe(traffic.RolePrimary, t.Primary.First, t.Primary.Total)
+			one.latency.Observe(traffic.RoleCandidate, t.Candidate.First, t.Candidate.Total)
+		},
+		Now: s.now, Log: s.log,
+	})
+	if err != nil {
+		if one.fault == nil || one.fault.Error() != err.Error() {
+			s.log.Error("split is not shadowed", "split", split.Name, "error", err)
+		}
+		one.fault = err
+		if before != nil {
+			before.Halt()
+		}
+		return false
+	}
+	delete(s.kept, split.Name)
+	one.play, one.fault = made, nil
+	if before != nil {
+		before.Halt()
+		s.retired.Go(before.Close)
+	}
+	return true
+}
+
+// dial connects from this host to the servers of a split. As with health checks,
+// the rules of a split in the kernel leave connections with its mark alone.
+func (s *shadows) dial(split traffic.Split) func(context.Context, netip.AddrPort) (net.Conn, error) {
+	d := net.Dialer{}
+	if split.Mode == traffic.ModeKernel && s.mark != 0 {
+		d.Control = marked(s.mark)
+	}
+	return func(ctx context.Context, at netip.AddrPort) (net.Conn, error) {
+		return d.DialContext(ctx, "tcp", at.String())
+	}
+}
+
+// marked sets the packet mark of a socket (SO_MARK in socket(7)).
+func marked(mark uint32) func(network, address string, c syscall.RawConn) error {
+	return func(_, _ string, c syscall.RawConn) error {
+		var err error
+		failed := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, int(mark)) })
+		return errors.Join(failed, os.NewSyscallError("set packet mark", err))
+	}
+}
+
+// find returns the shadow of a split; nil when there has been none.
+func (s *shadows) find(name string) *shadowed {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.splits[name]
+}
+
+// all are the plays that there are, by split.
+func (s *shadows) all() map[string]*shadowed {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.splits)
+}
+
+// end ends all shadows, and returns when they have, or patience is over.
+func (s *shadows) end(patience time.Duration) {
+	s.mu.Lock()
+	for _, one := range s.splits {
+		if one.play != nil {
+			one.play.Halt()
+			s.retired.Go(one.play.Close)
+		}
+	}
+	s.mu.Unlock()
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		s.retired.Wait()
+	}()
+	select {
+	case <-over:
+	case <-time.After(patience):
+		s.log.Warn("shadows do not end", "waited", patience)
+	}
+}

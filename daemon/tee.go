@@ -1,0 +1,56 @@
+package daemon
+
+import (
+	"sync/atomic"
+
+	"github.com/splitd/splitd/shadow"
+	"github.com/splitd/splitd/shadow/play"
+	"github.com/splitd/splitd/shadow/runner"
+	"github.com/splitd/splitd/splitter"
+)
+
+// Tee gives the relay's sampled flows to the plays of their splits. The zero value
+// is ready, and plays none. The relay's threads call it, so it waits for nobody: it
+// finds the play in a map that never changes once it is there.
+type Tee struct {
+	plays atomic.Pointer[map[string]*play.Play]
+}
+
+// Open implements [splitter.Tee].
+func (t *Tee) Open(flow splitter.Opened) splitter.Tap {
+	plays := t.plays.Load()
+	if plays == nil {
+		return nil
+	}
+	p := (*plays)[flow.Split]
+	if p == nil {
+		return nil
+	}
+	tap := p.Open(runner.Flow{Client: flow.Client, Service: flow.Service, Primary: flow.Server})
+	if tap == nil {
+		return nil
+	}
+	return shadowTap{tap}
+}
+
+// shadowTap gives the shadow of one flow what the relay has passed on.
+type shadowTap struct{ *runner.Tap }
+
+// Take implements [splitter.Tap].
+func (t shadowTap) Take(c splitter.Chunk) bool {
+	from := shadow.Primary
+	if c.FromClient {
+		from = shadow.Client
+	}
+	return t.Tap.Take(from, c.Bytes, c.FIN, c.At)
+}
+
+// End implements [splitter.Tap]. A flow that did not end by two FINs may lack bytes,
+// whoever ended it.
+func (t shadowTap) End(e splitter.Ended) {
+	how := shadow.Reset
+	if e.End == "closed" {
+		how = shadow.Closed
+	}
+	t.Tap.End(how, e.At)
+}
