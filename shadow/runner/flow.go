@@ -57,6 +57,7 @@ func (f *flow) run() {
 		f.over.Store(true)
 		budget.leave(f)
 		f.gone.Store(true)
+		f.forget()
 		budget.settle(f)
 	}()
 	defer f.contain()
@@ -65,6 +66,14 @@ func (f *flow) run() {
 		f.wait()
 	}
 	f.finish()
+}
+
+// forget lets go of all that it held: a relay may hold its Tap for hours still.
+func (f *flow) forget() {
+	f.sessions = nil
+	for taken := true; taken; {
+		_, taken = f.queue.take()
+	}
 }
 
 // begin makes the sessions: one with the candidate, and where the flow learns
@@ -115,7 +124,7 @@ func (f *flow) rest() {
 
 func (f *flow) allDone() bool {
 	for _, s := range f.sessions {
-		if !s.over {
+		if !s.over || s.lingers() {
 			return false
 		}
 	}
@@ -146,7 +155,7 @@ func (f *flow) wait() {
 func (f *flow) patience() (first time.Duration, owed bool) {
 	now := f.runner.options.Now()
 	for _, s := range f.sessions {
-		if s.over || s.deadline.IsZero() {
+		if s.deadline.IsZero() {
 			continue
 		}
 		if left := max(s.deadline.Sub(now), 0); !owed || left < first {
@@ -160,7 +169,7 @@ func (f *flow) patience() (first time.Duration, owed bool) {
 func (f *flow) lapse() {
 	now := f.runner.options.Now()
 	for _, s := range f.sessions {
-		if !s.over && !s.deadline.IsZero() && !now.Before(s.deadline) {
+		if !s.deadline.IsZero() && !now.Before(s.deadline) {
 			s.lapse(now)
 		}
 	}
@@ -172,7 +181,10 @@ func (f *flow) hold() {
 	o, holds := f.runner.options, int64(0)
 	for _, s := range f.sessions {
 		if !s.over {
-			holds += int64(s.driver.Held()) + s.out.holds()
+			holds += int64(s.driver.Held())
+		}
+		if !s.over || s.lingers() {
+			holds += s.out.holds()
 		}
 	}
 	grown := holds - f.holds
@@ -193,8 +205,11 @@ func (f *flow) hold() {
 func (f *flow) finish() {
 	reason := f.dropped.Load()
 	for _, s := range f.sessions {
-		if !s.over {
+		switch {
+		case !s.over:
 			s.stop(shadow.Dropped, *reason)
+		case s.lingers():
+			s.hangUp()
 		}
 	}
 	switch main := f.sessions[0]; {
@@ -219,7 +234,17 @@ func (f *flow) contain() {
 	for _, s := range f.sessions {
 		if !s.over {
 			s.end()
-			f.runner.options.Sink.Exchanged([]shadow.Exchange{{Verdict: shadow.Opaque, Reason: "the driver panicked"}}, s.control)
+			f.tellPanic(s)
 		}
 	}
+}
+
+// tellPanic counts what a panic has ended. It may have been the sink's.
+func (f *flow) tellPanic(s *session) {
+	defer func() {
+		if v := recover(); v != nil {
+			f.runner.options.Log.Error("an exchange is not counted: who counts them panicked", "panic", fmt.Sprint(v))
+		}
+	}()
+	f.runner.options.Sink.Exchanged([]shadow.Exchange{{Verdict: shadow.Opaque, Reason: "the driver panicked"}}, s.control)
 }

@@ -143,10 +143,13 @@ func (s *session) told(n news) {
 	if n.taken != nil {
 		defer func() { n.taken <- struct{}{} }()
 	}
-	if s.over || n.turn != s.turn {
+	if n.turn != s.turn {
 		return
 	}
 	switch {
+	case s.over && n.end != shadow.Open && n.end != shadow.Closed:
+		s.hangUp()
+	case s.over:
 	case n.conn != nil:
 		s.dialling = false
 		s.await()
@@ -154,6 +157,7 @@ func (s *session) told(n news) {
 		s.dialling = false
 		if n.end != shadow.Closed {
 			s.failure = fmt.Sprintf("%s: %v", n.end, n.cause)
+			s.hangUp() // it takes nothing any more
 		}
 		s.hear(shadow.Event{From: shadow.Candidate, End: n.end, At: s.flow.runner.options.Now()})
 	default:
@@ -191,17 +195,20 @@ func (s *session) tell(exchanges []shadow.Exchange) {
 }
 
 // leave ends the session when what is to be said has been said, or the candidate
-// does not take it in time.
+// does not take it in time: so long its flow stays, and what is held is charged.
 func (s *session) leave() {
 	s.over, s.deadline = true, time.Time{}
-	if s.cancel != nil {
-		time.AfterFunc(s.flow.runner.options.Patience, s.cancel)
-	}
 	s.out.finish()
 	if s.dialling {
 		s.hangUp()
 	}
+	if s.lingers() {
+		s.deadline = s.flow.runner.options.Now().Add(s.flow.runner.options.Patience)
+	}
 }
+
+// lingers says whether a session that is over has still to send something.
+func (s *session) lingers() bool { return s.over && s.cancel != nil && s.out.holds() > 0 }
 
 // stop ends the session early.
 func (s *session) stop(why shadow.Verdict, reason string) {
@@ -220,6 +227,10 @@ func (s *session) lags() bool { return s.owed || s.dialling || s.out.holds() > 0
 
 // lapse is the end of the candidate's patience.
 func (s *session) lapse(now time.Time) {
+	if s.over {
+		s.end()
+		return
+	}
 	s.failure = "it owed a reply for too long"
 	if s.dialling {
 		s.failure = "it could not be connected in time"
