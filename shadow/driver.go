@@ -82,8 +82,9 @@ type Moves struct {
 	// Exchanges are complete: both replies are there, or it is known that there
 	// will be none to compare.
 	Exchanges []Exchange
-	// Owed says that the candidate owes a reply behind all this. Its patience runs
-	// from the first Moves that say so, anew with each Send, until some that do not.
+	// Owed says that the candidate owes a reply behind all this that the primary has
+	// given. Its patience runs from the first Moves that say so, anew with each Send,
+	// until some that do not.
 	Owed bool
 	// Done says that the driver wants to hear no more: the connection to the
 	// candidate may be closed when Send is written.

@@ -40,7 +40,7 @@ func rooms() []room {
 		{path: "health", may: []string{"traffic"}, why: "health says how backends are; daemon tells the data planes"},
 		{path: "shadow", may: []string{"traffic"}, why: comparer},
 		{path: "shadow/http1", may: []string{"shadow", "traffic"}, why: driver},
-		{path: "shadow/runner", may: []string{"shadow", "traffic"}, why: "the runner owns goroutines and connections, and no protocol: daemon gives it drivers, and joins it to the relay"},
+		{path: "shadow/runner", may: []string{"shadow", "traffic"}, tests: []string{"shadow/http1", "shadow/raw", "shadow/report", "shadow/smtp", "shadow/tally"}, why: "the runner owns goroutines and connections, and no protocol: daemon gives it drivers, and joins it to the relay"},
 		{path: "shadow/play", may: []string{"shadow", "shadow/http1", "shadow/raw", "shadow/report", "shadow/runner", "shadow/smtp", "shadow/tally", "traffic"}, why: "it joins the rooms of a shadow; daemon gives it flows, sockets and a place on the disk"},
 		{path: "shadow/raw", may: []string{"shadow", "traffic"}, why: driver},
 		{path: "shadow/smtp", may: []string{"shadow", "traffic"}, why: driver},

@@ -93,7 +93,8 @@ func (s *session) proceed() {
 		s.over = true
 	}
 	s.moves.Done = s.over
-	s.moves.Owed = !s.over && (s.playing != nil || s.tunnel != nil && s.tunnel.owed())
+	// While the primary thinks about it, or says it slowly, the candidate may.
+	s.moves.Owed = !s.over && (s.playing != nil && s.playing.primary.whole || s.tunnel != nil && s.tunnel.owed())
 }
 
 // settle returns what is finished, in order.

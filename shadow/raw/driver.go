@@ -162,12 +162,14 @@ func (d *driver) settle(m shadow.Moves) shadow.Moves {
 func (d *driver) fails() bool {
 	a, b := d.ends[primary], d.ends[candidate]
 	switch {
-	case d.times[candidate].Bytes > 0 || b == shadow.Open || b == shadow.Closed:
+	case d.times[candidate].Bytes > 0 || b == shadow.Open:
 		return false
-	case b == shadow.Reset && d.times[primary].Bytes == 0:
+	case d.times[primary].Bytes > 0:
+		return true
+	case b == shadow.Reset:
 		return a != shadow.Open && a != shadow.Reset
 	default:
-		return true
+		return b != shadow.Closed
 	}
 }
 

@@ -118,12 +118,11 @@ func (g generator) plant(s *script, answers []byte, end shadow.End) ([]byte, sha
 		return answers, end
 	case 3:
 		s.differs, s.offset = []string{fmt.Sprintf("flow end: later -> %s", other)}, fmt.Sprint(at)
-		if at == 0 && other != shadow.Closed {
-			s.differs, s.offset, s.coverage = []string{fmt.Sprintf("flow reply: a reply -> %s", other)}, "", string(shadow.CandidateError)
-		}
+		s.silent(at, other)
 		return answers[:at], other
 	case 4:
 		s.differs, s.offset = []string{"flow end: later -> closed"}, fmt.Sprint(at)
+		s.silent(at, shadow.Closed)
 		return answers[:at], shadow.Closed
 	case 5:
 		s.differs, s.offset = []string{"flow length: shorter -> longer"}, fmt.Sprint(len(answers))
@@ -134,6 +133,13 @@ func (g generator) plant(s *script, answers []byte, end shadow.End) ([]byte, sha
 	case 7:
 		s.differs, s.coverage = []string{"flow reply: a reply -> refused"}, string(shadow.CandidateError)
 		return nil, shadow.Refused
+	}
+}
+
+// silent is a candidate that says nothing at all: it has failed.
+func (s *script) silent(at int, end shadow.End) {
+	if at == 0 {
+		s.differs, s.offset, s.coverage = []string{fmt.Sprintf("flow reply: a reply -> %s", end)}, "", string(shadow.CandidateError)
 	}
 }
 

@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -189,6 +190,11 @@ func (s *session) hear(e shadow.Event) {
 }
 
 func (s *session) tell(exchanges []shadow.Exchange) {
+	for _, x := range exchanges {
+		if x.Verdict == shadow.CandidateError {
+			s.failure = cmp.Or(s.failure, x.Reason, string(x.Verdict))
+		}
+	}
 	if len(exchanges) > 0 {
 		s.flow.runner.options.Sink.Exchanged(exchanges, s.control)
 	}

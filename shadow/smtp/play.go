@@ -51,7 +51,9 @@ func (p *play) owes() bool {
 	case p.gone || p.awaits == idle:
 		return false
 	case p.awaits == theStep:
-		return p.played.ended && p.played.candidate == nil
+		// While the primary thinks about it, the candidate may.
+		s := p.played
+		return s.ended && s.candidate == nil && (s.primary != nil || s.verdict != "" || s.done)
 	}
 	return true
 }
