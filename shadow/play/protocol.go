@@ -29,7 +29,7 @@ func protocolOf(s traffic.Split) (protocol, error) {
 	case "", "raw":
 		return protocol{
 			name: "raw", driver: raw.New(),
-			rule: "raw: all that clients say, as they say it, also what changes something; nothing of TLS",
+			rule: raw.Rule(),
 		}, nil
 	default:
 		return protocol{}, fmt.Errorf("shadow split %q: nothing plays protocol %q: set protocol to smtp, http or raw", s.Name, s.Protocol)

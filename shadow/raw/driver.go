@@ -12,7 +12,7 @@ const Endpoint = "flow"
 
 // Rule says what is written to a candidate, for plans and reports.
 func Rule() string {
-	return "raw: all that the client says, up to the first byte in which the answers differ"
+	return "raw: all that clients say, as they say it, also what changes something; nothing of TLS"
 }
 
 // New returns what makes the driver of a flow.
