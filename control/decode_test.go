@@ -38,6 +38,30 @@ func clean(t *testing.T, request api.Request) {
 	}
 }
 
+func FuzzDecodeShadow(f *testing.F) {
+	for _, seed := range []string{
+		``, `{}`, `{"sample_ppm":50000}`, `{"sample_ppm":0,"reason":"CHG-1","ttl_seconds":60}`, `{"default":true}`,
+		`{"sample_ppm":1,"sample_ppm":2}`, `{"default":true,"ttl_seconds":1e999}`, `[{}]`, `{"Sample_PPM":-1}`, `{"sample_ppm":1e6,"default":false}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		request, err := control.DecodeShadow(body)
+		if err != nil {
+			if asAPIError(t, err).Code != api.CodeInvalid {
+				t.Errorf("code of %v", err)
+			}
+			return
+		}
+		clean(t, request.Request)
+		switch {
+		case (request.SamplePPM != nil) == request.Default, !(request.TTLSeconds >= 0) || math.IsInf(request.TTLSeconds, 0),
+			request.Default && request.TTLSeconds > 0, request.SamplePPM != nil && !traffic.Weight(*request.SamplePPM).Valid():
+			t.Errorf("%s is let in", body)
+		}
+	})
+}
+
 func FuzzDecodeSet(f *testing.F) {
 	for _, seed := range []string{
 		``, `{}`, `{"weight_ppm":50000}`, `{"weights":{"new":1,"other":0},"reason":"CHG-1","ttl_seconds":60}`,

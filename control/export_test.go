@@ -24,7 +24,10 @@ func As(next http.Handler, peer Peer, owner Owner, group string) http.Handler {
 	})
 }
 
-func DecodeSet(body []byte) (api.SetRequest, error)     { return decodeSet(body) }
+func DecodeSet(body []byte) (api.SetRequest, error) { return decodeSet(body) }
+func DecodeShadow(body []byte) (api.ShadowRequest, error) {
+	return decodeShadow(body)
+}
 func DecodeRequest(body []byte) (api.Request, error)    { return decodeRequest(body) }
 func DecodeApply(body []byte) (api.ApplyRequest, error) { return decodeApply(body) }
 

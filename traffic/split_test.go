@@ -127,6 +127,62 @@ func TestWhoseWeightIsInForce(t *testing.T) {
 	}
 }
 
+func TestWhoseSampleIsInForceAndThatItIsNoWeight(t *testing.T) {
+	noon := time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
+	word := traffic.Override{Weight: traffic.Whole, Since: noon}
+	for name, tt := range map[string]struct {
+		pinned   bool
+		override traffic.Override
+		want     traffic.Weight
+	}{
+		"the file's without an override":    {false, traffic.Override{}, 10},
+		"the operator's above the file's":   {false, word, traffic.Whole},
+		"the file's when it is pinned":      {true, word, 10},
+		"off above all":                     {true, traffic.Override{Since: noon, Off: true}, 0},
+		"an operator's 0 above the file's":  {false, traffic.Override{Since: noon}, 0},
+		"the file's when the file pins 10":  {true, traffic.Override{Since: noon}, 10},
+		"an operator's of all but one part": {false, traffic.Override{Since: noon, Weight: traffic.Whole - 1}, traffic.Whole - 1},
+	} {
+		s := twoCandidates(600_000, 400_000)
+		s.Sample, s.Pinned = 10, tt.pinned
+		overrides := traffic.Overrides{}
+		if !tt.override.Since.IsZero() {
+			overrides[traffic.SampleKey] = tt.override
+		}
+		got := traffic.Effective(s, overrides)
+		if got.Sample != tt.want || got.CandidateWeight() != traffic.Whole {
+			t.Errorf("%s: sample %s beside %s, want %s beside all", name, got.Sample, got.CandidateWeight(), tt.want)
+		}
+	}
+	if traffic.CheckName(traffic.SampleKey) == nil {
+		t.Errorf("a candidate may be called %q: its override would be the sample's", traffic.SampleKey)
+	}
+}
+
+func TestPruneKeepsTheSampleAsLongAsSomebodyMayBePlayed(t *testing.T) {
+	noon := time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
+	free := twoCandidates(0, 0)
+	free.Service.Ports = []traffic.Port{{Number: 80, Transport: traffic.TCP}}
+	named := free
+	named.Shadow.To = "a"
+	for name, tt := range map[string]struct {
+		split    traffic.Split
+		override traffic.Override
+		want     bool
+	}{
+		"to one that is named":             {named, traffic.Override{Since: noon, Weight: 5}, true},
+		"to nobody":                        {free, traffic.Override{Since: noon, Weight: 5}, false},
+		"to nobody, but switched off":      {free, traffic.Override{Since: noon, Off: true}, true},
+		"to one that is named, till noon":  {named, traffic.Override{Since: noon, Weight: 5, Until: noon}, false},
+		"to one that is named, till later": {named, traffic.Override{Since: noon, Weight: 5, Until: noon.Add(1)}, true},
+	} {
+		kept := traffic.Overrides{traffic.SampleKey: tt.override}.Prune(tt.split, noon)
+		if _, is := kept[traffic.SampleKey]; is != tt.want {
+			t.Errorf("%s: kept %v, want %v", name, is, tt.want)
+		}
+	}
+}
+
 func TestPruneDropsWhatHasEndedAndWhatNobodyHas(t *testing.T) {
 	noon := time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
 	overrides := traffic.Overrides{

@@ -114,3 +114,44 @@ func TestLifetimesAreToldByBounds(t *testing.T) {
 		t.Error("what is longer than all bounds has one")
 	}
 }
+
+func TestWhereSaysWhatOfAClientsFlowsIsShadowed(t *testing.T) {
+	affine := func(sample traffic.Weight) traffic.Split {
+		s := whereSplit()
+		s.Affinity, s.AffinityPrefix, s.Sample = traffic.AffinitySource, traffic.AffinityPrefix{IPv4: 32, IPv6: 64}, sample
+		return s
+	}
+	drawn := whereSplit()
+	drawn.Sample = 250_000
+	full := whereSplit()
+	full.Sample, full.Candidates[0].Weight = 250_000, 990_000
+	ip := netip.MustParseAddr
+	var primarys, candidates netip.Addr // clients whose network has drawn so
+	for client := ip("192.0.2.30"); !primarys.IsValid() || !candidates.IsValid(); client = client.Next() {
+		if affine(0).Where(client).Backend == "old" {
+			primarys = client
+		} else {
+			candidates = client
+		}
+	}
+	number := affine(0).SampleLots().Number(primarys)
+	for name, tc := range map[string]struct {
+		split        traffic.Split
+		client       netip.Addr
+		want, number traffic.Weight
+	}{
+		"a share of the draws":               {drawn, ip("192.0.2.9"), 250_000, 0},
+		"nothing is left to the primary":     {full, ip("192.0.2.9"), 0, 0},
+		"a backend":                          {drawn, ip("10.0.0.13"), 0, 0},
+		"always the candidate's":             {drawn, ip("198.51.100.9"), 0, 0},
+		"a family that is not served":        {drawn, ip("2001:db8::1"), 0, 0},
+		"its network has drawn the sample":   {affine(number + 1), primarys, traffic.Whole, number},
+		"its network has not":                {affine(number), primarys, 0, number},
+		"its network has drawn a candidate":  {affine(traffic.Whole), candidates, 0, 0},
+		"nothing is sampled, by its network": {affine(0), primarys, 0, 0},
+	} {
+		if side := tc.split.Where(tc.client); side.Sample != tc.want || side.SampleNumber != tc.number {
+			t.Errorf("%s: %s by %d, want %s by %d", name, side.Sample, side.SampleNumber, tc.want, tc.number)
+		}
+	}
+}

@@ -27,6 +27,7 @@ func (a *app) wait() *cobra.Command {
 			"  drained[=CANDIDATE]   the candidates that get no new flow (or that one) have no open one\n" +
 			"  in-sync               the kernel does what splitd wants\n" +
 			"  weight=5%             the candidates together have that weight; weight=CANDIDATE:5% of one\n" +
+			"  sample=100%           so much of the primary's flows is shadowed\n" +
 			"  healthy               every address of every backend passes its health checks\n" +
 			"  up=BACKEND            at least one of its addresses passes them; `status` has up 1/2 where another does not\n" +
 			"  down=BACKEND          none of its addresses passes them",
@@ -123,6 +124,11 @@ func parseCondition(text string) (condition, error) {
 		return c, traffic.CheckName(of)
 	case "up", "down":
 		return c, traffic.CheckName(of)
+	case "sample":
+		var err error
+		c.of = ""
+		c.weight, err = traffic.ParseWeight(of)
+		return c, err
 	case "weight":
 		name, share, one := strings.Cut(of, ":")
 		if !one {
@@ -137,7 +143,7 @@ func parseCondition(text string) (condition, error) {
 		}
 		return c, err
 	}
-	return c, fmt.Errorf("there is no condition %q: use drained, in-sync, weight=5%%, healthy, up=BACKEND or down=BACKEND", word)
+	return c, fmt.Errorf("there is no condition %q: use drained, in-sync, weight=5%%, sample=100%%, healthy, up=BACKEND or down=BACKEND", word)
 }
 
 // unmet says what does not hold yet, "" if all does. An error is what will
@@ -164,6 +170,11 @@ func (c condition) unmet(s api.Split) (string, error) {
 		return "", nil
 	case "weight":
 		return c.unmetWeight(s), nil
+	case "sample":
+		if s.Shadow.SamplePPM != int(c.weight) {
+			return fmt.Sprintf("the sample of %q is %s", s.Name, percent(s.Shadow.SamplePPM)), nil
+		}
+		return "", nil
 	case "drained":
 		return c.undrained(s)
 	}
