@@ -214,7 +214,7 @@ func offOverrides(record state.Record, actor, reason string, now time.Time) traf
 	off := traffic.Override{Actor: actor, Reason: reason, Since: now, Off: true}
 	held, holds := overrides[traffic.SampleKey]
 	lasts := holds && staysAtNothing(held, definition)
-	if split.Sample > 0 || !lasts && (definition.Sample > 0 || holds) {
+	if !lasts && (definition.Sample > 0 || holds) {
 		overrides[traffic.SampleKey] = off
 	}
 	off.Closed = true
