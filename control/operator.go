@@ -36,6 +36,11 @@ type Operator interface {
 	// is "".
 	Where(ctx context.Context, name string, client netip.Addr) (api.WhereList, error)
 
+	// Report returns the ShadowReport of a split, as JSON; name "" is the only split
+	// there is. Each of its samples says whether it is masked; what is not is payload,
+	// and the API leaves it out for those who may not change anything.
+	Report(ctx context.Context, name string) (json.RawMessage, error)
+
 	// The context of a changing method ends when its caller no longer waits:
 	// then a raise that is not in force yet is refused. Lowering goes on.
 	//
@@ -48,15 +53,6 @@ type Operator interface {
 	OffAll(ctx context.Context, who Actor, request api.Request) (api.ChangeList, error)
 	Drain(ctx context.Context, who Actor, name string, request api.DrainRequest) (api.Change, error)
 	Apply(ctx context.Context, who Actor, request api.ApplyRequest) (api.Apply, error)
-}
-
-// Reporter is an Operator that compares what candidates answer with what primaries
-// do. Name "" is the only split there is.
-type Reporter interface {
-	// Report returns the ShadowReport of a split, as JSON. Each of its samples says
-	// whether it is masked; what is not is payload, and the API leaves it out for
-	// those who may not change anything.
-	Report(ctx context.Context, name string) (json.RawMessage, error)
 	// ResetReport forgets what was compared, and begins anew.
 	ResetReport(ctx context.Context, who Actor, name string, request api.Request) (api.Change, error)
 }

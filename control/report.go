@@ -5,19 +5,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-
-	"github.com/splitd/splitd/control/api"
 )
 
 func (h *handlers) report(ctx context.Context, r *http.Request) (any, error) {
 	if _, err := query(r); err != nil {
 		return nil, err
 	}
-	reporter, err := h.reporter()
-	if err != nil {
-		return nil, err
-	}
-	report, err := reporter.Report(ctx, r.PathValue("split"))
+	report, err := h.op.Report(ctx, r.PathValue("split"))
 	if err != nil {
 		return nil, err
 	}
@@ -32,20 +26,8 @@ func (h *handlers) resetReport(ctx context.Context, who caller, r *http.Request)
 	if err != nil {
 		return nil, err
 	}
-	reporter, err := h.reporter()
-	if err != nil {
-		return nil, err
-	}
-	change, err := reporter.ResetReport(ctx, h.actor(who, request), r.PathValue("split"), request)
+	change, err := h.op.ResetReport(ctx, h.actor(who, request), r.PathValue("split"), request)
 	return finished(change), err
-}
-
-func (h *handlers) reporter() (Reporter, error) {
-	reporter, ok := h.op.(Reporter)
-	if !ok {
-		return nil, &api.Error{Code: api.CodeUnavailable, Message: "this daemon compares nothing: it has no report"}
-	}
-	return reporter, nil
 }
 
 // withoutPayload is a report for those who may read, but not what clients and

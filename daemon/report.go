@@ -12,8 +12,6 @@ import (
 	"github.com/splitd/splitd/traffic"
 )
 
-var _ control.Reporter = (*Daemon)(nil)
-
 // Report returns what is known of how the candidate of a split answers.
 func (d *Daemon) Report(_ context.Context, name string) (json.RawMessage, error) {
 	record, err := d.view.Load().find(name)
@@ -64,8 +62,17 @@ func (d *Daemon) ResetReport(_ context.Context, who control.Actor, name string, 
 	if err != nil {
 		return api.Change{}, err
 	}
-	p.Reset()
 	weight := int(inForce(record).CandidateWeight())
+	change := api.Change{
+		Envelope: api.Of(api.KindChange), Split: record.Name, Generation: uint64(record.Generation), PreviousPPM: weight, WeightPPM: weight,
+		Forgotten: &api.Forgotten{},
+	}
+	held := p.Reset()
+	if held.From.IsZero() {
+		return change, nil // there was nothing, and the history has nothing to tell
+	}
+	change.Changed = true
+	change.Forgotten = &api.Forgotten{Exchanges: held.Coverage.Eligible, Compared: held.Coverage.Compared, From: new(held.From.UTC()), To: new(held.Until.UTC())}
 	entry := d.entry(who, state.ActionReset, record, record, request.Reason, d.now())
 	d.announce([]state.Entry{entry})
 	d.scribe.submitStore(func(store Store) error {
@@ -78,10 +85,7 @@ func (d *Daemon) ResetReport(_ context.Context, who control.Actor, name string, 
 		}
 		return err
 	})
-	return api.Change{
-		Envelope: api.Of(api.KindChange), Split: record.Name, Changed: true, Generation: uint64(record.Generation),
-		PreviousPPM: weight, WeightPPM: weight,
-	}, nil
+	return change, nil
 }
 
 func (d *Daemon) recordReset(store Store, entry state.Entry) ([]state.Entry, error) {

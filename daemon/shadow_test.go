@@ -246,6 +246,12 @@ func TestAResetBeginsAnewAndIsInTheHistoryWithoutAGeneration(t *testing.T) {
 	if err != nil || !change.Changed || change.Generation != uint64(generation) {
 		t.Fatal(change, err)
 	}
+	if f := change.Forgotten; f == nil || f.Exchanges != 1 || f.Compared != 1 || f.From == nil || f.To == nil {
+		t.Errorf("it has forgotten %+v", f)
+	}
+	if again, err := d.ResetReport(t.Context(), control.Actor{User: "bob"}, "web", api.Request{}); err != nil || again.Changed || again.Forgotten.Exchanges != 0 {
+		t.Errorf("a reset of nothing: %+v, %v", again, err)
+	}
 	if got := reportFrom(t, d, "web"); got.Cover.Eligible != 0 || got.Window != nil {
 		t.Errorf("after a reset: %+v", got.Cover)
 	}

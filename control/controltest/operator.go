@@ -22,10 +22,7 @@ import (
 	"github.com/splitd/splitd/traffic"
 )
 
-var (
-	_ control.Operator = (*Operator)(nil)
-	_ control.Reporter = (*Operator)(nil)
-)
+var _ control.Operator = (*Operator)(nil)
 
 // Operator is a daemon's state in memory. Make it with New. Its methods may
 // be called from many goroutines; the fields are to be set before that.

@@ -10,7 +10,7 @@ import (
 	"github.com/splitd/splitd/control/api"
 )
 
-// Report implements control.Reporter.
+// Report implements control.Operator.
 func (o *Operator) Report(_ context.Context, name string) (json.RawMessage, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -21,7 +21,7 @@ func (o *Operator) Report(_ context.Context, name string) (json.RawMessage, erro
 	return o.reportOf(s.definition.Name)
 }
 
-// ResetReport implements control.Reporter: from then on the report is one of
+// ResetReport implements control.Operator: from then on the report is one of
 // nothing.
 func (o *Operator) ResetReport(_ context.Context, _ control.Actor, name string, request api.Request) (api.Change, error) {
 	return o.changed(name, request, func(s *split) (api.Change, error) {

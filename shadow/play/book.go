@@ -91,14 +91,16 @@ func (b *book) state(at time.Time) (s tally.State, edition uint64, sound bool) {
 	return s, b.edition, sound
 }
 
-// reset begins anew.
-func (b *book) reset(at time.Time) {
+// reset begins anew, and returns what was counted.
+func (b *book) reset(at time.Time) tally.State {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.settle(at)
+	held := b.tally.State()
 	b.tally.Reset()
 	b.learner = learner{}
 	b.edition++
+	return held
 }
 
 // setRules goes on under other rules.

@@ -248,9 +248,9 @@ func (p *Play) Report() report.Report {
 	})
 }
 
-// Reset forgets what was counted. Flows that are played go on, and are counted from
-// here on.
-func (p *Play) Reset() { p.book.reset(p.options.Now()) }
+// Reset forgets what was counted, and returns it. Flows that are played go on, and
+// are counted from here on.
+func (p *Play) Reset() tally.State { return p.book.reset(p.options.Now()) }
 
 // Edition changes whenever what was counted does.
 func (p *Play) Edition() uint64 {
