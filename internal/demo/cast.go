@@ -19,7 +19,8 @@ type cast struct {
 	splitd, splitctlPath string
 	dir                  string // temporary: configurations, sockets, states, logs
 	book                 *ledger
-	mxs                  []*host
+	mxs                  []*host       // the old one, the new one
+	mended               chan struct{} // closed when the new MX serves without its faults
 	clients              *host
 	daemons              []*daemon
 	socket               string // the control socket of the splitd that splits
@@ -37,17 +38,41 @@ type daemon struct {
 	state  string
 }
 
-// startMX starts a mail server at the place and returns where it listens.
+// startMX starts a mail server at the place and returns where it listens. The new
+// one is faulty until it is mended.
 func (c *cast) startMX(ctx context.Context, p place, name string, addresses ...string) (event, error) {
-	h, e, err := p.startHost(ctx, c.splitd, "the "+name+" MX", append([]string{roleMX, name}, addresses...), func(e event) {
+	role := roleMX
+	if name == newMX {
+		role = roleFaultyMX
+	}
+	h, e, err := p.startHost(ctx, c.splitd, "the "+name+" MX", append([]string{role, name}, addresses...), func(e event) {
 		if e.Arrived != nil {
 			c.book.Arrive(e.Arrived.ID, name, e.Arrived.Client)
+		}
+		if e.Listening != nil { // again
+			close(c.mended)
 		}
 	})
 	if h != nil {
 		c.mxs = append(c.mxs, h)
 	}
 	return e, err
+}
+
+// mend has the faults of the new MX mended, and waits until it serves again.
+func (c *cast) mend(ctx context.Context) error {
+	h := c.mxs[len(c.mxs)-1]
+	if err := h.tell(mendLine); err != nil {
+		return fmt.Errorf("mend the new MX: %w", err)
+	}
+	select {
+	case <-c.mended:
+		return nil
+	case <-h.ended:
+		return h.gone()
+	case <-ctx.Done():
+		return fmt.Errorf("mend the new MX: %w", ctx.Err())
+	}
 }
 
 // startClients starts the clients at the place.

@@ -156,7 +156,7 @@ func gather(o Options, show *show) (*cast, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find this program: %w", err)
 	}
-	c := &cast{show: show, book: newLedger()}
+	c := &cast{show: show, book: newLedger(), mended: make(chan struct{})}
 	c.splitd = cmp.Or(o.Splitd, self)
 	c.splitctlPath = cmp.Or(o.Splitctl, filepath.Join(filepath.Dir(self), "splitctl"))
 	for _, program := range []string{c.splitd, c.splitctlPath} {

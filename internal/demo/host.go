@@ -2,14 +2,12 @@ package demo
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"net/mail"
 	"net/netip"
 	"net/smtp"
 	"os"
@@ -18,14 +16,13 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	server "github.com/emersion/go-smtp"
 )
 
 // The roles of a host: what `splitd demo-host ROLE` is.
 const (
-	roleMX      = "mx"
-	roleClients = "clients"
+	roleMX       = "mx"
+	roleFaultyMX = "faulty-mx"
+	roleClients  = "clients"
 )
 
 // event is one line that a host writes on its standard output.
@@ -52,12 +49,15 @@ type order struct {
 	ID   string         `json:"id"`
 	From netip.AddrPort `json:"from"` // the client's own address; port 0: any
 	To   netip.AddrPort `json:"to"`
+	// Recipient is who the mail is for.
+	Recipient string `json:"recipient"`
 }
 
 // Host is one machine of the demo, run as a process of its own in the
-// machine's namespace: `mx NAME ADDRESS:PORT...` is a mail server, `clients`
-// are mail clients that take orders. Hosts speak JSON lines with the demo and
-// end with their standard input. It returns the process's exit code.
+// machine's namespace: `mx NAME ADDRESS:PORT...` is a mail server, `faulty-mx`
+// one that is not yet as it should be, `clients` are mail clients that take
+// orders. Hosts speak JSON lines with the demo and end with their standard
+// input. It returns the process's exit code.
 func Host(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -66,9 +66,10 @@ func Host(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 	lines := &lineWriter{encoder: json.NewEncoder(stdout)}
 	var err error
 	switch {
-	case len(args) >= 3 && args[0] == roleMX:
-		go endWithInput(stdin, cancel)
-		err = serveMX(ctx, args[1], args[2:], lines)
+	case len(args) >= 3 && (args[0] == roleMX || args[0] == roleFaultyMX):
+		mend := make(chan struct{})
+		go takeMending(stdin, mend, cancel)
+		err = serveMX(ctx, mx{name: args[1], faulty: args[0] == roleFaultyMX, lines: lines}, args[2:], mend)
 	case len(args) == 1 && args[0] == roleClients:
 		err = serveClients(ctx, stdin, lines)
 	default:
@@ -82,11 +83,6 @@ func Host(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 	return 0
 }
 
-func endWithInput(stdin io.Reader, cancel context.CancelFunc) {
-	_, _ = io.Copy(io.Discard, stdin)
-	cancel()
-}
-
 // lineWriter writes events from many goroutines.
 type lineWriter struct {
 	mu      sync.Mutex
@@ -98,70 +94,6 @@ func (w *lineWriter) write(e event) error {
 	defer w.mu.Unlock()
 	return w.encoder.Encode(e)
 }
-
-// serveMX serves mail on the addresses until ctx ends.
-func serveMX(ctx context.Context, name string, addresses []string, lines *lineWriter) error {
-	s := server.NewServer(server.BackendFunc(func(c *server.Conn) (server.Session, error) {
-		return &session{conn: c, lines: lines}, nil
-	}))
-	s.Domain = name + ".mx.example"
-	s.ReadTimeout, s.WriteTimeout = mailTimeout, mailTimeout
-	var listening []netip.AddrPort
-	failed := make(chan error, len(addresses))
-	for _, address := range addresses {
-		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
-		if err != nil {
-			return fmt.Errorf("listen on %q: %w", address, err)
-		}
-		listening = append(listening, l.Addr().(*net.TCPAddr).AddrPort())
-		go func() { failed <- s.Serve(l) }()
-	}
-	if err := lines.write(event{Listening: listening}); err != nil {
-		return err
-	}
-	select {
-	case err := <-failed:
-		return fmt.Errorf("serve mail: %w", err)
-	case <-ctx.Done():
-		return s.Close()
-	}
-}
-
-// session is one SMTP session at an MX.
-type session struct {
-	conn  *server.Conn
-	lines *lineWriter
-}
-
-// Data takes a mail in: it is written to the ledger's side before the client
-// is told so.
-func (s *session) Data(r io.Reader) error {
-	text, err := io.ReadAll(r)
-	if err != nil {
-		return err
-	}
-	received, err := mail.ReadMessage(bytes.NewReader(text))
-	if err != nil {
-		return fmt.Errorf("parse mail: %w", err)
-	}
-	client, err := netip.ParseAddrPort(s.conn.Conn().RemoteAddr().String())
-	if err != nil {
-		return fmt.Errorf("parse client address: %w", err)
-	}
-	return s.lines.write(event{Arrived: &arrivedMail{ID: received.Header.Get("Message-Id"), Client: client.Addr().Unmap()}})
-}
-
-// Mail, Rcpt, Reset and Logout have nothing to decide: this MX takes everything.
-func (*session) Mail(string, *server.MailOptions) error { return nil }
-
-// Rcpt accepts any recipient.
-func (*session) Rcpt(string, *server.RcptOptions) error { return nil }
-
-// Reset forgets nothing, because nothing is kept.
-func (*session) Reset() {}
-
-// Logout ends the session.
-func (*session) Logout() error { return nil }
 
 // mailTimeout bounds one mail from the connect to the end of QUIT.
 const mailTimeout = 10 * time.Second
@@ -204,7 +136,7 @@ func takeOrders(ctx context.Context, stdin io.Reader, lines *lineWriter) error {
 }
 
 // message is a mail (RFC 5322) with its unique id.
-const message = "From: sender@client.example\r\nTo: someone@service.example\r\n" +
+const message = "From: sender@client.example\r\nTo: %s\r\n" +
 	"Subject: splitd demo\r\nMessage-ID: %s\r\n\r\nA mail of the splitd demo.\r\n"
 
 // send delivers one mail as a mail server does: a fresh connection, EHLO,
@@ -233,14 +165,14 @@ func send(ctx context.Context, o order) error {
 	if err := c.Mail("sender@client.example"); err != nil {
 		return fmt.Errorf("say MAIL: %w", err)
 	}
-	if err := c.Rcpt("someone@service.example"); err != nil {
+	if err := c.Rcpt(o.Recipient); err != nil {
 		return fmt.Errorf("say RCPT: %w", err)
 	}
 	body, err := c.Data()
 	if err != nil {
 		return fmt.Errorf("say DATA: %w", err)
 	}
-	_, err = fmt.Fprintf(body, message, o.ID)
+	_, err = fmt.Fprintf(body, message, o.Recipient, o.ID)
 	if err = errors.Join(err, body.Close()); err != nil {
 		return fmt.Errorf("send DATA: %w", err)
 	}

@@ -79,7 +79,7 @@ func TestMailFromClientsArrivesWithItsIDAndAddressBeforeItIsAnswered(t *testing.
 		t.Fatal("the clients are not ready")
 	}
 	for i, address := range listening {
-		o := order{ID: "<" + string(rune('a'+i)) + "@test>", From: netip.AddrPortFrom(address.Addr(), 0), To: address}
+		o := order{ID: "<" + string(rune('a'+i)) + "@test>", From: netip.AddrPortFrom(address.Addr(), 0), To: address, Recipient: someone}
 		if err := json.NewEncoder(clients.input).Encode(o); err != nil {
 			t.Fatal(err)
 		}
@@ -131,7 +131,7 @@ func TestAFailedMailIsAnsweredWithItsReason(t *testing.T) {
 		{netip.AddrPortFrom(local, closed), "connection refused"},
 		{netip.MustParseAddrPort(hangsUp.Addr().String()), "read greeting"},
 	} {
-		if err := json.NewEncoder(clients.input).Encode(order{ID: "<a@test>", From: netip.AddrPortFrom(local, 0), To: tt.to}); err != nil {
+		if err := json.NewEncoder(clients.input).Encode(order{ID: "<a@test>", From: netip.AddrPortFrom(local, 0), To: tt.to, Recipient: someone}); err != nil {
 			t.Fatal(err)
 		}
 		if got := clients.next(t).Answered; got == nil || !strings.Contains(got.Failure, tt.want) {

@@ -82,7 +82,10 @@ func (p *pump) Run(ctx context.Context) error {
 
 func (p *pump) orderMail(n int) error {
 	w := p.ways[n%len(p.ways)]
-	o := order{ID: fmt.Sprintf("<%s.%d@demo.splitd.example>", p.run, n), From: w.from(n / len(p.ways)), To: w.To}
+	o := order{ID: fmt.Sprintf("<%s.%d@demo.splitd.example>", p.run, n), From: w.from(n / len(p.ways)), To: w.To, Recipient: someone}
+	if n/len(p.ways)%4 == 3 {
+		o.Recipient = forgotten
+	}
 	p.book.Send(o.ID, w.From)
 	if err := p.order(o); err != nil {
 		p.book.Answer(o.ID, "it could not be ordered")

@@ -220,6 +220,14 @@ func (h *host) order(o order) error {
 	return json.NewEncoder(h.stdin).Encode(o)
 }
 
+// tell writes a line to the host.
+func (h *host) tell(line string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	_, err := io.WriteString(h.stdin, line+"\n")
+	return err
+}
+
 // finish lets the host do what it was told and end, and returns when all that
 // it said has been heard.
 func (h *host) finish() error {

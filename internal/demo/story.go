@@ -54,9 +54,10 @@ const mailRate = 220
 
 // story is the story while it is played.
 type story struct {
-	show *show
-	cast *cast
-	rows []played
+	show    *show
+	cast    *cast
+	rows    []played
+	reports []shadowed // of the rehearsal: before and after the new MX was mended
 }
 
 // played is a step that was played to its end.
@@ -68,8 +69,12 @@ type played struct {
 	unsure int
 }
 
-// play plays the steps one after another. Mails keep coming all the time.
+// play plays the rehearsal and then the steps one after another. Mails keep coming
+// all the time.
 func (s *story) play(ctx context.Context, steps []step) error {
+	if err := s.rehearse(ctx); err != nil {
+		return err
+	}
 	s.show.columns()
 	for i, step := range steps {
 		if err := s.scene(ctx, i, step); err != nil {
@@ -83,10 +88,8 @@ func (s *story) scene(ctx context.Context, number int, step step) error {
 	book := s.cast.book
 	earlier := book.Tally(between).Sent
 	if step.command != nil {
-		output, err := s.cast.splitctl(ctx, step.command...)
-		s.show.command(append([]string{"splitctl"}, step.command...), output)
-		if err != nil {
-			return fmt.Errorf("run splitctl %s: %w", step.command[0], err)
+		if err := s.command(ctx, step.command...); err != nil {
+			return err
 		}
 	}
 	book.Turn(number)
@@ -111,6 +114,16 @@ func (s *story) scene(ctx context.Context, number int, step step) error {
 	s.show.step(p.row)
 	if split.WeightPPM != int(step.weight) {
 		return fmt.Errorf("splitd says that the share is %s, not %s", traffic.Weight(split.WeightPPM), step.weight)
+	}
+	return nil
+}
+
+// command runs a command of splitctl before the spectator's eyes.
+func (s *story) command(ctx context.Context, args ...string) error {
+	output, err := s.cast.splitctl(ctx, args...)
+	s.show.command(append([]string{"splitctl"}, args...), output)
+	if err != nil {
+		return fmt.Errorf("run splitctl %s: %w", args[0], err)
 	}
 	return nil
 }
@@ -141,7 +154,7 @@ func (s *story) wait(ctx context.Context, what string, done func() bool, number 
 
 // claims judges what every plane proves: the mails, the shares, the counts.
 func (s *story) claims(v verdict, final api.Split) []claim {
-	return []claim{failureClaim(v), lossClaim(v), s.shareClaim(), s.countClaim(v, final)}
+	return []claim{s.rehearsalClaim(), failureClaim(v), lossClaim(v), s.shareClaim(), s.countClaim(v, final)}
 }
 
 func failureClaim(v verdict) claim {
