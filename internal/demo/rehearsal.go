@@ -73,10 +73,25 @@ func (s *story) shadow(ctx context.Context, reason string, enough func(shadowed)
 	}
 	report.arrived = s.cast.book.Judge().Arrived[newMX]
 	s.reports = append(s.reports, report)
-	if err := s.command(ctx, "report", splitName); err != nil {
-		return err
+	whole, err := s.cast.splitctl(ctx, "report", splitName)
+	s.show.command([]string{"splitctl", "report", splitName}, gist(whole))
+	if err != nil {
+		return fmt.Errorf("run splitctl report: %w", err)
 	}
 	return s.command(ctx, "shadow", splitName, "0%")
+}
+
+// gist is the beginning of a report: the verdict, and what differs.
+func gist(report string) string {
+	parts := strings.SplitAfter(report, "\n\n")
+	end := 1
+	if len(parts) > 1 && strings.HasPrefix(parts[1], "differences\n") {
+		end = 2
+	}
+	if left := strings.Count(strings.Join(parts[end:], ""), "\n"); left > 0 {
+		return strings.TrimSpace(strings.Join(parts[:end], "")) + fmt.Sprintf("\n(and %d lines more)\n", left)
+	}
+	return report
 }
 
 // awaitReport asks for the report until it says enough.

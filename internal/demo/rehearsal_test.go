@@ -88,3 +88,15 @@ func TestTheRehearsalProvesThatTheFaultsAreNamedAndNothingElse(t *testing.T) {
 		})
 	}
 }
+
+func TestOfALongReportTheDemoShowsVerdictAndDifferences(t *testing.T) {
+	for _, tt := range []struct{ report, want string }{
+		{"mx: DIFFERS\nwhy\n\ndifferences\nA  B\n\nfacts\nx  y\n", "mx: DIFFERS\nwhy\n\ndifferences\nA  B\n(and 2 lines more)\n"},
+		{"mx: SAME\nwhy\n\nfacts\nx  y\n", "mx: SAME\nwhy\n(and 2 lines more)\n"},
+		{"mx: SAME\nwhy\n", "mx: SAME\nwhy\n"},
+	} {
+		if got := gist(tt.report); got != tt.want {
+			t.Errorf("gist(%q) = %q, want %q", tt.report, got, tt.want)
+		}
+	}
+}
