@@ -471,13 +471,13 @@ func (r *fakeRelay) Inlets() map[string]splitter.Inlet {
 	return maps.Clone(r.inlets)
 }
 
-// inlet has that of a split do something.
-func (r *fakeRelay) inlet(split string, does func(*splitter.Inlet)) {
+// inlet has that of mx do something.
+func (r *fakeRelay) inlet(does func(*splitter.Inlet)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	in := r.inlets[split]
+	in := r.inlets["mx"]
 	does(&in)
-	r.inlets[split] = in
+	r.inlets["mx"] = in
 }
 
 func (r *fakeRelay) Cut() int                                        { return 0 }

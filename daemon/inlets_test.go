@@ -33,21 +33,21 @@ func (w *world) reloadWith(d *Daemon, splits ...traffic.Split) {
 	}
 }
 
-// sampledIn is how the kernel samples a split: its share, and the port.
+// sampledIn is how the kernel samples the split mx: its share, and the port.
 type sampledIn struct {
 	Sample traffic.Weight
 	Port   uint16
 }
 
-func (k *fakeKernel) sampled(split string) sampledIn {
+func (k *fakeKernel) sampled() sampledIn {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return sampledIn{k.splits[split].Sample, k.splits[split].SamplePort}
+	return sampledIn{k.splits["mx"].Sample, k.splits["mx"].SamplePort}
 }
 
-func (k *fakeKernel) wantSampled(t *testing.T, when, split string, want sampledIn) {
+func (k *fakeKernel) wantSampled(t *testing.T, when string, want sampledIn) {
 	t.Helper()
-	if diff := cmp.Diff(want, k.sampled(split)); diff != "" {
+	if diff := cmp.Diff(want, k.sampled()); diff != "" {
 		t.Errorf("%s the kernel samples (-want +got):\n%s", when, diff)
 	}
 }
@@ -57,14 +57,14 @@ const itsPort = 61000
 func TestTheRelayListensWhereTheKernelSamples(t *testing.T) {
 	w := newWorld(t, sampledMX(0))
 	d := w.mustBoot()
-	w.kernel.wantSampled(t, "without a sample", "mx", sampledIn{})
+	w.kernel.wantSampled(t, "without a sample", sampledIn{})
 	w.reloadWith(d, sampledMX(300_000))
-	w.kernel.wantSampled(t, "with a sample", "mx", sampledIn{300_000, itsPort})
+	w.kernel.wantSampled(t, "with a sample", sampledIn{300_000, itsPort})
 	if _, err := w.set(d, 100_000); err != nil {
 		t.Fatal(err)
 	}
-	w.kernel.wantSampled(t, "after another weight", "mx", sampledIn{300_000, itsPort})
-	w.relay.inlet("mx", func(in *splitter.Inlet) { in.Open = 1 })
+	w.kernel.wantSampled(t, "after another weight", sampledIn{300_000, itsPort})
+	w.relay.inlet(func(in *splitter.Inlet) { in.Open = 1 })
 	k := newInletKeeper()
 	look := func() {
 		for range 2 {
@@ -74,10 +74,10 @@ func TestTheRelayListensWhereTheKernelSamples(t *testing.T) {
 	}
 	w.reloadWith(d, sampledMX(0))
 	look()
-	w.kernel.wantSampled(t, "while a flow of before is open", "mx", sampledIn{0, itsPort})
-	w.relay.inlet("mx", func(in *splitter.Inlet) { in.Open = 0 })
+	w.kernel.wantSampled(t, "while a flow of before is open", sampledIn{0, itsPort})
+	w.relay.inlet(func(in *splitter.Inlet) { in.Open = 0 })
 	look()
-	w.kernel.wantSampled(t, "when it has ended", "mx", sampledIn{})
+	w.kernel.wantSampled(t, "when it has ended", sampledIn{})
 	if open := w.relay.Inlets(); len(open) > 0 {
 		t.Errorf("the relay has %v yet", open)
 	}
@@ -90,11 +90,11 @@ func TestASampleIsInForceAfterARestart(t *testing.T) {
 	w := newWorld(t, sampledMX(300_000))
 	d := w.mustBoot()
 	d.endSampling(t.Context())
-	w.kernel.wantSampled(t, "when the daemon has ended", "mx", sampledIn{0, itsPort})
+	w.kernel.wantSampled(t, "when the daemon has ended", sampledIn{0, itsPort})
 	_ = d.stop()
 	w.relay = &fakeRelay{}
 	again := w.mustBoot()
-	w.kernel.wantSampled(t, "when it has started again", "mx", sampledIn{300_000, itsPort})
+	w.kernel.wantSampled(t, "when it has started again", sampledIn{300_000, itsPort})
 	if g := again.view.Load().records.get("mx").Generation; g != 1 {
 		t.Errorf("the generation is %d, want 1: nothing has changed", g)
 	}
@@ -109,11 +109,11 @@ func TestADaemonThatEndsSamplesNothingAnyMore(t *testing.T) {
 	if err := d.keepInlets(ctx); err != nil {
 		t.Fatal(err)
 	}
-	w.kernel.wantSampled(t, "at the end", "mx", sampledIn{0, itsPort})
+	w.kernel.wantSampled(t, "at the end", sampledIn{0, itsPort})
 	if _, err := w.set(d, 20_000); err != nil {
 		t.Fatal(err)
 	}
-	w.kernel.wantSampled(t, "after a change that came late", "mx", sampledIn{0, itsPort})
+	w.kernel.wantSampled(t, "after a change that came late", sampledIn{0, itsPort})
 }
 
 func TestASplitThatTheRelayCannotListenForIsNotSampled(t *testing.T) {
@@ -136,7 +136,7 @@ func TestASplitThatTheRelayCannotListenForIsNotSampled(t *testing.T) {
 				w.files.ReturnPaths = []traffic.ReturnPath{{Name: "back", Via: noonRouter}}
 			}
 			d := w.mustBoot()
-			if got := w.kernel.sampled("mx"); got.Port != 0 {
+			if got := w.kernel.sampled(); got.Port != 0 {
 				t.Errorf("the kernel has port %d", got.Port)
 			}
 			if w.kernel.weight("mx") != 50_000 {
@@ -150,7 +150,7 @@ func TestASplitThatTheRelayCannotListenForIsNotSampled(t *testing.T) {
 			if test.deaf != nil {
 				want = itsPort
 			}
-			if got := w.kernel.sampled("mx"); got.Port != want {
+			if got := w.kernel.sampled(); got.Port != want {
 				t.Errorf("after a change, when the relay can listen, the kernel has port %d, want %d", got.Port, want)
 			}
 		})
@@ -168,7 +168,7 @@ func TestAKernelThatRefusesToSampleHasTheSplitsAllTheSame(t *testing.T) {
 	w := newWorld(t, sampledMX(300_000))
 	w.kernel.refuseSamples = true
 	w.mustBoot()
-	if got := w.kernel.sampled("mx"); got.Port != 0 || w.kernel.weight("mx") != 50_000 {
+	if got := w.kernel.sampled(); got.Port != 0 || w.kernel.weight("mx") != 50_000 {
 		t.Errorf("the kernel has port %d and weight %s", got.Port, w.kernel.weight("mx"))
 	}
 	if open := w.relay.Inlets(); len(open) > 0 {
@@ -184,13 +184,13 @@ func TestFlowsOfASplitThatIsRemovedOrMovesToTheRelayKeepTheirWay(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, sampledMX(300_000))
 			d := w.mustBoot()
-			w.relay.inlet("mx", func(in *splitter.Inlet) { in.Open = 1 })
+			w.relay.inlet(func(in *splitter.Inlet) { in.Open = 1 })
 			w.reloadWith(d, files...)
-			w.kernel.wantSampled(t, "while a flow is open", "mx", sampledIn{0, itsPort})
+			w.kernel.wantSampled(t, "while a flow is open", sampledIn{0, itsPort})
 			if k := w.kernel.splits["mx"]; len(k.Service.Addresses) > 0 || len(k.Candidates) > 0 {
 				t.Errorf("the kernel serves %+v", k)
 			}
-			w.relay.inlet("mx", func(in *splitter.Inlet) { in.Open = 0 })
+			w.relay.inlet(func(in *splitter.Inlet) { in.Open = 0 })
 			k := newInletKeeper()
 			for range 2 {
 				d.lookAtInlets(t.Context(), k)
@@ -211,28 +211,28 @@ func TestASampleRestsWhileItsFlowsDoNotReachThePrimary(t *testing.T) {
 	d.log = slog.New(slog.NewTextHandler(log, nil))
 	k := newInletKeeper()
 	for i := range 4 {
-		w.kernel.wantSampled(t, "before", "mx", sampledIn{300_000, itsPort})
-		w.relay.inlet("mx", func(in *splitter.Inlet) { in.Trouble += 3 })
+		w.kernel.wantSampled(t, "before", sampledIn{300_000, itsPort})
+		w.relay.inlet(func(in *splitter.Inlet) { in.Trouble += 3 })
 		d.lookAtInlets(t.Context(), k)
-		w.kernel.wantSampled(t, "in trouble", "mx", sampledIn{0, itsPort})
+		w.kernel.wantSampled(t, "in trouble", sampledIn{0, itsPort})
 		if lines, err := d.drift(t.Context()); err != nil || len(lines) > 0 {
 			t.Errorf("drift: %q, %v", lines, err)
 		}
 		w.now = w.now.Add(restFirst<<i - time.Second)
 		d.lookAtInlets(t.Context(), k)
-		w.kernel.wantSampled(t, "until then", "mx", sampledIn{0, itsPort})
+		w.kernel.wantSampled(t, "until then", sampledIn{0, itsPort})
 		w.now = w.now.Add(time.Second)
 		d.lookAtInlets(t.Context(), k)
 	}
-	w.kernel.wantSampled(t, "after all", "mx", sampledIn{300_000, itsPort})
+	w.kernel.wantSampled(t, "after all", sampledIn{300_000, itsPort})
 	if !strings.Contains(log.String(), "its replies may take another way than through this host") {
 		t.Errorf("the log does not say why: %s", log)
 	}
-	w.relay.inlet("mx", func(in *splitter.Inlet) { in.Flows += troubledWindow })
+	w.relay.inlet(func(in *splitter.Inlet) { in.Flows += troubledWindow })
 	d.lookAtInlets(t.Context(), k)
-	w.relay.inlet("mx", func(in *splitter.Inlet) { in.Flows, in.Trouble = in.Flows+100, in.Trouble+5 })
+	w.relay.inlet(func(in *splitter.Inlet) { in.Flows, in.Trouble = in.Flows+100, in.Trouble+5 })
 	d.lookAtInlets(t.Context(), k)
-	w.kernel.wantSampled(t, "with one in twenty in trouble", "mx", sampledIn{300_000, itsPort})
+	w.kernel.wantSampled(t, "with one in twenty in trouble", sampledIn{300_000, itsPort})
 }
 
 // SetBackends writes the chains of all backends, that of the sampled flows too.
@@ -251,7 +251,7 @@ func TestAnotherBackendStateKeepsTheInlet(t *testing.T) {
 func TestTheKernelsFlowsThatPassTheRelayAreInTheNoticeOfAnEnd(t *testing.T) {
 	w := newWorld(t, sampledMX(300_000))
 	d := w.mustBoot()
-	w.relay.inlet("mx", func(in *splitter.Inlet) { in.Open = 3 })
+	w.relay.inlet(func(in *splitter.Inlet) { in.Open = 3 })
 	if e := d.ending(nil); e.Flows != 3 {
 		t.Errorf("the notice has %d flows, want 3", e.Flows)
 	}

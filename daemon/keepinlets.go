@@ -166,7 +166,7 @@ func (d *Daemon) restSample(ctx context.Context, name, reason string) {
 	case err != nil:
 		d.log.Warn("have the sample of a split rest, or begin again", "split", name, "error", err)
 	case reason != "":
-		d.log.Warn("sample rests: "+reason, "split", name)
+		d.log.Warn("sample rests", "split", name, "reason", reason)
 	default:
 		d.log.Info("sample is in force again", "split", name)
 	}
