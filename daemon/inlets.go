@@ -20,6 +20,8 @@ type sampling struct {
 	// resting are the splits of which nothing is sampled for now, whatever was asked
 	// for, and why.
 	resting map[string]string
+	// refused are those that cannot be sampled as they are, and why.
+	refused map[string]string
 	ended   bool // this daemon ends: nothing is sampled any more
 }
 
@@ -30,6 +32,21 @@ func (s *sampling) of(split traffic.Split) traffic.Split {
 		split.Sample = 0
 	}
 	return split
+}
+
+// trouble is why nothing of a split is sampled that is to be; "" where it is.
+func (s *sampling) trouble(split traffic.Split) string {
+	switch {
+	case split.Mode == traffic.ModeProxy || split.Sample == 0 || s.ended:
+		return ""
+	case !speaksTCP(split):
+		return "nothing of it is sampled: shadows are of TCP, and it has no port of that"
+	case s.resting[split.Name] != "":
+		return "its sample rests: " + s.resting[split.Name]
+	case s.refused[split.Name] != "":
+		return "nothing of it is sampled: " + s.refused[split.Name]
+	}
+	return ""
 }
 
 // remains are what the kernel has of splits that it has no more of, whose flows the
@@ -48,12 +65,9 @@ func (s *sampling) remains(inKernel []traffic.Split) []traffic.Split {
 
 // with returns one with other ports and rests.
 func (s *sampling) with(change func(next *sampling)) *sampling {
-	next := &sampling{ports: maps.Clone(s.ports), resting: maps.Clone(s.resting), ended: s.ended}
+	next := &sampling{ports: maps.Clone(s.ports), resting: maps.Clone(s.resting), refused: maps.Clone(s.refused), ended: s.ended}
 	if next.ports == nil {
-		next.ports = map[string]uint16{}
-	}
-	if next.resting == nil {
-		next.resting = map[string]string{}
+		next.ports, next.resting, next.refused = map[string]uint16{}, map[string]string{}, map[string]string{}
 	}
 	change(next)
 	return next
@@ -78,7 +92,11 @@ func (p *planes) wantsInlet(splits []traffic.Split) bool {
 // toSample says whether flows of a split of the kernel are to pass the relay. It
 // carries TCP alone.
 func (s *sampling) toSample(split traffic.Split) bool {
-	return s.of(split).Sample > 0 && slices.ContainsFunc(split.Service.Ports, func(p traffic.Port) bool { return p.Transport == traffic.TCP })
+	return s.of(split).Sample > 0 && speaksTCP(split)
+}
+
+func speaksTCP(split traffic.Split) bool {
+	return slices.ContainsFunc(split.Service.Ports, func(p traffic.Port) bool { return p.Transport == traffic.TCP })
 }
 
 // openInlets has the relay listen for what is to be sampled of the splits, and tells
@@ -89,6 +107,7 @@ func (p *planes) openInlets(splits []traffic.Split, paths []traffic.ReturnPath) 
 	before := p.sampled()
 	inKernel, _ := byMode(splits)
 	next := before.with(func(next *sampling) {
+		clear(next.refused)
 		for _, split := range inKernel {
 			had := next.ports[split.Name]
 			if had == 0 && !before.toSample(split) {
@@ -102,7 +121,10 @@ func (p *planes) openInlets(splits []traffic.Split, paths []traffic.ReturnPath) 
 					fresh = append(fresh, split.Name)
 				}
 			case had == 0 && !errors.Is(err, splitter.ErrStopped):
-				p.log.Warn("nothing of the split is sampled, all of its flows stay the kernel's", "split", split.Name, "error", err)
+				next.refused[split.Name] = err.Error()
+				if before.refused[split.Name] != err.Error() {
+					p.log.Warn("nothing of the split is sampled, all of its flows stay the kernel's", "split", split.Name, "error", err)
+				}
 			}
 		}
 	})
@@ -154,6 +176,11 @@ func (p *planes) applyToKernel(ctx context.Context, kernel Kernel, splits []traf
 	if _, again := kernel.Apply(ctx, p.forKernel(splits), paths); again != nil {
 		return err
 	}
+	p.sampling.Store(p.sampled().with(func(next *sampling) {
+		for _, name := range fresh {
+			next.refused[name] = "the kernel refuses the rules for that: " + err.Error()
+		}
+	}))
 	p.log.Warn("nothing of splits is sampled, all of their flows stay the kernel's: it refuses the rules for that", "splits", someOf(fresh), "error", err)
 	return nil
 }

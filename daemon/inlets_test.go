@@ -142,6 +142,9 @@ func TestASplitThatTheRelayCannotListenForIsNotSampled(t *testing.T) {
 			if w.kernel.weight("mx") != 50_000 {
 				t.Errorf("the candidate has %s", w.kernel.weight("mx"))
 			}
+			if got := warningsOf(t, d); !strings.Contains(got, "nothing of it is sampled: ") {
+				t.Errorf("status warns %q", got)
+			}
 			w.relay.deaf = nil
 			if _, err := w.set(d, 60_000); err != nil {
 				t.Fatal(err)
@@ -157,6 +160,16 @@ func TestASplitThatTheRelayCannotListenForIsNotSampled(t *testing.T) {
 	}
 }
 
+// warningsOf are those of mx in status.
+func warningsOf(t *testing.T, d *Daemon) string {
+	t.Helper()
+	list, err := d.Splits(t.Context(), "mx")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Join(list.Items[0].Warnings, "; ")
+}
+
 var noonRouter = mx(0).Candidates[0].Addresses[0].IP.Prev()
 
 func ofUDP(s traffic.Split) traffic.Split {
@@ -167,7 +180,10 @@ func ofUDP(s traffic.Split) traffic.Split {
 func TestAKernelThatRefusesToSampleHasTheSplitsAllTheSame(t *testing.T) {
 	w := newWorld(t, sampledMX(300_000))
 	w.kernel.refuseSamples = true
-	w.mustBoot()
+	d := w.mustBoot()
+	if got := warningsOf(t, d); !strings.Contains(got, "nothing of it is sampled: the kernel refuses the rules for that: nft_tproxy") {
+		t.Errorf("status warns %q", got)
+	}
 	if got := w.kernel.sampled(); got.Port != 0 || w.kernel.weight("mx") != 50_000 {
 		t.Errorf("the kernel has port %d and weight %s", got.Port, w.kernel.weight("mx"))
 	}
@@ -217,6 +233,9 @@ func TestASampleRestsWhileItsFlowsDoNotReachThePrimary(t *testing.T) {
 		w.kernel.wantSampled(t, "in trouble", sampledIn{0, itsPort})
 		if lines, err := d.drift(t.Context()); err != nil || len(lines) > 0 {
 			t.Errorf("drift: %q, %v", lines, err)
+		}
+		if got := warningsOf(t, d); !strings.Contains(got, "its sample rests: sampled flows do not reach the primary") {
+			t.Errorf("status warns %q", got)
 		}
 		w.now = w.now.Add(restFirst<<i - time.Second)
 		d.lookAtInlets(t.Context(), k)

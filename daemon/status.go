@@ -30,6 +30,7 @@ type reading struct {
 	ofPaths  map[string]int // which of drift is about one return path alone, by line
 	health   map[string][]health.Status
 	found    *findings // what the kernel leaves out
+	sampled  *sampling
 	host     []string  // what the host check found, see sorted
 	hostErr  error     // why this host cannot carry the splits any more
 }
@@ -48,7 +49,7 @@ func (d *Daemon) read(ctx context.Context) reading {
 }
 
 func (d *Daemon) look(ctx context.Context) reading {
-	r := reading{view: d.view.Load(), at: d.now(), found: d.planes.found.Load(), tend: d.tend}
+	r := reading{view: d.view.Load(), at: d.now(), found: d.planes.found.Load(), sampled: d.planes.sampled(), tend: d.tend}
 	splits := r.view.splits()
 	r.counts, r.countErr = d.planes.counts(ctx, splits)
 	r.evidence = d.planes.evidence(ctx, splits)
@@ -184,6 +185,9 @@ func (r reading) item(name string) api.Split {
 	}
 	if split.Mode == traffic.ModeKernel || split.Transparent() {
 		item.Kernel = &api.Kernel{InSync: r.inSync(split)}
+	}
+	if trouble := r.sampled.trouble(split); trouble != "" {
+		item.Warnings = append(item.Warnings, trouble)
 	}
 	statuses, replies := statusesBy(r.health[name]), doctor.RepliesOf(r.evidence[name])
 	split = health.Withdraw(split, r.found.down)

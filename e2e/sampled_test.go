@@ -38,6 +38,7 @@ splits:
 // sampledLab is a lab with a host more, where the primary may be.
 type sampledLab struct {
 	*lab
+	elsewhere                        *nettest.NS
 	services                         []string
 	addresses, primary, back, affine string
 }
@@ -46,6 +47,7 @@ func newSampledLab(t *testing.T, addresses, primary, back string) *sampledLab {
 	t.Helper()
 	l := &sampledLab{lab: newLab(t), addresses: addresses, primary: primary, back: back, affine: "none"}
 	elsewhere := nettest.New(t, "primary")
+	l.elsewhere = elsewhere
 	nettest.Link(t, elsewhere, "eth0", []string{"10.3.0.2/24", "fd03::2/64"}, l.router, "eth2", []string{"10.3.0.1/24", "fd03::1/64"})
 	elsewhere.Route("0.0.0.0/0", "10.3.0.1")
 	elsewhere.Route("::/0", "fd03::1")
@@ -285,6 +287,54 @@ func TestAfterACrashOfTheDaemonSampledFlowsGoToThePrimary(t *testing.T) {
 		if relayed, all := l.meetings(40, clients...); relayed != all {
 			t.Errorf("primary %s: after the next start %d of %d connections passed the relay", primary, relayed, all)
 		}
+	}
+}
+
+// The kill switch is for new flows, at once.
+func TestAShadowOfNothingIsInForceWhenTheCommandReturns(t *testing.T) {
+	l := newSampledLab(t, bothServices, "local", "gateway")
+	clients := []string{"10.1.0.2", "fd01::2"}
+	l.sample("0%")
+	l.start()
+	for _, off := range [][]string{{"shadow", "mx", "0%"}, {"off", "mx"}} {
+		l.ok("shadow", "mx", "100%")
+		if relayed, all := l.meetings(40, clients...); relayed != all {
+			t.Errorf("with a sample of 100%% %d of %d connections passed the relay", relayed, all)
+		}
+		l.ok("set", "mx", "0.0001%")
+		if relayed, all := l.meetings(40, clients...); relayed != all {
+			t.Errorf("after a change of weight %d of %d connections passed the relay", relayed, all)
+		}
+		l.ok(off...)
+		if relayed, all := l.meetings(40, clients...); relayed > 0 {
+			t.Errorf("after %v %d of %d connections passed the relay", off, relayed, all)
+		}
+	}
+}
+
+// Its answers take another way than through the router, which unsampled flows do not
+// mind.
+func TestASampleRestsWhereThePrimaryAnswersByAnotherWay(t *testing.T) {
+	l := newSampledLab(t, "10.3.0.2", "10.3.0.2", "gateway")
+	nettest.Link(t, l.elsewhere, "eth1", []string{"10.1.9.1/24"}, l.client, "eth1", []string{"10.1.9.2/24"})
+	l.elsewhere.Route("10.1.0.2/32", "10.1.9.2")
+	l.sample("0%")
+	l.start()
+	if _, all := l.meetings(8, "10.1.0.2"); all != 8 {
+		t.Fatalf("%d connections, want 8", all)
+	}
+	l.sample("100%")
+	var group sync.WaitGroup
+	for range 4 {
+		group.Go(func() {
+			_ = l.client.NS.Do(func() error { _, err := meet(netip.Addr{}, l.services[0]); return err })
+		})
+	}
+	group.Wait()
+	l.eventually("status says so", func() bool { return strings.Contains(strings.Join(l.status().Warnings, ";"), "its sample rests") })
+	l.meetings(8, "10.1.0.2")
+	if r := l.ok("plan", "--exit-code"); r.code != 0 {
+		t.Errorf("there are differences: %s", r.stdout)
 	}
 }
 
