@@ -76,7 +76,9 @@ func relayWithFewFiles(arguments string) error {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		stop()
 	}()
-	return relay.Run(ctx)
+	err = relay.Run(ctx)
+	fmt.Fprintf(os.Stderr, "child: no_files=%d\n", relay.Refusals()["mx"][traffic.RefusedNoFiles])
+	return err
 }
 
 func TestRelayWithoutFilesKeepsItsFlowsRestsAndRecovers(t *testing.T) {

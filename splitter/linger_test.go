@@ -93,6 +93,38 @@ func TestFlowsOfARemovedServiceOfUDPGoOnUntilTheyAreSilent(t *testing.T) {
 	speak(t, service).wantFrom("another server")
 }
 
+// What waits at its sockets has come before it was removed.
+func TestARemovedServiceOfUDPTakesWhatWaitsAtItsSocketsYet(t *testing.T) {
+	ip := families()["IPv4"]
+	old := answersAnywhere(t, ip, "old")
+	service := netip.AddrPortFrom(ip, freePort())
+	r := startRelay(t, Options{Workers: 1}, ofUDP(newSplit("mx", service, old.at, nil)))
+	release := r.workers[0].hold(t)
+	var all []speaker
+	for range 5 * batchMost {
+		c := speak(t, service)
+		c.say("in time")
+		all = append(all, c)
+	}
+	removed := make(chan error, 1)
+	go func() { removed <- r.Apply(t.Context(), nil) }()
+	w := r.workers[0]
+	nettest.Eventually(t, "the worker is told", func() bool {
+		w.mail.mu.Lock()
+		defer w.mail.mu.Unlock()
+		return len(w.mail.orders) > 0
+	})
+	release()
+	if err := <-removed; err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range all {
+		if got := c.hear(); got != "oldin time" {
+			t.Fatalf("the answer is %q", got)
+		}
+	}
+}
+
 func TestAServiceOfUDPThatComesBackTakesNewFlowsAtOnce(t *testing.T) {
 	ip := families()["IPv4"]
 	old := answersAnywhere(t, ip, "old")
