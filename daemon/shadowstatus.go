@@ -8,7 +8,7 @@ import (
 	"github.com/splitd/splitd/splitter"
 )
 
-// shadowSample is what the metrics tell of the shadow of a split; nil where nothing
+// sample is what the metrics tell of the shadow of a split; nil where nothing
 // was shadowed since the daemon began.
 func (s *shadows) sample(name string, tees map[string]splitter.TeeCounts) *metrics.Shadow {
 	one := s.find(name)
@@ -32,6 +32,15 @@ func (s *shadows) sample(name string, tees map[string]splitter.TeeCounts) *metri
 		m.Panics["tee"] = t.Panicked
 	}
 	return m
+}
+
+// breaker says why the candidate of a split is left alone for a while; "" when it
+// is not.
+func (s *shadows) breaker(name string) string {
+	if one := s.find(name); one != nil && one.play != nil {
+		return one.play.Counts().Breaker
+	}
+	return ""
 }
 
 // parts are the parts of coverage by their names in reports.

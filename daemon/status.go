@@ -31,8 +31,9 @@ type reading struct {
 	health   map[string][]health.Status
 	found    *findings // what the kernel leaves out
 	sampled  *sampling
-	host     []string  // what the host check found, see sorted
-	hostErr  error     // why this host cannot carry the splits any more
+	shadows  *shadows
+	host     []string // what the host check found, see sorted
+	hostErr  error    // why this host cannot carry the splits any more
 }
 
 // read looks at counters and kernel. A look during which a change was made
@@ -49,7 +50,7 @@ func (d *Daemon) read(ctx context.Context) reading {
 }
 
 func (d *Daemon) look(ctx context.Context) reading {
-	r := reading{view: d.view.Load(), at: d.now(), found: d.planes.found.Load(), sampled: d.planes.sampled(), tend: d.tend}
+	r := reading{view: d.view.Load(), at: d.now(), found: d.planes.found.Load(), sampled: d.planes.sampled(), tend: d.tend, shadows: d.shadows}
 	splits := r.view.splits()
 	r.counts, r.countErr = d.planes.counts(ctx, splits)
 	r.evidence = d.planes.evidence(ctx, splits)
@@ -181,7 +182,7 @@ func (r reading) item(name string) api.Split {
 		ObservedPPM: r.observed(record), Origin: originItem(record), Pinned: split.Pinned,
 		Flows:  api.Flows{AsOf: r.at},
 		Health: healthItem(split),
-		Shadow: shadowItem(record, split), Definition: r.view.places[name].String(), DiffersFrom: r.view.differsFrom,
+		Shadow: shadowItem(record, split, r.shadows.breaker(name)), Definition: r.view.places[name].String(), DiffersFrom: r.view.differsFrom,
 	}
 	if split.Mode == traffic.ModeKernel || split.Transparent() {
 		item.Kernel = &api.Kernel{InSync: r.inSync(split)}
@@ -200,6 +201,9 @@ func (r reading) item(name string) api.Split {
 		} else if !b.Local && doctor.Silent(replies, split, b.Name) {
 			item.Warnings = append(item.Warnings, fmt.Sprintf("nothing came back through this host for any of the flows that %q was given: it lacks a return path, or does not answer clients: see `splitctl doctor`", b.Name))
 		}
+	}
+	if why := item.Shadow.Reason; why != "" {
+		item.Warnings = append(item.Warnings, fmt.Sprintf("flows are not played to %q, but one now and then to see whether it answers again: %s", item.Shadow.To, why))
 	}
 	for _, e := range r.evidence[name] {
 		item.Evidence = append(item.Evidence, items.Evidence(e))

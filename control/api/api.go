@@ -249,15 +249,17 @@ type Lifetimes struct {
 
 // The states of shadowing.
 const (
-	ShadowOff = "off" // the sample is 0
-	ShadowOn  = "on"
+	ShadowOff    = "off" // the sample is 0
+	ShadowOn     = "on"
+	ShadowPaused = "paused" // the candidate fails or lags, and is left alone for a while
 )
 
 // Shadow is the state of shadowing.
 type Shadow struct {
-	SamplePPM int    `json:"sample_ppm"`   // of the primary's flows
-	State     string `json:"state"`        // off | on
-	To        string `json:"to,omitempty"` // the candidate that flows are played to, unless it is off
+	SamplePPM int    `json:"sample_ppm"`       // of the primary's flows
+	State     string `json:"state"`            // off | on | paused
+	Reason    string `json:"reason,omitempty"` // why it is paused
+	To        string `json:"to,omitempty"`     // the candidate that flows are played to, unless it is off
 	// Origin is the layer that decided the sample; left out where it is the file's 0.
 	Origin *Origin `json:"origin,omitempty"`
 }
