@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"github.com/splitd/splitd/state"
@@ -61,7 +62,7 @@ func (d *Daemon) keepReports(ctx context.Context) error {
 // it, and while the disk has some to write it gets no more.
 func (d *Daemon) saveReports() {
 	var reports []state.Report
-	editions := map[*shadowed]uint64{}
+	editions := map[*atomic.Uint64]uint64{}
 	if !d.shadows.saving.CompareAndSwap(false, true) {
 		return
 	}
@@ -75,7 +76,7 @@ func (d *Daemon) saveReports() {
 			continue
 		}
 		reports = append(reports, state.Report{Split: name, SavedAt: d.now(), Text: text})
-		editions[one] = edition
+		editions[one.saved] = edition
 	}
 	if len(reports) == 0 {
 		d.shadows.saving.Store(false)
@@ -87,8 +88,8 @@ func (d *Daemon) saveReports() {
 			d.log.Warn("save reports; tried again", "error", err)
 			return err
 		}
-		for one, edition := range editions {
-			one.saved.Store(edition)
+		for saved, edition := range editions {
+			saved.Store(edition)
 		}
 		return nil
 	})

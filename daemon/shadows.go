@@ -5,7 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"maps"
+	"math"
 	"net"
 	"net/netip"
 	"os"
@@ -21,6 +21,9 @@ import (
 	"github.com/splitd/splitd/shadow/runner"
 	"github.com/splitd/splitd/traffic"
 )
+
+// unsaved is no edition.
+const unsaved = math.MaxUint64
 
 // shadowBudget is the memory of all shadows where the configuration has none.
 const shadowBudget = 64 << 20
@@ -41,13 +44,14 @@ type shadows struct {
 	saving  atomic.Bool       // the disk has reports to write
 }
 
-// shadowed is the shadow of one split.
+// shadowed is the shadow of one split. It is changed under the lock of shadows;
+// who reads it without gets a copy.
 type shadowed struct {
 	play    *play.Play // nil: it cannot be played
 	fault   error      // why
 	of      traffic.Split
 	latency *metrics.Latency
-	saved   atomic.Uint64 // the edition that is on the disk
+	saved   *atomic.Uint64 // the edition that is on the disk
 }
 
 func newShadows(o Options) *shadows {
@@ -104,7 +108,7 @@ func (s *shadows) one(split traffic.Split) (changed bool) {
 		if split.Sample == 0 && s.kept[split.Name] == nil {
 			return false
 		}
-		one = &shadowed{latency: metrics.NewLatency(split.Name)}
+		one = &shadowed{latency: metrics.NewLatency(split.Name), saved: new(atomic.Uint64)}
 		s.splits[split.Name] = one
 	}
 	if one.play == nil || !one.play.Follows(split) {
@@ -144,6 +148,7 @@ func (s *shadows) make(one *shadowed, split traffic.Split) (changed bool) {
 	delete(s.kept, split.Name)
 	one.play, one.fault = made, nil
 	if before != nil {
+		one.saved.Store(unsaved) // it may count anew, in editions that the disk had once
 		before.Halt()
 		s.retired.Go(before.Close)
 	}
@@ -171,18 +176,26 @@ func marked(mark uint32) func(network, address string, c syscall.RawConn) error 
 	}
 }
 
-// find returns the shadow of a split; nil when there has been none.
+// find returns the shadow of a split as it is now; nil when there has been none.
 func (s *shadows) find(name string) *shadowed {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.splits[name]
+	one := s.splits[name]
+	if one == nil {
+		return nil
+	}
+	return new(*one)
 }
 
-// all are the plays that there are, by split.
-func (s *shadows) all() map[string]*shadowed {
+// all are the shadows that there are, as they are now, by split.
+func (s *shadows) all() map[string]shadowed {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return maps.Clone(s.splits)
+	all := make(map[string]shadowed, len(s.splits))
+	for name, one := range s.splits {
+		all[name] = *one
+	}
+	return all
 }
 
 // end ends all shadows, and returns when they have, or patience is over.
