@@ -48,9 +48,12 @@ func (t shadowTap) Take(c splitter.Chunk) bool {
 // End implements [splitter.Tap]. A flow that did not end by two FINs may lack bytes,
 // whoever ended it.
 func (t shadowTap) End(e splitter.Ended) {
-	how := shadow.Reset
-	if e.End == "closed" {
-		how = shadow.Closed
+	switch {
+	case e.End == "closed":
+		t.Tap.End(shadow.Closed, e.At)
+	case e.End == "reset" && e.By == "backend":
+		t.Tap.EndByPrimary(shadow.Reset, e.At)
+	default:
+		t.Tap.End(shadow.Reset, e.At)
 	}
-	t.Tap.End(how, e.At)
 }

@@ -234,9 +234,17 @@ func (t *Tap) put(e shadow.Event) {
 	}
 }
 
-// End says that the flow is over: whole, or by a reset.
-func (t *Tap) End(how shadow.End, at time.Time) {
-	for _, from := range []shadow.Party{shadow.Client, shadow.Primary} {
+// End says that the flow is over: whole, or cut off by the client or on the way.
+func (t *Tap) End(how shadow.End, at time.Time) { t.end(how, at, shadow.Client, shadow.Primary) }
+
+// EndByPrimary says that the primary has ended the flow, as by a reset: that much is
+// known of how it ends, and drivers hear it before the client's end.
+func (t *Tap) EndByPrimary(how shadow.End, at time.Time) {
+	t.end(how, at, shadow.Primary, shadow.Client)
+}
+
+func (t *Tap) end(how shadow.End, at time.Time, parties ...shadow.Party) {
+	for _, from := range parties {
 		if !t.fin[from] && !t.flow.over.Load() && t.flow.runner.options.Budget.charge(t.flow, overhead) {
 			t.put(shadow.Event{From: from, End: how, At: at})
 		}

@@ -376,3 +376,37 @@ func client(p protocol, tap *runner.Tap, draw func(int) int) {
 		tap.End(shadow.Closed, time.Now())
 	}
 }
+
+// Of a flow that the primary has reset it is known how it ends; of one that was cut
+// off it is not.
+func TestWhoHasResetAFlowDecidesWhetherItsEndIsCompared(t *testing.T) {
+	p := protocols()[0]
+	for name, test := range map[string]struct {
+		end  func(*runner.Tap)
+		want string
+	}{
+		"the primary": {func(tap *runner.Tap) { tap.EndByPrimary(shadow.Reset, time.Now()) }, "end reset closed"},
+		"the client":  {func(tap *runner.Tap) { tap.End(shadow.Reset, time.Now()) }, ""},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			sink := counting(p.name, p.noise, tally.Options{})
+			r := stage(t, p, sink, func(o *runner.Options) {
+				o.Dial = dials(func(w wire) { p.serve(w, func(int) (string, bool) { return p.answer, false }) })
+			})
+			for range 5 {
+				tap := r.Open(flow())
+				says(tap, p.request, p.answer)
+				synctest.Wait()
+				test.end(tap)
+				synctest.Wait()
+			}
+			got := ""
+			for _, d := range sink.report().Differences {
+				got += d.Field + " " + d.Expected + " " + d.Got
+			}
+			if c := sink.state().Coverage; got != test.want || c.Compared != 5 {
+				t.Errorf("%s: %q, want %q; %+v, %q", name, got, test.want, c, sink.failures)
+			}
+		})
+	}
+}
