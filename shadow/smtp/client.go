@@ -162,7 +162,7 @@ func (d *driver) chunk(s *step) bool {
 	size, last, ok := s.command.chunk()
 	switch {
 	case !ok:
-		d.last(s, shadow.Opaque, fmt.Sprintf("client: BDAT %.40q before byte %d has no size", s.command.argument, d.client.offset))
+		d.last(s, shadow.Opaque, fmt.Sprintf("client: BDAT before byte %d has no size", d.client.offset))
 		return false
 	case d.client.lmtp:
 		d.last(s, shadow.Opaque, "client: BDAT in LMTP")

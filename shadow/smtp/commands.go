@@ -39,6 +39,16 @@ func (c command) endpoint() string {
 	return other
 }
 
+// shown names the verb in a reason, which reports show, where it is one: a word of a
+// mail or a password that comes in the place of a command is nobody's business.
+func (c command) shown() string {
+	switch c.verb {
+	case "XCLIENT", "XFORWARD", "TURN", "ATRN", "ETRN", "SEND", "SOML", "SAML", "BURL", "XEXCH50":
+		return "verb " + c.verb
+	}
+	return "a verb that is not known"
+}
+
 // played says whether a candidate may hear the verb at all. None of them delivers
 // mail, in whatever order.
 func played(verb string) bool {

@@ -212,7 +212,7 @@ func (d *driver) perRecipient(s *step) {
 func (d *driver) unknown(s *step) {
 	switch {
 	case s.primary.code/100 == 3:
-		d.break_(shadow.Opaque, fmt.Sprintf("primary: it asks for more behind verb %.20q, before byte %d: what the client says is not known", s.command.verb, d.primary.offset))
+		d.break_(shadow.Opaque, fmt.Sprintf("primary: it asks for more behind %s, before byte %d: what the client says is not known", s.command.shown(), d.primary.offset))
 	case s.command.verb == "XCLIENT":
 		d.break_(shadow.Skipped, "the client speaks for another one (XCLIENT)")
 	case s.command.verb == "TURN" || s.command.verb == "ATRN":

@@ -186,7 +186,7 @@ func (d *driver) forbids(s *step) string {
 	case s.endpoint == "STARTTLS":
 		return "the primary refuses it; a candidate is never asked"
 	case !played(s.command.verb):
-		return "verb " + fmt.Sprintf("%.20q", s.command.verb) + " is none that candidates get"
+		return s.command.shown() + " is none that candidates get"
 	}
 	return ""
 }

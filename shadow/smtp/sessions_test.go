@@ -218,3 +218,24 @@ func TestStopSaysOfEachExchangeWhyItWasNotCompared(t *testing.T) {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
+
+// What comes in the place of a command, or of its size, may be anything that a user
+// has said: reasons are shown as they are.
+func TestNoReasonHasAWordOfAClient(t *testing.T) {
+	for _, line := range []string{"C SECRETWORD of mine", "C BDAT SECRETWORD", "C secretword"} {
+		d := begin(t, Options{}, 1<<12)
+		var all []shadow.Exchange
+		for _, e := range []shadow.Event{
+			{From: shadow.Client, Bytes: []byte(line[2:] + "\r\n"), At: start},
+			{From: shadow.Primary, Bytes: []byte("334 go on\r\n"), At: start},
+		} {
+			all = append(all, d.Hear(e).Exchanges...)
+		}
+		all = append(all, d.Stop(shadow.Dropped, "over")...)
+		for _, x := range all {
+			if strings.Contains(strings.ToUpper(x.Reason+x.Endpoint), "SECRET") {
+				t.Errorf("%q: the reason is %q", line, x.Reason)
+			}
+		}
+	}
+}
