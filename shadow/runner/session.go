@@ -27,8 +27,11 @@ type session struct {
 	deadline time.Time // when the candidate's patience is over; zero: it owes nothing
 	dialling bool
 	owed     bool
-	answered bool   // it has said something
-	failure  string // how it failed
+	answered bool            // it has said something
+	said     int64           // bytes that it has said on this connection
+	heard    int64           // bytes that the primary has said
+	ahead    chan<- struct{} // what waits to read on; nil: nobody does
+	failure  string          // how it failed
 	over     bool
 }
 
@@ -57,7 +60,7 @@ func (s *session) dial() {
 	s.turn++
 	ctx, cancel := context.WithCancel(s.flow.runner.ctx)
 	s.cancel, s.dialling = cancel, true
-	s.out = newOutbox(s.flow.queue.ring)
+	s.out, s.said, s.ahead = newOutbox(s.flow.queue.ring), 0, nil
 	s.await()
 	turn, out, connections := s.turn, s.out, &s.flow.runner.connections
 	connections.Go(func() { s.converse(ctx, cancel, turn, out) })
@@ -141,11 +144,13 @@ func endOf(err error) shadow.End {
 
 // told takes news of a connection.
 func (s *session) told(n news) {
-	if n.taken != nil {
-		defer func() { n.taken <- struct{}{} }()
-	}
 	if n.turn != s.turn {
-		return
+		return // its goroutine hears that from its context
+	}
+	if n.taken != nil {
+		s.said += int64(len(n.bytes))
+		s.ahead = n.taken
+		defer s.goOn()
 	}
 	switch {
 	case s.over && n.end != shadow.Open && n.end != shadow.Closed:
@@ -167,8 +172,24 @@ func (s *session) told(n news) {
 	}
 }
 
+// goOn has more of the candidate read, unless it is further ahead of the primary than
+// a flow may hold: what comes then tells nothing that is not known, and to read a
+// gigabyte takes a processor from the relay. The primary may catch up, or the
+// candidate's patience ends.
+func (s *session) goOn() {
+	if s.ahead == nil || s.said-s.heard > s.flow.runner.options.FlowBudget {
+		return
+	}
+	s.ahead <- struct{}{} // it has room
+	s.ahead = nil
+}
+
 // hear takes an event to the driver, and does what that wants.
 func (s *session) hear(e shadow.Event) {
+	if e.From == shadow.Primary {
+		s.heard += int64(len(e.Bytes))
+		s.goOn()
+	}
 	if s.over {
 		return
 	}
