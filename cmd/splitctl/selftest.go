@@ -26,6 +26,7 @@ import (
 type selfTestFlags struct {
 	on       bool
 	duration duration
+	rate     uint
 }
 
 // The bounds of --for: a slice is to have requests enough for a p99, and nobody
@@ -39,6 +40,7 @@ func (f *selfTestFlags) register(cmd *cobra.Command) {
 	f.duration = duration(30 * time.Second)
 	cmd.Flags().BoolVar(&f.on, "self-test", false, "measure on this host, by a splitd of its own, whether clients can tell how bad a candidate is")
 	cmd.Flags().Var(&f.duration, "for", "with --self-test: how long it measures in all")
+	cmd.Flags().UintVar(&f.rate, "rate", 0, "with --self-test: requests a second (default: half of what is answered without a shadow)")
 }
 
 // judge judges the command line of a self-test: it takes a split, and no sample.
@@ -83,7 +85,7 @@ func (a *app) selfTest(ctx context.Context, split string, f selfTestFlags, outpu
 			}
 			return d, nil
 		},
-		For: d, Pairs: selfTestPairs, Budget: limits.BudgetOf(), Seed: uint64(a.now().UnixNano()),
+		For: d, Rate: float64(f.rate), Pairs: selfTestPairs, Budget: limits.BudgetOf(), Seed: uint64(a.now().UnixNano()),
 		Done: func(r ladder.Rung) {
 			a.say(fmt.Sprintf("splitctl: a candidate that is %s (%s): %s", r.Behaviour, r.Behaviour.About(), holdsText(r.Holds())))
 		},
@@ -247,7 +249,7 @@ func (a *app) writeSelfTest(w io.Writer, answer selfTestAnswer) error {
 		return err
 	}
 	var text strings.Builder
-	fmt.Fprintf(&text, "\n%s; clients asked %.0f times a second, half of the %.0f that are answered without a shadow.\n", answer.Tested, answer.Rate, answer.Saturating)
+	fmt.Fprintf(&text, "\n%s; clients asked %.0f times a second; without a shadow up to %.0f are answered.\n", answer.Tested, answer.Rate, answer.Saturating)
 	for _, why := range broken {
 		text.WriteString(why + "\n")
 	}

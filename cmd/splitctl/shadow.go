@@ -54,6 +54,8 @@ func (a *app) shadow() *cobra.Command {
 			return a.selfTest(cmd.Context(), first(args), test, output)
 		case cmd.Flags().Changed("for"):
 			return usagef("--for goes with --self-test: --ttl ends a sample by itself")
+		case cmd.Flags().Changed("rate"):
+			return usagef("--rate goes with --self-test: the sample is a share, as in 5%%")
 		}
 		name, request, err := parseShadow(args)
 		if err != nil {

@@ -31,6 +31,9 @@ type Options struct {
 	Rungs []Behaviour
 	// For is how long clients ask in all; each rung has an equal part.
 	For time.Duration
+	// Rate is how many requests a second clients make; 0 is half of what the subject
+	// answers without a shadow.
+	Rate float64
 	// Pairs is how often the shadow is off and on in a rung.
 	Pairs int
 	// Budget is what the subject's shadows may hold together, in bytes.
@@ -46,7 +49,7 @@ type Options struct {
 // Ladder is what was measured.
 type Ladder struct {
 	// Saturating is how many requests a second the subject answers without a shadow;
-	// Rate is the half of it, at which all else was measured.
+	// Rate is that at which all else was measured.
 	Saturating, Rate float64
 	Rungs            []Rung
 }
@@ -87,7 +90,9 @@ func Climb(ctx context.Context, o Options) (Ladder, error) {
 	if l.Saturating, err = c.saturate(ctx); err != nil {
 		return l, fmt.Errorf("find the saturating rate: %w", err)
 	}
-	l.Rate = l.Saturating / 2
+	if l.Rate = o.Rate; l.Rate == 0 {
+		l.Rate = l.Saturating / 2
+	}
 	for _, b := range o.Rungs {
 		rung, err := c.rung(ctx, b, l.Rate)
 		if err != nil {

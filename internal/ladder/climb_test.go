@@ -101,6 +101,16 @@ func TestEveryRungIsMeasuredWithTheShadowOffAndOn(t *testing.T) {
 	}
 }
 
+func TestTheRateMayBeTheUsers(t *testing.T) {
+	o := options(starts(passes), Dead)
+	o.Rate = 200
+	l, err := Climb(t.Context(), o)
+	// Two slices of 150 ms.
+	if err != nil || l.Rate != 200 || l.Saturating <= 0 || l.Rungs[0].Requests != 60 {
+		t.Errorf("%v requests/s, %+v, %v", l.Rate, l.Rungs, err)
+	}
+}
+
 // A mirror that waits for the candidate's answer, as nginx's does.
 func TestARelayThatWaitsForItsCandidateDoesNotHold(t *testing.T) {
 	l, err := Climb(t.Context(), options(starts(func(primary, candidate io.ReadWriter, client io.Writer) error {
