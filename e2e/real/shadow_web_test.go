@@ -81,7 +81,7 @@ func plantedInSite() []string {
 		"GET /news/anchor.html | class",                // missing
 		"GET /docs/bridge.json | body $.price",         // another price
 		"GET /docs/castle.json | body $.stock",         // a text where a number was
-		"GET /help/desert.html | body text",            // another sentence
+		"GET /help/desert.html | body <p>",             // another sentence
 		"GET /shop/engine.html | header cache-control", // missing
 	}
 }
@@ -184,24 +184,18 @@ func TestAShadowOfTheWebNamesWhatTheNewServerDoesOtherwise(t *testing.T) {
 	}
 }
 
-// surf asks for every path as often as rounds says, on one connection, and posts
-// once.
+// surf asks for every path as often as rounds says, each time on one connection,
+// and posts once.
 func (l *lab) surf(c *client, way service, rounds int) {
 	l.t.Helper()
 	var config strings.Builder
-	ask := func(path string) {
+	for _, path := range sitePaths() {
 		fmt.Fprintf(&config, "url = \"http://%s%s\"\noutput = /dev/null\n", way.address, path)
 	}
-	for range rounds {
-		for _, path := range sitePaths() {
-			ask(path)
-		}
-	}
 	file := write(l.t, filepath.Join(l.dir, c.Name+"-"+strings.Trim(way.address, "[]")+".curl"), config.String())
-	for _, args := range [][]string{
-		{"--config", file, "--write-out", "%{http_code}\n"},
-		{"--data", "x=1", "http://" + way.address + "/submit", "--output", "/dev/null", "--write-out", "%{http_code}\n"},
-	} {
+	visits := slices.Repeat([][]string{{"--config", file, "--write-out", "%{http_code}\n"}}, rounds)
+	visits = append(visits, []string{"--data", "x=1", "http://" + way.address + "/submit", "--output", "/dev/null", "--write-out", "%{http_code}\n"})
+	for _, args := range visits {
 		r, err := run(l.t.Context(), c.NS, nil, "curl", append([]string{"-sS", "--max-time", "60", "--noproxy", "*", "--globoff"}, args...)...)
 		if err != nil || r.code != 0 || strings.ReplaceAll(r.stdout, "200\n", "") != "" {
 			l.t.Errorf("curl from %s to %s: %v, exit %d, %s%s", way.source, way.address, err, r.code, r.stderr, tail(r.stdout, 3))
