@@ -400,10 +400,11 @@ func TestWhoHasResetAFlowDecidesWhetherItsEndIsCompared(t *testing.T) {
 				test.end(tap)
 				synctest.Wait()
 			}
-			got := ""
+			var differs []string
 			for _, d := range sink.report().Differences {
-				got += d.Field + " " + d.Expected + " " + d.Got
+				differs = append(differs, d.Field+" "+d.Expected+" "+d.Got)
 			}
+			got := strings.Join(differs, "; ")
 			if c := sink.state().Coverage; got != test.want || c.Compared != 5 {
 				t.Errorf("%s: %q, want %q; %+v, %q", name, got, test.want, c, sink.failures)
 			}
