@@ -312,6 +312,38 @@ func TestAShadowOfNothingIsInForceWhenTheCommandReturns(t *testing.T) {
 	}
 }
 
+// What clients say in sampled flows is played to the candidate, which serves nobody.
+// This one says nothing that could differ from what the primary says.
+func TestSampledFlowsOfTheKernelArePlayedToTheCandidate(t *testing.T) {
+	l := newSampledLab(t, bothServices, "local", "gateway")
+	heard := make(chan string, 10_000)
+	for _, ip := range []string{host4, host6} {
+		l.host.Serve("tcp", net.JoinHostPort(ip, "27"), func(c net.Conn) {
+			line, _ := bufio.NewReader(c).ReadString('\n')
+			heard <- line
+			_, _ = io.Copy(io.Discard, c)
+		})
+	}
+	l.configure(strings.NewReplacer(`[10.2.0.2, "fd02::2"]`, `["10.2.0.2:27", "[fd02::2]:27"]`).Replace(
+		fmt.Sprintf(sampledConfig, l.addresses, l.primary, l.back, l.affine, "100%%")))
+	l.start()
+	l.eventually("the candidate hears what a client said", func() bool {
+		if relayed, all := l.meetings(4, "10.1.0.2", "fd01::2"); relayed != all {
+			t.Fatalf("%d of %d connections passed the relay", relayed, all)
+		}
+		for {
+			select {
+			case line := <-heard:
+				if line == "hello\n" {
+					return true
+				}
+			default:
+				return false
+			}
+		}
+	})
+}
+
 // Its answers take another way than through the router, which unsampled flows do not
 // mind.
 func TestASampleRestsWhereThePrimaryAnswersByAnotherWay(t *testing.T) {
