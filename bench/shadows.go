@@ -106,7 +106,7 @@ func (s *shadows) pace(ctx context.Context, h *shadowHost) error {
 		}
 		o, _, err := h.ask(ctx, w, func(l ladder.Load) (ladder.Outcome, error) { return l.Full(ctx, 2*h.options.slice) })
 		if err == nil && (o.Failed > 0 || o.Answered == 0) {
-			err = fmt.Errorf("%d requests are answered, %d are not: %v", o.Answered, o.Failed, o.Why)
+			err = fmt.Errorf("%d requests are answered, %d are not: %w", o.Answered, o.Failed, o.Why)
 		}
 		if err != nil {
 			return fmt.Errorf("find the saturating rate of %q: %w", w.of.name, err)

@@ -49,7 +49,6 @@ type shadows struct {
 type shadowed struct {
 	play    *play.Play // nil: it cannot be played
 	fault   error      // why
-	of      traffic.Split
 	latency *metrics.Latency
 	saved   *atomic.Uint64 // the edition that is on the disk
 }

@@ -52,7 +52,7 @@ func (t shadowTap) End(e splitter.Ended) {
 	case e.End == "closed":
 		t.Tap.End(shadow.Closed, e.At)
 	case e.End == "reset" && e.By == "backend":
-		t.Tap.EndByPrimary(shadow.Reset, e.At)
+		t.EndByPrimary(shadow.Reset, e.At)
 	default:
 		t.Tap.End(shadow.Reset, e.At)
 	}

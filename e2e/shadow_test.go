@@ -199,7 +199,7 @@ func (r shadowReport) list() []string {
 	return list
 }
 
-func newShadowLab(t *testing.T, candidate func(net.Conn), web func(net.Conn)) (*lab, *mailer) {
+func newShadowLab(t *testing.T, candidate, web func(net.Conn)) (*lab, *mailer) {
 	t.Helper()
 	l, old := newLab(t), &mailer{name: "old.example"}
 	l.router.Serve("tcp4", "127.0.0.1:2526", old.serve)

@@ -36,7 +36,7 @@ func play(t *testing.T, steps []string) []string {
 			now = nil
 		case state.ActionOff, state.ActionDrain:
 			now = map[string]traffic.Weight{"new": 0}
-		case state.ActionEnd: // what was open, and nothing else
+		case state.ActionEnd, state.ActionReset: // what was open, or a report, and nothing else
 		case state.ActionSet, state.ActionDefault, state.ActionShadow, state.ActionApply, state.ActionAdopt:
 			w, err := traffic.ParseWeight(weight)
 			if err != nil {

@@ -163,7 +163,7 @@ func (d *Daemon) serves(ctx context.Context) error {
 		case <-d.ended:
 			return errEnded
 		case <-ctx.Done():
-			return fmt.Errorf("start splitd: it does not answer: %w: %v", ctx.Err(), err)
+			return fmt.Errorf("start splitd: it does not answer: %w (%w)", ctx.Err(), err)
 		case <-tick.C:
 		}
 	}

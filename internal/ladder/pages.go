@@ -156,10 +156,10 @@ const endOfRequest = "\r\n\r\n"
 // bytes of an end that came before them, left those that are the last now.
 func endings(text []byte, had int) (n, left int) {
 	for _, b := range text {
-		switch {
-		case b == endOfRequest[had]:
+		switch b {
+		case endOfRequest[had]:
 			had++
-		case b == endOfRequest[0]:
+		case endOfRequest[0]:
 			had = 1
 		default:
 			had = 0
