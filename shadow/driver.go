@@ -48,6 +48,10 @@ type Session struct {
 	// Control says that it is the primary that is asked a second time, to learn
 	// what differs by itself: nothing may be sent that changes anything.
 	Control bool
+	// Again, with Control, says whether one more exchange of an endpoint is to be
+	// asked a second time; nil is always. Drivers of protocols whose exchanges stand
+	// each for itself ask it before each.
+	Again func(endpoint string) bool
 }
 
 // A Driver plays one flow to the candidate by the rules of its protocol. It is a

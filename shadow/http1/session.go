@@ -14,6 +14,7 @@ type session struct {
 	names   *templates
 	keep    int
 	control bool
+	again   func(endpoint string) bool // nil: always
 
 	client, primary, candidate framer
 
@@ -40,7 +41,7 @@ type session struct {
 func newSession(o Options, names *templates, s shadow.Session) *session {
 	keep := max(s.Keep, 0)
 	return &session{
-		options: o, names: names, keep: keep, control: s.Control,
+		options: o, names: names, keep: keep, control: s.Control, again: s.Again,
 		client:    framer{most: keep},
 		primary:   framer{most: keep, replies: true},
 		candidate: framer{most: keep, replies: true},
@@ -204,6 +205,8 @@ func (s *session) asks(raw []byte) {
 		e.give(shadow.Skipped, why)
 	} else if s.mute != nil {
 		e.give(s.mute.verdict, s.mute.reason)
+	} else if s.control && s.again != nil && !s.again(e.endpoint) {
+		e.give(shadow.Skipped, "its endpoint was asked twice often enough")
 	} else {
 		e.unsent = s.guarded(raw)
 		s.play()

@@ -248,6 +248,19 @@ func TestAControlIsAskedOnlyWhatIsSafe(t *testing.T) {
 	}
 }
 
+func TestAControlIsAskedNoMoreThanIsWanted(t *testing.T) {
+	t.Parallel()
+	var asked []string
+	d := New(Options{})(shadow.Session{Keep: 1 << 10, Control: true, Again: func(endpoint string) bool {
+		asked = append(asked, endpoint)
+		return len(asked) == 2
+	}})
+	moves := d.Hear(shadow.Event{From: shadow.Client, Bytes: append(crlf(get), crlf(get)...)})
+	if string(moves.Send) != string(crlf(get)) || len(asked) != 2 || asked[0] != "GET /" {
+		t.Errorf("sent %q, asked for %q", moves.Send, asked)
+	}
+}
+
 func TestALongBodyCostsWhatIsKept(t *testing.T) {
 	t.Parallel()
 	const keep, size = 4 << 10, 1 << 30

@@ -60,6 +60,13 @@ func (b *book) learns(draw float64, now time.Time) bool {
 	return b.learner.wants(b.tally.WantsControl, draw, now)
 }
 
+// again says whether one more exchange of an endpoint is asked of the control.
+func (b *book) again(endpoint string, draw float64, now time.Time) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.tally.WantsControl(endpoint, draw) && b.learner.exchanges.take(now, exchangesEach)
+}
+
 // settle counts the flows that were declined since; b.mu is held.
 func (b *book) settle(at time.Time) {
 	now := b.totals.Declined()

@@ -5,9 +5,13 @@ import (
 	"time"
 )
 
-// How often a primary is asked a second time: at most so many flows a second, in
-// bursts of as many.
-const controlsEach = 10
+// How often a primary is asked a second time: at most so many flows a second, and
+// in flows of a protocol whose exchanges stand each for itself so many exchanges a
+// second, in bursts of as many.
+const (
+	controlsEach  = 10
+	exchangesEach = 50
+)
 
 // Before anything is known that may be asked twice, so many flows are tried, and
 // then a share.
@@ -28,6 +32,11 @@ type learner struct {
 	next   int
 	blind  int // flows that learnt before anything was known
 
+	flows, exchanges bucket
+}
+
+// A bucket has tokens, of which some come each second, and a second's at most.
+type bucket struct {
 	tokens float64
 	filled time.Time
 }
@@ -49,7 +58,7 @@ func (l *learner) wants(endpoint func(string, float64) bool, draw float64, now t
 	if len(l.recent) == 0 {
 		wanted = l.blind < blindFirst || draw < blindShare
 	}
-	if !wanted || !l.take(now) {
+	if !wanted || !l.flows.take(now, controlsEach) {
 		return false
 	}
 	if len(l.recent) == 0 {
@@ -58,17 +67,17 @@ func (l *learner) wants(endpoint func(string, float64) bool, draw float64, now t
 	return true
 }
 
-// take takes a token, of which controlsEach come in a second.
-func (l *learner) take(now time.Time) bool {
-	if l.filled.IsZero() {
-		l.tokens = controlsEach
-	} else if since := now.Sub(l.filled); since > 0 {
-		l.tokens = min(controlsEach, l.tokens+since.Seconds()*controlsEach)
+// take takes a token, if there is one.
+func (b *bucket) take(now time.Time, each float64) bool {
+	if b.filled.IsZero() {
+		b.tokens = each
+	} else if since := now.Sub(b.filled); since > 0 {
+		b.tokens = min(each, b.tokens+since.Seconds()*each)
 	}
-	l.filled = now
-	if l.tokens < 1 {
+	b.filled = now
+	if b.tokens < 1 {
 		return false
 	}
-	l.tokens--
+	b.tokens--
 	return true
 }

@@ -62,7 +62,7 @@ func New(o Options) (*Play, error) {
 		Patience: s.Patience, Totals: &p.book.totals, Now: o.Now, Log: o.Log,
 	}
 	if spoken.learns {
-		p.dial.Control, p.dial.Learns = o.toControl(), p.learns
+		p.dial.Control, p.dial.Learns, p.dial.Again = o.toControl(), p.learns, p.again
 	}
 	return p, nil
 }
@@ -183,6 +183,11 @@ func (p *Play) Counts() Counts {
 
 // learns is asked by the runner, in the goroutine of a flow that begins.
 func (p *Play) learns() bool { return p.book.learns(p.options.Draw(), p.options.Now()) }
+
+// again is asked in the goroutine of a flow that learns, before an exchange.
+func (p *Play) again(endpoint string) bool {
+	return p.book.again(endpoint, p.options.Draw(), p.options.Now())
+}
 
 // Exchanged implements [runner.Sink]: it compares, in the goroutine of the flow, and
 // counts.

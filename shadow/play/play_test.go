@@ -344,6 +344,30 @@ func TestWhatDiffersByItselfIsNoDifferenceOfTheCandidate(t *testing.T) {
 	})
 }
 
+// A client that asks a thousand times on one connection is one flow that learns: the
+// primary is not asked a thousand times more for it.
+func TestAPrimaryIsAskedASecondTimeOnlySoOftenASecondByOneFlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		body := func(string) string { return `{"price":1}` }
+		s := newStage(t, httpd(body))
+		s.servers[primaryAt] = httpd(body)
+		p := s.play(func(o *Options) {
+			o.Split = mx(func(s *traffic.Split) {
+				s.Protocol, s.Shadow.Mode, s.Shadow.Control, s.Shadow.FlowBudget = "http", "", traffic.Control{}, 1<<20
+			})
+		})
+		turns := make([]turn, 0, 1000)
+		for i := range cap(turns) {
+			turns = append(turns, turn{fmt.Sprintf("GET /a%d HTTP/1.1\r\nHost: a\r\n\r\n", i%7), answer(body(""))})
+		}
+		tell(p, turns...)
+		synctest.Wait()
+		if r := p.Report(); r.Controls != exchangesEach || r.Cover.Compared != 1000 {
+			t.Errorf("the primary was asked %d times more in one second, want %d: %+v", r.Controls, exchangesEach, r.Cover)
+		}
+	})
+}
+
 func TestTheControlIsWhoTheFlowHasUnlessTheConfigurationSaysOtherwise(t *testing.T) {
 	for name, test := range map[string]struct {
 		control traffic.Control

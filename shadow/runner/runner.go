@@ -26,7 +26,10 @@ type Options struct {
 	// Learns says whether a flow is to be played to the control as well. Nil is
 	// never. It is called from many goroutines.
 	Learns func() bool
-	Sink   Sink
+	// Again says in such a flow whether one more exchange of an endpoint is to be
+	// asked, see [shadow.Session]. It is called from many goroutines; nil is always.
+	Again func(endpoint string) bool
+	Sink  Sink
 	// Budget is the process's, FlowBudget the most that one flow may hold, in
 	// bytes; Keep is what a driver may keep of a unit or reply.
 	Budget     *Budget

@@ -50,7 +50,7 @@ func newSession(f *flow, control bool, connect func(context.Context, Flow) (net.
 	o := f.runner.options
 	return &session{
 		flow: f, control: control, connect: connect, out: newOutbox(f.queue.ring),
-		driver: o.Driver(shadow.Session{Client: f.of.Client, Service: f.of.Service, Keep: o.Keep, Control: control}),
+		driver: o.Driver(shadow.Session{Client: f.of.Client, Service: f.of.Service, Keep: o.Keep, Control: control, Again: o.Again}),
 	}
 }
 
