@@ -23,6 +23,7 @@ func (d *Daemon) Shadow(ctx context.Context, who control.Actor, name string, req
 		return overlaySample(record, traffic.Override{
 			Weight: traffic.Weight(*request.SamplePPM), Actor: who.User, Reason: request.Reason,
 			Since: now, Until: until(now, request.TTLSeconds),
+			Off: record.Definition.Pinned && *request.SamplePPM == 0, // the way back always works
 		}), nil
 	})
 	d.wakeExpiry()
@@ -30,7 +31,7 @@ func (d *Daemon) Shadow(ctx context.Context, who control.Actor, name string, req
 }
 
 // mayShadow refuses a sample that the file decides, and one that the definition does
-// not allow. A sample of 0 is always allowed.
+// not allow. A sample of 0 is always allowed, also where the file pins another.
 func (d *Daemon) mayShadow(record state.Record, request api.ShadowRequest) error {
 	name := record.Name
 	switch {
@@ -40,14 +41,14 @@ func (d *Daemon) mayShadow(record state.Record, request api.ShadowRequest) error
 		return refuse(api.CodeInvalid, "shadow %q: a sample of %d ppm: it must lie between 0%% and 100%%", name, *request.SamplePPM)
 	case request.TTLSeconds < 0:
 		return refuse(api.CodeInvalid, "shadow %q: ttl is negative", name)
-	case record.Definition.Pinned && record.Overrides[traffic.SampleKey].Off:
-		return refuse(api.CodeConflict, "shadow %q: the file pins its sample (%s) and `off` holds above it: `splitctl shadow %s default` drops it and takes the file's",
-			name, d.view.Load().places[name], name)
-	case record.Definition.Pinned:
-		return refuse(api.CodeConflict, "shadow %q: the file pins its sample (%s): change shadow.sample there and run `splitctl apply`, or remove `pinned: true`; `splitctl off` works",
-			name, d.view.Load().places[name])
 	case *request.SamplePPM == 0:
 		return nil
+	case record.Definition.Pinned && record.Overrides[traffic.SampleKey].Off:
+		return refuse(api.CodeConflict, "shadow %q: the file pins its sample (%s) and an operator's 0%% holds above it: `splitctl shadow %s default` drops it and takes the file's",
+			name, d.view.Load().places[name], name)
+	case record.Definition.Pinned:
+		return refuse(api.CodeConflict, "shadow %q: the file pins its sample (%s): change shadow.sample there and run `splitctl apply`, or remove `pinned: true`; `splitctl shadow %s 0%%` works",
+			name, d.view.Load().places[name], name)
 	}
 	if err := record.Definition.CheckSample(); err != nil {
 		return refuse(api.CodeInvalid, "shadow %q: %v: change it there (%s) and run `splitctl apply`", name, err, d.view.Load().places[name])

@@ -271,9 +271,19 @@ func TestAPinnedFileDecidesTheSample(t *testing.T) {
 	if _, err := w.shadow(d, percent(50)); !isConflict(err) || !strings.Contains(err.Error(), "change shadow.sample there and run `splitctl apply`") {
 		t.Errorf("shadow of a pinned split = %v", err)
 	}
-	w.off(d)
-	if _, err := w.shadow(d, percent(50)); !isConflict(err) || !strings.Contains(err.Error(), "`splitctl shadow mx default` drops it") {
-		t.Errorf("shadow of a pinned split that is off = %v", err)
+	for what, end := range map[string]func(){
+		"off":       func() { w.off(d) },
+		"shadow 0%": func() { w.mustShadow(d, 0) },
+	} {
+		end()
+		w.hasSample("pinned, after "+what, 0)
+		if _, err := w.shadow(d, percent(50)); !isConflict(err) || !strings.Contains(err.Error(), "`splitctl shadow mx default` drops it") {
+			t.Errorf("shadow of a pinned split after %s = %v", what, err)
+		}
+		if _, err := d.Shadow(t.Context(), control.Actor{}, "mx", api.ShadowRequest{Default: true}); err != nil {
+			t.Fatal(err)
+		}
+		w.hasSample("pinned, after "+what+" and default", percent(10))
 	}
 	// Who had a word before it was pinned has none now.
 	free := sampled(0, percent(10))
