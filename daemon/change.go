@@ -82,6 +82,7 @@ func (d *Daemon) carry(ctx context.Context, since uint64, decide decision) ([]st
 		if len(c.records) > recordsMany {
 			control.Working(ctx)
 		}
+		d.shadows.halt(c.records) // which needs no plane, and waits for none
 		if err := d.enact(context.WithoutCancel(ctx), &c); err != nil {
 			return errors.Join(err, d.retreat(ctx, c, nil).err)
 		}

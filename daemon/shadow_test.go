@@ -123,6 +123,38 @@ func (l *logs) has(text string) bool {
 	return strings.Contains(l.text.String(), text)
 }
 
+// A kernel that does not answer keeps nobody from ending shadows.
+func TestShadowsEndAtOnceAlsoWhereThePlaneHangs(t *testing.T) {
+	for name, end := range map[string]func(*world, *Daemon){
+		"shadow 0%": func(w *world, d *Daemon) { w.mustShadow(d, 0) },
+		"off":       (*world).off,
+	} {
+		t.Run(name, func(t *testing.T) {
+			split := shadowedSplit("mx", website(t, `{"n":1}`), traffic.Whole)
+			split.Mode = traffic.ModeKernel
+			w := newWorld(t, split)
+			d := w.mustBoot()
+			if !visit(d, "mx") {
+				t.Fatal("the split is not shadowed")
+			}
+			w.kernel.mu.Lock()
+			ended := make(chan struct{})
+			go func() {
+				defer close(ended)
+				end(w, d)
+			}()
+			nettest.Eventually(t, "nothing is shadowed", func() bool { return !visit(d, "mx") })
+			select {
+			case <-ended:
+				t.Error("the command came back although the kernel hangs")
+			default:
+			}
+			w.kernel.mu.Unlock()
+			<-ended
+		})
+	}
+}
+
 func TestASampledSplitIsPlayedAndASampleOfZeroEndsThatAndLeavesTheReport(t *testing.T) {
 	split := shadowedSplit("web", website(t, `{"n":2}`), traffic.Whole)
 	w := newWorld(t, split)

@@ -19,6 +19,7 @@ import (
 	"github.com/splitd/splitd/metrics"
 	"github.com/splitd/splitd/shadow/play"
 	"github.com/splitd/splitd/shadow/runner"
+	"github.com/splitd/splitd/state"
 	"github.com/splitd/splitd/traffic"
 )
 
@@ -85,6 +86,20 @@ func (s *shadows) follow(v *view) {
 	}
 	if changed {
 		s.show()
+	}
+}
+
+// halt ends the shadows of splits whose sample is to be 0: at once, also where a
+// plane hangs. It waits for no flow. What it has ended follow begins again, should
+// the change come to nothing.
+func (s *shadows) halt(records []state.Record) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range records {
+		one := s.splits[r.Name]
+		if one != nil && one.play != nil && (r.Removed || inForce(r).Sample == 0) {
+			one.play.Halt()
+		}
 	}
 }
 
