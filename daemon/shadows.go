@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -33,6 +34,7 @@ const shadowBudget = 64 << 20
 type shadows struct {
 	tee    *Tee
 	budget *runner.Budget
+	turns  runner.Turns
 	most   int64 // the budget's
 	mark   uint32
 	log    *slog.Logger
@@ -62,7 +64,7 @@ func newShadows(o Options) *shadows {
 	if s.tee == nil {
 		s.tee = &Tee{}
 	}
-	s.budget = runner.NewBudget(s.most)
+	s.budget, s.turns = runner.NewBudget(s.most), runner.NewTurns(runtime.NumCPU()/4)
 	return s
 }
 
@@ -127,6 +129,8 @@ func (s *shadows) one(split traffic.Split) (changed bool) {
 	}
 	if one.play == nil || !one.play.Follows(split) {
 		changed = s.make(one, split)
+	} else {
+		one.fault = nil // of a definition that was taken back
 	}
 	switch {
 	case one.play == nil:
@@ -142,7 +146,7 @@ func (s *shadows) one(split traffic.Split) (changed bool) {
 func (s *shadows) make(one *shadowed, split traffic.Split) (changed bool) {
 	before := one.play
 	made, err := play.New(play.Options{
-		Split: split, Budget: s.budget, Dial: s.dial(split), After: before, Kept: s.kept[split.Name],
+		Split: split, Budget: s.budget, Turns: s.turns, Dial: s.dial(split), After: before, Kept: s.kept[split.Name],
 		Observe: func(t play.Timed) {
 			one.latency.Observe(traffic.RolePrimary, t.Primary.First, t.Primary.Total)
 			one.latency.Observe(traffic.RoleCandidate, t.Candidate.First, t.Candidate.Total)

@@ -58,7 +58,7 @@ func New(o Options) (*Play, error) {
 	s := o.Split.Shadow
 	p.dial = runner.Options{
 		Driver: spoken.driver, Dial: o.toCandidate(to), Sink: p,
-		Budget: o.Budget, FlowBudget: s.FlowBudget, Keep: int(s.FlowBudget / keepShare), Flows: int64(s.MaxFlows),
+		Budget: o.Budget, Turns: o.Turns, FlowBudget: s.FlowBudget, Keep: int(s.FlowBudget / keepShare), Flows: int64(s.MaxFlows),
 		Patience: s.Patience, Totals: &p.book.totals, Now: o.Now, Log: o.Log,
 	}
 	if spoken.learns {

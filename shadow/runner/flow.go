@@ -92,14 +92,26 @@ func (f *flow) begin() {
 // done does all that can be done without waiting, and says whether the shadow is
 // over.
 func (f *flow) done() bool {
-	for f.dropped.Load() == nil {
+	for f.batch() {
+	}
+	return f.dropped.Load() != nil || f.allDone()
+}
+
+// batch takes some of what is in the queue, in one turn, and says whether there may
+// be more.
+func (f *flow) batch() (more bool) {
+	defer f.runner.options.Turns.take()()
+	for range batchMost {
+		if f.dropped.Load() != nil {
+			return false
+		}
 		ended := f.ended.Load() // before the queue is seen to be empty
 		e, ok := f.queue.take()
 		if !ok && ended {
 			f.rest()
 		}
 		if !ok {
-			break
+			return false
 		}
 		for _, s := range f.sessions {
 			s.hear(e)
@@ -107,10 +119,10 @@ func (f *flow) done() bool {
 		f.runner.options.Budget.refund(f, int64(len(e.Bytes))+overhead)
 		f.hold()
 		if f.allDone() {
-			return true
+			return false
 		}
 	}
-	return f.dropped.Load() != nil || f.allDone()
+	return true
 }
 
 // rest ends the sessions of a flow that is over to which nothing more will come.
@@ -142,13 +154,19 @@ func (f *flow) wait() {
 	select {
 	case <-f.queue.bell:
 	case n := <-f.news:
-		n.session.told(n)
-		f.hold()
+		f.heed(n)
 	case <-alarm:
 		f.lapse()
 	case <-f.runner.ctx.Done():
 		f.drop(ending)
 	}
+}
+
+// heed takes what a candidate has said, in a turn.
+func (f *flow) heed(n news) {
+	defer f.runner.options.Turns.take()()
+	n.session.told(n)
+	f.hold()
 }
 
 // patience is how long until the first session's is over.

@@ -32,7 +32,9 @@ type Options struct {
 	Sink  Sink
 	// Budget is the process's, FlowBudget the most that one flow may hold, in
 	// bytes; Keep is what a driver may keep of a unit or reply.
-	Budget     *Budget
+	Budget *Budget
+	// Turns are the process's too; nil is no bound.
+	Turns      Turns
 	FlowBudget int64
 	Keep       int
 	// Flows is how many shadows may run at once; 0 is no limit.
