@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/splitd/splitd/control"
@@ -27,8 +28,23 @@ func (d *Daemon) Shadow(ctx context.Context, who control.Actor, name string, req
 		}), nil
 	})
 	d.wakeExpiry()
+	if err == nil && change.Changed {
+		change.Warnings = append(change.Warnings, unguarded(d.view.Load().split(change.Split))...)
+	}
 	return change, err
 }
+
+// unguarded warns of a split whose writes are sent to the candidate, because nobody
+// has said what is spoken in it.
+func unguarded(split traffic.Split) []string {
+	if split.Sample == 0 || split.Protocol != protocolRaw {
+		return nil
+	}
+	return []string{fmt.Sprintf("%q has protocol raw: all that clients say is sent to %q too, also what changes something there; write `protocol: http` or `smtp` if that is what is spoken", split.Name, split.Shadow.To)}
+}
+
+// protocolRaw is what a split speaks where nobody has said it.
+const protocolRaw = "raw"
 
 // mayShadow refuses a sample that the file decides, and one that the definition does
 // not allow. A sample of 0 is always allowed, also where the file pins another.

@@ -297,6 +297,25 @@ func TestAPinnedFileDecidesTheSample(t *testing.T) {
 	w.hasSample("once the file is pinned", percent(10))
 }
 
+func TestWhoShadowsBytesOfWhichNothingIsKnownIsWarnedThatWritesAreSentToo(t *testing.T) {
+	for protocol, warned := range map[string]bool{"raw": true, "http": false, "smtp": false} {
+		split := proxied(0)
+		split.Protocol = protocol
+		if protocol == "raw" {
+			split.Service.Ports = []traffic.Port{{Number: 5432, Transport: traffic.TCP}}
+		}
+		w := newWorld(t, split)
+		d := w.mustBoot()
+		text := strings.Join(w.mustShadow(d, percent(5)).Warnings, "\n")
+		if got := strings.Contains(text, "all that clients say is sent to"); got != warned {
+			t.Errorf("protocol %s: warned %t, want %t: %q", protocol, got, warned, text)
+		}
+		if text := strings.Join(w.mustShadow(d, 0).Warnings, "\n"); text != "" {
+			t.Errorf("protocol %s: a sample of 0 warns: %q", protocol, text)
+		}
+	}
+}
+
 func TestWhatCannotBeShadowedIsToldWhy(t *testing.T) {
 	udp := proxied(0)
 	udp.Service.Ports = []traffic.Port{{Number: 53, Transport: traffic.UDP}}
