@@ -100,32 +100,20 @@ func (o Options) Rule() string {
 	return b.String()
 }
 
-// refuses says why a request may not be sent, empty when it may.
-func (o Options) refuses(h *head, control bool) string {
-	method := effective(h)
-	switch {
-	case o.LoopGuard != "" && h.has(strings.ToLower(o.LoopGuard)):
+// refuses says why a request may not be sent that may be taken for these methods,
+// empty when it may. Nobody knows which of them a server goes by, so each has to be
+// allowed.
+func (o Options) refuses(h *head, methods []string) string {
+	if o.LoopGuard != "" && h.has(strings.ToLower(o.LoopGuard)) {
 		return "it has been through a shadow already: it has " + o.LoopGuard
-	case isSafe(method):
-		return ""
-	case control:
-		return method + " is not sent a second time"
-	case !o.allows(method, pathOf(h.target)):
-		return method + " is not allowed for its path"
-	default:
-		return ""
 	}
-}
-
-// effective is the method that a request has for the frameworks that take another
-// one from a header.
-func effective(h *head) string {
-	for _, name := range [...]string{"x-http-method-override", "x-http-method", "x-method-override"} {
-		if method := h.first(name); method != "" {
-			return strings.ToUpper(method)
+	path := pathOf(h.target)
+	for _, method := range methods {
+		if !isSafe(method) && !o.allows(method, path) {
+			return shown(method) + " is not allowed for its path"
 		}
 	}
-	return h.method
+	return ""
 }
 
 // isSafe knows the methods that change nothing (RFC 9110, 9.2.1) but TRACE, which

@@ -2,6 +2,7 @@ package http1
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -194,15 +195,17 @@ func (s *session) asks(raw []byte) {
 		return
 	}
 	s.client.body(l)
-	method := effective(&e.request)
-	e.safe = isSafe(method)
-	e.endpoint = s.names.endpoint(method, pathOf(e.request.target))
+	taken := methods(&e.request)
+	e.safe = !slices.ContainsFunc(taken, func(method string) bool { return !isSafe(method) })
+	e.endpoint = s.names.endpoint(taken[0], pathOf(e.request.target))
 	s.queue, s.asking = append(s.queue, e), e
 	if e.upgrades() || e.request.method == "CONNECT" {
 		s.upgrade = e
 	}
-	if why := s.options.refuses(&e.request, s.control); why != "" {
+	if why := s.options.refuses(&e.request, taken); why != "" {
 		e.give(shadow.Skipped, why)
+	} else if s.control && !e.safe {
+		e.give(shadow.Skipped, "it may change something: not asked a second time")
 	} else if s.mute != nil {
 		e.give(s.mute.verdict, s.mute.reason)
 	} else if s.control && s.again != nil && !s.again(e.endpoint) {

@@ -53,6 +53,12 @@ func TestASessionGoesOnWhateverTheRepliesAre(t *testing.T) {
 			want:   []shadow.Verdict{shadow.Skipped},
 		},
 		{
+			name: "a header that makes a write another method does not make it safe", scenes: []scene{
+				both("POST /pay HTTP/1.1\nX-HTTP-Method-Override: GET\nContent-Length: 1\n\nx", hello),
+				both("DELETE /pay HTTP/1.1\nX-Method-Override: GET\n\n", hello), both(get, hello),
+			}, want: []shadow.Verdict{shadow.Skipped, shadow.Skipped, shadow.Match}, sent: get,
+		},
+		{
 			name: "chunks are cut as each server likes", scenes: []scene{{
 				request: crlf(get), primary: crlf("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n5\nhello\n0\nX-Sum: 1\n\n"),
 				candidate: crlf("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n2;x=y\nhe\n03\nllo\n000\nX-Sum: 1\n\n"),
@@ -244,6 +250,10 @@ func TestAControlIsAskedOnlyWhatIsSafe(t *testing.T) {
 	d := New(Options{Allow: []Allow{{"POST", "/**"}}})(shadow.Session{Keep: 1 << 10, Control: true})
 	moves := d.Hear(shadow.Event{From: shadow.Client, Bytes: append(crlf(post), crlf(get)...)})
 	if string(moves.Send) != string(crlf(get)) {
+		t.Errorf("sent %q", moves.Send)
+	}
+	moves = d.Hear(shadow.Event{From: shadow.Client, Bytes: crlf("POST /pay HTTP/1.1\nX-HTTP-Method-Override: GET\nContent-Length: 0\n\n")})
+	if len(moves.Send) > 0 {
 		t.Errorf("sent %q", moves.Send)
 	}
 }
