@@ -46,7 +46,8 @@ type Session struct {
 	// Beyond it a driver may hash, or count, or give up with Truncated.
 	Keep int
 	// Control says that it is the primary that is asked a second time, to learn
-	// what differs by itself: nothing may be sent that changes anything.
+	// what differs by itself: nothing may be sent that changes anything, nor anything
+	// before the primary has answered it to its own client.
 	Control bool
 	// Again, with Control, says whether one more exchange of an endpoint is to be
 	// asked a second time; nil is always. Drivers of protocols whose exchanges stand

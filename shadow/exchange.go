@@ -31,7 +31,7 @@ type Exchange struct {
 	// more to an operator, with an offset in bytes where one helps.
 	Verdict Verdict
 	Reason  string
-	// Safe says that asking it again changes nothing.
+	// Safe says that asking it again changes nothing, and that no client feels it.
 	Safe bool
 	// Request is what an operator needs to know it again; it is not compared.
 	Request []Field

@@ -16,5 +16,6 @@
 //
 //	frame.go  bytes into messages      session.go, ends.go  client and primary
 //	head.go   their heads, strictly    play.go              the candidate: what it gets, and when
+//	method.go what may be meant        again.go             what is asked a second time
 //	fields.go replies into values      tunnel.go            what follows 101 Switching Protocols
 package http1

@@ -30,7 +30,7 @@ func (s *session) finish(e *exchange) {
 // report makes values of an exchange.
 func (e *exchange) report(o Options, keep int) shadow.Exchange {
 	x := shadow.Exchange{
-		Endpoint: e.endpoint, Verdict: e.verdict, Reason: e.reason, Safe: e.safe,
+		Endpoint: e.endpoint, Verdict: e.verdict, Reason: e.reason, Safe: e.repeats(),
 		Request: e.requestFields(), Primary: e.primary.timed(), Candidate: e.candidate.timed(),
 	}
 	if e.verdict != "" {

@@ -25,6 +25,9 @@ func (s *session) play() bool {
 			}
 			continue
 		}
+		if s.control && !e.primary.whole {
+			return false // its own client comes first
+		}
 		s.begin(e)
 		return s.feed(e)
 	}

@@ -202,18 +202,23 @@ func (s *session) asks(raw []byte) {
 	if e.upgrades() || e.request.method == "CONNECT" {
 		s.upgrade = e
 	}
-	if why := s.options.refuses(&e.request, taken); why != "" {
+	if why := s.refuses(e, taken); why != "" {
 		e.give(shadow.Skipped, why)
-	} else if s.control && !e.safe {
-		e.give(shadow.Skipped, "it may change something: not asked a second time")
 	} else if s.mute != nil {
 		e.give(s.mute.verdict, s.mute.reason)
-	} else if s.control && s.again != nil && !s.again(e.endpoint) {
-		e.give(shadow.Skipped, "its endpoint was asked twice often enough")
 	} else {
 		e.unsent = s.guarded(raw)
 		s.play()
 	}
+}
+
+// refuses says why a request is not sent that may be taken for these methods, empty
+// when it may be.
+func (s *session) refuses(e *exchange, methods []string) string {
+	if why := s.options.refuses(&e.request, methods); why != "" || !s.control {
+		return why
+	}
+	return e.once()
 }
 
 // guarded is a head with the header that guards from loops, behind its first line.
@@ -290,6 +295,7 @@ func (s *session) primaryAnswers(at int, e *exchange) {
 	if s.upgrade == e {
 		s.upgrade = nil
 	}
+	s.spare(e)
 	switch {
 	case e.request.method == "CONNECT" && e.primary.head.status/100 == 2:
 		s.breakOff(at+1, "client", broken(s.client.at, "tunnel by CONNECT"))

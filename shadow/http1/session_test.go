@@ -245,32 +245,6 @@ func TestWhatCameBeforeAFaultIsStillCompared(t *testing.T) {
 	}
 }
 
-func TestAControlIsAskedOnlyWhatIsSafe(t *testing.T) {
-	t.Parallel()
-	d := New(Options{Allow: []Allow{{"POST", "/**"}}})(shadow.Session{Keep: 1 << 10, Control: true})
-	moves := d.Hear(shadow.Event{From: shadow.Client, Bytes: append(crlf(post), crlf(get)...)})
-	if string(moves.Send) != string(crlf(get)) {
-		t.Errorf("sent %q", moves.Send)
-	}
-	moves = d.Hear(shadow.Event{From: shadow.Client, Bytes: crlf("POST /pay HTTP/1.1\nX-HTTP-Method-Override: GET\nContent-Length: 0\n\n")})
-	if len(moves.Send) > 0 {
-		t.Errorf("sent %q", moves.Send)
-	}
-}
-
-func TestAControlIsAskedNoMoreThanIsWanted(t *testing.T) {
-	t.Parallel()
-	var asked []string
-	d := New(Options{})(shadow.Session{Keep: 1 << 10, Control: true, Again: func(endpoint string) bool {
-		asked = append(asked, endpoint)
-		return len(asked) == 2
-	}})
-	moves := d.Hear(shadow.Event{From: shadow.Client, Bytes: append(crlf(get), crlf(get)...)})
-	if string(moves.Send) != string(crlf(get)) || len(asked) != 2 || asked[0] != "GET /" {
-		t.Errorf("sent %q, asked for %q", moves.Send, asked)
-	}
-}
-
 func TestALongBodyCostsWhatIsKept(t *testing.T) {
 	t.Parallel()
 	const keep, size = 4 << 10, 1 << 30

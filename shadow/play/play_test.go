@@ -344,6 +344,28 @@ func TestWhatDiffersByItselfIsNoDifferenceOfTheCandidate(t *testing.T) {
 	})
 }
 
+// Who comes with a session is not asked for twice, and so begins no flow that learns.
+func TestAPrimaryHearsOfAClientsSessionOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		body := func(string) string { return `{"price":1}` }
+		s := newStage(t, httpd(body))
+		var again atomic.Int64
+		s.servers[primaryAt] = httpd(func(string) string { again.Add(1); return body("") })
+		p := s.play(func(o *Options) {
+			o.Split = mx(func(s *traffic.Split) {
+				s.Protocol, s.Shadow.Mode, s.Shadow.Control = "http", "", traffic.Control{}
+			})
+		})
+		for range 20 {
+			tell(p, turn{"GET /account HTTP/1.1\r\nHost: a\r\nCookie: sid=1\r\n\r\n", answer(body(""))})
+			time.Sleep(time.Second / 5)
+		}
+		if r := p.Report(); again.Load() != 0 || r.Controls != 0 || r.Cover.Compared != 20 {
+			t.Errorf("the primary was asked %d times more, %d controls are counted: %+v", again.Load(), r.Controls, r.Cover)
+		}
+	})
+}
+
 // A client that asks a thousand times on one connection is one flow that learns: the
 // primary is not asked a thousand times more for it.
 func TestAPrimaryIsAskedASecondTimeOnlySoOftenASecondByOneFlow(t *testing.T) {

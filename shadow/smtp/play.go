@@ -113,6 +113,9 @@ func (d *driver) part(verdict shadow.Verdict, reason string) {
 
 // start gives a step to the candidate, or says why not.
 func (d *driver) start(s *step, at time.Time) bool {
+	if d.session.Control && s.primary == nil {
+		return false // its own client comes first
+	}
 	if why := d.forbids(s); why != "" {
 		if s.primary != nil && d.commits(s) {
 			d.reset()

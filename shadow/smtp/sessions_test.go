@@ -239,3 +239,30 @@ func TestNoReasonHasAWordOfAClient(t *testing.T) {
 		}
 	}
 }
+
+// The control hears a command when the client has its answer.
+func TestAControlIsAskedAfterTheClientWasAnswered(t *testing.T) {
+	t.Parallel()
+	d := New(Options{})(shadow.Session{Keep: 1 << 10, Control: true})
+	tests := []struct {
+		from       shadow.Party
+		says, want string
+	}{
+		{shadow.Primary, "220 old ESMTP\r\n", ""},
+		{shadow.Candidate, "220 old ESMTP\r\n", ""},
+		{shadow.Client, "EHLO a\r\n", ""},
+		{shadow.Primary, "250-old\r\n", ""},
+		{shadow.Primary, "250 PIPELINING\r\n", "EHLO a\r\n"},
+		{shadow.Candidate, "250-old\r\n250 PIPELINING\r\n", ""},
+		{shadow.Client, "MAIL FROM:<a@b>\r\nRSET\r\nNOOP\r\n", ""},
+		{shadow.Primary, "250 ok\r\n", ""},
+		{shadow.Primary, "250 ok\r\n", "RSET\r\n"},
+		{shadow.Primary, "250 ok\r\n", ""},
+		{shadow.Candidate, "250 ok\r\n", "NOOP\r\n"},
+	}
+	for _, test := range tests {
+		if got := d.Hear(shadow.Event{From: test.from, Bytes: []byte(test.says)}); string(got.Send) != test.want {
+			t.Errorf("behind %q of %v it is sent %q, want %q", test.says, test.from, got.Send, test.want)
+		}
+	}
+}
