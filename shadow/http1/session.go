@@ -41,6 +41,9 @@ type session struct {
 
 func newSession(o Options, names *templates, s shadow.Session) *session {
 	keep := max(s.Keep, 0)
+	if s.Control {
+		o.CandidateHosts = o.PrimaryHosts // it is the primary, or one like it
+	}
 	return &session{
 		options: o, names: names, keep: keep, control: s.Control, again: s.Again,
 		client:    framer{most: keep},

@@ -245,6 +245,27 @@ func TestWhatCameBeforeAFaultIsStillCompared(t *testing.T) {
 	}
 }
 
+// A primary that is asked again names itself by the names of a primary.
+func TestAPrimaryThatNamesItselfDoesNotDifferFromItself(t *testing.T) {
+	t.Parallel()
+	const reply = "HTTP/1.1 200 OK\nContent-Location: http://old.example.org/home\nContent-Length: 0\n\n"
+	d := New(Options{PrimaryHosts: []string{"old.example.org"}, CandidateHosts: []string{"new.example.org"}})(shadow.Session{Keep: 1 << 10, Control: true})
+	var all []shadow.Exchange
+	for _, e := range []shadow.Event{
+		{From: shadow.Client, Bytes: crlf(get)},
+		{From: shadow.Primary, Bytes: crlf(reply)},
+		{From: shadow.Candidate, Bytes: crlf(reply)},
+	} {
+		all = append(all, d.Hear(e).Exchanges...)
+	}
+	if len(all) != 1 || all[0].Verdict != "" {
+		t.Fatalf("exchanges = %+v, want one to compare", all)
+	}
+	if found := shadow.Differences(all[0], Noise()); len(found) > 0 {
+		t.Errorf("a primary differs from itself in %+v", found)
+	}
+}
+
 func TestALongBodyCostsWhatIsKept(t *testing.T) {
 	t.Parallel()
 	const keep, size = 4 << 10, 1 << 30
