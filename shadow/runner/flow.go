@@ -235,6 +235,9 @@ func (f *flow) finish() {
 		f.runner.judged(main.failure)
 	case reason != nil && *reason == overFlowBudget && main.lags():
 		f.runner.judged("it lags: " + overFlowBudget)
+	case reason != nil && *reason == overBudget:
+		// Others may have filled it: nothing was learnt of the candidate, not even that
+		// it is well, though it has greeted.
 	case main.answered:
 		f.runner.judged("")
 	}

@@ -104,6 +104,39 @@ func TestABreakerOpensWhateverTheCandidateFailsBy(t *testing.T) {
 	}
 }
 
+// A shadow that was dropped since those of other flows hold what all may says nothing
+// of its candidate, though that has greeted: failures before and after it are in a row.
+func TestAFlowOverTheBudgetOfAllClosesNoBreaker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, budget := protocols()[2], int64(64<<10)
+		sink := counting(p.name, p.noise, tally.Options{})
+		r := stage(t, p, sink, func(o *runner.Options) {
+			o.Budget, o.FlowBudget = runner.NewBudget(budget), 4*budget
+			o.Dial = dials(func(w wire) {
+				_, _ = io.WriteString(w, p.greeting)
+				_, _ = io.Copy(io.Discard, w)
+			})
+		})
+		for i := range 6 {
+			tap := r.Open(flow())
+			if tap == nil {
+				t.Fatalf("flow %d is not played", i)
+			}
+			says(tap, "", p.greeting)
+			says(tap, p.request, p.answer)
+			synctest.Wait()
+			if i == 4 && tap.Take(shadow.Client, make([]byte, 2*budget), false, time.Now()) {
+				t.Fatal("the budget of all has room for twice itself")
+			}
+			tap.End(shadow.Closed, time.Now())
+			time.Sleep(time.Minute)
+		}
+		if c, s := r.Counts(), sink.state().Coverage; c.Breaker == "" || s.Dropped == 0 || s.CandidateError < 5 {
+			t.Errorf("breaker %q, coverage %+v; %q", c.Breaker, s, sink.failures)
+		}
+	})
+}
+
 // drips says a byte a second.
 func drips(w wire) {
 	for range 1000 {
