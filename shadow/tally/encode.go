@@ -158,6 +158,7 @@ func (s *State) repair() {
 		s.NextSample = max(s.NextSample, s.Samples[i].ID+1)
 	}
 	s.NextSample = max(s.NextSample, 1)
+	s.SpareFrom = min(s.SpareFrom, s.Coverage.Eligible+spareEach)
 	s.Latency = s.Latency.clone() // of sketches that were not there, empty ones
 }
 

@@ -10,17 +10,18 @@ import (
 // sample keeps an exchange when one of its signatures that no rule excuses has too
 // few samples.
 func (t *Tally) sample(x shadow.Exchange, differences []shadow.Difference, signatures []int, at time.Time) {
-	if len(t.s.Samples) >= t.options.Bounds.Samples {
+	full := len(t.s.Samples) >= t.options.Bounds.Samples
+	if full && t.s.Coverage.Eligible < t.s.SpareFrom {
 		return
 	}
 	var wanting []int
 	for _, g := range signatures {
 		s := t.s.Signatures[g]
-		if t.s.Fields[s.Field].Excuse == "" && len(s.Samples) < t.options.Bounds.SamplesEach {
+		if t.s.Fields[s.Field].Excuse == "" && len(s.Samples) < t.options.Bounds.SamplesEach && !(full && t.isNoise(s.Field)) {
 			wanting = append(wanting, g)
 		}
 	}
-	if len(wanting) == 0 {
+	if len(wanting) == 0 || full && !t.spareSamples() {
 		return
 	}
 	for _, g := range wanting {
@@ -28,6 +29,41 @@ func (t *Tally) sample(x shadow.Exchange, differences []shadow.Difference, signa
 	}
 	t.s.Samples = append(t.s.Samples, t.take(x, differences, at))
 	t.s.NextSample++
+}
+
+// isNoise says whether what a field differs in is taken for noise now.
+func (t *Tally) isNoise(field int) bool {
+	return DefaultThresholds().Judge(t.s.CountsOf(t.s.Fields[field])).Finding == Masked
+}
+
+// spareEach is how many exchanges on samples to spare are looked for again, where
+// there were none: to look takes as long as to count some hundreds.
+const spareEach = 1000
+
+// spareSamples lets go of the samples of nothing but noise, which no report shows,
+// and says whether there were any.
+func (t *Tally) spareSamples() bool {
+	wanted := make(map[int]bool)
+	noise := make([]bool, len(t.s.Fields))
+	for i := range t.s.Fields {
+		noise[i] = t.isNoise(i)
+	}
+	for _, g := range t.s.Signatures {
+		for _, id := range g.Samples {
+			wanted[id] = wanted[id] || !noise[g.Field]
+		}
+	}
+	before := len(t.s.Samples)
+	t.s.Samples = slices.DeleteFunc(t.s.Samples, func(s Sample) bool { return !wanted[s.ID] })
+	if len(t.s.Samples) == before {
+		t.s.SpareFrom = t.s.Coverage.Eligible + spareEach
+		return false
+	}
+	for i := range t.s.Signatures {
+		g := &t.s.Signatures[i]
+		g.Samples = slices.DeleteFunc(g.Samples, func(id int) bool { return !wanted[id] })
+	}
+	return true
 }
 
 // take makes a sample of an exchange: masked, unless samples are full, and bounded.

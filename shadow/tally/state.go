@@ -26,8 +26,10 @@ type State struct {
 
 	Samples    []Sample `json:"samples"`
 	NextSample int      `json:"next_sample"`
-	Latency    Latency  `json:"latency"`
-	Folded     Folded   `json:"folded"`
+	// SpareFrom is of how many exchanges on samples to spare are looked for again.
+	SpareFrom int64   `json:"spare_from"`
+	Latency   Latency `json:"latency"`
+	Folded    Folded  `json:"folded"`
 }
 
 // version is of the form of State on disk.

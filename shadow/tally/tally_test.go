@@ -261,6 +261,47 @@ func TestSamplesAreFewAndSmall(t *testing.T) {
 	}
 }
 
+// The first samples of all are of what is learnt to be noise later.
+func TestNoiseTakesNoSampleFromADifference(t *testing.T) {
+	t.Parallel()
+	const places = 10
+	counted := tally.New(tally.Options{Bounds: tally.Bounds{Samples: places}})
+	random := func(i int) []shadow.Difference {
+		return []shadow.Difference{differs(fmt.Sprintf("body $.ids[%d]", i%places), shadow.Changed, shadow.Semantic, "1", "2")}
+	}
+	for i := range 1000 {
+		counted.Add(compared("GET /"), random(i), clock(i))
+	}
+	wrong := []shadow.Difference{differs("status", shadow.Changed, shadow.Decision, "200", "500")}
+	counted.Add(compared("GET /"), wrong, clock(1000))
+	if s := counted.State(); len(s.Samples) != places || len(s.Signatures[places].Samples) != 0 {
+		t.Fatalf("before noise is known: %d samples, of the difference %v", len(s.Samples), s.Signatures[places].Samples)
+	}
+	for i := range 200 {
+		counted.AddControl(compared("GET /"), random(i), clock(i))
+	}
+	for i := range 3000 {
+		counted.Add(compared("GET /"), random(i), clock(2000+i))
+		if i%100 == 0 {
+			counted.Add(compared("GET /"), slices.Concat(wrong, random(i)), clock(2000+i))
+		}
+	}
+	s, kept := counted.State(), make(map[int]bool)
+	for _, sample := range s.Samples {
+		kept[sample.ID] = true
+	}
+	if n := len(s.Signatures[places].Samples); n != 3 || len(kept) > places {
+		t.Errorf("of the difference there are %d samples, want 3; of all %d", n, len(kept))
+	}
+	for i, g := range s.Signatures {
+		for _, id := range g.Samples {
+			if !kept[id] {
+				t.Errorf("signature %d has sample %d, which is none", i, id)
+			}
+		}
+	}
+}
+
 func TestExchangesAreAskedASecondTimeUntilNoiseIsKnown(t *testing.T) {
 	t.Parallel()
 	counted := tally.New(tally.Options{})
