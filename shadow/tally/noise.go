@@ -37,13 +37,14 @@ type Counts struct {
 	Excuse                    string
 }
 
-// CountsOf are those of a field of this state.
+// CountsOf are those of a field of this state. That the candidate does not answer is
+// never noise, whatever was counted of controls.
 func (s *State) CountsOf(f Field) Counts {
 	e := s.Endpoints[f.Endpoint]
 	c := Counts{Differed: f.Differed, Exchanges: e.Compared, ControlDiffered: f.ControlDiffered, Controls: e.Controls, Excuse: f.Excuse}
 	if f.Kind == shadow.Unavailable {
 		c.Exchanges += e.Unanswered
-		c.Controls += e.ControlsUnanswered
+		c.ControlDiffered, c.Controls = 0, 0
 	}
 	return c
 }

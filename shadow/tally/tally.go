@@ -92,18 +92,20 @@ func (t *Tally) DropSamples() {
 }
 
 // AddControl counts one exchange of A/A: Primary is what the primary told the
-// client, Candidate what the primary said when it was asked again.
+// client, Candidate what the primary said when it was asked again. One that was not
+// answered is counted and teaches nothing: whoever could not be asked says nothing
+// of how the candidate should answer, nor that it need not.
 func (t *Tally) AddControl(x shadow.Exchange, differences []shadow.Difference, at time.Time) {
 	if x.Verdict != "" && x.Verdict != shadow.CandidateError {
 		return // nothing was learnt
 	}
 	t.seen(at)
 	endpoint := t.endpoint(x.Endpoint)
-	if x.Verdict == "" {
-		t.s.Endpoints[endpoint].Controls++
-	} else {
+	if x.Verdict != "" {
 		t.s.Endpoints[endpoint].ControlsUnanswered++
+		return
 	}
+	t.s.Endpoints[endpoint].Controls++
 	counted := make(map[int]bool)
 	for i, d := range differences {
 		if f := t.fieldOf(endpoint, i, d); !counted[f] {
