@@ -106,9 +106,9 @@ func TestFollowingPrintsALineWhenSomethingHasChanged(t *testing.T) {
 	if code := end(); code != exitOK || stderr.String() != "" {
 		t.Errorf("exit code %d, errors %q", code, stderr)
 	}
-	const from = "2026-11-20T14:00:00Z mx: same: compared "
-	want := from + "30 of 30, mismatch 0, unanswered 0, noise 0: new answers as old in all of 30 exchanges but for known noise: with 95 % certainty fewer than 11.4 % differ.\n" +
-		from + "940 of 940, mismatch 0, unanswered 0, noise 0: new answers as old in all of 940 exchanges but for known noise: with 95 % certainty fewer than 0.407 % differ.\n"
+	const from = "2026-11-20T14:00:00Z mx: "
+	want := from + "undecided: compared 30 of 30, mismatch 0, unanswered 0, noise 0: new answers as old in all of 30 exchanges but for known noise: with 95 % certainty fewer than 11.4 % differ. That is too few to call it the same: it takes 381.\n" +
+		from + "same: compared 940 of 940, mismatch 0, unanswered 0, noise 0: new answers as old in all of 940 exchanges but for known noise: with 95 % certainty fewer than 0.407 % differ.\n"
 	if diff := cmp.Diff(want, stdout.String()); diff != "" {
 		t.Errorf("lines (-want +got):\n%s", diff)
 	}

@@ -254,6 +254,28 @@ func TestAReportNamesWhatTheCandidateAnswersOtherwiseAndNothingElse(t *testing.T
 	})
 }
 
+// A candidate that refuses all recipients, since in mode kernel this host is its client,
+// may be a right one or not: nobody is told that it answers as the primary.
+func TestACandidateThatRefusesEveryoneForHisAddressIsNotTheSame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStage(t, mta(io.Discard, map[string]string{
+			"RCPT TO:<alice@example.com>": "554 5.7.1 Client host rejected: Access denied",
+			"RCPT TO:<bob@example.com>":   "554 5.7.1 Client host rejected: Access denied",
+		}))
+		p := s.play(func(o *Options) { o.Split = mx(func(s *traffic.Split) { s.Mode = traffic.ModeKernel }) })
+		for range 200 {
+			if !tell(p, session()...) {
+				t.Fatal("a flow was not taken")
+			}
+		}
+		r := p.Report()
+		d := report.Limits{MaxMismatch: 0.001, MinCompared: 500}.Decide(r)
+		if r.Verdict != report.Undecided || d.ExitCode != 6 || !strings.Contains(r.Summary, `"ignore identity *"`) || r.Exchanges.Doubtful == 0 {
+			t.Errorf("%s, %+v: %q; %+v", r.Verdict, d, r.Summary, r.Exchanges)
+		}
+	})
+}
+
 // httpd answers each request with a body.
 func httpd(body func(path string) string) func(net.Conn) {
 	return func(c net.Conn) {

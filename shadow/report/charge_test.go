@@ -152,12 +152,12 @@ func TestACandidateThatDoesNotAnswerIsADifference(t *testing.T) {
 func TestLightDifferencesCanBeLeftOutAndAreListed(t *testing.T) {
 	t.Parallel()
 	text := differs("text", shadow.Changed, shadow.Text, "Ok", "Fine")
-	r := report.Make(count(counted{100, []shadow.Difference{text}}).State(), report.Options{Level: shadow.Semantic})
-	want := []report.Mask{{Endpoint: "GET /", Field: "text", Kind: shadow.Changed, Why: "lighter than semantic", Count: 100}}
+	r := report.Make(count(counted{1000, []shadow.Difference{text}}).State(), report.Options{Level: shadow.Semantic})
+	want := []report.Mask{{Endpoint: "GET /", Field: "text", Kind: shadow.Changed, Why: "lighter than semantic", Count: 1000}}
 	if diff := cmp.Diff(want, r.Masked); diff != "" {
 		t.Errorf("masked (-want +got):\n%s", diff)
 	}
-	if r.Verdict != report.Same || r.Exchanges.Noise != 100 {
+	if r.Verdict != report.Same || r.Exchanges.Noise != 1000 {
 		t.Errorf("%s, %+v", r.Verdict, r.Exchanges)
 	}
 }

@@ -21,7 +21,8 @@ type Options struct {
 	// Level is the lightest that counts; what is lighter is masked.
 	Level shadow.Level
 	// MinCompared is how many exchanges have to be compared for the verdict that
-	// nothing differs; 0 is one.
+	// nothing differs; 0 is as many as bound what may differ to ten times the effect
+	// that is reported, and to 1 % at least: 381.
 	MinCompared int64
 }
 
@@ -30,7 +31,11 @@ func Make(s tally.State, o Options) Report {
 	if o.Thresholds == (tally.Thresholds{}) {
 		o.Thresholds = tally.DefaultThresholds()
 	}
-	m := maker{s: &s, o: o, charges: make(map[int]*charge)}
+	within := sameWithin(o.Thresholds.Effect)
+	if o.MinCompared == 0 {
+		o.MinCompared = leastCompared(within)
+	}
+	m := maker{s: &s, o: o, charges: make(map[int]*charge), doubts: make(map[string]int64)}
 	m.judge()
 	m.charge()
 	r := Report{
@@ -44,11 +49,13 @@ func Make(s tally.State, o Options) Report {
 	}
 	for _, e := range s.Endpoints {
 		r.Controls += e.Controls + e.ControlsUnanswered
+		r.ControlsUnanswered += e.ControlsUnanswered
 	}
 	r.Samples = referred(s.Samples, r.Differences, r.Suspects)
+	r.Doubt = m.doubt(within)
 	r.Verdict = verdict(r, o)
 	r = cleaned(r)
-	r.Summary = summary(r)
+	r.Summary = summary(r, o)
 	return r
 }
 
@@ -58,6 +65,7 @@ type maker struct {
 	judged    []tally.Judgement // of each field
 	charges   map[int]*charge   // of signatures
 	exchanges Exchanges
+	doubts    map[string]int64 // exchanges that are doubtful, by excuse
 }
 
 // charge is what one signature is charged with.
@@ -92,6 +100,7 @@ func (m *maker) charge() {
 		if at < 0 {
 			if !missing {
 				m.exchanges.Noise += c.Count
+				m.doubtful(c)
 			}
 			continue
 		}

@@ -17,11 +17,14 @@ type Report struct {
 	Primary    string `json:"primary"`
 	Candidate  string `json:"candidate"`
 	// Rule says in words what may be written to the candidate.
-	Rule    string         `json:"rule"`
-	Window  *Window        `json:"window"`
-	Verdict Verdict        `json:"verdict"`
-	Summary string         `json:"summary"`
-	Cover   tally.Coverage `json:"coverage"`
+	Rule    string  `json:"rule"`
+	Window  *Window `json:"window"`
+	Verdict Verdict `json:"verdict"`
+	Summary string  `json:"summary"`
+	// Doubt says why what is taken for noise may hide that the candidate is wrong;
+	// empty where it cannot.
+	Doubt string         `json:"doubt"`
+	Cover tally.Coverage `json:"coverage"`
 	// Exchanges are the compared ones. What is suspect is a mismatch among them.
 	Exchanges   Exchanges      `json:"exchanges"`
 	Differences []Difference   `json:"differences"`
@@ -30,7 +33,10 @@ type Report struct {
 	Latency     *Latency       `json:"latency"`
 	NotCompared []tally.Reason `json:"not_compared"`
 	UnusedRules []string       `json:"unused_rules"`
-	Controls    int64          `json:"controls"`
+	// Controls is how many exchanges were asked twice, ControlsUnanswered of how many
+	// of them no answer came: those have taught nothing.
+	Controls           int64 `json:"controls"`
+	ControlsUnanswered int64 `json:"controls_unanswered"`
 	// Folded is what was too much to tell apart; the sums hold it.
 	Folded    tally.Folded     `json:"folded"`
 	Endpoints []tally.Endpoint `json:"endpoints"`
@@ -55,7 +61,7 @@ type Verdict string
 const (
 	Same      Verdict = "same"
 	Differs   Verdict = "differs"
-	Undecided Verdict = "undecided" // too little was compared, or what differs is too rare
+	Undecided Verdict = "undecided" // too little was compared, what differs is too rare, or noise may hide it
 )
 
 // Exchanges are the compared ones by what comparing found.
@@ -63,6 +69,8 @@ type Exchanges struct {
 	Match    int64 `json:"match"`
 	Mismatch int64 `json:"mismatch"`
 	Noise    int64 `json:"noise"`
+	// Doubtful is how much of the noise is refused by one server alone.
+	Doubtful int64 `json:"doubtful"`
 }
 
 // Difference is a signature with the exchanges that are charged to it: those in

@@ -163,7 +163,7 @@ func factRows(r Report) [][]string {
 		{"primary", r.Primary},
 		{"candidate", r.Candidate},
 		{"rule", r.Rule},
-		{"asked twice (A/A)", fmt.Sprint(r.Controls)},
+		{"asked twice (A/A)", askedTwice(r)},
 	}
 	if r.Window != nil {
 		lines = append(lines, []string{"from", when(r.Window.From)}, []string{"to", when(r.Window.To)})
@@ -172,6 +172,14 @@ func factRows(r Report) [][]string {
 		lines = append(lines, []string{"folded into rests", f})
 	}
 	return lines
+}
+
+// askedTwice says how often that was, and when it was in vain.
+func askedTwice(r Report) string {
+	if r.ControlsUnanswered == 0 {
+		return fmt.Sprint(r.Controls)
+	}
+	return fmt.Sprintf("%d, of which the control did not answer %d: nothing is learnt from those", r.Controls, r.ControlsUnanswered)
 }
 
 // folded says what was too much to tell apart.

@@ -8,12 +8,13 @@ import (
 )
 
 // verdict is the report in a word. It says that nothing differs only where nothing
-// does that is not known to be noise.
+// does that is not known to be noise, enough was compared to say so, and no noise
+// may be the candidate's fault.
 func verdict(r Report, o Options) Verdict {
 	switch {
 	case len(r.Differences) > 0:
 		return Differs
-	case len(r.Suspects) > 0, r.Cover.Compared < max(1, o.MinCompared):
+	case len(r.Suspects) > 0, r.Doubt != "", r.Cover.Compared < max(1, o.MinCompared):
 		return Undecided
 	default:
 		return Same
@@ -27,7 +28,7 @@ func asked(r Report) (wrong, of int64) {
 }
 
 // summary is the sentence for people.
-func summary(r Report) string {
+func summary(r Report, o Options) string {
 	var b strings.Builder
 	wrong, of := asked(r)
 	candidate, primary := orElse(r.Candidate, "the candidate"), orElse(r.Primary, "the primary")
@@ -39,12 +40,17 @@ func summary(r Report) string {
 		b.WriteString("nothing has been compared yet.")
 	case len(r.Suspects) > 0:
 		fmt.Fprintf(&b, "%d of %d exchanges differ, too few to tell from chance: let it run on.", wrong, of)
+	case r.Doubt != "":
+		fmt.Fprintf(&b, "nothing else than noise differs in %d exchanges, and that is not enough to call it the same.", of)
 	default:
 		_, upper := tally.Wilson(wrong, of)
 		fmt.Fprintf(&b, "%s answers as %s in all of %d exchanges but for known noise: with 95 %% certainty fewer than %s differ.", candidate, primary, of, percent(upper))
 		if r.Verdict == Undecided {
-			b.WriteString(" That is too few to call it the same.")
+			fmt.Fprintf(&b, " That is too few to call it the same: it takes %d.", o.MinCompared)
 		}
+	}
+	if r.Doubt != "" {
+		b.WriteString(" " + strings.ToUpper(r.Doubt[:1]) + r.Doubt[1:])
 	}
 	if missed := r.Cover.Eligible - of; missed > 0 {
 		fmt.Fprintf(&b, " %s of what was seen was not compared.", percent(share(missed, r.Cover.Eligible)))
@@ -111,7 +117,7 @@ type Limits struct {
 // A Decision is what a pipeline does with a report.
 type Decision struct {
 	// ExitCode is 0 within the limits, 1 beyond them, and 6 when too little was
-	// compared to say: a human is needed.
+	// compared to say, or what is taken for noise is in doubt: a human is needed.
 	ExitCode int
 	Why      string
 }
@@ -134,6 +140,8 @@ func (l Limits) Decide(r Report) Decision {
 	switch rate := share(wrong, of); {
 	case rate > l.MaxMismatch && r.Cover.Compared >= l.MinCompared, wrong > 0 && float64(wrong) > l.MaxMismatch*float64(max(of, l.MinCompared)):
 		return Decision{exitBeyond, fmt.Sprintf("%d of %d exchanges (%s) differ, at most %s may", wrong, of, percent(rate), percent(l.MaxMismatch))}
+	case r.Doubt != "":
+		return Decision{exitHeld, r.Doubt}
 	case r.Cover.Compared < l.MinCompared:
 		return Decision{exitHeld, fmt.Sprintf("%d exchanges were compared, %d are needed: let it run on", r.Cover.Compared, l.MinCompared)}
 	default:
