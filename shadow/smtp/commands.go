@@ -130,6 +130,38 @@ func (c command) needs() []string {
 	return slices.Compact(all)
 }
 
+// shownExtension names a keyword in a reason, which reports show, where it is one of
+// the protocol's. Clients can write anything in the place of a parameter, also an
+// address: that is nobody's business, and each would be a reason of its own.
+func shownExtension(keyword string) string {
+	switch keyword {
+	case "SIZE", "8BITMIME", "BINARYMIME", "CHUNKING", "SMTPUTF8", "DSN", "AUTH", "DELIVERBY", "FUTURERELEASE", "NO-SOLICITING", "CHECKPOINT",
+		"MT-PRIORITY", "REQUIRETLS", "RRVS", "CONPERM", "CONNEG", "MTRK", "VERP", "XVERP":
+		return keyword
+	}
+	return "another extension"
+}
+
+// isProtocols says whether a parameter says nothing but the protocol's own words and
+// numbers: nothing of anybody.
+func isProtocols(parameter string) bool {
+	name, value, _ := strings.Cut(strings.ToUpper(parameter), "=")
+	switch name {
+	case "SIZE": // RFC 1870
+		return strings.Trim(value, "0123456789") == ""
+	case "BODY": // RFC 6152, RFC 3030
+		return slices.Contains([]string{"7BIT", "8BITMIME", "BINARYMIME"}, value)
+	case "RET": // RFC 3461
+		return value == "FULL" || value == "HDRS"
+	case "NOTIFY":
+		known := func(when string) bool { return slices.Contains([]string{"NEVER", "SUCCESS", "FAILURE", "DELAY"}, when) }
+		return !slices.ContainsFunc(strings.Split(value, ","), func(when string) bool { return !known(when) })
+	case "SMTPUTF8", "REQUIRETLS": // RFC 6531, RFC 8689
+		return value == ""
+	}
+	return false
+}
+
 // extension is the keyword of EHLO by which a parameter is offered. Most are their
 // own.
 func extension(parameter string) string {

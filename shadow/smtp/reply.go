@@ -111,7 +111,7 @@ func (r *replies) end() (last bool, err error) {
 	}
 	code, last, ok := parseLine(bytes.TrimSuffix(line, []byte("\r")))
 	if !ok {
-		return false, fmt.Errorf("the line at byte %d is no reply of SMTP: %.40q", start, line)
+		return false, fmt.Errorf("the line at byte %d is no reply of SMTP", start)
 	}
 	if r.now.code != 0 && code != r.now.code {
 		return false, fmt.Errorf("the line at byte %d has code %d in a reply of code %d", start, code, r.now.code)

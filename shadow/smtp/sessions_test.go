@@ -266,3 +266,76 @@ func TestAControlIsAskedAfterTheClientWasAnswered(t *testing.T) {
 		}
 	}
 }
+
+// Nor one of a server: what it says in the place of a reply is not repeated.
+func TestNoReasonHasAWordOfAServer(t *testing.T) {
+	for _, who := range []shadow.Party{shadow.Primary, shadow.Candidate} {
+		d := begin(t, Options{}, 1<<12)
+		var all []shadow.Exchange
+		for _, e := range []shadow.Event{
+			{From: shadow.Client, Bytes: []byte("NOOP\r\n"), At: start},
+			{From: who, Bytes: []byte("250-hello\r\nsecretword@example.com is fine\r\n"), At: start},
+			{From: shadow.Primary, Bytes: []byte("250 hello\r\n"), At: start},
+		} {
+			all = append(all, d.Hear(e).Exchanges...)
+		}
+		all = append(all, d.Stop(shadow.Dropped, "over")...)
+		told := false
+		for _, x := range all {
+			told = told || strings.Contains(x.Reason, "is no reply of SMTP")
+			if strings.Contains(x.Reason, "secret") {
+				t.Errorf("party %d: the reason is %q", who, x.Reason)
+			}
+		}
+		if !told {
+			t.Errorf("party %d: nobody says that there is no reply: %+v", who, all)
+		}
+	}
+}
+
+// What clients write in the place of parameters is neither in reasons, which are of
+// a bounded number, nor told of a request as it is.
+func TestParametersAreNamedWhereTheyAreTheProtocols(t *testing.T) {
+	for line, want := range map[string]string{
+		"MAIL FROM:<a@b> SIZE=10 RET=FULL BODY=8BITMIME NOTIFY=SUCCESS,DELAY":                                              "SIZE=10 RET=FULL BODY=8BITMIME NOTIFY=SUCCESS,DELAY",
+		"MAIL FROM: John Secret <secret@example.com>":                                                                      "",
+		"RCPT TO:<a@b> secret@x X-SECRET=1 TRANSID=<secret@x> =secret":                                                     "",
+		"RCPT TO:<a@b> SIZE=secret RET=SECRET BODY=SECRET NOTIFY=SECRET ORCPT=rfc822;secret@x SMTPUTF8=secret AUTH=secret": "",
+	} {
+		command := parseCommand(line)
+		var plain []string
+		for _, f := range (&step{command: command}).request() {
+			if f.Plain {
+				plain = append(plain, f.Value)
+			}
+		}
+		if got := strings.Join(plain, " "); got != want {
+			t.Errorf("%q: told as they are: %q, want %q", line, got, want)
+		}
+		for _, keyword := range command.needs() {
+			if shown := shownExtension(keyword); strings.Contains(strings.ToUpper(shown), "SECRET") {
+				t.Errorf("%q: shown is %q", line, shown)
+			}
+		}
+		if reason := lacking(t, line); strings.Contains(strings.ToUpper(reason), "SECRET") || !strings.HasPrefix(reason, "capability_divergence: ") {
+			t.Errorf("%q: the reason is %q", line, reason)
+		}
+	}
+}
+
+// lacking is why a command is not played to a candidate that offers nothing.
+func lacking(t *testing.T, line string) string {
+	t.Helper()
+	d := begin(t, Options{}, 1<<12)
+	var all []shadow.Exchange
+	hear := func(from shadow.Party, text string) {
+		all = append(all, d.Hear(shadow.Event{From: from, Bytes: []byte(text), At: start}).Exchanges...)
+	}
+	hear(shadow.Client, "EHLO me\r\n")
+	hear(shadow.Primary, "250 hello\r\n")
+	hear(shadow.Candidate, "250 hello\r\n")
+	hear(shadow.Client, line+"\r\n")
+	hear(shadow.Primary, "250 fine\r\n")
+	all = append(all, d.Stop(shadow.Dropped, "over")...)
+	return all[len(all)-1].Reason
+}

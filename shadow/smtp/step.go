@@ -58,13 +58,14 @@ func (s *step) request() []shadow.Field {
 		address, parameters := s.command.path()
 		fields := []shadow.Field{{Path: "address", Value: address}}
 		for _, p := range parameters {
-			fields = append(fields, shadow.Field{Path: "parameter", Value: p, Plain: extension(p) != "DSN" && !strings.HasPrefix(strings.ToUpper(p), "AUTH=")})
+			fields = append(fields, shadow.Field{Path: "parameter", Value: p, Plain: isProtocols(p)})
 		}
 		return fields
 	case "EHLO", "HELO", "LHLO", "VRFY", "EXPN":
 		return []shadow.Field{{Path: "argument", Value: s.command.argument}}
 	case "BDAT":
-		return []shadow.Field{{Path: "argument", Value: s.command.argument, Plain: true}}
+		_, _, ok := s.command.chunk()
+		return []shadow.Field{{Path: "argument", Value: s.command.argument, Plain: ok}}
 	}
 	return nil
 }
