@@ -36,7 +36,7 @@ func bodyOf(r *reply, keep int) *body {
 	}
 	data, cut, err := decode(r.body.kept, codings(&r.head), keep*decodedMost)
 	if err != nil && !b.cut {
-		b.kind = "broken " + short(strings.Join(codings(&r.head), ", "), 64)
+		b.kind = "broken " + shownCodings(&r.head)
 		return b
 	}
 	b.cut = b.cut || cut
@@ -147,7 +147,7 @@ func (c *collector) done() []shadow.Field {
 		return c.fields
 	}
 	value := fmt.Sprintf("%d more, %016x", c.more, c.rest.Sum64())
-	return append(c.fields, shadow.Field{Path: "body rest", Value: value, Level: shadow.Text, Plain: true})
+	return append(c.fields, shadow.Field{Path: "body rest", Value: value, Level: shadow.Text})
 }
 
 // text makes a value of each line.
@@ -163,7 +163,8 @@ func (c *collector) text(b []byte, cut bool) {
 	}
 }
 
-// binary compares length and hash. Of a body that is longer than what is kept they
+// binary compares length and hash. It is no Plain field, as the rest is none: of a
+// short text, or one that can be guessed, a hash tells what it is. Of a body that is longer than what is kept they
 // are those on the wire.
 func (c *collector) binary(b *body) {
 	value := ""
@@ -175,7 +176,7 @@ func (c *collector) binary(b *body) {
 	default:
 		return
 	}
-	c.add(shadow.Field{Path: "body bytes", Value: value, Level: shadow.Semantic, Plain: true})
+	c.add(shadow.Field{Path: "body bytes", Value: value, Level: shadow.Semantic})
 }
 
 // isDigested says that the hash of what came is that of the content.

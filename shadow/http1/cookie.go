@@ -16,19 +16,25 @@ func cookieFields(r *reply, self names) []shadow.Field {
 		parts := strings.Split(line, ";")
 		name, value, _ := strings.Cut(strings.TrimSpace(parts[0]), "=")
 		fields = append(fields, shadow.Field{
-			Path: "cookie " + short(cookieName(name), 64), Value: short(cookieSays(value, parts[1:], r, self), longValue),
+			Path: "cookie " + pathName(name, shadow.ClassUUID, shadow.ClassHex, shadow.ClassToken, shadow.ClassMail, shadow.ClassIP), Value: short(cookieSays(value, parts[1:], r, self), longValue),
 			Level: shadow.Semantic, Plain: true,
 		})
 	}
 	return fields
 }
 
-// cookieName masks names that are made of data.
-func cookieName(name string) string {
-	if class := shadow.ClassOf(name); isOne(class, shadow.ClassUUID, shadow.ClassHex, shadow.ClassToken) {
+// pathName masks names of cookies and headers that are made of data, as they stand in
+// paths, which reports show.
+func pathName(name string, data ...shadow.Class) string {
+	class := shadow.ClassOf(name)
+	switch {
+	case isOne(class, data...):
 		return "{" + string(class) + "}"
+	case len(name) > 64:
+		return "{" + string(shadow.ClassText) + "}"
+	default:
+		return name
 	}
-	return name
 }
 
 func cookieSays(value string, attributes []string, r *reply, self names) string {
@@ -49,11 +55,13 @@ func cookieSays(value string, attributes []string, r *reply, self names) string 
 		case "domain":
 			says = append(says, "domain="+self.mappedHost(strings.TrimPrefix(strings.ToLower(text), ".")))
 		case "samesite":
-			says = append(says, "samesite="+strings.ToLower(text))
+			says = append(says, "samesite="+oneOf(strings.ToLower(text), "strict", "lax", "none"))
 		case "path":
-			says = append(says, "path="+text)
+			says = append(says, "path="+cookiePath(text))
+		case "priority":
+			says = append(says, "priority="+oneOf(strings.ToLower(text), "low", "medium", "high"))
 		default:
-			says = append(says, name)
+			says = append(says, oneOf(name, "secure", "httponly", "partitioned"))
 		}
 	}
 	says = append(says, life)
@@ -62,6 +70,24 @@ func cookieSays(value string, attributes []string, r *reply, self names) string 
 	}
 	slices.Sort(says)
 	return strings.Join(says, "; ")
+}
+
+// oneOf is a word that is known, or says that it is another: clients leave out what
+// they do not know (RFC 6265, 5.2), and it may be anybody's.
+func oneOf(word string, known ...string) string {
+	if slices.Contains(known, word) {
+		return word
+	}
+	return "another"
+}
+
+// cookiePath is a path with what looks like data by its class, as in endpoints.
+func cookiePath(path string) string {
+	segments := strings.Split(path, "/")
+	for i, segment := range segments {
+		segments[i] = segmentName(segment)
+	}
+	return strings.Join(segments, "/")
 }
 
 // cookieDate says what an expiry makes of a cookie. Servers also write it as it was

@@ -3,6 +3,7 @@ package http1
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"compress/flate"
 	"compress/gzip"
 	"compress/zlib"
@@ -42,6 +43,18 @@ func codings(h *head) []string {
 		}
 	}
 	return list
+}
+
+// shownCodings names the codings of a body as reports show them: what no registry
+// knows is another.
+func shownCodings(h *head) string {
+	list := codings(h)
+	for i, coding := range list {
+		if !slices.Contains([]string{"gzip", "deflate", "br", "zstd", "compress", "dcb", "dcz"}, coding) {
+			list[i] = "another"
+		}
+	}
+	return cmp.Or(strings.Join(list[:min(len(list), 8)], ", "), "identity")
 }
 
 // decode undoes codings and returns at most so many bytes of what comes of it, and

@@ -1,7 +1,6 @@
 package http1
 
 import (
-	"cmp"
 	"slices"
 	"strconv"
 	"strings"
@@ -85,10 +84,11 @@ func headFields(r *reply, e *exchange, self names) []shadow.Field {
 		}
 	}
 	if r.head.status == 101 {
-		fields = append(fields, shadow.Field{Path: "header upgrade", Value: strings.ToLower(r.head.first("upgrade")), Level: shadow.Semantic, Plain: true})
+		upgrade := strings.ToLower(r.head.first("upgrade"))
+		fields = append(fields, shadow.Field{Path: "header upgrade", Value: short(upgrade, longValue), Level: shadow.Semantic, Plain: upgrade == "websocket" || upgrade == "h2c"})
 	}
 	if r.body.size > 0 {
-		fields = append(fields, shadow.Field{Path: "coding", Value: cmp.Or(strings.Join(codings(&r.head), ", "), "identity"), Level: shadow.Shape, Plain: true})
+		fields = append(fields, shadow.Field{Path: "coding", Value: shownCodings(&r.head), Level: shadow.Shape, Plain: true})
 	}
 	fields = append(fields, lineFields("header ", r.head.headers, r, self)...)
 	fields = append(fields, lineFields("trailer ", r.trailer, r, self)...)
@@ -110,10 +110,11 @@ func lineFields(prefix string, lines []header, r *reply, self names) []shadow.Fi
 		if unnamed(name) {
 			continue
 		}
-		like := shadow.Field{Path: prefix + short(name, 64), Level: shadow.Semantic, Set: isSet(name), Plain: isPlain(name)}
+		like := shadow.Field{Path: prefix + pathName(name, shadow.ClassUUID, shadow.ClassHex), Level: shadow.Semantic, Set: isSet(name), Plain: isPlain(name)}
 		for _, value := range lineValues(name, allOf(lines, name), r, self) {
 			field := like
 			field.Value = short(value, longValue)
+			field.Plain = field.Plain && (name != "content-type" || isCharsetAlone(value))
 			fields = append(fields, field)
 		}
 	}
@@ -209,6 +210,17 @@ func maskEach(list []string, params ...string) []string {
 		}
 	}
 	return list
+}
+
+// isCharsetAlone says whether a media type has no parameter beside its charset and
+// its boundary: name= is a file of somebody.
+func isCharsetAlone(mediaType string) bool {
+	for i, param := range strings.Split(mediaType, "; ") {
+		if i > 0 && !strings.HasPrefix(param, "charset=") && param != "boundary=<any>" {
+			return false
+		}
+	}
+	return true
 }
 
 func dateShape(value string) string {

@@ -22,8 +22,9 @@ func (s *session) finish(e *exchange) {
 		return
 	}
 	if e.verdict == "" && !e.safe && e.primary.class() != e.candidate.class() {
+		method, _, _ := strings.Cut(e.endpoint, " ")
 		s.hush(shadow.AfterDivergence, fmt.Sprintf("%s was answered %d, by the candidate %d",
-			e.endpoint, e.primary.head.status, e.candidate.head.status))
+			method, e.primary.head.status, e.candidate.head.status))
 	}
 }
 
@@ -94,7 +95,7 @@ func (e *exchange) requestFields() []shadow.Field {
 		return nil
 	}
 	fields := []shadow.Field{
-		{Path: "method", Value: short(e.request.method, longRequest), Plain: true},
+		{Path: "method", Value: short(e.request.method, longRequest), Plain: isKnown(e.request.method)},
 		{Path: "target", Value: short(e.request.target, longRequest)},
 	}
 	for _, name := range [...]string{"host", "content-type", "accept", "accept-encoding", "range"} {

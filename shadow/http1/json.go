@@ -78,10 +78,12 @@ func (c *collector) object(path string, object map[string]any, depth int) {
 	}
 }
 
-// isMap says whether an object's keys are data and not names.
+// isMap says whether an object's keys are data and not names: names stand in paths,
+// which reports show.
 func isMap(keys []string) bool {
 	return len(keys) > mostKeys || slices.ContainsFunc(keys, func(key string) bool {
-		return key == "" || len(key) > longKey || key[0] >= '0' && key[0] <= '9' ||
+		return isOne(shadow.ClassOf(key), shadow.ClassUUID, shadow.ClassHex, shadow.ClassToken, shadow.ClassMail, shadow.ClassIP) ||
+			key == "" || len(key) > longKey || key[0] >= '0' && key[0] <= '9' ||
 			strings.Trim(key, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-$@:") != ""
 	})
 }
