@@ -95,13 +95,16 @@ func (s Split) CheckSample() error {
 	return nil
 }
 
-// mailPort is a port at which clients, or the backend, speak SMTP in the clear (RFC
-// 5321, section 4.5.4.2; RFC 6409, section 3.1) or are used to.
+// mailPort is a port at which clients, the primary or the backend speak SMTP or LMTP
+// (RFC 5321, section 4.5.4.2; RFC 6409, section 3.1; RFC 8314, section 3.3, where
+// somebody in front has taken TLS off) or are used to: 24 is LMTP's, 10024 to 10027
+// are where filters of content stand. At other ports the driver hears that it is
+// mail.
 func (s Split) mailPort(b Backend) (uint16, bool) {
-	for _, number := range [...]uint16{25, 587, 2525} {
+	for _, number := range [...]uint16{25, 24, 26, 465, 587, 2424, 2465, 2500, 2525, 2526, 2587, 10024, 10025, 10026, 10027} {
 		in := func(p Port) bool { return p.Transport == TCP && p.Contains(number) }
 		at := func(a Address) bool { return a.Port == number }
-		if slices.ContainsFunc(s.Service.Ports, in) || slices.ContainsFunc(b.Addresses, at) {
+		if slices.ContainsFunc(s.Service.Ports, in) || slices.ContainsFunc(b.Addresses, at) || slices.ContainsFunc(s.Primary.Addresses, at) {
 			return number, true
 		}
 	}

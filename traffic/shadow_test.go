@@ -2,6 +2,7 @@ package traffic_test
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/splitd/splitd/traffic"
@@ -29,6 +30,9 @@ func TestASampleIsRefusedWhereItCannotOrMustNotBeShadowed(t *testing.T) {
 		{"mail as raw bytes", "raw", "new", tcp(80, 25), 0, mail},
 		{"mail in a range", "raw", "new", []traffic.Port{{Number: 1, Last: 100, Transport: traffic.TCP}}, 0, mail},
 		{"mail behind another port", "raw", "new", tcp(1025), 25, mail},
+		{"mail behind a filter", "raw", "new", tcp(8025), 10025, strings.Replace(mail, "25", "10025", 1)},
+		{"lmtp", "raw", "new", tcp(24), 0, strings.Replace(mail, "25", "24", 1)},
+		{"mail without TLS", "raw", "new", tcp(465), 0, strings.Replace(mail, "25", "465", 1)},
 		{"udp", "raw", "new", []traffic.Port{{Number: 25, Transport: traffic.UDP}}, 0, "the service has no tcp port, and shadows copy nothing else: udp has mirror"},
 	}
 	for _, test := range tests {
@@ -46,5 +50,22 @@ func TestASampleIsRefusedWhereItCannotOrMustNotBeShadowed(t *testing.T) {
 		if got != test.want {
 			t.Errorf("%s: got %q, want %q", test.name, got, test.want)
 		}
+	}
+}
+
+// Nobody sees from the service's port, nor the candidate's, that this is mail.
+func TestASampleOfRawBytesIsRefusedWhereThePrimarySpeaksMail(t *testing.T) {
+	split := traffic.Split{
+		Protocol: "raw", Shadow: traffic.Shadow{To: "new"},
+		Service:    traffic.Service{Ports: []traffic.Port{{Number: 8025, Transport: traffic.TCP}}},
+		Primary:    traffic.Backend{Name: "old", Addresses: []traffic.Address{{IP: netip.MustParseAddr("10.0.0.11"), Port: 25}}},
+		Candidates: []traffic.Backend{{Name: "new", Addresses: []traffic.Address{{IP: netip.MustParseAddr("10.0.0.12"), Port: 9025}}}},
+	}
+	if err := split.CheckSample(); err == nil || !strings.Contains(err.Error(), "at port 25 that is mail") {
+		t.Errorf("with the primary at port 25: %v", err)
+	}
+	split.Primary.Addresses[0].Port = 11025
+	if err := split.CheckSample(); err != nil {
+		t.Errorf("with the primary at another port: %v", err)
 	}
 }

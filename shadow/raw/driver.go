@@ -12,7 +12,7 @@ const Endpoint = "flow"
 
 // Rule says what is written to a candidate, for plans and reports.
 func Rule() string {
-	return "raw: all that clients say, as they say it, also what changes something; nothing of TLS"
+	return "raw: all that clients say, as they say it, also what changes something; nothing of TLS, nor of mail"
 }
 
 // New returns what makes the driver of a flow.
@@ -35,7 +35,9 @@ type driver struct {
 	asked   time.Time // when the client said its first byte
 	said    int64     // bytes of the client
 	turns   bool      // the client's next byte is the first behind what the primary said
-	opening []byte    // of such a turn, while it may be TLS
+	opening []byte    // of such a turn, while it may be TLS, or of a line, while it may be mail
+	inLine  bool      // what the candidate has got of the client ends within a line
+	greets  []byte    // the first bytes of the primary
 	left    shadow.End
 
 	race  race
@@ -72,20 +74,26 @@ func (d *driver) client(e shadow.Event) shadow.Moves {
 	}
 	m := shadow.Moves{Send: append(d.opening, e.Bytes...)}
 	d.opening = nil
-	if d.turns && len(m.Send) > 0 {
-		switch tls(m.Send) {
-		case yes:
+	if len(m.Send) > 0 {
+		encrypted, mails := no, d.mail(m.Send)
+		if d.turns {
+			encrypted = tls(m.Send)
+		}
+		switch {
+		case encrypted == yes:
 			return d.end(d.uncompared(shadow.Opaque, fmt.Sprintf("TLS, from byte %d of the client on", d.said)))
-		case perhaps:
-			if e.End == shadow.Open {
-				d.opening = m.Send
-				return d.settle(shadow.Moves{})
-			}
-		case no:
+		case mails == yes:
+			return d.isMail()
+		case encrypted == no && mails == no:
+		case e.End == shadow.Open && len(m.Send) < early:
+			d.opening = m.Send
+			return d.settle(shadow.Moves{})
+		case mails == perhaps && d.unsure(m.Send):
+			return d.isMail()
 		}
 		d.turns = false
 	}
-	d.said += int64(len(m.Send))
+	d.passes(m.Send)
 	if e.End != shadow.Open && d.left == shadow.Open {
 		d.left = e.End
 		d.ended("the client")
@@ -97,13 +105,30 @@ func (d *driver) client(e shadow.Event) shadow.Moves {
 	return d.settle(m)
 }
 
+// passes counts what the candidate gets of the client.
+func (d *driver) passes(said []byte) {
+	if len(said) > 0 {
+		d.said += int64(len(said))
+		d.inLine = said[len(said)-1] != '\n'
+	}
+}
+
 // primary compares what the primary says. It has answered, so what the client has
-// said is no beginning of TLS.
+// said is no beginning of TLS. Of mail it may be one, until the line is whole.
 func (d *driver) primary(e shadow.Event) shadow.Moves {
 	var m shadow.Moves
-	if len(e.Bytes) > 0 || e.End != shadow.Open {
+	d.greets = append(d.greets, e.Bytes[:min(len(e.Bytes), longGreets-len(d.greets))]...)
+	mails := no
+	if len(d.opening) > 0 {
+		mails = d.mail(d.opening)
+	}
+	switch {
+	case mails == yes, mails == perhaps && e.End != shadow.Open && d.unsure(d.opening):
+		return d.isMail()
+	case mails == perhaps && e.End == shadow.Open:
+	case len(e.Bytes) > 0 || e.End != shadow.Open:
 		m.Send, d.opening = d.opening, nil
-		d.said += int64(len(m.Send))
+		d.passes(m.Send)
 	}
 	if len(e.Bytes) > 0 {
 		d.turns = true
