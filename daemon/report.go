@@ -54,6 +54,9 @@ func (d *Daemon) playOf(record state.Record) (*play.Play, error) {
 // ResetReport forgets what was compared of a split. Nothing of its state changes,
 // so it makes no generation; the history has who did it.
 func (d *Daemon) ResetReport(_ context.Context, who control.Actor, name string, request api.Request) (api.Change, error) {
+	if name != "" && !d.view.Load().records.has(name) && d.shadows.forget(name) {
+		return d.resetGone(who, name, request), nil
+	}
 	record, err := d.view.Load().expect(name, request.ExpectGeneration)
 	if err != nil {
 		return api.Change{}, err
@@ -68,24 +71,39 @@ func (d *Daemon) ResetReport(_ context.Context, who control.Actor, name string, 
 		Forgotten: &api.Forgotten{},
 	}
 	held := p.Reset()
+	if one := d.shadows.find(record.Name); one != nil {
+		one.resets.Add(1) // behind it: what a save has read before is not written any more
+	}
 	if held.From.IsZero() {
 		return change, nil // there was nothing, and the history has nothing to tell
 	}
 	change.Changed = true
 	change.Forgotten = &api.Forgotten{Exchanges: held.Coverage.Eligible, Compared: held.Coverage.Compared, From: new(held.From.UTC()), To: new(held.Until.UTC())}
-	entry := d.entry(who, state.ActionReset, record, record, request.Reason, d.now())
+	d.dropReport(d.entry(who, state.ActionReset, record, record, request.Reason, d.now()))
+	return change, nil
+}
+
+// resetGone is of a split that is no more, whose report was kept should it come back,
+// and is forgotten. Of what was in it the change says nothing.
+func (d *Daemon) resetGone(who control.Actor, name string, request api.Request) api.Change {
+	gone := state.Record{Name: name}
+	d.dropReport(d.entry(who, state.ActionReset, gone, gone, request.Reason, d.now()))
+	return api.Change{Envelope: api.Of(api.KindChange), Split: name, Changed: true}
+}
+
+// dropReport has the disk forget a report, and writes down who wanted it.
+func (d *Daemon) dropReport(entry state.Entry) {
 	d.announce([]state.Entry{entry})
 	d.scribe.submitStore(func(store Store) error {
-		err := store.DropReport(record.Name)
+		err := store.DropReport(entry.Split)
 		if err == nil {
 			_, err = d.recordReset(store, entry)
 		}
 		if err != nil {
-			d.log.Error("record the reset of a report", "split", record.Name, "error", err)
+			d.log.Error("record the reset of a report", "split", entry.Split, "error", err)
 		}
 		return err
 	})
-	return change, nil
 }
 
 func (d *Daemon) recordReset(store Store, entry state.Entry) ([]state.Entry, error) {

@@ -2,7 +2,7 @@ package daemon
 
 import (
 	"context"
-	"sync/atomic"
+	"slices"
 	"time"
 
 	"github.com/splitd/splitd/state"
@@ -41,11 +41,12 @@ func (d *Daemon) loadReports(ctx context.Context) {
 	}
 }
 
-// keepReports saves reports now and then, and when the relay has ended, which ctx
+// keepReports saves reports at once, now and then, and when the relay has ended, which ctx
 // says: then it ends the shadows first.
 func (d *Daemon) keepReports(ctx context.Context) error {
 	now := time.NewTicker(saveEvery)
 	defer now.Stop()
+	d.saveReports() // samples that were full in an earlier run, and are masked now
 	for {
 		select {
 		case <-now.C:
@@ -58,38 +59,62 @@ func (d *Daemon) keepReports(ctx context.Context) error {
 	}
 }
 
+// saving is a report on its way to the disk.
+type saving struct {
+	report  state.Report
+	of      shadowed
+	edition uint64
+	resets  uint64 // of before it was read
+}
+
+// isForgotten says whether it was reset since: the disk has forgotten it, or will.
+func (s saving) isForgotten() bool { return s.of.resets.Load() != s.resets }
+
 // saveReports gives the disk the reports that have changed. It does not wait for
 // it, and while the disk has some to write it gets no more.
 func (d *Daemon) saveReports() {
-	var reports []state.Report
-	editions := map[*atomic.Uint64]uint64{}
-	if !d.shadows.saving.CompareAndSwap(false, true) {
-		return
+	if d.shadows.saving.CompareAndSwap(false, true) {
+		d.save(d.unsavedReports())
 	}
+}
+
+// unsavedReports are those that have changed, as they are now.
+func (d *Daemon) unsavedReports() []saving {
+	var all []saving
 	for name, one := range d.shadows.all() {
 		if one.play == nil || one.play.Edition() == one.saved.Load() {
 			continue
 		}
+		resets := one.resets.Load() // first: a reset that is not in it is behind what is read now
 		text, edition, err := one.play.Bytes()
 		if err != nil {
 			d.log.Error("save report", "split", name, "error", err)
 			continue
 		}
-		reports = append(reports, state.Report{Split: name, SavedAt: d.now(), Text: text})
-		editions[one.saved] = edition
+		all = append(all, saving{state.Report{Split: name, SavedAt: d.now(), Text: text}, one, edition, resets})
 	}
-	if len(reports) == 0 {
+	return all
+}
+
+// save gives reports to the disk, and ends what saving says when it has them.
+func (d *Daemon) save(all []saving) {
+	if len(all) == 0 {
 		d.shadows.saving.Store(false)
 		return
 	}
 	given := d.scribe.submitStore(func(store Store) error {
 		defer d.shadows.saving.Store(false)
+		all := slices.DeleteFunc(all, saving.isForgotten)
+		reports := make([]state.Report, 0, len(all))
+		for _, s := range all {
+			reports = append(reports, s.report)
+		}
 		if err := store.SaveReports(reports...); err != nil {
 			d.log.Warn("save reports; tried again", "error", err)
 			return err
 		}
-		for saved, edition := range editions {
-			saved.Store(edition)
+		for _, s := range all {
+			s.of.saved.Store(s.edition)
 		}
 		return nil
 	})

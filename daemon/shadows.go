@@ -54,6 +54,7 @@ type shadowed struct {
 	fault   error      // why
 	latency *metrics.Latency
 	saved   *atomic.Uint64 // the edition that is on the disk
+	resets  *atomic.Uint64 // how often it began anew: what was read before is not saved behind that
 }
 
 func newShadows(o Options) *shadows {
@@ -124,7 +125,7 @@ func (s *shadows) one(split traffic.Split) (changed bool) {
 		if split.Sample == 0 && s.kept[split.Name] == nil {
 			return false
 		}
-		one = &shadowed{latency: metrics.NewLatency(split.Name), saved: new(atomic.Uint64)}
+		one = &shadowed{latency: metrics.NewLatency(split.Name), saved: new(atomic.Uint64), resets: new(atomic.Uint64)}
 		s.splits[split.Name] = one
 	}
 	if one.play == nil || !one.play.Follows(split) {
@@ -163,10 +164,17 @@ func (s *shadows) make(one *shadowed, split traffic.Split) (changed bool) {
 		}
 		return false
 	}
+	_, had := s.kept[split.Name]
 	delete(s.kept, split.Name)
 	one.play, one.fault = made, nil
+	if before != nil || had {
+		// It may count anew, in editions that the disk had once, or have left samples
+		// that were not masked: the disk is to have no more than it has. A save under
+		// way does not say that it does.
+		one.saved = new(atomic.Uint64)
+		one.saved.Store(unsaved)
+	}
 	if before != nil {
-		one.saved.Store(unsaved) // it may count anew, in editions that the disk had once
 		before.Halt()
 		s.retired.Go(before.Close)
 	}
@@ -214,6 +222,30 @@ func (s *shadows) all() map[string]shadowed {
 		all[name] = *one
 	}
 	return all
+}
+
+// forget forgets what is left of a split that is no more, and says whether there was
+// anything.
+func (s *shadows) forget(name string) (found bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, found = s.kept[name]
+	delete(s.kept, name)
+	one := s.splits[name]
+	if one == nil {
+		return found
+	}
+	delete(s.splits, name)
+	if one.play != nil {
+		one.play.Reset()
+	}
+	one.resets.Add(1)
+	if one.play != nil {
+		one.play.Halt()
+		s.retired.Go(one.play.Close)
+	}
+	s.show()
+	return true
 }
 
 // end ends all shadows, and returns when they have, or patience is over.
