@@ -26,7 +26,7 @@ http: {listen: ""}
 state_dir: %%[1]s/state
 splits:
   - name: mx
-    service: {addresses: [%s], ports: [26/tcp]}
+    service: {addresses: [%s], ports: [4026/tcp]}
     primary: {name: old, addresses: [%s]}
     candidates:
       - {name: new, addresses: [10.2.0.2, "fd02::2"], weight: 0%%%%}
@@ -52,12 +52,12 @@ func newSampledLab(t *testing.T, addresses, primary, back string) *sampledLab {
 	elsewhere.Route("0.0.0.0/0", "10.3.0.1")
 	elsewhere.Route("::/0", "fd03::1")
 	for address := range strings.SplitSeq(addresses, ", ") {
-		l.services = append(l.services, net.JoinHostPort(strings.Trim(address, `"`), "26"))
+		l.services = append(l.services, net.JoinHostPort(strings.Trim(address, `"`), "4026"))
 	}
 	for ns, at := range map[*nettest.NS][]string{l.router: {service4, service6}, elsewhere: {"10.3.0.2", "fd03::2"}, l.host: {host4, host6}} {
 		for _, ip := range at {
 			name := map[*nettest.NS]string{l.router: "old ", elsewhere: "old ", l.host: "new "}[ns]
-			ns.Serve("tcp", net.JoinHostPort(ip, "26"), func(c net.Conn) { echo(c, name+c.RemoteAddr().String()) })
+			ns.Serve("tcp", net.JoinHostPort(ip, "4026"), func(c net.Conn) { echo(c, name+c.RemoteAddr().String()) })
 		}
 	}
 	return l
