@@ -181,7 +181,7 @@ func TestDemoKeepsRunningAndSaysHowToLookAround(t *testing.T) {
 		t.Errorf("status of what is kept:\n%s", got)
 	}
 	splitctl("set", "mx", "10%")
-	for _, want := range []string{"nsenter -t " + strconv.Itoa(d.process("demo-host mx new")) + " ", "http://127.0.0.1:9480/metrics"} {
+	for _, want := range []string{"nsenter -t " + strconv.Itoa(d.process("demo-host faulty-mx new")) + " ", "http://127.0.0.1:9480/metrics"} {
 		if !strings.Contains(d.text(), want) {
 			t.Errorf("%q is not in:\n%s", want, d.text())
 		}
@@ -204,7 +204,7 @@ func TestDemoReportsWhatDoesNotHold(t *testing.T) {
 		last  string
 	}{
 		{"the new MX dies", func(t *testing.T, d *demoRun) {
-			kill(t, d.process("demo-host mx new"))
+			kill(t, d.process("demo-host faulty-mx new"))
 		}, []string{"  NO  the story was not played to its end: the new MX ended in the middle of the story: signal: killed"}, "clean=yes"},
 		{"the splitd that splits dies", func(t *testing.T, d *demoRun) {
 			kill(t, d.process("old.yaml"))
@@ -213,7 +213,7 @@ func TestDemoReportsWhatDoesNotHold(t *testing.T) {
 			"  NO  a daemon did not end cleanly on SIGTERM",
 		}, "clean=no"},
 		{"the new MX gets another way to the clients", func(t *testing.T, d *demoRun) {
-			in(t, d.process("demo-host mx new"), func(h *netlink.Handle) error {
+			in(t, d.process("demo-host faulty-mx new"), func(h *netlink.Handle) error {
 				return h.RouteAdd(&netlink.Route{Gw: net.ParseIP("10.0.0.1"), Dst: &net.IPNet{IP: net.IP{198, 51, 100, 0}, Mask: net.CIDRMask(24, 32)}})
 			})
 		}, []string{

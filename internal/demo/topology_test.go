@@ -33,9 +33,12 @@ func newNetwork(t *testing.T) (*network, *cast) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &cast{splitd: self, dir: t.TempDir(), book: newLedger()}
+	c := &cast{splitd: self, dir: t.TempDir(), book: newLedger(), mended: make(chan struct{})}
 	t.Cleanup(c.dismiss)
 	if err := n.hosts(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.mend(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	return n, c

@@ -73,7 +73,8 @@ func TestKillEndsARunningAndAStoppedProcess(t *testing.T) {
 			if err := cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 				t.Fatal(err)
 			}
-			nettest.Eventually(t, "the process stands still", func() bool { return state(t, cmd.Process.Pid) == "T" })
+			nettest.Eventually(t, "the process stands still", func() bool { return state(t, cmd.Process.Pid) == "T" },
+				func() any { return state(t, cmd.Process.Pid) })
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
