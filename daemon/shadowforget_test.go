@@ -12,9 +12,9 @@ import (
 	"github.com/splitd/splitd/traffic"
 )
 
-// onDisk is the report of a split as the store has it, in its turn behind all that
+// onDisk is the report of the split web as the store has it, in its turn behind all that
 // is written before; nil when it has none.
-func onDisk(t *testing.T, d *Daemon, name string) []byte {
+func onDisk(t *testing.T, d *Daemon) []byte {
 	t.Helper()
 	all, err := ask(t.Context(), d.scribe, func(store Store) (map[string]state.Report, error) {
 		reports, _, err := store.Reports()
@@ -23,7 +23,7 @@ func onDisk(t *testing.T, d *Daemon, name string) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return all[name].Text
+	return all["web"].Text
 }
 
 func TestSamplesThatAreNoLongerToBeFullLeaveTheDiskAtTheNextStart(t *testing.T) {
@@ -36,7 +36,7 @@ func TestSamplesThatAreNoLongerToBeFullLeaveTheDiskAtTheNextStart(t *testing.T) 
 	awaitCompared(t, d, 1)
 	d.shadows.end(endPatience)
 	d.saveReports()
-	if !bytes.Contains(onDisk(t, d, "web"), []byte(secret)) {
+	if !bytes.Contains(onDisk(t, d), []byte(secret)) {
 		t.Fatal("full samples are not on the disk")
 	}
 	if err := d.stop(); err != nil {
@@ -47,7 +47,7 @@ func TestSamplesThatAreNoLongerToBeFullLeaveTheDiskAtTheNextStart(t *testing.T) 
 	d = w.mustBoot()
 	defer d.stop()  //nolint:errcheck // the test is over
 	d.saveReports() // as the daemon does at once
-	text := onDisk(t, d, "web")
+	text := onDisk(t, d)
 	if len(text) == 0 || bytes.Contains(text, []byte(secret)) {
 		t.Errorf("the disk has %s", text)
 	}
@@ -72,7 +72,7 @@ func TestAReportOfASplitThatIsGoneIsForgottenByItsName(t *testing.T) {
 		} else if _, err := d.Apply(t.Context(), control.Actor{}, api.ApplyRequest{}); err != nil {
 			t.Fatal(err)
 		}
-		if onDisk(t, d, "web") == nil {
+		if onDisk(t, d) == nil {
 			t.Fatal("the report is gone with its split")
 		}
 		change, err := d.ResetReport(t.Context(), control.Actor{User: "ann"}, "web", api.Request{})
@@ -80,7 +80,7 @@ func TestAReportOfASplitThatIsGoneIsForgottenByItsName(t *testing.T) {
 			t.Fatalf("restarts %t: %+v, %v", restarts, change, err)
 		}
 		d.saveReports()
-		if text := onDisk(t, d, "web"); text != nil {
+		if text := onDisk(t, d); text != nil {
 			t.Errorf("restarts %t: the disk has %s", restarts, text)
 		}
 		history, err := d.History(t.Context(), "web", 1)
@@ -109,12 +109,12 @@ func TestASaveUnderWayBringsNothingBackThatWasReset(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.save(read)
-	if text := onDisk(t, d, "web"); text != nil {
+	if text := onDisk(t, d); text != nil {
 		t.Errorf("the disk has %s", text)
 	}
 	nettest.Eventually(t, "the save is over", func() bool { return !d.shadows.saving.Load() })
 	d.saveReports()
-	if text := onDisk(t, d, "web"); text == nil {
+	if text := onDisk(t, d); text == nil {
 		t.Error("what is counted anew is not saved")
 	}
 }

@@ -31,8 +31,9 @@ func count(all ...counted) *tally.Tally {
 	return t
 }
 
-func controls(t *tally.Tally, n, differ int, found ...shadow.Difference) {
-	for i := range n {
+// controls are two hundred exchanges of A/A, so many of which differ.
+func controls(t *tally.Tally, differ int, found ...shadow.Difference) {
+	for i := range 200 {
 		if i < differ {
 			t.AddControl(shadow.Exchange{Endpoint: "GET /"}, found, clock(i))
 		} else {
@@ -61,7 +62,7 @@ func TestAnExchangeIsChargedOnceToTheHeaviestThatIsNoNoise(t *testing.T) {
 		t.Errorf("before (-want +got):\n%s", diff)
 	}
 	// What is learnt now holds for what was counted before, too.
-	controls(all, 200, 190, date)
+	controls(all, 190, date)
 	r = report.Make(all.State(), report.Options{})
 	if diff := cmp.Diff(map[string]int64{"status value": 50, "body value": 30}, listed(r.Differences)); diff != "" {
 		t.Errorf("after (-want +got):\n%s", diff)
@@ -83,7 +84,7 @@ func TestNoiseThatIsTheHeaviestDoesNotHideWhatIsLighter(t *testing.T) {
 	token := differs("header token", shadow.Changed, shadow.Decision, "1", "2")
 	price := differs("body price", shadow.Changed, shadow.Text, "10", "11")
 	all := count(counted{1000, []shadow.Difference{token, price}})
-	controls(all, 200, 200, token)
+	controls(all, 200, token)
 	r := report.Make(all.State(), report.Options{})
 	if diff := cmp.Diff(map[string]int64{"body price value": 1000}, listed(r.Differences)); diff != "" {
 		t.Errorf("differences (-want +got):\n%s", diff)
@@ -96,7 +97,7 @@ func TestANoisyFieldCannotHideAWrongOne(t *testing.T) {
 	class := differs("header date", shadow.Retyped, shadow.Semantic, "Thu", "none")
 	missing := differs("header date", shadow.Missing, shadow.Semantic, "Thu", "")
 	all := count(counted{500, []shadow.Difference{value}}, counted{300, []shadow.Difference{class}}, counted{200, []shadow.Difference{missing}})
-	controls(all, 200, 200, value)
+	controls(all, 200, value)
 	r := report.Make(all.State(), report.Options{})
 	if diff := cmp.Diff(map[string]int64{"header date class": 300, "header date missing": 200}, listed(r.Differences)); diff != "" {
 		t.Errorf("differences (-want +got):\n%s", diff)

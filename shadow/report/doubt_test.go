@@ -73,7 +73,9 @@ func held(t *testing.T, s tally.State, doubtful int64, words ...string) {
 	}
 }
 
-func refused(excuse string) []shadow.Difference {
+// refused is a refusal that the built-in rule of identity excuses.
+func refused() []shadow.Difference {
+	const excuse = "ignore identity *"
 	code := differs("identity code", shadow.Changed, shadow.Decision, "250", "554")
 	text := differs("identity text", shadow.Changed, shadow.Text, "<text>", "<text>")
 	code.Excuse, text.Excuse = excuse, excuse
@@ -82,7 +84,7 @@ func refused(excuse string) []shadow.Difference {
 
 func TestAPipelineIsHeldWhereRefusalsArePutDownToIdentity(t *testing.T) {
 	t.Parallel()
-	all := count(counted{1000, nil}, counted{1000, refused("ignore identity *")})
+	all := count(counted{1000, nil}, counted{1000, refused()})
 	held(t, all.State(), 1000, `n 1000 of 2000 exchanges (50 %)`, `1000 put down to what is built in as "ignore identity *" (tell the candidate who the client is, key identity`)
 }
 
@@ -90,7 +92,7 @@ func TestAPipelineIsHeldWhereThePrimaryRefusesTheControl(t *testing.T) {
 	t.Parallel()
 	class := differs("class", shadow.Changed, shadow.Decision, "2xx", "4xx")
 	all := count(counted{1000, []shadow.Difference{class}})
-	controls(all, 200, 200, class)
+	controls(all, 200, class)
 	held(t, all.State(), 1000, `n 1000 of 1000 exchanges (100 %)`, "1000 put down to the primary, which answers otherwise when it is asked twice too", "control: none")
 }
 
@@ -100,13 +102,13 @@ func TestNoiseThatCanHideLittleIsNoDoubt(t *testing.T) {
 	t.Parallel()
 	date := differs("header date", shadow.Changed, shadow.Semantic, "x", "y")
 	noisy := count(counted{1000, []shadow.Difference{date}})
-	controls(noisy, 200, 200, date)
+	controls(noisy, 200, date)
 	users := tally.New(tally.Options{Ignore: []shadow.Ignore{rule(t, "ignore identity *")}})
 	for i := range 1000 {
-		users.Add(shadow.Exchange{Endpoint: "RCPT"}, refused("ignore identity *"), clock(i))
+		users.Add(shadow.Exchange{Endpoint: "RCPT"}, refused(), clock(i))
 	}
 	for name, all := range map[string]*tally.Tally{
-		"one in a hundred": count(counted{990, nil}, counted{10, refused("ignore identity *")}),
+		"one in a hundred": count(counted{990, nil}, counted{10, refused()}),
 		"of a field":       noisy,
 		"by a user's rule": users,
 	} {
@@ -121,7 +123,7 @@ func TestNoiseThatCanHideLittleIsNoDoubt(t *testing.T) {
 func TestDoubtHidesNoDifference(t *testing.T) {
 	t.Parallel()
 	status := differs("status", shadow.Changed, shadow.Decision, "200", "500")
-	r := report.Make(count(counted{1000, refused("ignore identity *")}, counted{1000, []shadow.Difference{status}}).State(), report.Options{})
+	r := report.Make(count(counted{1000, refused()}, counted{1000, []shadow.Difference{status}}).State(), report.Options{})
 	if d := (report.Limits{MaxMismatch: 0.001}).Decide(r); r.Verdict != report.Differs || d.ExitCode != 1 || !strings.Contains(r.Summary, "that may hide") {
 		t.Errorf("%s, %+v, %q", r.Verdict, d, r.Summary)
 	}

@@ -17,7 +17,7 @@ func (t *Tally) sample(x shadow.Exchange, differences []shadow.Difference, signa
 	var wanting []int
 	for _, g := range signatures {
 		s := t.s.Signatures[g]
-		if t.s.Fields[s.Field].Excuse == "" && len(s.Samples) < t.options.Bounds.SamplesEach && !(full && t.isNoise(s.Field)) {
+		if t.s.Fields[s.Field].Excuse == "" && len(s.Samples) < t.options.Bounds.SamplesEach && (!full || !t.isNoise(s.Field)) {
 			wanting = append(wanting, g)
 		}
 	}
