@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -122,6 +123,9 @@ func TestADeletedRuleIsMendedAndOtherTablesAreLeftAlone(t *testing.T) {
 	if err := c.DelRule(rules[0]); err != nil {
 		t.Fatal(err)
 	}
+	// The kernel tells of the thread, and the daemon finds its process while it lives.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	if err := c.Flush(); err != nil {
 		t.Fatal(err)
 	}
