@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -196,7 +197,7 @@ func TestACandidateThatAnswersWithoutEndCostsBoundedMemory(t *testing.T) {
 			t.Run(p.name+" "+name, func(t *testing.T) {
 				const budget = 1 << 20
 				sink := counting(p.name, p.noise, tally.Options{})
-				of, said := runner.NewBudget(64<<20), int64(0)
+				of, said := runner.NewBudget(64<<20), new(atomic.Int64)
 				r := stage(t, p, sink, func(o *runner.Options) {
 					o.Budget, o.FlowBudget, o.Patience = of, budget, time.Second
 					o.Dial = dials(func(w wire) {
@@ -204,9 +205,9 @@ func TestACandidateThatAnswersWithoutEndCostsBoundedMemory(t *testing.T) {
 						go func() { _, _ = io.Copy(io.Discard, w.PipeReader) }()
 						_, _ = io.WriteString(w, answer)
 						chunk := bytes.Repeat([]byte("250-x\r\n"), 8<<10)
-						for said < 256<<20 {
+						for said.Load() < 256<<20 {
 							n, err := w.Write(chunk)
-							said += int64(n)
+							said.Add(int64(n))
 							if err != nil {
 								return
 							}
@@ -225,7 +226,7 @@ func TestACandidateThatAnswersWithoutEndCostsBoundedMemory(t *testing.T) {
 						t.Fatal("its flow does not end")
 					}
 				}
-				t.Logf("it said %d MiB; %d KiB charged, %d KiB of heap at most; %q", said>>20, used>>10, most>>10, sink.failures)
+				t.Logf("it said %d MiB; %d KiB charged, %d KiB of heap at most; %q", said.Load()>>20, used>>10, most>>10, sink.failures)
 				if used > budget || most > 8<<20 {
 					t.Errorf("%d KiB are charged, and %d KiB of memory used, budget %d KiB", used>>10, most>>10, budget>>10)
 				}
