@@ -20,6 +20,10 @@ const (
 	mendRetryMost = 30 * time.Second
 )
 
+// namePatience is how long a change that was found, and mended, sooner than the kernel's
+// news of it was read waits for the name of who made it.
+const namePatience = 200 * time.Millisecond
+
 // mendLines is how many differences one line of the log names.
 const mendLines = 3
 
@@ -87,6 +91,7 @@ func (d *Daemon) mendOnce(ctx context.Context, who netfilter.Stranger) bool {
 		}
 		return err == nil
 	}
+	who = d.named(who)
 	log := d.log.With("comm", cmp.Or(who.Comm, "unknown"), "pid", who.PID,
 		"differences", strings.Join(lines[:min(len(lines), mendLines)], "; "), "count", len(lines))
 	if err != nil {
@@ -102,6 +107,21 @@ func (d *Daemon) mendOnce(ctx context.Context, who netfilter.Stranger) bool {
 	d.rebase(ctx)
 	log.Warn("kernel rules were changed by another program; mended")
 	return true
+}
+
+// named is who changed the kernel's rules, where a look for another reason has found
+// it first. What it hears is looked into afterwards, as all is.
+func (d *Daemon) named(who netfilter.Stranger) netfilter.Stranger {
+	patience := time.After(namePatience)
+	for who == (netfilter.Stranger{}) {
+		select {
+		case who = <-d.strangers:
+			defer d.suspect(who)
+		case <-patience:
+			return who
+		}
+	}
+	return who
 }
 
 // drift is what the kernel does otherwise than is in force.

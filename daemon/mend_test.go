@@ -57,6 +57,38 @@ func TestWhatAnotherProgramFlushedIsPutBackAndNothingElseChanges(t *testing.T) {
 	w.agrees(d)
 }
 
+func TestAChangeThatIsFoundBeforeItIsHeardOfIsNamedAllTheSame(t *testing.T) {
+	for _, test := range []struct {
+		what  string
+		heard []netfilter.Stranger
+		want  string
+	}{
+		{"who did it is heard of at last", []netfilter.Stranger{{}, nft}, "comm=nft pid=4711"},
+		{"nobody is", nil, "comm=unknown pid=0"},
+	} {
+		t.Run(test.what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, mx(0))
+				d := w.mustBoot()
+				log := listen(d)
+				clear(w.kernel.splits)
+				go func() {
+					for _, who := range test.heard {
+						time.Sleep(namePatience / 3)
+						d.suspect(who)
+					}
+				}()
+				if !d.mendOnce(t.Context(), netfilter.Stranger{}) || !strings.Contains(log.String(), test.want) {
+					t.Errorf("it says %q, want %q", log, test.want)
+				}
+				if heard := len(d.strangers); heard != min(len(test.heard), 1) {
+					t.Errorf("%d news are left to look into, want one if any", heard)
+				}
+			})
+		})
+	}
+}
+
 // Tables that were open are the daemon's alone when it has made them anew, and
 // then a load that names them fails.
 func TestAfterAMendTheFileToIncludeIsWrittenAgain(t *testing.T) {

@@ -77,7 +77,7 @@ func relayWithFewFiles(arguments string) error {
 		stop()
 	}()
 	err = relay.Run(ctx)
-	fmt.Fprintf(os.Stderr, "child: no_files=%d\n", relay.Refusals()["mx"][traffic.RefusedNoFiles])
+	fmt.Fprintf(os.Stderr, "child: refused=%d\n", relay.Refusals()["mx"][traffic.RefusedNoFiles]+relay.Faults().Dials)
 	return err
 }
 
