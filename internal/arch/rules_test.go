@@ -63,7 +63,8 @@ func rooms() []room {
 		{path: "internal/arch", why: inner},
 		{path: "internal/build", why: inner},
 		{path: "internal/demo", may: []string{"control/api", "control/client", "internal/netns", "internal/process", "traffic"}, why: player},
-		{path: "internal/ladder", may: []string{"control/api", "control/client"}, why: "the ladder measures a splitd as a user has it: it starts the binary and speaks to the socket"},
+		{path: "internal/idle", why: inner},
+		{path: "internal/ladder", may: []string{"control/api", "control/client", "internal/idle"}, why: "the ladder measures a splitd as a user has it: it starts the binary and speaks to the socket"},
 		{path: "internal/netns", why: inner},
 		{path: "internal/nettest", may: []string{"internal/netns"}, why: inner},
 		{path: "internal/process", why: inner},
@@ -94,7 +95,7 @@ type owner struct {
 }
 
 func owners() []owner {
-	kernel := []string{"netfilter", "netfilter/doctor", "splitter", "health", "daemon", "control", "control/client", "internal/ladder", "internal/netns", "internal/process", "e2e/kernel/init", "bench"}
+	kernel := []string{"netfilter", "netfilter/doctor", "splitter", "health", "daemon", "control", "control/client", "internal/idle", "internal/ladder", "internal/netns", "internal/process", "e2e/kernel/init", "bench"}
 	const system = "the kernel is spoken to in few rooms: the data planes, marks of checks, peer credentials, internal/netns, the ladder's clients, the init of a kernel under test"
 	return []owner{
 		{"github.com/prometheus", []string{"metrics"}, false, "only metrics imports prometheus: the other rooms count in plain numbers"},
