@@ -72,7 +72,7 @@ func (w *worker) tap(f *flow) {
 		return
 	}
 	counts := &f.choice.gate.tees
-	answered := w.fenced(f, func() { f.tap = w.relay.tee.Open(f.opened(time.Now())) })
+	answered := w.fenced(f, func() { f.tap = w.relay.tee.Open(f.opened(time.Now(), w.number)) })
 	switch {
 	case f.tap != nil:
 		counts.tapped.Add(1)
@@ -82,10 +82,10 @@ func (w *worker) tap(f *flow) {
 	}
 }
 
-func (f *flow) opened(now time.Time) Opened {
+func (f *flow) opened(now time.Time, worker int) Opened {
 	return Opened{
 		BackendKey: traffic.BackendKey{Split: f.choice.split, Backend: f.target.name}, Generation: f.choice.generation,
-		Client: f.client, Service: f.service(), Server: f.target.at, At: now,
+		Client: f.client, Service: f.service(), Server: f.target.at, At: now, Worker: worker,
 	}
 }
 

@@ -40,6 +40,7 @@ type Opened struct {
 	Generation              traffic.Generation // whose weights and sample were drawn with
 	Client, Service, Server netip.AddrPort     // as the relay sees them: Service is what the client has connected to
 	At                      time.Time          // when the primary has answered
+	Worker                  int                // which of the relay's threads has the flow, from 0 on: all calls about it are that one's
 }
 
 // Chunk is a piece of what one side sent and the other side's socket has taken.
