@@ -53,6 +53,8 @@ type Options struct {
 	Relay      Relay
 	// Tee is whom Relay tells of sampled flows; nil is nobody.
 	Tee *Tee
+	// Stage is where shadows are played.
+	Stage Stage
 	// Host is asked whether it can carry the splits.
 	Host Host
 	// OpenStore opens the database below the state directory.
@@ -265,6 +267,7 @@ func (d *Daemon) serve(ctx context.Context, group *errgroup.Group, hangup <-chan
 	group.Go(func() error { return d.keepKernel(ctx) })
 	group.Go(func() error { return d.tendFlows(relaying) })
 	group.Go(func() error { return d.keepReports(relaying) })
+	group.Go(d.shadows.stage.Run)
 	group.Go(func() error { return d.health.Run(ctx) })
 	group.Go(func() error { return d.withdraw(ctx) })
 	group.Go(func() error { return d.expire(ctx) })

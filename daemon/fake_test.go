@@ -20,6 +20,7 @@ import (
 	"github.com/splitd/splitd/health"
 	"github.com/splitd/splitd/netfilter"
 	"github.com/splitd/splitd/netfilter/doctor"
+	"github.com/splitd/splitd/shadow/runner"
 	"github.com/splitd/splitd/splitter"
 	"github.com/splitd/splitd/state"
 	"github.com/splitd/splitd/traffic"
@@ -579,6 +580,8 @@ func newWorld(t *testing.T, splits ...traffic.Split) *world {
 	return w
 }
 
+func (w *world) clock() time.Time { return w.now }
+
 // boot starts a daemon in the world, as far as its first apply.
 func (w *world) boot() (*Daemon, error) { return w.bootWith(func(*Daemon) {}) }
 
@@ -595,6 +598,7 @@ func (w *world) bootWith(prepare func(*Daemon)) (*Daemon, error) {
 		Fileless:   w.fileless,
 		OpenKernel: func() (Kernel, error) { return w.kernel, nil },
 		Relay:      w.relay,
+		Stage:      here{runner.NewBudget(shadowBudget), w.clock, slog.New(slog.DiscardHandler)},
 		Host:       w.kernel,
 		OpenStore: func() (Store, error) {
 			if w.locked != nil {
@@ -610,7 +614,7 @@ func (w *world) bootWith(prepare func(*Daemon)) (*Daemon, error) {
 		UID:     1000,
 		Checker: checks{}, Rand: func() float64 { return 0 },
 		Log: slog.New(slog.DiscardHandler),
-		Now: func() time.Time { return w.now },
+		Now: w.clock,
 	})
 	d.journal = func(...state.Entry) error { return nil }
 	prepare(d)

@@ -22,16 +22,18 @@ func (d *Daemon) Report(_ context.Context, name string) (json.RawMessage, error)
 	if err != nil {
 		return nil, err
 	}
-	text, err := json.Marshal(p.Report())
-	if err != nil {
-		return nil, fmt.Errorf("write report of %q: %w", record.Name, err)
+	if p != nil {
+		text, err := p.Report()
+		if err != nil {
+			return nil, refuse(api.CodeFailed, "%v", err)
+		}
+		return text, nil
 	}
-	return text, nil
+	return d.emptyReport(record.Name)
 }
 
-// playOf is the play of a split; of one that nothing was sampled of, one that has
-// nothing to tell.
-func (d *Daemon) playOf(record state.Record) (*play.Play, error) {
+// playOf is the play of a split; nil of one that nothing was sampled of.
+func (d *Daemon) playOf(record state.Record) (Play, error) {
 	one := d.shadows.find(record.Name)
 	switch {
 	case one != nil && one.fault != nil:
@@ -44,11 +46,23 @@ func (d *Daemon) playOf(record state.Record) (*play.Play, error) {
 		return nil, refuse(api.CodeFailed, "report %q: it is not shadowed: %v: change it there (%s) and run `splitctl apply`",
 			record.Name, err, d.view.Load().places[record.Name])
 	}
-	p, err := play.New(play.Options{Split: split, Now: d.now})
-	if err != nil {
+	if err := play.Check(split); err != nil {
 		return nil, refuse(api.CodeFailed, "report %q: %v", record.Name, err)
 	}
-	return p, nil
+	return nil, nil
+}
+
+// emptyReport is that of a split that nothing was sampled of.
+func (d *Daemon) emptyReport(name string) (json.RawMessage, error) {
+	p, err := play.New(play.Options{Split: d.view.Load().split(name), Now: d.now})
+	if err != nil {
+		return nil, refuse(api.CodeFailed, "report %q: %v", name, err)
+	}
+	text, err := json.Marshal(p.Report())
+	if err != nil {
+		return nil, fmt.Errorf("write report of %q: %w", name, err)
+	}
+	return text, nil
 }
 
 // ResetReport forgets what was compared of a split. Nothing of its state changes,
@@ -70,7 +84,13 @@ func (d *Daemon) ResetReport(_ context.Context, who control.Actor, name string, 
 		Envelope: api.Of(api.KindChange), Split: record.Name, Generation: uint64(record.Generation), PreviousPPM: weight, WeightPPM: weight,
 		Forgotten: &api.Forgotten{},
 	}
-	held := p.Reset()
+	if p == nil {
+		return change, nil
+	}
+	held, err := p.Reset()
+	if err != nil {
+		return api.Change{}, refuse(api.CodeFailed, "%v", err)
+	}
 	if one := d.shadows.find(record.Name); one != nil {
 		one.resets.Add(1) // behind it: what a save has read before is not written any more
 	}
@@ -78,7 +98,7 @@ func (d *Daemon) ResetReport(_ context.Context, who control.Actor, name string, 
 		return change, nil // there was nothing, and the history has nothing to tell
 	}
 	change.Changed = true
-	change.Forgotten = &api.Forgotten{Exchanges: held.Coverage.Eligible, Compared: held.Coverage.Compared, From: new(held.From.UTC()), To: new(held.Until.UTC())}
+	change.Forgotten = &api.Forgotten{Exchanges: held.Eligible, Compared: held.Compared, From: new(held.From.UTC()), To: new(held.Until.UTC())}
 	d.dropReport(d.entry(who, state.ActionReset, record, record, request.Reason, d.now()))
 	return change, nil
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/splitd/splitd/control/api"
 	"github.com/splitd/splitd/internal/nettest"
 	"github.com/splitd/splitd/shadow/report"
+	"github.com/splitd/splitd/shadow/runner"
 	"github.com/splitd/splitd/splitter"
 	"github.com/splitd/splitd/state"
 	"github.com/splitd/splitd/traffic"
@@ -243,8 +244,7 @@ func TestADamagedReportBeginsAnewAndStopsNoStart(t *testing.T) {
 	}
 	var said logs
 	d, err := w.bootWith(func(d *Daemon) {
-		d.log = slog.New(slog.NewTextHandler(&said, nil))
-		d.shadows.log = d.log
+		d.shadows.stage = here{runner.NewBudget(shadowBudget), w.clock, slog.New(slog.NewTextHandler(&said, nil))}
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -336,7 +336,7 @@ func TestShadowsOfSplitsEndWithTheDaemonWhateverTheirCandidatesDo(t *testing.T) 
 		visit(d, "web")
 	}
 	d.shadows.end(time.Minute)
-	if c := d.shadows.find("web").play.Counts(); c.Open != 0 {
+	if c := d.shadows.find("web").play.Numbers(); c.Open != 0 {
 		t.Errorf("%d shadows run after the end", c.Open)
 	}
 	if r := reportFrom(t, d, "web"); r.Cover.Eligible != 10 || !r.Cover.AddsUp() {

@@ -54,6 +54,7 @@ func (d *Daemon) keepReports(ctx context.Context) error {
 		case <-ctx.Done():
 			d.shadows.end(endPatience)
 			d.saveReports()
+			d.shadows.stage.Close()
 			return nil
 		}
 	}
@@ -82,7 +83,7 @@ func (d *Daemon) saveReports() {
 func (d *Daemon) unsavedReports() []saving {
 	var all []saving
 	for name, one := range d.shadows.all() {
-		if one.play == nil || one.play.Edition() == one.saved.Load() {
+		if one.play == nil || one.play.Numbers().Edition == one.saved.Load() {
 			continue
 		}
 		resets := one.resets.Load() // first: a reset that is not in it is behind what is read now

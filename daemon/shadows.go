@@ -2,24 +2,15 @@ package daemon
 
 import (
 	"cmp"
-	"context"
-	"errors"
 	"log/slog"
 	"math"
-	"net"
-	"net/netip"
-	"os"
-	"runtime"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/splitd/splitd/configs"
 	"github.com/splitd/splitd/metrics"
 	"github.com/splitd/splitd/shadow/play"
-	"github.com/splitd/splitd/shadow/runner"
 	"github.com/splitd/splitd/state"
 	"github.com/splitd/splitd/traffic"
 )
@@ -32,13 +23,11 @@ const shadowBudget = 64 << 20
 
 // shadows are the plays of the splits that are shadowed, or were.
 type shadows struct {
-	tee    *Tee
-	budget *runner.Budget
-	turns  runner.Turns
-	most   int64 // the budget's
-	mark   uint32
-	log    *slog.Logger
-	now    func() time.Time
+	tee   *Tee
+	stage Stage
+	most  int64 // bytes that they may hold together
+	mark  uint32
+	log   *slog.Logger
 
 	mu      sync.Mutex // guards what follows, never for longer than a play takes to make
 	splits  map[string]*shadowed
@@ -50,8 +39,8 @@ type shadows struct {
 // shadowed is the shadow of one split. It is changed under the lock of shadows;
 // who reads it without gets a copy.
 type shadowed struct {
-	play    *play.Play // nil: it cannot be played
-	fault   error      // why
+	play    Play  // nil: it cannot be played
+	fault   error // why
 	latency *metrics.Latency
 	saved   *atomic.Uint64 // the edition that is on the disk
 	resets  *atomic.Uint64 // how often it began anew: what was read before is not saved behind that
@@ -59,15 +48,17 @@ type shadowed struct {
 
 func newShadows(o Options) *shadows {
 	s := &shadows{
-		tee: o.Tee, most: cmp.Or(o.Config.Shadow.Budget, shadowBudget), mark: o.CheckMark, log: o.Log, now: o.Now,
+		tee: o.Tee, stage: o.Stage, most: budgetOf(o.Config), mark: o.CheckMark, log: o.Log,
 		splits: map[string]*shadowed{}, kept: map[string][]byte{},
 	}
 	if s.tee == nil {
 		s.tee = &Tee{}
 	}
-	s.budget, s.turns = runner.NewBudget(s.most), runner.NewTurns(runtime.NumCPU()/4)
 	return s
 }
+
+// budgetOf is the memory of all shadows of a configuration, in bytes.
+func budgetOf(cfg configs.Config) int64 { return cmp.Or(cfg.Shadow.Budget, shadowBudget) }
 
 // follow brings the plays to a view: a split that has a candidate to compare is
 // played from its first sample on. At a sample of 0 its shadows end at once, and
@@ -108,7 +99,7 @@ func (s *shadows) halt(records []state.Record) {
 
 // show has the relay find the plays of now; s.mu is held.
 func (s *shadows) show() {
-	plays := make(map[string]*play.Play, len(s.splits))
+	plays := make(map[string]Play, len(s.splits))
 	for name, one := range s.splits {
 		if one.play != nil {
 			plays[name] = one.play
@@ -146,13 +137,12 @@ func (s *shadows) one(split traffic.Split) (changed bool) {
 // make makes the play of a split, in the place of another; s.mu is held.
 func (s *shadows) make(one *shadowed, split traffic.Split) (changed bool) {
 	before := one.play
-	made, err := play.New(play.Options{
-		Split: split, Budget: s.budget, Turns: s.turns, Dial: s.dial(split), After: before, Kept: s.kept[split.Name],
+	made, err := s.stage.Play(PlayOptions{
+		Split: split, After: before, Kept: s.kept[split.Name], Mark: s.markOf(split),
 		Observe: func(t play.Timed) {
 			one.latency.Observe(traffic.RolePrimary, t.Primary.First, t.Primary.Total)
 			one.latency.Observe(traffic.RoleCandidate, t.Candidate.First, t.Candidate.Total)
 		},
-		Now: s.now, Log: s.log,
 	})
 	if err != nil {
 		if one.fault == nil || one.fault.Error() != err.Error() {
@@ -181,25 +171,13 @@ func (s *shadows) make(one *shadowed, split traffic.Split) (changed bool) {
 	return true
 }
 
-// dial connects from this host to the servers of a split. As with health checks,
-// the rules of a split in the kernel leave connections with its mark alone.
-func (s *shadows) dial(split traffic.Split) func(context.Context, netip.AddrPort) (net.Conn, error) {
-	d := net.Dialer{}
-	if split.Mode == traffic.ModeKernel && s.mark != 0 {
-		d.Control = marked(s.mark)
+// markOf is the packet mark of connections to the servers of a split. As with health
+// checks, its rules in the kernel leave those alone.
+func (s *shadows) markOf(split traffic.Split) uint32 {
+	if split.Mode == traffic.ModeKernel {
+		return s.mark
 	}
-	return func(ctx context.Context, at netip.AddrPort) (net.Conn, error) {
-		return d.DialContext(ctx, "tcp", at.String())
-	}
-}
-
-// marked sets the packet mark of a socket (SO_MARK in socket(7)).
-func marked(mark uint32) func(network, address string, c syscall.RawConn) error {
-	return func(_, _ string, c syscall.RawConn) error {
-		var err error
-		failed := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, int(mark)) })
-		return errors.Join(failed, os.NewSyscallError("set packet mark", err))
-	}
+	return 0
 }
 
 // find returns the shadow of a split as it is now; nil when there has been none.
@@ -236,9 +214,6 @@ func (s *shadows) forget(name string) (found bool) {
 		return found
 	}
 	delete(s.splits, name)
-	if one.play != nil {
-		one.play.Reset()
-	}
 	one.resets.Add(1)
 	if one.play != nil {
 		one.play.Halt()

@@ -1,10 +1,7 @@
 package daemon
 
 import (
-	"encoding/json"
-
 	"github.com/splitd/splitd/metrics"
-	"github.com/splitd/splitd/shadow/report"
 	"github.com/splitd/splitd/splitter"
 )
 
@@ -15,17 +12,15 @@ func (s *shadows) sample(name string, tees map[string]splitter.TeeCounts) *metri
 	if one == nil || one.play == nil {
 		return nil
 	}
-	counts, r := one.play.Counts(), one.play.Report()
+	n := one.play.Numbers()
 	m := &metrics.Shadow{
 		Declined: map[string]uint64{
-			"full": counts.Declined.Full, "broken": counts.Declined.Broken, "stopped": counts.Declined.Stopped,
+			"full": n.Declined.Full, "broken": n.Declined.Broken, "stopped": n.Declined.Stopped, "lost": n.Declined.Lost,
 		},
-		Open: counts.Open, Panics: map[string]uint64{"driver": counts.Panicked}, BreakerOpen: counts.Breaker != "",
-		Eligible: uint64(r.Cover.Eligible), Coverage: parts(r), Unsound: counts.Unsound,
-		Compared: map[string]uint64{
-			"match": uint64(r.Exchanges.Match), "mismatch": uint64(r.Exchanges.Mismatch), "noise": uint64(r.Exchanges.Noise),
-		},
-		Latency: one.latency,
+		Open: n.Open, Panics: map[string]uint64{"driver": n.Panicked}, BreakerOpen: n.Breaker != "",
+		Eligible: n.Eligible, Coverage: n.Coverage, Unsound: n.Unsound,
+		Compared: map[string]uint64{"match": n.Match, "mismatch": n.Mismatch, "noise": n.Noise},
+		Latency:  one.latency,
 	}
 	if t, known := tees[name]; known {
 		m.Sampled, m.Played, m.Left = &t.Sampled, &t.Tapped, &t.Refused
@@ -38,23 +33,9 @@ func (s *shadows) sample(name string, tees map[string]splitter.TeeCounts) *metri
 // is not.
 func (s *shadows) breaker(name string) string {
 	if one := s.find(name); one != nil && one.play != nil {
-		return one.play.Counts().Breaker
+		return one.play.Numbers().Breaker
 	}
 	return ""
-}
-
-// parts are the parts of coverage by their names in reports.
-func parts(r report.Report) map[string]uint64 {
-	text, err := json.Marshal(r.Cover)
-	named := map[string]uint64{}
-	if err == nil {
-		err = json.Unmarshal(text, &named)
-	}
-	if err != nil {
-		return nil // integers can be written and read
-	}
-	delete(named, "eligible")
-	return named
 }
 
 // memory is what all shadows together hold; nil where none has run.
@@ -64,5 +45,5 @@ func (s *shadows) memory() *metrics.Budget {
 	if len(s.splits) == 0 {
 		return nil
 	}
-	return &metrics.Budget{Used: s.budget.Used(), Most: s.most}
+	return &metrics.Budget{Used: s.stage.Used(), Most: s.most}
 }

@@ -4,7 +4,6 @@ import (
 	"sync/atomic"
 
 	"github.com/splitd/splitd/shadow"
-	"github.com/splitd/splitd/shadow/play"
 	"github.com/splitd/splitd/shadow/runner"
 	"github.com/splitd/splitd/splitter"
 )
@@ -13,7 +12,7 @@ import (
 // is ready, and plays none. The relay's threads call it, so it waits for nobody: it
 // finds the play in a map that never changes once it is there.
 type Tee struct {
-	plays atomic.Pointer[map[string]*play.Play]
+	plays atomic.Pointer[map[string]Play]
 }
 
 // Open implements [splitter.Tee].
@@ -26,7 +25,7 @@ func (t *Tee) Open(flow splitter.Opened) splitter.Tap {
 	if p == nil {
 		return nil
 	}
-	tap := p.Open(runner.Flow{Client: flow.Client, Service: flow.Service, Primary: flow.Server})
+	tap := p.Open(runner.Flow{Client: flow.Client, Service: flow.Service, Primary: flow.Server}, flow.Worker)
 	if tap == nil {
 		return nil
 	}
@@ -34,7 +33,7 @@ func (t *Tee) Open(flow splitter.Opened) splitter.Tap {
 }
 
 // shadowTap gives the shadow of one flow what the relay has passed on.
-type shadowTap struct{ *runner.Tap }
+type shadowTap struct{ Tap }
 
 // Take implements [splitter.Tap].
 func (t shadowTap) Take(c splitter.Chunk) bool {

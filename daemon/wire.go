@@ -67,6 +67,7 @@ func Serve(ctx context.Context, p Process) error {
 			Tee: tee,
 		}),
 		Tee:       tee,
+		Stage:     newApart(cfg, p.Stderr, log),
 		OpenStore: func() (Store, error) { return openStore(cfg.StateDir, log) },
 		UID:       os.Getuid(),
 		Checker:   health.Checks{Rand: func() uint16 { return uint16(rand.Uint32()) }},

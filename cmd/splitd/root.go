@@ -86,7 +86,7 @@ func rootCommand(e env) *cobra.Command {
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(
-		runCommand(e), checkCommand(), restoreCommand(e), cleanupCommand(e), demoCommand(e), demoHostCommand(e), versionCommand(),
+		runCommand(e), checkCommand(), restoreCommand(e), cleanupCommand(e), demoCommand(e), demoHostCommand(e), shadowerCommand(e), versionCommand(),
 	)
 	return root
 }

@@ -41,6 +41,8 @@ func rooms() []room {
 		{path: "shadow", may: []string{"traffic"}, why: comparer},
 		{path: "shadow/http1", may: []string{"shadow", "traffic"}, why: driver},
 		{path: "shadow/runner", may: []string{"shadow", "traffic"}, tests: []string{"shadow/http1", "shadow/raw", "shadow/report", "shadow/smtp", "shadow/tally"}, why: "the runner owns goroutines and connections, and no protocol: daemon gives it drivers, and joins it to the relay"},
+		{path: "shadow/ring", why: "a ring is memory, and knows nothing of what it carries"},
+		{path: "shadow/shadower", may: []string{"internal/idle", "shadow", "shadow/play", "shadow/ring", "shadow/runner", "traffic"}, tests: []string{"shadow/report", "internal/nettest"}, why: "it carries flows to another process, which has package play do the rest; daemon gives it flows and a command line"},
 		{path: "shadow/play", may: []string{"shadow", "shadow/http1", "shadow/raw", "shadow/report", "shadow/runner", "shadow/smtp", "shadow/tally", "traffic"}, why: "it joins the rooms of a shadow; daemon gives it flows, sockets and a place on the disk"},
 		{path: "shadow/raw", may: []string{"shadow", "traffic"}, why: driver},
 		{path: "shadow/smtp", may: []string{"shadow", "traffic"}, why: driver},
@@ -54,9 +56,9 @@ func rooms() []room {
 		{path: "control/client", may: []string{"control/api"}, tests: []string{"control", "control/controltest"}, why: client},
 		{path: "control/controltest", may: []string{"control", "control/api", "control/items", "traffic"}, why: operator},
 		{path: "daemon", may: []string{
-			"configs", "control", "control/api", "control/client", "control/items", "flowlog", "health", "internal/build", "metrics", "netfilter", "netfilter/doctor", "shadow", "shadow/play", "shadow/report", "shadow/runner", "splitter", "state", "traffic",
+			"configs", "control", "control/api", "control/client", "control/items", "flowlog", "health", "internal/build", "metrics", "netfilter", "netfilter/doctor", "shadow", "shadow/play", "shadow/report", "shadow/runner", "shadow/shadower", "splitter", "state", "traffic",
 		}, why: wiring},
-		{path: "cmd/splitd", may: []string{"configs", "daemon", "internal/..."}, why: command},
+		{path: "cmd/splitd", may: []string{"configs", "daemon", "internal/...", "shadow/shadower"}, why: command},
 		{path: "cmd/splitctl", may: []string{
 			"configs", "control/api", "control/client", "control/items", "internal/build", "internal/ladder", "internal/process", "netfilter", "netfilter/doctor", "shadow/report", "state", "traffic",
 		}, tests: []string{"control", "control/controltest", "shadow", "shadow/tally"}, why: rescuer},
@@ -95,7 +97,7 @@ type owner struct {
 }
 
 func owners() []owner {
-	kernel := []string{"netfilter", "netfilter/doctor", "splitter", "health", "daemon", "control", "control/client", "internal/idle", "internal/ladder", "internal/netns", "internal/process", "e2e/kernel/init", "bench"}
+	kernel := []string{"shadow/shadower", "netfilter", "netfilter/doctor", "splitter", "health", "daemon", "control", "control/client", "internal/idle", "internal/ladder", "internal/netns", "internal/process", "e2e/kernel/init", "bench"}
 	const system = "the kernel is spoken to in few rooms: the data planes, marks of checks, peer credentials, internal/netns, the ladder's clients, the init of a kernel under test"
 	return []owner{
 		{"github.com/prometheus", []string{"metrics"}, false, "only metrics imports prometheus: the other rooms count in plain numbers"},

@@ -20,8 +20,6 @@ type Options struct {
 	Split traffic.Split
 	// Budget is that of all shadows of the process.
 	Budget *runner.Budget
-	// Turns are those of all shadows of the process; nil is no bound.
-	Turns runner.Turns
 	// Dial connects to a candidate, or to the primary in its place, from this host.
 	Dial func(ctx context.Context, at netip.AddrPort) (net.Conn, error)
 	// After is the Play that this one follows. Of the same protocol and candidate,

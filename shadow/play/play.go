@@ -29,6 +29,9 @@ type Play struct {
 
 	running atomic.Pointer[runner.Runner] // nil: no flow is played
 
+	summing sync.Mutex // guards summed, while a report is made
+	summed  Numbers    // of its edition, but for its counts
+
 	mu     sync.Mutex
 	ending []*runner.Runner // that were halted and whose flows end
 	ends   sync.WaitGroup   // waits for them
@@ -58,7 +61,7 @@ func New(o Options) (*Play, error) {
 	s := o.Split.Shadow
 	p.dial = runner.Options{
 		Driver: spoken.driver, Dial: o.toCandidate(to), Sink: p,
-		Budget: o.Budget, Turns: o.Turns, FlowBudget: s.FlowBudget, Keep: int(s.FlowBudget / keepShare), Flows: int64(s.MaxFlows),
+		Budget: o.Budget, FlowBudget: s.FlowBudget, Keep: int(s.FlowBudget / keepShare), Flows: int64(s.MaxFlows),
 		Patience: s.Patience, Totals: &p.book.totals, Now: o.Now, Log: o.Log,
 	}
 	if spoken.learns {
@@ -245,6 +248,10 @@ func (p *Play) state() (tally.State, uint64) {
 // Report is what is known of how the candidate answers.
 func (p *Play) Report() report.Report {
 	s, _ := p.state()
+	return p.make(s)
+}
+
+func (p *Play) make(s tally.State) report.Report {
 	split := p.options.Split
 	effect := float64(split.Shadow.MinEffect) / float64(traffic.Whole)
 	return report.Make(s, report.Options{
@@ -253,9 +260,9 @@ func (p *Play) Report() report.Report {
 	})
 }
 
-// Reset forgets what was counted, and returns it. Flows that are played go on, and
+// Reset forgets what was counted, and says what that was. Flows that are played go on, and
 // are counted from here on.
-func (p *Play) Reset() tally.State { return p.book.reset(p.options.Now()) }
+func (p *Play) Reset() Forgotten { return forgotten(p.book.reset(p.options.Now())) }
 
 // Edition changes whenever what was counted does.
 func (p *Play) Edition() uint64 {
@@ -282,3 +289,20 @@ func (p *Play) Bytes() (text []byte, edition uint64, err error) {
 // Follows says whether a split is still to be played as this Play does: nothing of
 // what it was made of has changed.
 func (p *Play) Follows(s traffic.Split) bool { return reflect.DeepEqual(p.made, madeOf(s)) }
+
+// Alike says whether two splits are played in the same way, see [Play.Follows].
+func Alike(a, b traffic.Split) bool { return reflect.DeepEqual(madeOf(a), madeOf(b)) }
+
+// Check says why a split cannot be played; nil where it can.
+func Check(s traffic.Split) error {
+	if _, err := candidate(s); err != nil {
+		return err
+	}
+	if _, err := protocolOf(s); err != nil {
+		return err
+	}
+	if _, err := rules(s.Shadow); err != nil {
+		return fmt.Errorf("shadow split %q: %w", s.Name, err)
+	}
+	return nil
+}

@@ -92,37 +92,30 @@ func (f *flow) begin() {
 // done does all that can be done without waiting, and says whether the shadow is
 // over.
 func (f *flow) done() bool {
-	for f.batch() {
+	for f.next() {
 	}
 	return f.dropped.Load() != nil || f.allDone()
 }
 
-// batch takes some of what is in the queue, in one turn, and says whether there may
-// be more.
-func (f *flow) batch() (more bool) {
-	defer f.runner.options.Turns.take()()
-	for range batchMost {
-		if f.dropped.Load() != nil {
-			return false
-		}
-		ended := f.ended.Load() // before the queue is seen to be empty
-		e, ok := f.queue.take()
-		if !ok && ended {
+// next takes what is next in the queue, and says whether there may be more.
+func (f *flow) next() (more bool) {
+	if f.dropped.Load() != nil {
+		return false
+	}
+	ended := f.ended.Load() // before the queue is seen to be empty
+	e, ok := f.queue.take()
+	if !ok {
+		if ended {
 			f.rest()
 		}
-		if !ok {
-			return false
-		}
-		for _, s := range f.sessions {
-			s.hear(e)
-		}
-		f.runner.options.Budget.refund(f, int64(len(e.Bytes))+overhead)
-		f.hold()
-		if f.allDone() {
-			return false
-		}
+		return false
 	}
-	return true
+	for _, s := range f.sessions {
+		s.hear(e)
+	}
+	f.runner.options.Budget.refund(f, int64(len(e.Bytes))+overhead)
+	f.hold()
+	return !f.allDone()
 }
 
 // rest ends the sessions of a flow that is over to which nothing more will come.
@@ -162,9 +155,8 @@ func (f *flow) wait() {
 	}
 }
 
-// heed takes what a candidate has said, in a turn.
+// heed takes what a candidate has said.
 func (f *flow) heed(n news) {
-	defer f.runner.options.Turns.take()()
 	n.session.told(n)
 	f.hold()
 }

@@ -32,9 +32,7 @@ type Options struct {
 	Sink  Sink
 	// Budget is the process's, FlowBudget the most that one flow may hold, in
 	// bytes; Keep is what a driver may keep of a unit or reply.
-	Budget *Budget
-	// Turns are the process's too; nil is no bound.
-	Turns      Turns
+	Budget     *Budget
 	FlowBudget int64
 	Keep       int
 	// Flows is how many shadows may run at once; 0 is no limit.
@@ -75,11 +73,19 @@ type Runner struct {
 
 // Totals are the numbers of runners that only grow. The zero value is ready, and
 // they may be counted and read from many goroutines.
-type Totals struct{ full, broken, stopped, panicked atomic.Uint64 }
+type Totals struct{ full, broken, stopped, lost, panicked atomic.Uint64 }
 
 // Declined are the flows that were not played.
 func (t *Totals) Declined() Declined {
-	return Declined{Full: t.full.Load(), Broken: t.broken.Load(), Stopped: t.stopped.Load()}
+	return Declined{Full: t.full.Load(), Broken: t.broken.Load(), Stopped: t.stopped.Load(), Lost: t.lost.Load()}
+}
+
+// Decline counts flows that somebody else has not played.
+func (t *Totals) Decline(d Declined) {
+	t.full.Add(d.Full)
+	t.broken.Add(d.Broken)
+	t.stopped.Add(d.Stopped)
+	t.lost.Add(d.Lost)
 }
 
 // Panicked is how many shadows a panic has ended.
@@ -111,8 +117,8 @@ type Counts struct {
 }
 
 // Declined are flows that were not played, by why: too many at once, the breaker
-// was open, the runner was stopped.
-type Declined struct{ Full, Broken, Stopped uint64 }
+// was open, the runner was stopped; or it was lost with its process.
+type Declined struct{ Full, Broken, Stopped, Lost uint64 }
 
 // Counts returns the numbers as they are now.
 func (r *Runner) Counts() Counts {
@@ -229,6 +235,10 @@ func (t *Tap) Take(from shadow.Party, bytes []byte, fin bool, at time.Time) bool
 	t.put(e)
 	return true
 }
+
+// Drop ends the shadow of a flow of which not all could be taken, as one that is over
+// the budget. It is the last call.
+func (t *Tap) Drop() { t.flow.drop(overBudget) }
 
 // put queues an event, whose room is charged.
 func (t *Tap) put(e shadow.Event) {

@@ -1,0 +1,114 @@
+package shadower
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/splitd/splitd/shadow"
+	"github.com/splitd/splitd/shadow/ring"
+	"github.com/splitd/splitd/shadow/runner"
+)
+
+// inlet is where what one of the relay's threads has written is read.
+type inlet struct {
+	reader *ring.Reader
+	bell   *os.File
+	desk   *desk
+	taps   map[uint32]*runner.Tap // by slot; of flows that are played
+}
+
+// openInlet maps a ring.
+func openInlet(memory, bell *os.File, records int, d *desk) (*inlet, error) {
+	mapped, err := unix.Mmap(int(memory.Fd()), 0, ring.Size(records, flagsOf), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err = errors.Join(err, memory.Close()); err != nil {
+		return nil, fmt.Errorf("map ring: %w", err)
+	}
+	reader, err := ring.NewReader(mapped, records, flagsOf)
+	if err != nil {
+		return nil, err
+	}
+	return &inlet{reader: reader, bell: bell, desk: d, taps: map[uint32]*runner.Tap{}}, nil
+}
+
+// read reads until ctx ends.
+func (in *inlet) read(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { _ = in.bell.Close() })
+	defer stop()
+	rung := make([]byte, 8)
+	for {
+		r, ok, err := in.reader.Next()
+		switch {
+		case err != nil:
+			return err
+		case ok:
+			if err := in.heed(ctx, r); err != nil {
+				return err
+			}
+		case in.reader.Doze():
+			if _, err := in.bell.Read(rung); err != nil && ctx.Err() == nil {
+				return fmt.Errorf("wait for flows: %w", err)
+			}
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+	}
+}
+
+// heed takes a record to its flow.
+func (in *inlet) heed(ctx context.Context, r ring.Record) error {
+	if r.Kind == kindOpened {
+		return in.open(ctx, r)
+	}
+	tap := in.taps[r.Slot]
+	if tap == nil {
+		return nil // its shadow is over
+	}
+	switch r.Kind {
+	case kindBytes, kindFIN:
+		if tap.Take(party(r), r.Body, r.Kind == kindFIN, r.At) {
+			return nil
+		}
+		in.reader.Flag(r.Slot, r.Turn)
+	case kindLost:
+		tap.Drop()
+	case kindEnded:
+		end(tap, r)
+	case kindGone:
+		tap.End(shadow.Reset, r.At)
+	}
+	delete(in.taps, r.Slot)
+	return nil
+}
+
+// open begins the shadow of a flow.
+func (in *inlet) open(ctx context.Context, r ring.Record) error {
+	id, run, of, err := openedOf(r)
+	if err != nil {
+		return err
+	}
+	delete(in.taps, r.Slot)
+	if one := in.desk.await(ctx, id, run); one != nil {
+		if tap := one.Open(of); tap != nil {
+			in.taps[r.Slot] = tap
+			return nil
+		}
+	}
+	in.reader.Flag(r.Slot, r.Turn)
+	return nil
+}
+
+func end(tap *runner.Tap, r ring.Record) {
+	switch r.Of {
+	case endClosed:
+		tap.End(shadow.Closed, r.At)
+	case endPrimaryReset:
+		tap.EndByPrimary(shadow.Reset, r.At)
+	default:
+		tap.End(shadow.Reset, r.At)
+	}
+}

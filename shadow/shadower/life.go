@@ -1,0 +1,219 @@
+package shadower
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/rpc"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// life is one process, from before it starts until it has ended.
+type life struct {
+	number  uint64
+	outlets []*outlet
+	given   []*shared // what the process gets
+	over    chan struct{}
+
+	mu     sync.Mutex
+	orders []order
+	bell   chan struct{} // holds one
+	cmd    *exec.Cmd     // nil: not started
+	conn   net.Conn
+	ending bool
+	why    error // it was killed
+}
+
+// An order tells the process something. The next one waits until it returns.
+type order func(*rpc.Client) error
+
+func newLife(number uint64, workers, records int) (*life, error) {
+	l := &life{number: number, over: make(chan struct{}), bell: make(chan struct{}, 1)}
+	for range workers {
+		o, s, err := newOutlet(records)
+		if err != nil {
+			return nil, errors.Join(err, l.closeGiven())
+		}
+		l.outlets, l.given = append(l.outlets, o), append(l.given, s)
+	}
+	return l, nil
+}
+
+func (l *life) closeGiven() error {
+	var err error
+	for _, s := range l.given {
+		err = errors.Join(err, s.close())
+	}
+	l.given = nil
+	return err
+}
+
+func (l *life) push(o order) {
+	l.mu.Lock()
+	l.orders = append(l.orders, o)
+	l.mu.Unlock()
+	select {
+	case l.bell <- struct{}{}:
+	default:
+	}
+}
+
+// run starts the process and serves it until it has ended, which is said in words.
+func (l *life) run(p *Process) error {
+	defer func() {
+		for _, o := range l.outlets {
+			o.dead.Store(true)
+		}
+		close(l.over)
+	}()
+	cmd, conn, err := l.start(p.options, p.records)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var serving sync.WaitGroup
+	client := rpc.NewClient(conn)
+	serving.Go(func() { l.speak(ctx, client, p) })
+	serving.Go(func() { l.catchUp(ctx) })
+	serving.Go(func() { p.inform(ctx) })
+	err = cmd.Wait()
+	cancel()
+	_ = client.Close()
+	serving.Wait()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return errors.Join(l.why, err)
+}
+
+// start starts the process. Its environment has nothing of the daemon's own.
+func (l *life) start(o ProcessOptions, records int) (*exec.Cmd, net.Conn, error) {
+	ours, theirs, err := socketPair()
+	if err != nil {
+		return nil, nil, errors.Join(err, l.closeGiven())
+	}
+	cmd := o.Command(ServeOptions{Rings: len(l.given), Records: records, Budget: max(o.Budget-int64(len(l.given)*records), o.Budget/2)})
+	cmd.ExtraFiles = []*os.File{theirs}
+	for _, s := range l.given {
+		cmd.ExtraFiles = append(cmd.ExtraFiles, s.files[:]...)
+	}
+	cmd.Env = append(environment(cmd.Environ()), limits(o.Budget)...)
+	cmd.Stderr, cmd.WaitDelay = o.Stderr, time.Second
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a terminal's Ctrl-C is the daemon's
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err = errEnding; !l.ending {
+		err = cmd.Start()
+	}
+	closed := errors.Join(theirs.Close(), l.closeGiven())
+	if err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("start the process that plays shadows: %w", err), ours.Close(), closed)
+	}
+	l.cmd, l.conn = cmd, ours
+	return cmd, ours, nil
+}
+
+var errEnding = errors.New("splitd ends")
+
+// environment leaves out what is for the daemon alone: splitd's own settings, and
+// sd_notify(3) and sd_listen_fds(3).
+func environment(all []string) []string {
+	return slices.DeleteFunc(slices.Clone(all), func(v string) bool {
+		for _, own := range []string{"SPLITD_", "NOTIFY_SOCKET=", "LISTEN_", "WATCHDOG_", "GOMAXPROCS=", "GOMEMLIMIT="} {
+			if strings.HasPrefix(v, own) {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// socketPair is a connection and its other end.
+func socketPair() (net.Conn, *os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make pair of sockets: %w", err)
+	}
+	ours, theirs := os.NewFile(uintptr(fds[0]), "ours"), os.NewFile(uintptr(fds[1]), "theirs")
+	conn, err := net.FileConn(ours)
+	if err = errors.Join(err, ours.Close()); err != nil {
+		return nil, nil, fmt.Errorf("make pair of sockets: %w", errors.Join(err, theirs.Close()))
+	}
+	return conn, theirs, nil
+}
+
+// speak gives the process its orders, one after the other. One that it does not
+// understand is a fault of ours, and costs its play alone.
+func (l *life) speak(ctx context.Context, client *rpc.Client, p *Process) {
+	for {
+		select {
+		case <-l.bell:
+		case <-ctx.Done():
+			return
+		}
+		l.mu.Lock()
+		orders := l.orders
+		l.orders = nil
+		l.mu.Unlock()
+		for _, o := range orders {
+			if err := o(client); err != nil && !errors.Is(err, rpc.ErrShutdown) && !errors.Is(err, io.ErrUnexpectedEOF) {
+				p.options.Log.Error("tell the process that plays shadows", "error", err)
+			}
+		}
+	}
+}
+
+// catchUp tells rings what they had no room for.
+func (l *life) catchUp(ctx context.Context) {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		for _, o := range l.outlets {
+			o.catchUp()
+		}
+	}
+}
+
+// kill ends the process at once.
+func (l *life) kill(why error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.cmd != nil {
+		l.why = why
+		_ = l.cmd.Process.Kill()
+	}
+}
+
+// endPatience is how long a process may take to end that has been told to.
+const endPatience = time.Second
+
+// end has the process end, and returns when it has.
+func (l *life) end() {
+	l.mu.Lock()
+	l.ending = true
+	started := l.cmd != nil
+	if started {
+		_ = l.conn.Close()
+	}
+	l.mu.Unlock()
+	if !started {
+		return
+	}
+	late := time.AfterFunc(endPatience, func() { l.kill(errors.New("it does not end")) })
+	defer late.Stop()
+	<-l.over
+}

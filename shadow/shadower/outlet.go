@@ -1,0 +1,153 @@
+package shadower
+
+import (
+	"errors"
+	"os"
+	"runtime"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/splitd/splitd/shadow/ring"
+)
+
+// outlet is where a relay's thread writes to. Its methods wait for nobody: in the rare
+// case that another is at it they have no room.
+type outlet struct {
+	writer  *ring.Writer
+	records int
+	busy    atomic.Bool // guards writer, free and turn
+	free    []uint32    // slots that no flow has
+	turn    uint32
+	untold  atomic.Pointer[untold]
+	dead    atomic.Bool // nobody reads any more
+	bell    *os.File    // of the writer's
+}
+
+// untold is a flow that has ended, of which the ring could not be told.
+type untold struct {
+	record ring.Record
+	next   *untold
+}
+
+// newOutlet makes an outlet and what its reader gets, which is the caller's to close.
+// The memory goes when nobody has the outlet any more: threads may be in it after its
+// reader has died.
+func newOutlet(records int) (*outlet, *shared, error) {
+	s, err := newShared(records)
+	if err != nil {
+		return nil, nil, err
+	}
+	fd, err := unix.FcntlInt(s.files[1].Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, errors.Join(os.NewSyscallError("duplicate bell", err), s.unmap(), s.close())
+	}
+	o := &outlet{records: records, free: make([]uint32, flagsOf), bell: os.NewFile(uintptr(fd), "bell")}
+	for i := range o.free {
+		o.free[i] = uint32(flagsOf - 1 - i)
+	}
+	if o.writer, err = ring.NewWriter(s.memory, records, flagsOf, ringer(fd)); err != nil {
+		return nil, nil, errors.Join(err, s.unmap(), s.close(), o.bell.Close())
+	}
+	runtime.AddCleanup(o, func(memory []byte) { _ = unix.Munmap(memory) }, s.memory)
+	return o, s, nil
+}
+
+// enter has the outlet for itself, unless somebody else has.
+func (o *outlet) enter() bool { return o.busy.CompareAndSwap(false, true) }
+
+func (o *outlet) leave() {
+	o.busy.Store(false)
+	runtime.KeepAlive(o)
+}
+
+// open gives a flow a slot and tells the ring of it. Half of the ring is for flows that
+// have begun: the newest lose their shadow first.
+func (o *outlet) open(r ring.Record) (slot, turn uint32, ok bool) {
+	if !o.enter() {
+		return 0, 0, false
+	}
+	defer o.leave()
+	if len(o.free) == 0 {
+		return 0, 0, false
+	}
+	last := len(o.free) - 1
+	if o.turn++; o.turn == 0 { // what flags are at first
+		o.turn = 1
+	}
+	r.Slot, r.Turn = o.free[last], o.turn
+	if !o.writer.Put(r, o.records/2) {
+		return 0, 0, false
+	}
+	o.free = o.free[:last]
+	return r.Slot, r.Turn, true
+}
+
+// put tells the ring of a chunk. Some room is left for the ends of flows.
+func (o *outlet) put(r ring.Record) bool {
+	if !o.enter() {
+		return false
+	}
+	defer o.leave()
+	return o.writer.Put(r, o.records/16)
+}
+
+// end tells the ring of the end of a flow, which is its slot's end too; later, where
+// there is no room.
+func (o *outlet) end(r ring.Record) {
+	if o.enter() {
+		told := o.finish(r)
+		o.leave()
+		if told {
+			return
+		}
+	}
+	u := &untold{record: r}
+	for {
+		u.next = o.untold.Load()
+		if o.untold.CompareAndSwap(u.next, u) {
+			return
+		}
+	}
+}
+
+// finish is end for who has entered.
+func (o *outlet) finish(r ring.Record) bool {
+	if !o.writer.Put(r, 0) {
+		return false
+	}
+	o.free = append(o.free, r.Slot)
+	return true
+}
+
+// catchUp tells the ring what it could not be told before. Threads that come meanwhile
+// find no room, for as long as that takes.
+func (o *outlet) catchUp() {
+	if o.untold.Load() == nil || !o.enter() {
+		return
+	}
+	defer o.leave()
+	for u := o.untold.Swap(nil); u != nil; u = u.next {
+		if o.finish(u.record) {
+			continue
+		}
+		again := &untold{record: u.record}
+		for again.next = o.untold.Load(); !o.untold.CompareAndSwap(again.next, again); again.next = o.untold.Load() {
+		}
+	}
+}
+
+// over says whether the reader wants to hear no more of a flow.
+func (o *outlet) over(slot, turn uint32) bool {
+	defer runtime.KeepAlive(o)
+	return o.dead.Load() || o.writer.Flag(slot) == turn
+}
+
+// used is how many bytes nobody has read yet.
+func (o *outlet) used() int64 {
+	if !o.enter() {
+		return int64(o.records) // it is being written
+	}
+	defer o.leave()
+	return o.writer.Used()
+}

@@ -1,0 +1,252 @@
+package shadower
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/rpc"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/splitd/splitd/shadow/play"
+	"github.com/splitd/splitd/shadow/runner"
+	"github.com/splitd/splitd/traffic"
+)
+
+// How long answers are waited for.
+const (
+	numbersPatience = 300 * time.Millisecond // the last ones are good enough
+	answerPatience  = 10 * time.Second
+	// haltPatience is how long shadows may take to hear that they are over. What is
+	// relayed does not reach them from the first moment on.
+	haltPatience = 5 * time.Second
+)
+
+// Options are what a Play is made of. Split must be there.
+type Options struct {
+	// Split is a state, whose mode is resolved and whose Shadow.To is a candidate.
+	Split traffic.Split
+	// After is the Play that this one follows, and Kept what Bytes of an earlier daemon
+	// has returned, as in package play.
+	After *Play
+	Kept  []byte
+	// Mark is that of packets to servers; 0 is none.
+	Mark uint32
+	// Observe is told of every compared exchange whose times are known; nil is nobody.
+	// It is called from one goroutine at a time.
+	Observe func(play.Timed)
+}
+
+// A Play is the shadow of one split, played elsewhere. Its methods may be called from
+// many goroutines.
+type Play struct {
+	process *Process
+	id      uint64
+	options Options
+	run     atomic.Uint64                      // odd: flows are played. It only grows
+	missed  struct{ full, lost atomic.Uint64 } // flows that got no further than here
+
+	closed  bool            // under process.mu, as what follows
+	kept    []byte          // what was counted, for a process that takes over
+	counted runner.Declined // what of those that were missed is in there
+
+	asking sync.Mutex // one question for numbers at a time
+
+	answered sync.Mutex // guards what follows
+	last     play.Numbers
+	told     runner.Declined // what the process knows of those that were missed
+}
+
+// Split is what the Play was made for.
+func (p *Play) Split() traffic.Split { return p.options.Split }
+
+// Follows says whether a split is still to be played as this Play does.
+func (p *Play) Follows(s traffic.Split) bool { return play.Alike(p.options.Split, s) }
+
+// Begin has flows played from now on. Begun already, nothing happens.
+func (p *Play) Begin() {
+	p.process.mu.Lock()
+	defer p.process.mu.Unlock()
+	if !p.closed && p.run.Load()%2 == 0 {
+		p.run.Add(1)
+		p.process.order(p.tellRun)
+	}
+}
+
+// Halt ends all shadows, and has no flow played any more. It does not wait until the
+// last has ended: a process that does not hear it in time is ended. What was counted
+// stays.
+func (p *Play) Halt() {
+	p.process.mu.Lock()
+	defer p.process.mu.Unlock()
+	p.halt()
+}
+
+// halt is Halt under process.mu.
+func (p *Play) halt() {
+	if p.run.Load()%2 == 0 {
+		return
+	}
+	p.run.Add(1)
+	late := p.process.watch("it does not end its shadows")
+	p.process.order(func(c *rpc.Client) error {
+		defer late.Stop()
+		return p.tellRun(c)
+	})
+}
+
+// tellMake has the process make the play, which follows another one or goes on with
+// what was kept; process.mu is held.
+func (p *Play) tellMake(after uint64, kept []byte) order {
+	making := Making{ID: p.id, Split: p.options.Split, After: after, Kept: kept, Mark: p.options.Mark, Declined: p.counted}
+	return func(c *rpc.Client) error { return c.Call(methodMake, making, &struct{}{}) }
+}
+
+// tellRun tells the process whether flows are played now.
+func (p *Play) tellRun(c *rpc.Client) error {
+	return c.Call(methodRun, Running{p.id, p.run.Load()}, &struct{}{})
+}
+
+// Close is Halt for good, and waits until the last shadow has ended.
+func (p *Play) Close() {
+	p.process.mu.Lock()
+	if p.closed {
+		p.process.mu.Unlock()
+		return
+	}
+	p.halt()
+	p.closed = true
+	delete(p.process.plays, p.id)
+	p.process.mu.Unlock()
+	_, _ = ask(p.process, 0, func(c *rpc.Client) (none struct{}, err error) { return none, c.Call(methodClose, p.id, &none) })
+}
+
+// Open begins the shadow of a flow that the primary has answered; nil says that there
+// is none. It waits for nothing, and takes no lock. The worker is the relay's thread.
+func (p *Play) Open(of runner.Flow, worker int) *Tap {
+	run := p.run.Load()
+	if run%2 == 0 {
+		return nil // its sample is 0, or becomes so at this moment
+	}
+	outlets := p.process.outlets.Load()
+	if outlets == nil {
+		p.missed.lost.Add(1)
+		return nil
+	}
+	o := (*outlets)[worker%len(*outlets)]
+	slot, turn, ok := o.open(opened(p.id, run, of))
+	if !ok {
+		p.missed.full.Add(1)
+		return nil
+	}
+	return &Tap{outlet: o, play: p, run: run, slot: slot, turn: turn}
+}
+
+// Numbers returns what is known now, or where the process is too busy to say that in
+// time, what was known a moment ago.
+func (p *Play) Numbers() play.Numbers {
+	if p.asking.TryLock() {
+		p.update()
+	} else {
+		p.asking.Lock() // somebody asks, and hears it for us
+	}
+	p.asking.Unlock()
+	p.answered.Lock()
+	defer p.answered.Unlock()
+	return p.last
+}
+
+// update asks for the numbers, and tells what was missed on this side; p.asking is held.
+// What is answered late is heard as well.
+func (p *Play) update() {
+	edition, err := p.process.editions()
+	if err != nil {
+		return
+	}
+	missed := runner.Declined{Full: p.missed.full.Load(), Lost: p.missed.lost.Load()}
+	_, _ = ask(p.process, numbersPatience, func(c *rpc.Client) (none struct{}, err error) {
+		var a Answer
+		if err := c.Call(methodNumbers, Asking{p.id, missed}, &a); err != nil {
+			return none, err
+		}
+		p.hear(a, edition, missed)
+		return none, nil
+	})
+}
+
+func (p *Play) hear(a Answer, edition uint64, missed runner.Declined) {
+	p.answered.Lock()
+	defer p.answered.Unlock()
+	p.last, p.told = a.Numbers, missed
+	p.last.Edition += edition
+	p.process.used.Store(a.Used)
+	for _, t := range a.Timed {
+		p.observe(t)
+	}
+}
+
+func (p *Play) observe(t play.Timed) {
+	if p.options.Observe != nil {
+		p.options.Observe(t)
+	}
+}
+
+// Report is what is known of how the candidate answers, in the report's JSON.
+func (p *Play) Report() (json.RawMessage, error) {
+	text, err := fetch[[]byte](p, methodReport)
+	if err != nil {
+		return nil, p.failed("report", err)
+	}
+	return text, nil
+}
+
+// Reset forgets what was counted, and says what that was.
+func (p *Play) Reset() (play.Forgotten, error) {
+	forgotten, err := fetch[play.Forgotten](p, methodReset)
+	if err != nil {
+		return forgotten, p.failed("reset report of", err)
+	}
+	p.keep(nil)
+	return forgotten, nil
+}
+
+// Bytes writes what was counted, for Options.Kept of a later daemon, and says of which
+// edition it is.
+func (p *Play) Bytes() (text []byte, edition uint64, err error) {
+	base, err := p.process.editions()
+	if err != nil {
+		return nil, 0, p.failed("keep report of", err)
+	}
+	c, err := fetch[Counted](p, methodBytes)
+	if err != nil {
+		return nil, 0, p.failed("keep report of", err)
+	}
+	p.keep(c.Text)
+	return c.Text, base + c.Edition, nil
+}
+
+// keep keeps what was counted for a process that takes over.
+func (p *Play) keep(text []byte) {
+	p.answered.Lock()
+	told := p.told
+	p.answered.Unlock()
+	p.process.mu.Lock()
+	defer p.process.mu.Unlock()
+	p.kept, p.counted = text, told
+}
+
+// fetch calls a method of a play.
+func fetch[T any](p *Play, method string) (T, error) {
+	return ask(p.process, answerPatience, func(c *rpc.Client) (answer T, err error) {
+		err = c.Call(method, p.id, &answer)
+		return answer, err
+	})
+}
+
+func (p *Play) failed(what string, err error) error {
+	if errors.Is(err, errLate) || errors.Is(err, errNone) {
+		err = fmt.Errorf("%w: try again", err)
+	}
+	return fmt.Errorf("%s %q: %w", what, p.options.Split.Name, err)
+}

@@ -1,0 +1,84 @@
+package shadower
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/rpc"
+	"os"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/splitd/splitd/internal/idle"
+	"github.com/splitd/splitd/shadow/runner"
+)
+
+// ServeOptions are what a process is told on its command line. The files that it gets
+// are a socket, and for each ring its memory and its bell, from descriptor 3 on.
+type ServeOptions struct {
+	Rings, Records int
+	Budget         int64 // of all shadows, in bytes
+}
+
+// firstFile is where os/exec puts ExtraFiles.
+const firstFile = 3
+
+// Serve is the whole life of the process that plays shadows: it ends when the daemon
+// does, or says so. An error is a fault of one of both.
+func Serve(o ServeOptions, log *slog.Logger) error {
+	conn, err := net.FileConn(os.NewFile(firstFile, "daemon"))
+	if err != nil {
+		return fmt.Errorf("find the daemon, which alone starts this: %w", err)
+	}
+	d := newDesk(runner.NewBudget(o.Budget), log)
+	var inlets []*inlet
+	for i := range o.Rings {
+		memory, bell := os.NewFile(uintptr(firstFile+1+2*i), "memory"), os.NewFile(uintptr(firstFile+2+2*i), "bell")
+		in, err := openInlet(memory, bell, o.Records, d)
+		if err != nil {
+			return errors.Join(err, conn.Close())
+		}
+		inlets = append(inlets, in)
+	}
+	humble(log)
+	server := rpc.NewServer()
+	if err := server.RegisterName(deskName, d); err != nil {
+		return fmt.Errorf("serve the daemon: %w", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		defer cancel()
+		server.ServeConn(conn) // until the daemon is no more
+		return nil
+	})
+	for _, in := range inlets {
+		group.Go(func() error { return in.read(ctx) })
+	}
+	<-ctx.Done()
+	_ = conn.Close()
+	return group.Wait()
+}
+
+// humble leaves this process with no more than it needs: of the processors what nobody
+// else wants, of capabilities none but CAP_NET_ADMIN (SO_MARK in socket(7)) where it has
+// that, and no way to more. Where memory runs out it goes first. What the host forbids
+// is said, and done without.
+func humble(log *slog.Logger) {
+	if err := idle.Enter(); err != nil {
+		if nice := unix.Setpriority(unix.PRIO_PGRP, 0, 19); nice != nil {
+			err = errors.Join(err, nice)
+		}
+		log.Warn("shadows may take processors from clients: this process cannot run at idle priority", "error", err)
+	}
+	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0); err != nil {
+		log.Debug("be the first to go where memory runs out", "error", err)
+	}
+	if err := unprivileged(); err != nil {
+		log.Debug("give up capabilities", "error", err)
+	}
+}

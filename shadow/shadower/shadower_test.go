@@ -1,0 +1,484 @@
+package shadower
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/splitd/splitd/internal/nettest"
+	"github.com/splitd/splitd/shadow"
+	"github.com/splitd/splitd/shadow/play"
+	"github.com/splitd/splitd/shadow/report"
+	"github.com/splitd/splitd/shadow/runner"
+	"github.com/splitd/splitd/traffic"
+)
+
+// childEnv makes the test binary the process that plays shadows.
+const childEnv = "SHADOWER_TEST_CHILD"
+
+func TestMain(m *testing.M) {
+	if text := os.Getenv(childEnv); text != "" {
+		os.Exit(serveChild(text))
+	}
+	os.Exit(m.Run())
+}
+
+func serveChild(text string) int {
+	var o ServeOptions
+	err := json.Unmarshal([]byte(text), &o)
+	if err == nil {
+		err = Serve(o, slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "child:", err)
+		return 1
+	}
+	return 0
+}
+
+// said is written by many.
+type said struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (s *said) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.Write(p)
+}
+
+func (s *said) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.String()
+}
+
+// theatre is a Process that runs, for one test.
+type theatre struct {
+	*Process
+	said *said
+	pid  atomic.Int64 // of its newest
+}
+
+func newTheatre(t *testing.T, budget int64) *theatre {
+	t.Helper()
+	th := &theatre{said: &said{}}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	th.Process = New(ProcessOptions{
+		Command: func(o ServeOptions) *exec.Cmd {
+			text, err := json.Marshal(o)
+			if err != nil {
+				t.Error(err)
+			}
+			cmd := exec.Command(self)
+			cmd.Env = append(os.Environ(), childEnv+"="+string(text))
+			return cmd
+		},
+		Budget: budget, Workers: 2, Stderr: th.said, Log: slog.New(slog.NewTextHandler(th.said, nil)),
+	})
+	ended := make(chan error, 1)
+	go func() { ended <- th.Run() }()
+	t.Cleanup(func() {
+		th.Close()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		if t.Failed() {
+			t.Logf("it said:\n%s", th.said)
+		}
+	})
+	return th
+}
+
+// process is the pid of the one that runs.
+func (th *theatre) process(t *testing.T) int {
+	t.Helper()
+	pid := 0
+	nettest.Eventually(t, "the process runs", func() bool {
+		th.mu.Lock()
+		l := th.life
+		th.mu.Unlock()
+		if l == nil {
+			return false
+		}
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.cmd == nil {
+			return false
+		}
+		pid = l.cmd.Process.Pid
+		return true
+	})
+	return pid
+}
+
+// website answers each request with a body of JSON.
+func website(t *testing.T, body string) netip.AddrPort {
+	t.Helper()
+	return listen(t, func(c net.Conn) {
+		for lines := bufio.NewScanner(c); lines.Scan(); {
+			if lines.Text() == "" {
+				_, _ = io.WriteString(c, answer(body))
+			}
+		}
+	})
+}
+
+func listen(t *testing.T, serve func(net.Conn)) netip.AddrPort {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close() //nolint:errcheck // nothing is left to write
+				serve(c)
+			}()
+		}
+	}()
+	return l.Addr().(*net.TCPAddr).AddrPort()
+}
+
+func answer(body string) string {
+	return fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+}
+
+func split(name string, at netip.AddrPort) traffic.Split {
+	return traffic.Split{
+		Name: name, Protocol: "http", Mode: traffic.ModeProxy, Affinity: traffic.AffinityNone,
+		Service:    traffic.Service{Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, Ports: []traffic.Port{{Number: 8080, Transport: traffic.TCP}}},
+		Primary:    traffic.Backend{Name: "old", Addresses: []traffic.Address{{IP: netip.MustParseAddr("127.0.0.2")}}},
+		Candidates: []traffic.Backend{{Name: "new", Addresses: []traffic.Address{{IP: at.Addr(), Port: at.Port()}}}},
+		Shadow:     traffic.Shadow{To: "new", FlowBudget: 1 << 20, Patience: 10 * time.Second, MinEffect: 1000, Control: traffic.Control{Off: true}},
+		Sample:     traffic.Whole,
+	}
+}
+
+func (th *theatre) play(t *testing.T, o Options) *Play {
+	t.Helper()
+	p, err := th.Play(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Close)
+	return p
+}
+
+var flow = runner.Flow{
+	Client: netip.MustParseAddrPort("127.0.0.9:4000"), Service: netip.MustParseAddrPort("127.0.0.1:8080"), Primary: netip.MustParseAddrPort("127.0.0.2:8080"),
+}
+
+const request = "GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+// visit tells of a flow with one request, as the primary answers it; false says that
+// its shadow was lost on the way.
+func visit(p *Play, worker int) bool {
+	tap := p.Open(flow, worker)
+	if tap == nil {
+		return false
+	}
+	now := time.Now()
+	if tap.Take(shadow.Client, []byte(request), false, now) && tap.Take(shadow.Primary, []byte(answer(`{"n":1}`)), false, now) &&
+		tap.Take(shadow.Client, nil, true, now) && tap.Take(shadow.Primary, nil, true, now) {
+		tap.End(shadow.Closed, now)
+		return true
+	}
+	return false
+}
+
+func reportOf(t *testing.T, p *Play) report.Report {
+	t.Helper()
+	text, err := p.Report()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r report.Report
+	if err := json.Unmarshal(text, &r); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func await(t *testing.T, p *Play, what string, is func(play.Numbers) bool) {
+	t.Helper()
+	nettest.Eventually(t, what, func() bool { return is(p.Numbers()) }, func() any { return p.Numbers() })
+}
+
+func TestFlowsAreComparedFromTheFirstOnWhoeverRelaysThem(t *testing.T) {
+	th := newTheatre(t, 64<<20)
+	var timed atomic.Int64
+	p := th.play(t, Options{Split: split("web", website(t, `{"n":2}`)), Observe: func(play.Timed) { timed.Add(1) }})
+	p.Begin()
+	for i := range 100 { // the process has hardly begun to start
+		if !visit(p, i) {
+			t.Fatalf("flow %d is not played", i)
+		}
+	}
+	await(t, p, "all are compared", func(n play.Numbers) bool {
+		return n.Eligible == 100 && n.Coverage["compared"] == 100 && n.Mismatch == 100 && n.Open == 0
+	})
+	if r := reportOf(t, p); r.Cover.Compared != 100 || len(r.Differences)+len(r.Suspects) != 1 {
+		t.Errorf("the report: %+v", r)
+	}
+	if n := timed.Load(); n != 100 {
+		t.Errorf("%d exchanges were timed, want 100", n)
+	}
+	if free := len((*th.outlets.Load())[0].free); free != flagsOf {
+		t.Errorf("%d slots are free, want all %d", free, flagsOf)
+	}
+}
+
+func TestTheProcessIsIdleAndHasNoRightsAndGoesFirst(t *testing.T) {
+	th := newTheatre(t, 64<<20)
+	p := th.play(t, Options{Split: split("web", website(t, `{"n":1}`))})
+	p.Begin()
+	visit(p, 0)
+	await(t, p, "it runs", func(n play.Numbers) bool { return n.Eligible == 1 })
+	at := fmt.Sprintf("/proc/%d/", th.process(t))
+	stat, err := os.ReadFile(at + "stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// policy is field 41 of proc_pid_stat(5), the 39th behind the name.
+	if fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:])); fields[38] != "5" {
+		t.Errorf("its policy is %s, want 5 (SCHED_IDLE)", fields[38])
+	}
+	score, err := os.ReadFile(at + "oom_score_adj")
+	if err != nil || strings.TrimSpace(string(score)) != "1000" {
+		t.Errorf("oom_score_adj is %q, %v", score, err)
+	}
+	status, err := os.ReadFile(at + "status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(status)) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ":\t")
+		bits, _ := strconv.ParseUint(value, 16, 64)
+		if (name == "CapEff" || name == "CapPrm") && bits&^(1<<12) != 0 || name == "NoNewPrivs" && value != "1" {
+			t.Errorf("it has %s", line)
+		}
+	}
+}
+
+func TestAProcessThatDiesCostsWhatItHadInHandAndAnotherOneGoesOn(t *testing.T) {
+	th := newTheatre(t, 64<<20)
+	p := th.play(t, Options{Split: split("web", website(t, `{"n":1}`))})
+	p.Begin()
+	visit(p, 0)
+	await(t, p, "the first is compared", func(n play.Numbers) bool { return n.Coverage["compared"] == 1 })
+	if _, _, err := p.Bytes(); err != nil { // as every ten seconds
+		t.Fatal(err)
+	}
+	tap := p.Open(flow, 1)
+	if tap == nil || !tap.Take(shadow.Client, []byte(request), false, time.Now()) {
+		t.Fatal("a flow is not played")
+	}
+	first := th.process(t)
+	if err := syscall.Kill(first, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	nettest.Eventually(t, "its flow's shadow is over", func() bool { return !tap.Take(shadow.Client, []byte(request), false, time.Now()) })
+	nettest.Eventually(t, "another one plays", func() bool { return visit(p, 1) })
+	await(t, p, "it goes on with what was counted", func(n play.Numbers) bool { return n.Coverage["compared"] == 2 })
+	// Those that came meanwhile are lost too.
+	if n := p.Numbers(); n.Declined.Lost == 0 || n.Eligible != 2+n.Declined.Lost || n.Coverage["dropped"] != n.Declined.Lost {
+		t.Errorf("what was lost is not told of: %+v", n)
+	}
+	if second := th.process(t); second == first {
+		t.Errorf("it is the same process")
+	}
+	if !strings.Contains(th.said.String(), "another takes over") {
+		t.Error("nothing is said of it")
+	}
+}
+
+func TestAFlowThatFindsNoRoomLosesItsShadowAloneAndIsCounted(t *testing.T) {
+	th := newTheatre(t, 4<<20)
+	p := th.play(t, Options{Split: split("web", website(t, `{"n":1}`))})
+	p.Begin()
+	visit(p, 0)
+	await(t, p, "it runs", func(n play.Numbers) bool { return n.Coverage["compared"] == 1 })
+	pid := th.process(t)
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	var taps []*Tap
+	for range 100 {
+		if tap := p.Open(flow, 0); tap != nil {
+			taps = append(taps, tap)
+		}
+	}
+	lost := 0
+	for _, tap := range taps {
+		if !tap.Take(shadow.Client, []byte(request), false, time.Now()) || !tap.Take(shadow.Client, make([]byte, 60<<10), false, time.Now()) {
+			lost++
+		}
+	}
+	none := 0 // of those that come now
+	for range 1000 {
+		if p.Open(flow, 0) == nil {
+			none++
+		}
+	}
+	if lost == 0 || lost == len(taps) || none != 1000 {
+		t.Errorf("of %d flows %d lost their shadow, and of 1000 new ones %d; want some, and all", len(taps), lost, none)
+	}
+	if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	for _, tap := range taps {
+		if tap.Take(shadow.Client, nil, true, time.Now()) { // of a lost one it is one call too many, which hurts nobody
+			tap.End(shadow.Reset, time.Now())
+		}
+	}
+	await(t, p, "all are told of", func(n play.Numbers) bool {
+		return n.Eligible >= uint64(1+len(taps)+none) && n.Declined.Full == uint64(none) && n.Open == 0
+	})
+}
+
+func TestAHaltThatIsNotHeardEndsTheProcess(t *testing.T) {
+	th := newTheatre(t, 4<<20)
+	p := th.play(t, Options{Split: split("web", website(t, `{"n":1}`))})
+	p.Begin()
+	visit(p, 0)
+	await(t, p, "it runs", func(n play.Numbers) bool { return n.Coverage["compared"] == 1 })
+	tap := p.Open(flow, 0)
+	pid := th.process(t)
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	p.Halt()
+	if tap.Take(shadow.Client, []byte(request), false, time.Now()) || p.Open(flow, 0) != nil {
+		t.Error("flows are told of after the halt")
+	}
+	nettest.Eventually(t, "it is ended", func() bool { return syscall.Kill(pid, 0) == syscall.ESRCH })
+	nettest.Eventually(t, "another one answers", func() bool { _, err := p.Report(); return err == nil })
+	if visit(p, 0) {
+		t.Error("a flow is played after the halt")
+	}
+}
+
+func TestAPlayGoesOnWithWhatTheOneBeforeItHasCounted(t *testing.T) {
+	th := newTheatre(t, 64<<20)
+	at := website(t, `{"n":1}`)
+	first := th.play(t, Options{Split: split("web", at)})
+	first.Begin()
+	visit(first, 0)
+	await(t, first, "it is compared", func(n play.Numbers) bool { return n.Coverage["compared"] == 1 })
+	changed := split("web", at)
+	changed.Shadow.Ignore = []string{"ignore body $.n"}
+	if first.Follows(changed) || !first.Follows(split("web", at)) {
+		t.Error("a play follows another split, or not its own")
+	}
+	second := th.play(t, Options{Split: changed, After: first})
+	second.Begin()
+	first.Halt()
+	first.Close()
+	visit(second, 1)
+	await(t, second, "both are counted", func(n play.Numbers) bool { return n.Coverage["compared"] == 2 })
+	text, _, err := second.Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f, err := second.Reset(); err != nil || f.Compared != 2 || f.From.IsZero() {
+		t.Errorf("forgotten is %+v, %v", f, err)
+	}
+	if n := second.Numbers(); n.Eligible != 0 {
+		t.Errorf("after the reset %+v", n)
+	}
+	kept := newTheatre(t, 64<<20).play(t, Options{Split: changed, Kept: text})
+	if r := reportOf(t, kept); r.Cover.Compared != 2 {
+		t.Errorf("of what was kept there is %+v", r.Cover)
+	}
+}
+
+func TestASplitThatCannotBePlayedIsRefusedAtOnce(t *testing.T) {
+	th := newTheatre(t, 1<<20)
+	bad := split("web", netip.MustParseAddrPort("127.0.0.1:1"))
+	bad.Protocol = "gopher"
+	if _, err := th.Play(Options{Split: bad}); err == nil || !strings.Contains(err.Error(), "gopher") {
+		t.Errorf("the error is %v", err)
+	}
+}
+
+// What cannot be started costs shadows, and is said.
+func TestWhereNoProcessCanBeStartedNothingIsPlayedAndItIsSaid(t *testing.T) {
+	var log said
+	p := New(ProcessOptions{Command: func(ServeOptions) *exec.Cmd { return exec.Command("/nonexistent/splitd") }, Log: slog.New(slog.NewTextHandler(&log, nil))})
+	ended := make(chan error, 1)
+	go func() { ended <- p.Run() }()
+	one, err := p.Play(Options{Split: split("web", netip.MustParseAddrPort("127.0.0.1:1"))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	one.Begin()
+	nettest.Eventually(t, "it is said", func() bool { return strings.Contains(log.String(), "/nonexistent/splitd") })
+	nettest.Eventually(t, "a report says why there is none", func() bool {
+		_, err := one.Report()
+		return err != nil && strings.Contains(err.Error(), "try again")
+	})
+	one.Close()
+	p.Close()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+// What a split says reaches the process as it is.
+func TestASplitGoesOverTheSocketUnchanged(t *testing.T) {
+	th := newTheatre(t, 1<<20)
+	var got net.Addr
+	token := make(chan string, 1)
+	at := listen(t, func(c net.Conn) {
+		got = c.RemoteAddr()
+		line, _ := bufio.NewReader(c).ReadString('\n')
+		token <- line
+	})
+	s := split("web", at)
+	s.Shadow.Identity = traffic.IdentityProxyV1
+	p := th.play(t, Options{Split: s})
+	p.Begin()
+	visit(p, 0)
+	if line := <-token; line != "PROXY TCP4 127.0.0.9 127.0.0.1 4000 8080\r\n" {
+		t.Errorf("the candidate was told %q, by %v", line, got)
+	}
+}
+
+func FuzzWhatIsNoOpeningIsRefused(f *testing.F) {
+	f.Add(opened(7, 1, flow).Body)
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, body []byte) {
+		r := opened(0, 0, runner.Flow{})
+		r.Body = body
+		if play, run, of, err := openedOf(r); err == nil {
+			if again, ran, back, err := openedOf(opened(play, run, of)); err != nil || again != play || ran != run || back != of {
+				t.Errorf("%d, %d, %+v becomes %d, %d, %+v, %v", play, run, of, again, ran, back, err)
+			}
+		}
+	})
+}

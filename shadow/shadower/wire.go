@@ -1,0 +1,53 @@
+package shadower
+
+import (
+	"github.com/splitd/splitd/shadow/play"
+	"github.com/splitd/splitd/shadow/runner"
+	"github.com/splitd/splitd/traffic"
+)
+
+// What goes over the socket, as arguments and answers of net/rpc.
+type (
+	// Making makes a play.
+	Making struct {
+		ID    uint64
+		Split traffic.Split
+		After uint64 // the play that it follows; 0 is none
+		Kept  []byte
+		Mark  uint32 // of packets to servers; 0 is none
+		// Declined are flows that were declined on the daemon's side, and are counted in
+		// Kept, or before it.
+		Declined runner.Declined
+	}
+	// Running has flows played where Run is odd, or no more. It only grows.
+	Running struct{ ID, Run uint64 }
+	// Asking asks for a play's numbers.
+	Asking struct {
+		ID uint64
+		// Declined are all flows that were ever declined on the daemon's side.
+		Declined runner.Declined
+	}
+	// Answer is what it gets.
+	Answer struct {
+		Numbers play.Numbers
+		Timed   []play.Timed // since the last answer
+		Used    int64        // bytes that all shadows hold
+	}
+	// Counted is what was counted, for a disk.
+	Counted struct {
+		Text    []byte
+		Edition uint64
+	}
+)
+
+// The methods.
+const (
+	deskName      = "Desk"
+	methodMake    = deskName + ".Make"
+	methodRun     = deskName + ".Run"
+	methodClose   = deskName + ".Close"
+	methodNumbers = deskName + ".Numbers"
+	methodReport  = deskName + ".Report"
+	methodReset   = deskName + ".Reset"
+	methodBytes   = deskName + ".Bytes"
+)
