@@ -2,9 +2,11 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
+	"github.com/splitd/splitd/shadow/shadower"
 	"github.com/splitd/splitd/state"
 )
 
@@ -53,7 +55,7 @@ func (d *Daemon) keepReports(ctx context.Context) error {
 			d.saveReports()
 		case <-ctx.Done():
 			d.shadows.end(endPatience)
-			d.saveReports()
+			d.save(d.unsavedReports()) // behind one that is under way
 			d.shadows.stage.Close()
 			return nil
 		}
@@ -83,13 +85,16 @@ func (d *Daemon) saveReports() {
 func (d *Daemon) unsavedReports() []saving {
 	var all []saving
 	for name, one := range d.shadows.all() {
-		if one.play == nil || one.play.Numbers().Edition == one.saved.Load() {
+		if one.play == nil || one.play.Edition() == one.saved.Load() {
 			continue
 		}
 		resets := one.resets.Load() // first: a reset that is not in it is behind what is read now
 		text, edition, err := one.play.Bytes()
 		if err != nil {
 			d.log.Error("save report", "split", name, "error", err)
+			if errors.Is(err, shadower.ErrLate) {
+				break // the others would wait as long
+			}
 			continue
 		}
 		all = append(all, saving{state.Report{Split: name, SavedAt: d.now(), Text: text}, one, edition, resets})

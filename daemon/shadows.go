@@ -229,7 +229,7 @@ func (s *shadows) end(patience time.Duration) {
 	for _, one := range s.splits {
 		if one.play != nil {
 			one.play.Halt()
-			s.retired.Go(one.play.Close)
+			s.retired.Go(one.play.End)
 		}
 	}
 	s.mu.Unlock()

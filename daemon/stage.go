@@ -44,9 +44,12 @@ type Play interface {
 	Follows(s traffic.Split) bool
 	Begin()
 	Halt()
-	Close()
+	End()                                // waits until the last shadow has ended
+	Close()                              // ends it, and it answers no more
 	Open(of runner.Flow, worker int) Tap // nil: it is not played
 	Numbers() play.Numbers
+	// Edition changes whenever what was counted does.
+	Edition() uint64
 	Report() (json.RawMessage, error)
 	Reset() (play.Forgotten, error)
 	Bytes() (text []byte, edition uint64, err error)

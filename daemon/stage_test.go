@@ -46,6 +46,8 @@ func (p herePlay) Open(of runner.Flow, _ int) Tap {
 	return nil
 }
 
+func (p herePlay) End() { p.Close() }
+
 func (p herePlay) Report() (json.RawMessage, error) { return json.Marshal(p.Play.Report()) }
 
 func (p herePlay) Reset() (play.Forgotten, error) { return p.Play.Reset(), nil }

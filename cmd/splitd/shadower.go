@@ -38,4 +38,3 @@ func shadowerCommand(e env) *cobra.Command {
 	})
 	return cmd
 }
-

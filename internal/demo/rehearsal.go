@@ -106,7 +106,8 @@ func (s *story) awaitReport(ctx context.Context, enough func(shadowed) bool) (sh
 			return shadowed{}, fmt.Errorf("run splitctl report: %w: %s", err, output)
 		}
 		var r shadowed
-		if err := json.Unmarshal([]byte(output), &r); err != nil {
+		// A hint may follow, which is for people.
+		if err := json.NewDecoder(strings.NewReader(output)).Decode(&r); err != nil {
 			return shadowed{}, fmt.Errorf("parse report %q: %w", output, err)
 		}
 		if enough(r) {

@@ -149,13 +149,18 @@ func (d *desk) Run(r Running, _ *struct{}) error {
 	return nil
 }
 
-// Close ends a play, and returns when its last flow has ended.
-func (d *desk) Close(id uint64, _ *struct{}) error {
+// End ends a play's flows, and returns when the last has ended.
+func (d *desk) End(id uint64, _ *struct{}) error {
 	one, err := d.find(id)
 	if err != nil {
 		return err
 	}
 	one.Close()
+	return nil
+}
+
+// Close forgets a play that has ended.
+func (d *desk) Close(id uint64, _ *struct{}) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.plays, id)
@@ -173,6 +178,16 @@ func (d *desk) Numbers(asking Asking, a *Answer) error {
 	a.Timed, one.timed = one.timed, nil
 	one.mu.Unlock()
 	a.Numbers, a.Used = one.Play.Numbers(), d.budget.Used()
+	return nil
+}
+
+// Edition returns that of what was counted of a play.
+func (d *desk) Edition(id uint64, edition *uint64) error {
+	one, err := d.find(id)
+	if err != nil {
+		return err
+	}
+	*edition = one.Edition()
 	return nil
 }
 

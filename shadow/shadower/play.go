@@ -47,7 +47,7 @@ type Play struct {
 	run     atomic.Uint64                      // odd: flows are played. It only grows
 	missed  struct{ full, lost atomic.Uint64 } // flows that got no further than here
 
-	closed  bool            // under process.mu, as what follows
+	ended   bool            // under process.mu, as what follows
 	kept    []byte          // what was counted, for a process that takes over
 	counted runner.Declined // what of those that were missed is in there
 
@@ -68,7 +68,7 @@ func (p *Play) Follows(s traffic.Split) bool { return play.Alike(p.options.Split
 func (p *Play) Begin() {
 	p.process.mu.Lock()
 	defer p.process.mu.Unlock()
-	if !p.closed && p.run.Load()%2 == 0 {
+	if !p.ended && p.run.Load()%2 == 0 {
 		p.run.Add(1)
 		p.process.order(p.tellRun)
 	}
@@ -108,18 +108,26 @@ func (p *Play) tellRun(c *rpc.Client) error {
 	return c.Call(methodRun, Running{p.id, p.run.Load()}, &struct{}{})
 }
 
-// Close is Halt for good, and waits until the last shadow has ended.
-func (p *Play) Close() {
+// End is Halt for good, and waits until the last shadow has ended. What was counted is
+// there until Close.
+func (p *Play) End() {
 	p.process.mu.Lock()
-	if p.closed {
-		p.process.mu.Unlock()
+	p.halt()
+	p.ended = true
+	p.process.mu.Unlock()
+	_, _ = ask(p.process, 0, func(c *rpc.Client) (none struct{}, err error) { return none, c.Call(methodEnd, p.id, &none) })
+}
+
+// Close is End, and forgets what was counted, unless another Play follows.
+func (p *Play) Close() {
+	p.End()
+	p.process.mu.Lock()
+	defer p.process.mu.Unlock()
+	if p.process.plays[p.id] == nil {
 		return
 	}
-	p.halt()
-	p.closed = true
 	delete(p.process.plays, p.id)
-	p.process.mu.Unlock()
-	_, _ = ask(p.process, 0, func(c *rpc.Client) (none struct{}, err error) { return none, c.Call(methodClose, p.id, &none) })
+	p.process.order(func(c *rpc.Client) error { return c.Call(methodClose, p.id, &struct{}{}) })
 }
 
 // Open begins the shadow of a flow that the primary has answered; nil says that there
@@ -192,6 +200,20 @@ func (p *Play) observe(t play.Timed) {
 	}
 }
 
+// Edition changes whenever what was counted does; where the process does not say, it
+// may have.
+func (p *Play) Edition() uint64 {
+	base, err := p.process.editions()
+	if err != nil {
+		return 0
+	}
+	edition, err := fetch[uint64](p, methodEdition)
+	if err != nil {
+		return 0
+	}
+	return base + edition
+}
+
 // Report is what is known of how the candidate answers, in the report's JSON.
 func (p *Play) Report() (json.RawMessage, error) {
 	text, err := fetch[[]byte](p, methodReport)
@@ -245,7 +267,7 @@ func fetch[T any](p *Play, method string) (T, error) {
 }
 
 func (p *Play) failed(what string, err error) error {
-	if errors.Is(err, errLate) || errors.Is(err, errNone) {
+	if errors.Is(err, ErrLate) || errors.Is(err, errNone) {
 		err = fmt.Errorf("%w: try again", err)
 	}
 	return fmt.Errorf("%s %q: %w", what, p.options.Split.Name, err)

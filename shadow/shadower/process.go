@@ -47,10 +47,10 @@ type Process struct {
 	isClosed bool
 }
 
-var (
-	errLate = errors.New("the process that plays shadows does not answer in time: this host has no processor for it")
-	errNone = errors.New("the process that plays shadows is not there at this moment")
-)
+// ErrLate says that the process has not answered in time.
+var ErrLate = errors.New("the process that plays shadows does not answer in time: this host has no processor for it")
+
+var errNone = errors.New("the process that plays shadows is not there at this moment")
 
 // New returns a Process; Run it, and Close it.
 func New(o ProcessOptions) *Process {
@@ -178,7 +178,7 @@ func ask[T any](p *Process, patience time.Duration, question func(*rpc.Client) (
 	case <-l.over:
 		return answer, errNone
 	case <-late:
-		return answer, errLate
+		return answer, ErrLate
 	}
 }
 
