@@ -78,10 +78,28 @@ func (l Load) Paced(ctx context.Context, d time.Duration, rate float64) (Outcome
 func (l Load) run(ctx context.Context, d time.Duration, rate float64) (Outcome, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	r := &running{Load: l, began: time.Now(), buffer: make([]byte, 64<<10)}
-	defer r.close()
-	if err := r.open(rate); err != nil {
+	r, err := l.begin(d, rate)
+	if err != nil {
 		return Outcome{}, err
+	}
+	defer r.close()
+	for !r.over() {
+		if err := ctx.Err(); err != nil {
+			return r.out, err
+		}
+		if err := r.step(); err != nil {
+			return r.out, err
+		}
+	}
+	return r.end(), nil
+}
+
+// begin makes the clients, and their time begins.
+func (l Load) begin(d time.Duration, rate float64) (*running, error) {
+	r := &running{Load: l, began: time.Now(), buffer: make([]byte, 64<<10)}
+	if err := r.open(rate); err != nil {
+		r.close()
+		return nil, err
 	}
 	r.until = r.began.Add(d)
 	if rate > 0 {
@@ -89,18 +107,20 @@ func (l Load) run(ctx context.Context, d time.Duration, rate float64) (Outcome, 
 		r.total = max(1, int(float64(d)/float64(r.interval)))
 		r.out.Took = make([]time.Duration, 0, r.total)
 	}
-	for !r.over() {
-		if err := ctx.Err(); err != nil {
-			return r.out, err
-		}
-		r.ask()
-		if err := r.wait(); err != nil {
-			return r.out, err
-		}
-	}
+	return r, nil
+}
+
+// step makes the requests that are due, and hears what comes next.
+func (r *running) step() error {
+	r.ask()
+	return r.wait()
+}
+
+// end is what clients met with; what has no answer by now gets none.
+func (r *running) end() Outcome {
 	r.giveUp()
 	r.out.Lasted = time.Since(r.began)
-	return r.out, nil
+	return r.out
 }
 
 // running is a load under way. It belongs to one thread.

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -79,34 +80,42 @@ func TestTheFirstRequestsAreForWarmingUp(t *testing.T) {
 // A stall of the server is in the times of all requests that were due meanwhile,
 // not of those alone that were under way.
 func TestAStallIsInTheTimesOfAllThatWaited(t *testing.T) {
-	const stall = 300 * time.Millisecond
-	stalled := make(chan struct{}, 1)
-	stalled <- struct{}{}
+	goOn := make(chan struct{})
 	at := serveBy(t, func(c *net.TCPConn) {
 		from := bufio.NewReader(c)
 		for readRequest(from) == nil {
-			select {
-			case <-stalled:
-				time.Sleep(stall) // the server's own slowness
-			default:
-			}
+			<-goOn
 			if _, err := io.WriteString(c, reply); err != nil {
 				return
 			}
 		}
 	})
-	o, err := Load{At: at, Clients: 1, Patience: time.Minute}.Paced(t.Context(), 400*time.Millisecond, 100)
-	if err != nil || o.Failed > 0 {
-		t.Fatalf("%v, %v", err, o.Why)
+	r, err := Load{At: at, Clients: 1, Patience: time.Minute}.begin(200*time.Millisecond, 200)
+	if err != nil {
+		t.Fatal(err)
 	}
-	waited := 0
-	for _, d := range o.Took {
-		if d >= stall/3 {
-			waited++
+	defer r.close()
+	release := sync.OnceFunc(func() { close(goOn) })
+	defer release()
+	var wentOn time.Time
+	stalled := 0
+	for !r.over() {
+		if err := r.step(); err != nil {
+			t.Fatal(err)
+		}
+		if stalled == 0 && r.made >= 30 {
+			stalled, wentOn = r.made, time.Now()
+			release()
 		}
 	}
-	if waited < 15 {
-		t.Errorf("%d of %d requests waited for the server, want 20", waited, len(o.Took))
+	o := r.end()
+	if o.Failed > 0 || len(o.Took) != 40 {
+		t.Fatalf("%d of 40 requests timed, %d failed: %v", len(o.Took), o.Failed, o.Why)
+	}
+	for i, took := range o.Took[:stalled] { // of one client, in their order
+		if due := r.began.Add(time.Duration(i+1) * r.interval); took < wentOn.Sub(due) {
+			t.Errorf("request %d was due %v before the server went on, and took %v", i, wentOn.Sub(due), took)
+		}
 	}
 }
 
