@@ -27,6 +27,8 @@ type shadows struct {
 	rates map[string]float64 // at which latency was measured, by way
 	of    map[ladder.Behaviour]map[string]*shadowed
 	left  []string
+	// yields is how candidates' processes left the processors to the others.
+	yields string
 }
 
 // measureShadows measures what clients of the primary notice of a candidate.
@@ -66,17 +68,18 @@ func shadowsOf(ctx context.Context, o shadowOptions, say func(string, ...any)) (
 }
 
 // beside measures all ways in turns beside one candidate. Their programs are new.
-func (s *shadows) beside(ctx context.Context, b ladder.Behaviour, o shadowOptions) error {
+func (s *shadows) beside(ctx context.Context, b ladder.Behaviour, o shadowOptions) (err error) {
 	l, err := newHost()
 	if err != nil {
 		return err
 	}
 	defer l.close()
 	h := &shadowHost{lab: l, options: o}
-	if err := h.serve(b); err != nil {
+	if err := h.serve(ctx, b); err != nil {
 		return err
 	}
-	defer h.close()
+	s.yields = h.candidate.Yields()
+	defer func() { err = errors.Join(err, h.close()) }()
 	s.of[b] = map[string]*shadowed{}
 	for _, w := range s.ways {
 		s.of[b][w.name] = &shadowed{}
@@ -121,7 +124,7 @@ type shadowHost struct {
 	lab       *lab
 	options   shadowOptions
 	primary   *ladder.Primary
-	candidate *ladder.Candidate
+	candidate *ladder.Host
 	ways      []*shadowing
 }
 
@@ -133,25 +136,33 @@ type shadowing struct {
 	shadow func(ctx context.Context, on bool) error // nil: it has none, or has it always
 }
 
+// candidateWord, as the first argument, makes this program the process of a
+// candidate.
+const candidateWord = "serve-candidate"
+
 // serve has the primary serve, and the candidate do as it does.
-func (h *shadowHost) serve(b ladder.Behaviour) error {
-	return h.lab.client.Do(func() (err error) {
-		if h.primary, err = ladder.NewPrimary(netip.AddrFrom4([4]byte{127, 0, 0, 1})); err != nil {
-			return err
-		}
-		if h.candidate, err = ladder.NewCandidate(b, netip.AddrFrom4([4]byte{127, 0, 0, 2}), 1); err != nil {
-			h.primary.Close()
-		}
+func (h *shadowHost) serve(ctx context.Context, b ladder.Behaviour) error {
+	err := h.lab.client.Do(func() (err error) {
+		h.primary, err = ladder.NewPrimary(netip.AddrFrom4([4]byte{127, 0, 0, 1}))
 		return err
 	})
+	if err != nil {
+		return err
+	}
+	program := ladder.Self(candidateWord)
+	program.Start = h.lab.client.Start
+	if h.candidate, err = ladder.StartHost(ctx, program, b, netip.AddrFrom4([4]byte{127, 0, 0, 2}), 1); err != nil {
+		h.primary.Close()
+	}
+	return err
 }
 
-func (h *shadowHost) close() {
+func (h *shadowHost) close() error {
 	for _, w := range h.ways {
 		w.shut()
 	}
-	h.candidate.Close()
 	h.primary.Close()
+	return h.candidate.Close()
 }
 
 // open starts the program of a way.

@@ -14,6 +14,9 @@ func TestEveryWayBesideEveryCandidateIsMeasured(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if got.yields != "SCHED_IDLE" {
+		t.Errorf("candidates yield by %q", got.yields)
+	}
 	if len(got.ways)+len(got.left) != len(shadowWays()) || len(got.ways) < 3 {
 		t.Errorf("%d ways are measured, left out: %q", len(got.ways), got.left)
 	}
@@ -37,7 +40,7 @@ func TestTheReportSetsTheShadowBesideTheSameProgramWithout(t *testing.T) {
 	r := &report{}
 	s := &shadows{
 		rungs: []ladder.Behaviour{ladder.Hanging, ladder.Dead}, ways: shadowWays(), left: []string{`"nginx, mirror", because nginx is not installed`},
-		rates: map[string]float64{nameShadowOff: 15_000},
+		rates: map[string]float64{nameShadowOff: 15_000}, yields: "SCHED_IDLE",
 		of: map[ladder.Behaviour]map[string]*shadowed{
 			ladder.Hanging: {
 				nameNoProxy:   {full: []float64{90_000}, p50: []float64{0.0001}, p99: []float64{0.001}, paced: 10},
@@ -51,6 +54,7 @@ func TestTheReportSetsTheShadowBesideTheSameProgramWithout(t *testing.T) {
 	r.shadows(s)
 	for _, want := range []string{
 		`late or not: 15000 requests/s of "splitd, shadow off".`,
+		"a process of its own that yields the processors (SCHED_IDLE)",
 		"| hanging | no proxy | 90000 | 0.100 | 1.00 | 0 | - |",
 		"| hanging | splitd, shadow on | 36000 | 0.500 | 2.50 | 0 | 15.0, 30.0 |",
 		"| hanging | nginx, mirror | 20 | 1000.000 | 2000.00 | 19 of 20 | 8.0, 9.0 |",

@@ -64,6 +64,7 @@ func (a *app) root() *cobra.Command {
 	add(root, groupRead, a.status(), a.show(), a.plan(), a.history(), a.where(), a.report(), a.wait(), a.doctor(), a.version())
 	add(root, groupChange, a.set(), a.shadow(), a.off(), a.drain(), a.undo(), a.apply())
 	add(root, groupLater, later()...)
+	root.AddCommand(a.candidate())
 	return root
 }
 

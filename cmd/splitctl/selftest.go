@@ -85,7 +85,8 @@ func (a *app) selfTest(ctx context.Context, split string, f selfTestFlags, outpu
 			}
 			return d, nil
 		},
-		For: d, Rate: float64(f.rate), Pairs: selfTestPairs, Budget: limits.BudgetOf(), Seed: uint64(a.now().UnixNano()),
+		Candidates: ladder.Self(candidateWord),
+		For:        d, Rate: float64(f.rate), Pairs: selfTestPairs, Budget: limits.BudgetOf(), Seed: uint64(a.now().UnixNano()),
 		Done: func(r ladder.Rung) {
 			a.say(fmt.Sprintf("splitctl: a candidate that is %s (%s): %s", r.Behaviour, r.Behaviour.About(), holdsText(r.Holds())))
 		},
@@ -169,6 +170,7 @@ type selfTestAnswer struct {
 	Tested     string         `json:"tested"`
 	Saturating float64        `json:"saturating_rate"` // requests a second without a shadow
 	Rate       float64        `json:"rate"`            // at which clients asked
+	Yields     string         `json:"candidates_yield"` // by what means they leave the processors to others
 	Holds      bool           `json:"holds"`
 	Rungs      []selfTestRung `json:"rungs"`
 }
@@ -203,7 +205,7 @@ type selfTestMemory struct {
 
 func selfTestOf(l ladder.Ladder, whose string) selfTestAnswer {
 	answer := selfTestAnswer{
-		Envelope: api.Of("ShadowSelfTest"), Tested: "HTTP with " + whose, Saturating: l.Saturating, Rate: l.Rate, Holds: l.Holds(),
+		Envelope: api.Of("ShadowSelfTest"), Tested: "HTTP with " + whose, Saturating: l.Saturating, Rate: l.Rate, Yields: l.Yields, Holds: l.Holds(),
 		Rungs: make([]selfTestRung, 0, len(l.Rungs)),
 	}
 	for _, r := range l.Rungs {
@@ -250,6 +252,7 @@ func (a *app) writeSelfTest(w io.Writer, answer selfTestAnswer) error {
 	}
 	var text strings.Builder
 	fmt.Fprintf(&text, "\n%s; clients asked %.0f times a second; without a shadow up to %.0f are answered.\n", answer.Tested, answer.Rate, answer.Saturating)
+	fmt.Fprintf(&text, "Candidates are processes of their own that yield the processors: %s.\n", printable(answer.Yields))
 	for _, why := range broken {
 		text.WriteString(why + "\n")
 	}

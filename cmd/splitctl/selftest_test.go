@@ -28,6 +28,7 @@ func TestTheSelfTestsTableSaysWhatDoesNotHold(t *testing.T) {
 healthy    0.31 ms  0.39 ms  2.00 ms  2.50 ms     41000       0     20000  16.0 MiB  30.0 MiB  yes
 
 HTTP with splitd's own limits; clients asked 15000 times a second; without a shadow up to 30000 are answered.
+Candidates are processes of their own that yield the processors: SCHED_IDLE.
 holds: whatever the candidate does, p50 and p99 stay within 1.1x or 1 ms, memory is flat, and no client sees an error
 `},
 		{"one does not", []ladder.Rung{good, bad}, `CANDIDATE  P50 OFF   P50 ON  P99 OFF    P99 ON  REQUESTS  FAILED  SHADOWED    MEMORY      MOST  HOLDS
@@ -35,6 +36,7 @@ healthy    0.31 ms  0.39 ms  2.00 ms   2.50 ms     41000       0     20000  16.0
 hanging    0.31 ms  0.40 ms  2.00 ms  90.00 ms     41000       3     20000  16.0 MiB  30.0 MiB  no
 
 HTTP with splitd's own limits; clients asked 15000 times a second; without a shadow up to 30000 are answered.
+Candidates are processes of their own that yield the processors: SCHED_IDLE.
 hanging: p99 is 90.00 ms with the shadow and 2.00 ms without (2.00 ms to 2.00 ms from slice to slice)
 hanging: 3 requests failed: read answer: unexpected EOF
 does not hold: see above; on a machine that does other work repeat it, or give --for more time
@@ -42,7 +44,7 @@ does not hold: see above; on a machine that does other work repeat it, or give -
 	} {
 		var out bytes.Buffer
 		a := &app{env: env{stdout: &out, getenv: func(string) string { return "" }, isTerminal: isTerminal}}
-		answer := selfTestOf(ladder.Ladder{Saturating: 30_000, Rate: 15_000, Rungs: tc.rungs}, "splitd's own limits")
+		answer := selfTestOf(ladder.Ladder{Saturating: 30_000, Rate: 15_000, Yields: "SCHED_IDLE", Rungs: tc.rungs}, "splitd's own limits")
 		if err := a.writeSelfTest(&out, answer); err != nil {
 			t.Fatal(err)
 		}

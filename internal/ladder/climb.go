@@ -27,6 +27,8 @@ type Subject interface {
 type Options struct {
 	// Start starts a subject for the candidate.
 	Start func(ctx context.Context, primary, candidate netip.AddrPort) (Subject, error)
+	// Candidates serves them, each in a process of its own.
+	Candidates Program
 	// Rungs are the candidates; nil is all.
 	Rungs []Behaviour
 	// For is how long clients ask in all; each rung has an equal part.
@@ -51,7 +53,9 @@ type Ladder struct {
 	// Saturating is how many requests a second the subject answers without a shadow;
 	// Rate is that at which all else was measured.
 	Saturating, Rate float64
-	Rungs            []Rung
+	// Yields says by what means candidates left the processors to others.
+	Yields string
+	Rungs  []Rung
 }
 
 // Holds says whether all rungs do.
@@ -98,6 +102,7 @@ func Climb(ctx context.Context, o Options) (Ladder, error) {
 		if err != nil {
 			return l, fmt.Errorf("measure a candidate that is %s: %w", b, err)
 		}
+		l.Yields = c.yields
 		l.Rungs = append(l.Rungs, rung)
 		if o.Done != nil {
 			o.Done(rung)
@@ -111,6 +116,7 @@ type climbing struct {
 	Options
 	primary *Primary
 	slice   time.Duration
+	yields  string // how the last candidate did
 }
 
 func (c *climbing) load(at netip.AddrPort) Load {
@@ -118,12 +124,13 @@ func (c *climbing) load(at netip.AddrPort) Load {
 }
 
 // with has a subject for a candidate while do runs.
-func (c *climbing) with(ctx context.Context, b Behaviour, do func(Subject, *Candidate) error) (err error) {
-	candidate, err := NewCandidate(b, c.At, c.Seed)
+func (c *climbing) with(ctx context.Context, b Behaviour, do func(Subject, *Host) error) (err error) {
+	candidate, err := StartHost(ctx, c.Candidates, b, c.At, c.Seed)
 	if err != nil {
 		return err
 	}
-	defer candidate.Close()
+	defer func() { err = errors.Join(err, candidate.Close()) }()
+	c.yields = candidate.Yields()
 	s, err := c.Start(ctx, c.primary.Address(), candidate.Address())
 	if err != nil {
 		return err
@@ -135,7 +142,7 @@ func (c *climbing) with(ctx context.Context, b Behaviour, do func(Subject, *Cand
 // saturate is the middle of three slices, after one that is for warming up.
 func (c *climbing) saturate(ctx context.Context) (float64, error) {
 	var rates []time.Duration // as the time between two requests
-	err := c.with(ctx, Healthy, func(s Subject, _ *Candidate) error {
+	err := c.with(ctx, Healthy, func(s Subject, _ *Host) error {
 		for i := range 4 {
 			o, err := c.load(s.Address()).Full(ctx, c.slice)
 			if err == nil && o.Failed > 0 {
@@ -164,7 +171,7 @@ func (c *climbing) saturate(ctx context.Context) (float64, error) {
 // too.
 func (c *climbing) rung(ctx context.Context, b Behaviour, rate float64) (Rung, error) {
 	r := Rung{Behaviour: b, Budget: c.Budget}
-	err := c.with(ctx, b, func(s Subject, candidate *Candidate) error {
+	err := c.with(ctx, b, func(s Subject, candidate *Host) error {
 		for i := range 2 * c.Pairs {
 			shadowed := i%4 == 1 || i%4 == 2 // off on, on off, off on
 			if err := s.Shadow(ctx, shadowed); err != nil {
@@ -187,11 +194,13 @@ func (c *climbing) rung(ctx context.Context, b Behaviour, rate float64) (Rung, e
 			}
 			r.add(o)
 		}
-		r.Taken = candidate.Taken()
+		var err error
+		if r.Taken, err = candidate.Taken(); err != nil {
+			return err
+		}
 		if err := s.Shadow(ctx, false); err != nil {
 			return err
 		}
-		var err error
 		r.Shadowed, err = shadowed(ctx, s)
 		return err
 	})

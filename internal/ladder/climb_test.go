@@ -74,7 +74,7 @@ func passes(primary, _ io.ReadWriter, client io.Writer) error {
 }
 
 func options(start func(context.Context, netip.AddrPort, netip.AddrPort) (Subject, error), rungs ...Behaviour) Options {
-	return Options{Start: start, Rungs: rungs, For: time.Duration(len(rungs)) * 300 * time.Millisecond, Pairs: 1, Budget: 64 << 20, At: here(), Seed: 1}
+	return Options{Start: start, Candidates: Self(candidateWord), Rungs: rungs, For: time.Duration(len(rungs)) * 300 * time.Millisecond, Pairs: 1, Budget: 64 << 20, At: here(), Seed: 1}
 }
 
 func TestEveryRungIsMeasuredWithTheShadowOffAndOn(t *testing.T) {
@@ -87,6 +87,9 @@ func TestEveryRungIsMeasuredWithTheShadowOffAndOn(t *testing.T) {
 	}
 	if diff := cmp.Diff([]Behaviour{Healthy, Dead, Hanging}, told); diff != "" {
 		t.Errorf("rungs told of (-want +got):\n%s", diff)
+	}
+	if l.Yields != "SCHED_IDLE" {
+		t.Errorf("candidates yield by %q", l.Yields)
 	}
 	if l.Rate <= 0 || l.Rate != l.Saturating/2 {
 		t.Errorf("the rate is %v of %v, want half", l.Rate, l.Saturating)
