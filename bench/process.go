@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/splitd/splitd/internal/ladder"
 )
 
 // user is who a process runs as.
@@ -96,18 +98,8 @@ func (p *process) stop() {
 	}
 }
 
-// family is the process and its children: nginx works in those.
-func (p *process) family() []int {
-	pid := p.cmd.Process.Pid
-	all := []int{pid}
-	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
-	for child := range strings.FieldsSeq(string(text)) {
-		if n, err := strconv.Atoi(child); err == nil {
-			all = append(all, n)
-		}
-	}
-	return all
-}
+// family is the process and all that it has started: nginx works in those.
+func (p *process) family() []int { return ladder.Family(p.cmd.Process.Pid) }
 
 // cpu is the time that the process and its children have had on processors, in
 // user's and in kernel mode. It is what utime and stime in /proc/PID/stat add up
@@ -125,17 +117,10 @@ func (p *process) cpu() (time.Duration, error) {
 	return all, nil
 }
 
-// resident is the memory of the process and its children, in bytes.
+// resident is the memory of the process and all that it has started, in bytes.
 func (p *process) resident() (float64, error) {
-	all := 0.0
-	for _, pid := range p.family() {
-		kib, err := field(fmt.Sprintf("/proc/%d/status", pid), "VmRSS:")
-		if err != nil {
-			return 0, err
-		}
-		all += kib * 1024
-	}
-	return all, nil
+	n, err := ladder.ResidentOf(p.cmd.Process.Pid)
+	return float64(n), err
 }
 
 // field reads a number behind a name that begins a line, as proc(5) has them.

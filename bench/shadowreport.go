@@ -13,7 +13,7 @@ func (r *report) shadows(s *shadows) {
 	r.line("\nClient, relay, primary and candidate on one host. Requests/s are as fast as %d clients are answered. p50 and p99 are at half of what the same "+
 		"program answers without a shadow, late or not: %s. Every answer was the primary's, byte for byte, but those that failed: no answer within a second. "+
 		"The candidate is a process of its own that yields the processors (%s), as another host costs this one none. "+
-		"Memory is that of the program's processes when it has begun, and the most later.\n", atOnce, s.pacesText(), s.yields)
+		"Memory is that of all the program's processes, added up, when it has begun, and the most later.\n", atOnce, s.pacesText(), s.yields)
 	r.head("candidate", "way", "requests/s", "p50, ms", "p99, ms", "failed", "memory, MiB")
 	for _, b := range s.rungs {
 		for _, w := range s.ways {

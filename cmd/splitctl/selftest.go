@@ -168,9 +168,10 @@ func fileOf(definition string) []string {
 type selfTestAnswer struct {
 	api.Envelope
 	Tested     string         `json:"tested"`
-	Saturating float64        `json:"saturating_rate"` // requests a second without a shadow
-	Rate       float64        `json:"rate"`            // at which clients asked
+	Saturating float64        `json:"saturating_rate"`  // requests a second without a shadow
+	Rate       float64        `json:"rate"`             // at which clients asked
 	Yields     string         `json:"candidates_yield"` // by what means they leave the processors to others
+	Counted    string         `json:"memory_is"`
 	Holds      bool           `json:"holds"`
 	Rungs      []selfTestRung `json:"rungs"`
 }
@@ -192,6 +193,9 @@ type selfTestRung struct {
 	Broken      []string       `json:"broken"`
 }
 
+// countedMemory says of what the memory is.
+const countedMemory = "what splitd and the processes that it has started have resident, added up (a page that two of them share counts twice)"
+
 type selfTestTimes struct {
 	P50 float64 `json:"p50_ms"`
 	P99 float64 `json:"p99_ms"`
@@ -205,7 +209,7 @@ type selfTestMemory struct {
 
 func selfTestOf(l ladder.Ladder, whose string) selfTestAnswer {
 	answer := selfTestAnswer{
-		Envelope: api.Of("ShadowSelfTest"), Tested: "HTTP with " + whose, Saturating: l.Saturating, Rate: l.Rate, Yields: l.Yields, Holds: l.Holds(),
+		Envelope: api.Of("ShadowSelfTest"), Tested: "HTTP with " + whose, Saturating: l.Saturating, Rate: l.Rate, Yields: l.Yields, Counted: countedMemory, Holds: l.Holds(),
 		Rungs: make([]selfTestRung, 0, len(l.Rungs)),
 	}
 	for _, r := range l.Rungs {
@@ -253,6 +257,7 @@ func (a *app) writeSelfTest(w io.Writer, answer selfTestAnswer) error {
 	var text strings.Builder
 	fmt.Fprintf(&text, "\n%s; clients asked %.0f times a second; without a shadow up to %.0f are answered.\n", answer.Tested, answer.Rate, answer.Saturating)
 	fmt.Fprintf(&text, "Candidates are processes of their own that yield the processors: %s.\n", printable(answer.Yields))
+	fmt.Fprintf(&text, "MEMORY before a shadow, and the MOST with it: %s.\n", answer.Counted)
 	for _, why := range broken {
 		text.WriteString(why + "\n")
 	}

@@ -29,6 +29,7 @@ healthy    0.31 ms  0.39 ms  2.00 ms  2.50 ms     41000       0     20000  16.0 
 
 HTTP with splitd's own limits; clients asked 15000 times a second; without a shadow up to 30000 are answered.
 Candidates are processes of their own that yield the processors: SCHED_IDLE.
+MEMORY before a shadow, and the MOST with it: what splitd and the processes that it has started have resident, added up (a page that two of them share counts twice).
 holds: whatever the candidate does, p50 and p99 stay within 1.1x or 1 ms, memory is flat, and no client sees an error
 `},
 		{"one does not", []ladder.Rung{good, bad}, `CANDIDATE  P50 OFF   P50 ON  P99 OFF    P99 ON  REQUESTS  FAILED  SHADOWED    MEMORY      MOST  HOLDS
@@ -37,6 +38,7 @@ hanging    0.31 ms  0.40 ms  2.00 ms  90.00 ms     41000       3     20000  16.0
 
 HTTP with splitd's own limits; clients asked 15000 times a second; without a shadow up to 30000 are answered.
 Candidates are processes of their own that yield the processors: SCHED_IDLE.
+MEMORY before a shadow, and the MOST with it: what splitd and the processes that it has started have resident, added up (a page that two of them share counts twice).
 hanging: p99 is 90.00 ms with the shadow and 2.00 ms without (2.00 ms to 2.00 ms from slice to slice)
 hanging: 3 requests failed: read answer: unexpected EOF
 does not hold: see above; on a machine that does other work repeat it, or give --for more time

@@ -199,7 +199,7 @@ func (d *Daemon) Shadowed(ctx context.Context) (int64, error) {
 	return report.Coverage.Eligible, nil
 }
 
-// Resident implements Subject.
+// Resident implements Subject: it is that of the daemon and of its own processes.
 func (d *Daemon) Resident() (int64, error) { return ResidentOf(d.cmd.Process.Pid) }
 
 // cause is how a process has ended.

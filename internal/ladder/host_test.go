@@ -16,20 +16,18 @@ import (
 	"github.com/splitd/splitd/internal/nettest"
 )
 
-// The words that make this test binary the process of a candidate, and one whose
-// kernel refuses SCHED_IDLE.
+// The words that make this test binary the process of a candidate, one whose kernel
+// refuses SCHED_IDLE, and those that have processes of their own.
 const (
 	candidateWord = "serve-candidate"
 	refusedWord   = "serve-candidate-without-idle"
 	parentWord    = "start-a-candidate-and-die"
+	familyWord    = "start-a-family"
 )
 
 func TestMain(m *testing.M) {
-	if len(os.Args) < 2 || os.Args[1] != candidateWord && os.Args[1] != refusedWord && os.Args[1] != parentWord {
-		os.Exit(m.Run())
-	}
 	var err error
-	switch os.Args[1] {
+	switch word := append(os.Args, "")[1]; word {
 	case candidateWord:
 		err = ServeCandidate(os.Args[2:], os.Stdin, os.Stdout)
 	case refusedWord:
@@ -38,6 +36,10 @@ func TestMain(m *testing.M) {
 		})
 	case parentWord:
 		err = parent()
+	case familyWord:
+		err = family(os.Args[2:])
+	default:
+		os.Exit(m.Run())
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
