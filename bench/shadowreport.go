@@ -69,9 +69,15 @@ func (s *shadowed) failedText() string {
 // pacesText says at which rates latency was measured.
 func (s *shadows) pacesText() string {
 	var words []string
-	for _, w := range s.ways {
-		if rate := s.rates[w.name]; rate > 0 {
-			words = append(words, fmt.Sprintf("%.0f requests/s of %q", rate, w.name))
+	for _, page := range []ladder.Page{ladder.Small, ladder.Large} {
+		beside := ""
+		if page == ladder.Large {
+			beside = fmt.Sprintf(" beside %q", ladder.Differing)
+		}
+		for _, w := range s.ways {
+			if rate := s.rates[paced{w.name, page}]; rate > 0 {
+				words = append(words, fmt.Sprintf("%.0f requests/s of %q%s", rate, w.name, beside))
+			}
 		}
 	}
 	return strings.Join(words, ", ")

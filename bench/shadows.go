@@ -24,11 +24,18 @@ type shadowed struct {
 type shadows struct {
 	rungs []ladder.Behaviour
 	ways  []shadowWay
-	rates map[string]float64 // at which latency was measured, by way
+	rates map[paced]float64 // at which latency was measured
 	of    map[ladder.Behaviour]map[string]*shadowed
 	left  []string
 	// yields is how candidates' processes left the processors to the others.
 	yields string
+}
+
+// paced is what a rate is of: a program, by the name of its way, and what clients ask
+// it for.
+type paced struct {
+	way  string
+	page ladder.Page
 }
 
 // measureShadows measures what clients of the primary notice of a candidate.
@@ -47,7 +54,7 @@ func measureShadows(ctx context.Context, o options, r *report, say func(string, 
 // shadowsOf measures all candidates, one after the other. After an error it returns
 // what it has.
 func shadowsOf(ctx context.Context, o shadowOptions, say func(string, ...any)) (*shadows, error) {
-	s := &shadows{rungs: o.rungs, rates: map[string]float64{}, of: map[ladder.Behaviour]map[string]*shadowed{}}
+	s := &shadows{rungs: o.rungs, rates: map[paced]float64{}, of: map[ladder.Behaviour]map[string]*shadowed{}}
 	if s.rungs == nil {
 		s.rungs = ladder.Behaviours()
 	}
@@ -74,7 +81,7 @@ func (s *shadows) beside(ctx context.Context, b ladder.Behaviour, o shadowOption
 		return err
 	}
 	defer l.close()
-	h := &shadowHost{lab: l, options: o}
+	h := &shadowHost{lab: l, options: o, page: b.Page()}
 	if err := h.serve(ctx, b); err != nil {
 		return err
 	}
@@ -93,7 +100,7 @@ func (s *shadows) beside(ctx context.Context, b ladder.Behaviour, o shadowOption
 	for turn := range o.turns {
 		for i := range h.ways {
 			w := h.ways[(i+turn)%len(h.ways)]
-			if err := h.turn(ctx, w, s.rates[w.of.base], s.of[b][w.of.name]); err != nil {
+			if err := h.turn(ctx, w, s.rates[paced{w.of.base, h.page}], s.of[b][w.of.name]); err != nil {
 				return fmt.Errorf("measure %q: %w", w.of.name, err)
 			}
 		}
@@ -101,10 +108,12 @@ func (s *shadows) beside(ctx context.Context, b ladder.Behaviour, o shadowOption
 	return nil
 }
 
-// pace finds the rates once: half of what each program answers without a shadow.
+// pace finds the rates, once for each page: half of what each program answers without
+// a shadow.
 func (s *shadows) pace(ctx context.Context, h *shadowHost) error {
 	for _, w := range h.ways {
-		if w.of.base != w.of.name || s.rates[w.of.name] > 0 {
+		this := paced{w.of.name, h.page}
+		if w.of.base != w.of.name || s.rates[this] > 0 {
 			continue
 		}
 		o, _, err := h.ask(ctx, w, func(l ladder.Load) (ladder.Outcome, error) { return l.Full(ctx, 2*h.options.slice) })
@@ -114,7 +123,7 @@ func (s *shadows) pace(ctx context.Context, h *shadowHost) error {
 		if err != nil {
 			return fmt.Errorf("find the saturating rate of %q: %w", w.of.name, err)
 		}
-		s.rates[w.of.name] = o.Rate() / 2
+		s.rates[this] = o.Rate() / 2
 	}
 	return nil
 }
@@ -123,6 +132,7 @@ func (s *shadows) pace(ctx context.Context, h *shadowHost) error {
 type shadowHost struct {
 	lab       *lab
 	options   shadowOptions
+	page      ladder.Page // which clients ask for
 	primary   *ladder.Primary
 	candidate *ladder.Host
 	ways      []*shadowing
@@ -143,7 +153,7 @@ const candidateWord = "serve-candidate"
 // serve has the primary serve, and the candidate do as it does.
 func (h *shadowHost) serve(ctx context.Context, b ladder.Behaviour) error {
 	err := h.lab.client.Do(func() (err error) {
-		h.primary, err = ladder.NewPrimary(netip.AddrFrom4([4]byte{127, 0, 0, 1}))
+		h.primary, err = ladder.NewPrimary(netip.AddrFrom4([4]byte{127, 0, 0, 1}), b.Page())
 		return err
 	})
 	if err != nil {
@@ -188,7 +198,7 @@ func (h *shadowHost) open(ctx context.Context, of shadowWay, into *shadowed) err
 // clients, and how long they wait for the last answers. A hundred requests on a
 // connection, then a new one.
 func (h *shadowHost) load(at netip.AddrPort) ladder.Load {
-	return ladder.Load{At: at, Clients: atOnce, Flow: 100, Warm: h.options.slice / 10, Patience: time.Second}
+	return ladder.Load{At: at, Page: h.page, Clients: atOnce, Flow: 100, Warm: h.options.slice / 10, Patience: time.Second}
 }
 
 // turn is one slice at full rate and one at half of the saturating.

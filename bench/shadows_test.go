@@ -9,7 +9,7 @@ import (
 )
 
 func TestEveryWayBesideEveryCandidateIsMeasured(t *testing.T) {
-	rungs := []ladder.Behaviour{ladder.Healthy, ladder.Dead}
+	rungs := []ladder.Behaviour{ladder.Healthy, ladder.Dead, ladder.Differing}
 	got, err := shadowsOf(t.Context(), shadowOptions{turns: 1, slice: 100 * time.Millisecond, rungs: rungs}, t.Logf)
 	if err != nil {
 		t.Fatal(err)
@@ -40,7 +40,7 @@ func TestTheReportSetsTheShadowBesideTheSameProgramWithout(t *testing.T) {
 	r := &report{}
 	s := &shadows{
 		rungs: []ladder.Behaviour{ladder.Hanging, ladder.Dead}, ways: shadowWays(), left: []string{`"nginx, mirror", because nginx is not installed`},
-		rates: map[string]float64{nameShadowOff: 15_000}, yields: "SCHED_IDLE",
+		rates: map[paced]float64{{nameShadowOff, ladder.Small}: 15_000, {nameShadowOff, ladder.Large}: 3000}, yields: "SCHED_IDLE",
 		of: map[ladder.Behaviour]map[string]*shadowed{
 			ladder.Hanging: {
 				nameNoProxy:   {full: []float64{90_000}, p50: []float64{0.0001}, p99: []float64{0.001}, paced: 10},
@@ -53,7 +53,7 @@ func TestTheReportSetsTheShadowBesideTheSameProgramWithout(t *testing.T) {
 	}
 	r.shadows(s)
 	for _, want := range []string{
-		`late or not: 15000 requests/s of "splitd, shadow off".`,
+		`late or not: 15000 requests/s of "splitd, shadow off", 3000 requests/s of "splitd, shadow off" beside "differing".`,
 		"a process of its own that yields the processors (SCHED_IDLE)",
 		"| hanging | no proxy | 90000 | 0.100 | 1.00 | 0 | - |",
 		"| hanging | splitd, shadow on | 36000 | 0.500 | 2.50 | 0 | 15.0, 30.0 |",

@@ -137,7 +137,7 @@ func TestTheSelfTestClimbsTheWholeLadderAndNoClientSeesAnError(t *testing.T) {
 			}
 		}
 	}
-	want := []string{"healthy", "dead", "refusing", "blackholed", "hanging", "dripping", "flooding", "resetting"}
+	want := []string{"healthy", "dead", "refusing", "blackholed", "hanging", "dripping", "flooding", "resetting", "differing"}
 	if !slices.Equal(rungs, want) {
 		t.Errorf("rungs %q, want %q", rungs, want)
 	}
@@ -148,7 +148,7 @@ func TestTheTableHasARowForEachCandidateAndAVerdict(t *testing.T) {
 	s := startSelfTest(t, "--for", "5s", "--rate", "500")
 	code := s.exit()
 	text := s.stdout.String()
-	for _, want := range []string{"CANDIDATE", "\nhealthy ", "\ndead ", "\nrefusing ", "\nblackholed ", "\nhanging ", "\ndripping ", "\nflooding ", "\nresetting "} {
+	for _, want := range []string{"CANDIDATE", "\nhealthy ", "\ndead ", "\nrefusing ", "\nblackholed ", "\nhanging ", "\ndripping ", "\nflooding ", "\nresetting ", "\ndiffering "} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the table lacks %q:\n%s%s", want, text, s.stderr.String())
 		}

@@ -180,6 +180,8 @@ type selfTestAnswer struct {
 type selfTestRung struct {
 	Candidate   string         `json:"candidate"`
 	About       string         `json:"about"`
+	Saturating  float64        `json:"saturating_rate"`
+	Rate        float64        `json:"rate"`
 	Off         selfTestTimes  `json:"shadow_off"`
 	On          selfTestTimes  `json:"shadow_on"`
 	Requests    int            `json:"requests"`
@@ -214,7 +216,7 @@ func selfTestOf(l ladder.Ladder, whose string) selfTestAnswer {
 	}
 	for _, r := range l.Rungs {
 		one := selfTestRung{
-			Candidate: string(r.Behaviour), About: r.Behaviour.About(), Off: timesOf(ladder.Middle(r.Off)), On: timesOf(ladder.Middle(r.On)),
+			Candidate: string(r.Behaviour), About: r.Behaviour.About(), Saturating: r.Saturating, Rate: r.Rate, Off: timesOf(ladder.Middle(r.Off)), On: timesOf(ladder.Middle(r.On)),
 			Requests: r.Requests, Failed: r.Failed, Strays: r.Strays, Shadowed: r.Shadowed, Connections: r.Taken,
 			Memory: selfTestMemory{r.Memory.Before, r.Memory.Peaks, r.Memory.Bound(r.Budget)},
 			Holds:  r.Holds(), Broken: append([]string{}, r.Verdict()...),
@@ -256,6 +258,11 @@ func (a *app) writeSelfTest(w io.Writer, answer selfTestAnswer) error {
 	}
 	var text strings.Builder
 	fmt.Fprintf(&text, "\n%s; clients asked %.0f times a second; without a shadow up to %.0f are answered.\n", answer.Tested, answer.Rate, answer.Saturating)
+	for _, r := range answer.Rungs {
+		if r.Rate != answer.Rate {
+			fmt.Fprintf(&text, "Beside %s they asked for 64 KiB %.0f times a second; of these up to %.0f are answered.\n", r.Candidate, r.Rate, r.Saturating)
+		}
+	}
 	fmt.Fprintf(&text, "Candidates are processes of their own that yield the processors: %s.\n", printable(answer.Yields))
 	fmt.Fprintf(&text, "MEMORY before a shadow, and the MOST with it: %s.\n", answer.Counted)
 	for _, why := range broken {

@@ -17,6 +17,9 @@ func TestTheSelfTestsTableSaysWhatDoesNotHold(t *testing.T) {
 		Behaviour: ladder.Healthy, Off: []ladder.Times{{P50: 310 * us, P99: 2 * ms}}, On: []ladder.Times{{P50: 390 * us, P99: 2500 * us}},
 		Requests: 41000, Taken: 210, Shadowed: 20000, Budget: 64 * mib, Memory: ladder.Memory{Before: 16 * mib, Peaks: []int64{30 * mib, 28 * mib}},
 	}
+	good.Pace = ladder.Pace{Saturating: 30_000, Rate: 15_000}
+	large := good
+	large.Behaviour, large.Pace = ladder.Differing, ladder.Pace{Saturating: 6000, Rate: 3000}
 	bad := good
 	bad.Behaviour, bad.On, bad.Failed, bad.Why = ladder.Hanging, []ladder.Times{{P50: 400 * us, P99: 90 * ms}}, 3, errors.New("read answer: unexpected EOF")
 	for _, tc := range []struct {
@@ -28,6 +31,15 @@ func TestTheSelfTestsTableSaysWhatDoesNotHold(t *testing.T) {
 healthy    0.31 ms  0.39 ms  2.00 ms  2.50 ms     41000       0     20000  16.0 MiB  30.0 MiB  yes
 
 HTTP with splitd's own limits; clients asked 15000 times a second; without a shadow up to 30000 are answered.
+Candidates are processes of their own that yield the processors: SCHED_IDLE.
+MEMORY before a shadow, and the MOST with it: what splitd and the processes that it has started have resident, added up (a page that two of them share counts twice).
+holds: whatever the candidate does, p50 and p99 stay within 1.1x or 1 ms, memory is flat, and no client sees an error
+`},
+		{"a large page has its own rate", []ladder.Rung{large}, `CANDIDATE  P50 OFF   P50 ON  P99 OFF   P99 ON  REQUESTS  FAILED  SHADOWED    MEMORY      MOST  HOLDS
+differing  0.31 ms  0.39 ms  2.00 ms  2.50 ms     41000       0     20000  16.0 MiB  30.0 MiB  yes
+
+HTTP with splitd's own limits; clients asked 15000 times a second; without a shadow up to 30000 are answered.
+Beside differing they asked for 64 KiB 3000 times a second; of these up to 6000 are answered.
 Candidates are processes of their own that yield the processors: SCHED_IDLE.
 MEMORY before a shadow, and the MOST with it: what splitd and the processes that it has started have resident, added up (a page that two of them share counts twice).
 holds: whatever the candidate does, p50 and p99 stay within 1.1x or 1 ms, memory is flat, and no client sees an error
@@ -46,7 +58,7 @@ does not hold: see above; on a machine that does other work repeat it, or give -
 	} {
 		var out bytes.Buffer
 		a := &app{env: env{stdout: &out, getenv: func(string) string { return "" }, isTerminal: isTerminal}}
-		answer := selfTestOf(ladder.Ladder{Saturating: 30_000, Rate: 15_000, Yields: "SCHED_IDLE", Rungs: tc.rungs}, "splitd's own limits")
+		answer := selfTestOf(ladder.Ladder{Pace: good.Pace, Yields: "SCHED_IDLE", Rungs: tc.rungs}, "splitd's own limits")
 		if err := a.writeSelfTest(&out, answer); err != nil {
 			t.Fatal(err)
 		}

@@ -23,11 +23,14 @@ const (
 	Flooding Behaviour = "flooding"
 	// Resetting answers, and at random resets the connection in the middle.
 	Resetting Behaviour = "resetting"
+	// Differing answers each request with another large body, and so does the primary:
+	// of these there is most to decode and to compare.
+	Differing Behaviour = "differing"
 )
 
 // Behaviours are all, in the order of the table.
 func Behaviours() []Behaviour {
-	return []Behaviour{Healthy, Dead, Refusing, Blackholed, Hanging, Dripping, Flooding, Resetting}
+	return []Behaviour{Healthy, Dead, Refusing, Blackholed, Hanging, Dripping, Flooding, Resetting, Differing}
 }
 
 // About says in a few words what the candidate does.
@@ -49,6 +52,8 @@ func (b Behaviour) About() string {
 		return "answers each request with 1 GB"
 	case Resetting:
 		return "answers, and resets at random"
+	case Differing:
+		return "answers 64 KiB of JSON with other values each time, as the primary does there"
 	}
 	return ""
 }
@@ -56,3 +61,11 @@ func (b Behaviour) About() string {
 // connects says whether a candidate with the behaviour takes connections, so that
 // it has to have seen some when it was shadowed.
 func (b Behaviour) connects() bool { return b != Dead && b != Blackholed }
+
+// Page is what clients of the primary ask for beside such a candidate.
+func (b Behaviour) Page() Page {
+	if b == Differing {
+		return Large
+	}
+	return Small
+}

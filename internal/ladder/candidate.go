@@ -37,8 +37,8 @@ func NewCandidate(b Behaviour, at netip.Addr, seed uint64) (*Candidate, error) {
 		c.address, c.release, err = nobody(at)
 	case Blackholed:
 		c.address, c.release, err = full(at)
-	case Healthy:
-		c.server, err = newPages(at, candidateReply)
+	case Healthy, Differing:
+		c.server, err = newPages(at, newSheet(b.Page(), byCandidate))
 	case Refusing:
 		c.server, err = serve(at, refuse)
 	case Hanging:
@@ -94,12 +94,12 @@ func refuse(_ context.Context, c *net.TCPConn) {
 const dripEvery = time.Second
 
 func drip(ctx context.Context, c *net.TCPConn) {
-	from := bufio.NewReader(c)
+	from, reply := bufio.NewReader(c), newSheet(Small, byCandidate).next()
 	tick := time.NewTicker(dripEvery)
 	defer tick.Stop()
 	for readRequest(from) == nil {
-		for i := range candidateReply {
-			if _, err := c.Write([]byte{candidateReply[i]}); err != nil {
+		for i := range reply {
+			if _, err := c.Write(reply[i : i+1]); err != nil {
 				return
 			}
 			select {
@@ -133,10 +133,10 @@ func flood(_ context.Context, c *net.TCPConn) {
 func resetting(seed uint64) func(context.Context, *net.TCPConn) {
 	return func(_ context.Context, c *net.TCPConn) {
 		random := rand.New(rand.NewPCG(seed, uint64(c.RemoteAddr().(*net.TCPAddr).Port)))
-		from := bufio.NewReader(c)
+		from, reply := bufio.NewReader(c), newSheet(Small, byCandidate).next()
 		for readRequest(from) == nil {
 			cut := random.IntN(4) == 0
-			text := []byte(candidateReply)
+			text := reply
 			if cut {
 				text = text[:random.IntN(len(text))]
 			}

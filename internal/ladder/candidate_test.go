@@ -47,8 +47,8 @@ func TestEveryBehaviourSaysWhatItDoes(t *testing.T) {
 		}
 		stand(t, b)
 	}
-	if len(Behaviours()) != 8 {
-		t.Errorf("%d behaviours, want 8", len(Behaviours()))
+	if len(Behaviours()) != 9 {
+		t.Errorf("%d behaviours, want 9", len(Behaviours()))
 	}
 	if _, err := NewCandidate("charming", here(), 1); err == nil || !strings.Contains(err.Error(), `"charming"`) {
 		t.Errorf("one that is not known: %v", err)

@@ -34,7 +34,7 @@ type Options struct {
 	// For is how long clients ask in all; each rung has an equal part.
 	For time.Duration
 	// Rate is how many requests a second clients make; 0 is half of what the subject
-	// answers without a shadow.
+	// answers without a shadow. Of a large page it is that half at most.
 	Rate float64
 	// Pairs is how often the shadow is off and on in a rung.
 	Pairs int
@@ -48,11 +48,14 @@ type Options struct {
 	Done func(Rung)
 }
 
+// Pace is how many requests a second the subject answers without a shadow, and that
+// at which all else was measured.
+type Pace struct{ Saturating, Rate float64 }
+
 // Ladder is what was measured.
 type Ladder struct {
-	// Saturating is how many requests a second the subject answers without a shadow;
-	// Rate is that at which all else was measured.
-	Saturating, Rate float64
+	// Pace is that of small pages.
+	Pace
 	// Yields says by what means candidates left the processors to others.
 	Yields string
 	Rungs  []Rung
@@ -85,20 +88,13 @@ func Climb(ctx context.Context, o Options) (Ladder, error) {
 	if !o.At.IsValid() {
 		o.At = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 	}
-	primary, err := NewPrimary(o.At)
-	if err != nil {
+	c := &climbing{Options: o, paces: map[Page]Pace{}, slice: o.For / time.Duration(max(2*o.Pairs*len(o.Rungs), 1))}
+	var err error
+	if l.Pace, err = c.pace(ctx, Healthy); err != nil {
 		return l, err
 	}
-	defer primary.Close()
-	c := &climbing{Options: o, primary: primary, slice: o.For / time.Duration(max(2*o.Pairs*len(o.Rungs), 1))}
-	if l.Saturating, err = c.saturate(ctx); err != nil {
-		return l, fmt.Errorf("find the saturating rate: %w", err)
-	}
-	if l.Rate = o.Rate; l.Rate == 0 {
-		l.Rate = l.Saturating / 2
-	}
 	for _, b := range o.Rungs {
-		rung, err := c.rung(ctx, b, l.Rate)
+		rung, err := c.rung(ctx, b)
 		if err != nil {
 			return l, fmt.Errorf("measure a candidate that is %s: %w", b, err)
 		}
@@ -114,13 +110,13 @@ func Climb(ctx context.Context, o Options) (Ladder, error) {
 // climbing is a ladder that is being climbed.
 type climbing struct {
 	Options
-	primary *Primary
-	slice   time.Duration
-	yields  string // how the last candidate did
+	slice  time.Duration
+	paces  map[Page]Pace
+	yields string // how the last candidate did
 }
 
-func (c *climbing) load(at netip.AddrPort) Load {
-	return Load{At: at, Clients: clients, Flow: perFlow, Warm: c.slice / 10, Patience: patience}
+func (c *climbing) load(at netip.AddrPort, p Page) Load {
+	return Load{At: at, Page: p, Clients: clients, Flow: perFlow, Warm: c.slice / 10, Patience: patience}
 }
 
 // with has a subject for a candidate while do runs.
@@ -131,7 +127,12 @@ func (c *climbing) with(ctx context.Context, b Behaviour, do func(Subject, *Host
 	}
 	defer func() { err = errors.Join(err, candidate.Close()) }()
 	c.yields = candidate.Yields()
-	s, err := c.Start(ctx, c.primary.Address(), candidate.Address())
+	primary, err := NewPrimary(c.At, b.Page())
+	if err != nil {
+		return err
+	}
+	defer primary.Close()
+	s, err := c.Start(ctx, primary.Address(), candidate.Address())
 	if err != nil {
 		return err
 	}
@@ -139,12 +140,29 @@ func (c *climbing) with(ctx context.Context, b Behaviour, do func(Subject, *Host
 	return do(s, candidate)
 }
 
+// pace is that of the candidate's page, which is found once.
+func (c *climbing) pace(ctx context.Context, b Behaviour) (Pace, error) {
+	if known, ok := c.paces[b.Page()]; ok {
+		return known, nil
+	}
+	most, err := c.saturate(ctx, b)
+	if err != nil {
+		return Pace{}, fmt.Errorf("find the saturating rate: %w", err)
+	}
+	p := Pace{Saturating: most, Rate: c.Rate}
+	if p.Rate == 0 || b.Page() == Large && p.Rate > most/2 {
+		p.Rate = most / 2
+	}
+	c.paces[b.Page()] = p
+	return p, nil
+}
+
 // saturate is the middle of three slices, after one that is for warming up.
-func (c *climbing) saturate(ctx context.Context) (float64, error) {
+func (c *climbing) saturate(ctx context.Context, b Behaviour) (float64, error) {
 	var rates []time.Duration // as the time between two requests
-	err := c.with(ctx, Healthy, func(s Subject, _ *Host) error {
+	err := c.with(ctx, b, func(s Subject, _ *Host) error {
 		for i := range 4 {
-			o, err := c.load(s.Address()).Full(ctx, c.slice)
+			o, err := c.load(s.Address(), b.Page()).Full(ctx, c.slice)
 			if err == nil && o.Failed > 0 {
 				err = fmt.Errorf("%d of %d requests failed: %w", o.Failed, o.Failed+o.Answered, o.Why)
 			}
@@ -169,15 +187,19 @@ func (c *climbing) saturate(ctx context.Context) (float64, error) {
 
 // rung measures one candidate, the shadow off and on by turns, and who comes first
 // too.
-func (c *climbing) rung(ctx context.Context, b Behaviour, rate float64) (Rung, error) {
-	r := Rung{Behaviour: b, Budget: c.Budget}
-	err := c.with(ctx, b, func(s Subject, candidate *Host) error {
+func (c *climbing) rung(ctx context.Context, b Behaviour) (Rung, error) {
+	pace, err := c.pace(ctx, b)
+	if err != nil {
+		return Rung{}, err
+	}
+	r := Rung{Behaviour: b, Pace: pace, Budget: c.Budget}
+	err = c.with(ctx, b, func(s Subject, candidate *Host) error {
 		for i := range 2 * c.Pairs {
 			shadowed := i%4 == 1 || i%4 == 2 // off on, on off, off on
 			if err := s.Shadow(ctx, shadowed); err != nil {
 				return err
 			}
-			o, peak, err := c.measure(ctx, s, rate)
+			o, peak, err := c.measure(ctx, s, r)
 			if err != nil {
 				return err
 			}
@@ -234,8 +256,8 @@ func (r *Rung) add(o Outcome) {
 // lookEvery is how often memory is looked at.
 const lookEvery = 20 * time.Millisecond
 
-// measure asks for a slice at the rate and looks at the memory meanwhile.
-func (c *climbing) measure(ctx context.Context, s Subject, rate float64) (Outcome, int64, error) {
+// measure asks for a slice at the rung's rate and looks at the memory meanwhile.
+func (c *climbing) measure(ctx context.Context, s Subject, r Rung) (Outcome, int64, error) {
 	watching, stop := context.WithCancel(ctx)
 	type seen struct {
 		peak int64
@@ -246,7 +268,7 @@ func (c *climbing) measure(ctx context.Context, s Subject, rate float64) (Outcom
 		peak, err := Peak(watching, s.Resident)
 		looked <- seen{peak, err}
 	}()
-	o, err := c.load(s.Address()).Paced(ctx, c.slice, rate)
+	o, err := c.load(s.Address(), r.Behaviour.Page()).Paced(ctx, c.slice, r.Rate)
 	stop()
 	memory := <-looked
 	return o, memory.peak, errors.Join(err, memory.err)

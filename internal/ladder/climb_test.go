@@ -114,6 +114,28 @@ func TestTheRateMayBeTheUsers(t *testing.T) {
 	}
 }
 
+// Of a large page fewer are answered: its rung has a rate of its own, and a rate that
+// the user gives is not taken beyond that.
+func TestTheRungOfALargePageHasItsOwnRate(t *testing.T) {
+	o := options(starts(func(primary, candidate io.ReadWriter, client io.Writer) error {
+		if _, err := io.WriteString(primary, Large.request()); err != nil {
+			return err
+		}
+		page := newSheet(Large, byPrimary).text
+		if _, err := io.ReadFull(primary, page); err != nil {
+			return err
+		}
+		_, err := client.Write(page)
+		return err
+	}), Differing)
+	c := &climbing{Options: o, paces: map[Page]Pace{Small: {Saturating: 1e9, Rate: 1e9}}, slice: 100 * time.Millisecond}
+	c.Rate = 1e9
+	r, err := c.rung(t.Context(), Differing)
+	if err != nil || r.Saturating <= 0 || r.Rate != r.Saturating/2 || r.Requests == 0 || r.Failed > 0 {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
 // A mirror that waits for the candidate's answer, as nginx's does.
 func TestARelayThatWaitsForItsCandidateDoesNotHold(t *testing.T) {
 	l, err := Climb(t.Context(), options(starts(func(primary, candidate io.ReadWriter, client io.Writer) error {

@@ -17,6 +17,8 @@ import (
 type Load struct {
 	// At is where they connect to.
 	At netip.AddrPort
+	// Page is what they ask for.
+	Page Page
 	// Clients is how many connections they have at once.
 	Clients int
 	// Flow is how many requests a connection has before it is closed and another is
@@ -96,7 +98,7 @@ func (l Load) run(ctx context.Context, d time.Duration, rate float64) (Outcome, 
 
 // begin makes the clients, and their time begins.
 func (l Load) begin(d time.Duration, rate float64) (*running, error) {
-	r := &running{Load: l, began: time.Now(), buffer: make([]byte, 64<<10)}
+	r := &running{Load: l, request: []byte(l.Page.request()), want: newSheet(l.Page, byPrimary), buffer: make([]byte, 64<<10), began: time.Now()}
 	if err := r.open(rate); err != nil {
 		r.close()
 		return nil, err
@@ -126,6 +128,8 @@ func (r *running) end() Outcome {
 // running is a load under way. It belongs to one thread.
 type running struct {
 	Load
+	request      []byte
+	want         *sheet // what answers are to be
 	began, until time.Time
 	interval     time.Duration // between requests that are due; 0 where none is before an answer
 	total, made  int           // requests that are due in all, and were so far

@@ -15,6 +15,13 @@ import (
 	"time"
 )
 
+// The small page as it goes over the wire.
+const (
+	request        = "GET /ladder HTTP/1.1\r\nHost: ladder.test\r\n\r\n"
+	reply          = "HTTP/1.1 200 OK\r\nVia: 1.1 primary\r\nContent-Type: text/plain\r\nContent-Length: 3\r\n\r\nok\n"
+	candidateReply = "HTTP/1.1 200 OK\r\nVia: 1.1 candidate\r\nContent-Type: text/plain\r\nContent-Length: 3\r\n\r\nok\n"
+)
+
 // serveBy is a server of this test's in the primary's place.
 func serveBy(t *testing.T, talk func(*net.TCPConn)) netip.AddrPort {
 	t.Helper()
@@ -38,7 +45,7 @@ func answers(c net.Conn, with string) {
 
 func primaryOf(t *testing.T) *Primary {
 	t.Helper()
-	p, err := NewPrimary(here())
+	p, err := NewPrimary(here(), Small)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -187,11 +194,11 @@ func TestAReplyIsKnownHoweverItIsCut(t *testing.T) {
 	proxied := "HTTP/1.1 200 OK\r\nServer: nginx/1.22.1\r\nContent-Type: text/plain\r\nContent-Length: 3\r\nConnection: keep-alive\r\nVia: 1.1 primary\r\n\r\nok\n"
 	for _, text := range []string{reply, proxied} {
 		for i := range len(text) {
-			if whole, err := isReply([]byte(text[:i])); whole || err != nil {
+			if whole, err := isReply(newSheet(Small, byPrimary), []byte(text[:i])); whole || err != nil {
 				t.Errorf("%q: %v, %v", text[:i], whole, err)
 			}
 		}
-		if whole, err := isReply([]byte(text)); !whole || err != nil {
+		if whole, err := isReply(newSheet(Small, byPrimary), []byte(text)); !whole || err != nil {
 			t.Errorf("%q: %v, %v", text, whole, err)
 		}
 	}
@@ -203,7 +210,7 @@ func FuzzNothingElseIsTakenForThePrimarysReply(f *testing.F) {
 	f.Add([]byte(reply + reply))
 	f.Add([]byte("HTTP/1.1 200 OK\r\nVia: 1.1 primary\r\nContent-Length: 3\r\n\r\nno\n"))
 	f.Fuzz(func(t *testing.T, heard []byte) {
-		whole, err := isReply(heard)
+		whole, err := isReply(newSheet(Small, byPrimary), heard)
 		if whole && err != nil {
 			t.Fatal("it is one and it is none")
 		}

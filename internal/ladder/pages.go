@@ -1,7 +1,6 @@
 package ladder
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -12,23 +11,29 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pages answers each request with the same reply, from one thread with an event
+// pages answers each request with a sheet's next reply, from one thread with an event
 // loop of its own: it has to cost little, as it runs on the machine that is
 // measured, where a real primary would not.
 type pages struct {
 	at              netip.AddrPort
 	listener, epoll int
-	reply           []byte
-	open            map[int]int // bytes of the end of a request that have come, by descriptor
+	sheet           *sheet
+	open            map[int]*asker // by descriptor
 	buffer          []byte
 	connections     atomic.Int64
 	ending          atomic.Bool
 	ended           chan struct{}
 }
 
+// asker is a connection.
+type asker struct {
+	had  int    // bytes of the end of a request that have come
+	left []byte // of replies, which the socket had no room for
+}
+
 // newPages listens at a free port of the address.
-func newPages(at netip.Addr, reply string) (*pages, error) {
-	p := &pages{listener: -1, epoll: -1, reply: []byte(reply), open: map[int]int{}, buffer: make([]byte, 64<<10), ended: make(chan struct{})}
+func newPages(at netip.Addr, s *sheet) (*pages, error) {
+	p := &pages{listener: -1, epoll: -1, sheet: s, open: map[int]*asker{}, buffer: make([]byte, 64<<10), ended: make(chan struct{})}
 	if err := p.listen(at); err != nil {
 		p.release()
 		return nil, fmt.Errorf("listen at %q: %w", at, err)
@@ -53,11 +58,11 @@ func (p *pages) listen(at netip.Addr) (err error) {
 		return err
 	}
 	p.at = netip.AddrPortFrom(at, portOf(name))
-	return p.watch(p.listener)
+	return p.watch(unix.EPOLL_CTL_ADD, p.listener, unix.EPOLLIN)
 }
 
-func (p *pages) watch(fd int) error {
-	return unix.EpollCtl(p.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)})
+func (p *pages) watch(how, fd int, events uint32) error {
+	return unix.EpollCtl(p.epoll, how, fd, &unix.EpollEvent{Events: events, Fd: int32(fd)})
 }
 
 func (p *pages) address() netip.AddrPort { return p.at }
@@ -101,7 +106,7 @@ func (p *pages) run() {
 			if fd := int(e.Fd); fd == p.listener {
 				p.accept()
 			} else {
-				p.answer(fd)
+				p.hear(fd)
 			}
 		}
 	}
@@ -115,8 +120,8 @@ func (p *pages) accept() {
 		}
 		p.connections.Add(1)
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
-		p.open[fd] = 0
-		if p.watch(fd) != nil {
+		p.open[fd] = &asker{}
+		if p.watch(unix.EPOLL_CTL_ADD, fd, unix.EPOLLIN) != nil {
 			p.end(fd)
 		}
 	}
@@ -127,9 +132,14 @@ func (p *pages) end(fd int) {
 	_ = unix.Close(fd)
 }
 
-// answer answers the requests that end in what has come: they are small, and so are
-// the replies.
-func (p *pages) answer(fd int) {
+// hear goes on with what the socket had no room for, or else answers the requests
+// that end in what has come.
+func (p *pages) hear(fd int) {
+	c := p.open[fd]
+	if len(c.left) > 0 {
+		p.write(fd, c, c.left)
+		return
+	}
 	n, err := unix.Read(fd, p.buffer)
 	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
 		return
@@ -139,12 +149,35 @@ func (p *pages) answer(fd int) {
 		return
 	}
 	var requests int
-	requests, p.open[fd] = endings(p.buffer[:n], p.open[fd])
-	text := p.reply
-	if requests != 1 {
-		text = bytes.Repeat(p.reply, requests)
+	requests, c.had = endings(p.buffer[:n], c.had)
+	var text []byte
+	if requests == 1 {
+		text = p.sheet.next()
+	} else {
+		for range requests {
+			text = append(text, p.sheet.next()...) // which the next one overwrites
+		}
 	}
-	if n, err := unix.Write(fd, text); n != len(text) || err != nil {
+	p.write(fd, c, text)
+}
+
+// write writes what the socket has room for. While something is left nothing is read.
+func (p *pages) write(fd int, c *asker, text []byte) {
+	n := 0
+	if len(text) > 0 {
+		var err error
+		if n, err = unix.Write(fd, text); err != nil && !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
+			p.end(fd)
+			return
+		}
+	}
+	waited := len(c.left) > 0
+	c.left = append([]byte(nil), text[max(n, 0):]...) // the sheet is written anew
+	events := uint32(unix.EPOLLIN)
+	if len(c.left) > 0 {
+		events = unix.EPOLLOUT
+	}
+	if waits := len(c.left) > 0; waits != waited && p.watch(unix.EPOLL_CTL_MOD, fd, events) != nil {
 		p.end(fd)
 	}
 }

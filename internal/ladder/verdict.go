@@ -95,6 +95,8 @@ func (m Memory) Flat(budget int64) bool {
 // Rung is what was measured with one candidate.
 type Rung struct {
 	Behaviour Behaviour
+	// Pace is that of the page that clients asked for.
+	Pace
 	// Off and On are what clients waited in each slice, without and with the shadow.
 	Off, On []Times
 	// Requests were answered, Failed were not, and of those Strays had other bytes than
