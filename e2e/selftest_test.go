@@ -90,10 +90,12 @@ func TestTheSelfTestClimbsTheWholeLadderAndNoClientSeesAnError(t *testing.T) {
 	s := startSelfTest(t, "--for", "12s", "--rate", "500", "-o", "json")
 	code := s.exit()
 	var answer struct {
-		Kind  string  `json:"kind"`
-		Rate  float64 `json:"rate"`
-		Holds bool    `json:"holds"`
-		Rungs []struct {
+		Kind    string  `json:"kind"`
+		Rate    float64 `json:"rate"`
+		Yields  string  `json:"candidates_yield"`
+		Verdict string  `json:"verdict"`
+		Holds   bool    `json:"holds"`
+		Rungs   []struct {
 			Candidate   string `json:"candidate"`
 			Requests    int    `json:"requests"`
 			Failed      int    `json:"failed"`
@@ -106,6 +108,7 @@ func TestTheSelfTestClimbsTheWholeLadderAndNoClientSeesAnError(t *testing.T) {
 				Peaks  []int64 `json:"peak_bytes"`
 				Bound  int64   `json:"bound_bytes"`
 			} `json:"memory"`
+			Rate   float64  `json:"rate"`
 			Holds  bool     `json:"holds"`
 			Broken []string `json:"broken"`
 		} `json:"rungs"`
@@ -113,13 +116,14 @@ func TestTheSelfTestClimbsTheWholeLadderAndNoClientSeesAnError(t *testing.T) {
 	if err := json.Unmarshal([]byte(s.stdout.String()), &answer); err != nil {
 		t.Fatalf("%v\n%s%s", err, s.stdout.String(), s.stderr.String())
 	}
-	if answer.Kind != "ShadowSelfTest" || answer.Rate <= 0 || (code == 0) != answer.Holds {
-		t.Errorf("kind %q, %v requests/s, holds %v, exit %d", answer.Kind, answer.Rate, answer.Holds, code)
+	want, known := map[string]int{"holds": 0, "does not hold": 1, "cannot tell": 6}[answer.Verdict]
+	if answer.Kind != "ShadowSelfTest" || answer.Rate != 500 || answer.Yields == "" || !known || code != want || (code == 0) != answer.Holds {
+		t.Errorf("kind %q, %v requests/s, verdict %q, holds %v, candidates yield by %q, exit %d", answer.Kind, answer.Rate, answer.Verdict, answer.Holds, answer.Yields, code)
 	}
 	var rungs []string
 	for _, r := range answer.Rungs {
 		rungs = append(rungs, r.Candidate)
-		if r.Requests == 0 || r.Failed != 0 || r.Strays != 0 {
+		if r.Rate <= 0 || r.Rate > 500 || r.Requests == 0 || r.Failed != 0 || r.Strays != 0 {
 			t.Errorf("%s: %d requests, %d failed, %d strays: %s", r.Candidate, r.Requests, r.Failed, r.Strays, r.Why)
 		}
 		if r.Memory.Before <= 0 || len(r.Memory.Peaks) == 0 || slices.Max(r.Memory.Peaks) > r.Memory.Bound {
@@ -137,9 +141,9 @@ func TestTheSelfTestClimbsTheWholeLadderAndNoClientSeesAnError(t *testing.T) {
 			}
 		}
 	}
-	want := []string{"healthy", "dead", "refusing", "blackholed", "hanging", "dripping", "flooding", "resetting", "differing"}
-	if !slices.Equal(rungs, want) {
-		t.Errorf("rungs %q, want %q", rungs, want)
+	all := []string{"healthy", "dead", "refusing", "blackholed", "hanging", "dripping", "flooding", "resetting", "differing"}
+	if !slices.Equal(rungs, all) {
+		t.Errorf("rungs %q, want %q", rungs, all)
 	}
 	s.nothingLeft()
 }
@@ -153,8 +157,10 @@ func TestTheTableHasARowForEachCandidateAndAVerdict(t *testing.T) {
 			t.Errorf("the table lacks %q:\n%s%s", want, text, s.stderr.String())
 		}
 	}
-	if holds := strings.Contains(text, "\nholds: "); holds != (code == 0) || holds == strings.Contains(text, "\ndoes not hold: ") {
-		t.Errorf("exit %d and the verdict do not agree:\n%s", code, text)
+	for verdict, want := range map[string]int{"holds": 0, "does not hold": 1, "cannot tell": 6} {
+		if strings.Contains(text, "\n"+verdict+": ") != (code == want) {
+			t.Errorf("exit %d and the verdict do not agree:\n%s", code, text)
+		}
 	}
 }
 
@@ -165,7 +171,7 @@ func TestAnInterruptedSelfTestLeavesNothing(t *testing.T) {
 		return len(sockets) > 0
 	})
 	_ = s.cmd.Process.Signal(unix.SIGINT)
-	if code := s.exit(); code != 1 || !strings.Contains(s.stderr.String(), "interrupted") {
+	if code := s.exit(); code != 130 || !strings.Contains(s.stderr.String(), "interrupted") {
 		t.Errorf("exit %d: %s", code, s.stderr.String())
 	}
 	s.nothingLeft()

@@ -20,6 +20,7 @@ const (
 	exitRolledBack  = 5
 	exitHeld        = 6 // needs a human
 	exitConflict    = 7
+	exitInterrupted = 130 // 128 + SIGINT, as shells say it
 )
 
 // coded is an error that knows its exit code.

@@ -38,7 +38,7 @@ func (a *app) root() *cobra.Command {
 		Long: "Splitctl asks a running splitd and changes what it does.\n\n" +
 			"The way back, always: splitctl off [SPLIT|--all], and with --force when the daemon does not answer.\n\n" +
 			"Exit codes: 0 ok, 1 error, 2 usage or not available in this version, 3 daemon unreachable,\n" +
-			"4 wait timed out, 5 rolled back, 6 held, needs a human, 7 conflict.",
+			"4 wait timed out, 5 rolled back, 6 held, needs a human, 7 conflict, 130 interrupted.",
 		SilenceErrors:    true,
 		SilenceUsage:     true,
 		PersistentPreRun: func(*cobra.Command, []string) { a.started = true },

@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -39,7 +40,7 @@ const (
 func (f *selfTestFlags) register(cmd *cobra.Command) {
 	f.duration = duration(30 * time.Second)
 	cmd.Flags().BoolVar(&f.on, "self-test", false, "measure on this host, by a splitd of its own, whether clients can tell how bad a candidate is")
-	cmd.Flags().Var(&f.duration, "for", "with --self-test: how long it measures in all")
+	cmd.Flags().Var(&f.duration, "for", fmt.Sprintf("with --self-test: how long it measures in all, from %v to %v; to start programs and find rates takes about 25 s more", selfTestLeast, selfTestMost))
 	cmd.Flags().UintVar(&f.rate, "rate", 0, "with --self-test: requests a second (default: half of what is answered without a shadow)")
 }
 
@@ -88,11 +89,11 @@ func (a *app) selfTest(ctx context.Context, split string, f selfTestFlags, outpu
 		Candidates: ladder.Self(candidateWord),
 		For:        d, Rate: float64(f.rate), Pairs: selfTestPairs, Budget: limits.BudgetOf(), Seed: uint64(a.now().UnixNano()),
 		Done: func(r ladder.Rung) {
-			a.say(fmt.Sprintf("splitctl: a candidate that is %s (%s): %s", r.Behaviour, r.Behaviour.About(), holdsText(r.Holds())))
+			a.say(fmt.Sprintf("splitctl: a candidate that is %s (%s): %s", r.Behaviour, r.Behaviour.About(), r.Verdict()))
 		},
 	})
 	if ctx.Err() != nil {
-		return errors.New("self-test: interrupted; its splitd is ended and its files are removed")
+		return &coded{code: exitInterrupted, err: errors.New("self-test: interrupted; its splitd is ended and its files are removed")}
 	}
 	if err != nil {
 		return fmt.Errorf("self-test: %w", err)
@@ -101,17 +102,19 @@ func (a *app) selfTest(ctx context.Context, split string, f selfTestFlags, outpu
 	if err := a.print(output, answer, func(w io.Writer) error { return a.writeSelfTest(w, answer) }, nil); err != nil {
 		return err
 	}
-	if !answer.Holds {
-		return &coded{code: exitError, err: errors.New("clients can tell"), quiet: true}
-	}
-	return nil
+	return verdictError(done.Verdict())
 }
 
-func holdsText(holds bool) string {
-	if holds {
-		return "holds"
+// verdictError is the exit code of a verdict, which the answer has said.
+func verdictError(v ladder.Verdict) error {
+	switch v {
+	case ladder.Holds:
+		return nil
+	case ladder.CannotTell:
+		return &coded{code: exitHeld, err: errors.New("nobody can tell"), quiet: true}
+	case ladder.Fails:
 	}
-	return "does not hold"
+	return &coded{code: exitError, err: errors.New("clients can tell"), quiet: true}
 }
 
 // findDaemon is the splitd beside this program, or the one in PATH.
@@ -172,7 +175,9 @@ type selfTestAnswer struct {
 	Rate       float64        `json:"rate"`             // at which clients asked
 	Yields     string         `json:"candidates_yield"` // by what means they leave the processors to others
 	Counted    string         `json:"memory_is"`
+	Verdict    ladder.Verdict `json:"verdict"`
 	Holds      bool           `json:"holds"`
+	Comparable bool           `json:"comparable"` // false: clients can tell of a healthy candidate too
 	Rungs      []selfTestRung `json:"rungs"`
 }
 
@@ -191,8 +196,10 @@ type selfTestRung struct {
 	Shadowed    int64          `json:"shadowed_exchanges"`
 	Connections int            `json:"candidate_connections"`
 	Memory      selfTestMemory `json:"memory"`
+	Verdict     ladder.Verdict `json:"verdict"`
 	Holds       bool           `json:"holds"`
 	Broken      []string       `json:"broken"`
+	Unclear     []string       `json:"unclear"`
 }
 
 // countedMemory says of what the memory is.
@@ -211,15 +218,17 @@ type selfTestMemory struct {
 
 func selfTestOf(l ladder.Ladder, whose string) selfTestAnswer {
 	answer := selfTestAnswer{
-		Envelope: api.Of("ShadowSelfTest"), Tested: "HTTP with " + whose, Saturating: l.Saturating, Rate: l.Rate, Yields: l.Yields, Counted: countedMemory, Holds: l.Holds(),
+		Envelope: api.Of("ShadowSelfTest"), Tested: "HTTP with " + whose, Saturating: l.Saturating, Rate: l.Rate, Yields: l.Yields, Counted: countedMemory,
+		Verdict: l.Verdict(), Holds: l.Verdict() == ladder.Holds, Comparable: l.Comparable(),
 		Rungs: make([]selfTestRung, 0, len(l.Rungs)),
 	}
 	for _, r := range l.Rungs {
+		verdict, broken, unclear := r.Judge()
 		one := selfTestRung{
 			Candidate: string(r.Behaviour), About: r.Behaviour.About(), Saturating: r.Saturating, Rate: r.Rate, Off: timesOf(ladder.Middle(r.Off)), On: timesOf(ladder.Middle(r.On)),
 			Requests: r.Requests, Failed: r.Failed, Strays: r.Strays, Shadowed: r.Shadowed, Connections: r.Taken,
-			Memory: selfTestMemory{r.Memory.Before, r.Memory.Peaks, r.Memory.Bound(r.Budget)},
-			Holds:  r.Holds(), Broken: append([]string{}, r.Verdict()...),
+			Memory:  selfTestMemory{r.Memory.Before, r.Memory.Peaks, r.Memory.Bound(r.Budget)},
+			Verdict: verdict, Holds: verdict == ladder.Holds, Broken: append([]string{}, broken...), Unclear: append([]string{}, unclear...),
 		}
 		if r.Why != nil {
 			one.Why = r.Why.Error()
@@ -238,19 +247,23 @@ func timesOf(t ladder.Times) selfTestTimes {
 func (a *app) writeSelfTest(w io.Writer, answer selfTestAnswer) error {
 	numbers := []string{"P50 OFF", "P50 ON", "P99 OFF", "P99 ON", "REQUESTS", "FAILED", "SHADOWED", "MEMORY", "MOST"}
 	t := a.table(numbers, append(append([]string{"CANDIDATE"}, numbers...), "HOLDS")...)
-	var broken []string
+	var whys []string
 	for _, r := range answer.Rungs {
 		holds := cell{"yes", styleGood}
-		if !r.Holds {
+		switch r.Verdict {
+		case ladder.Fails:
 			holds = cell{"no", styleBad}
+		case ladder.CannotTell:
+			holds = cell{string(r.Verdict), styleWarn}
+		case ladder.Holds:
 		}
 		most := r.Memory.Before
 		for _, peak := range r.Memory.Peaks {
 			most = max(most, peak)
 		}
 		t.row(r.Candidate, inMS(r.Off.P50), inMS(r.On.P50), inMS(r.Off.P99), inMS(r.On.P99), r.Requests, r.Failed, r.Shadowed, inMiB(r.Memory.Before), inMiB(most), holds)
-		for _, why := range r.Broken {
-			broken = append(broken, r.Candidate+": "+printable(why))
+		for _, why := range slices.Concat(r.Broken, r.Unclear) {
+			whys = append(whys, r.Candidate+": "+printable(why))
 		}
 	}
 	if err := t.write(w); err != nil {
@@ -265,16 +278,28 @@ func (a *app) writeSelfTest(w io.Writer, answer selfTestAnswer) error {
 	}
 	fmt.Fprintf(&text, "Candidates are processes of their own that yield the processors: %s.\n", printable(answer.Yields))
 	fmt.Fprintf(&text, "MEMORY before a shadow, and the MOST with it: %s.\n", answer.Counted)
-	for _, why := range broken {
+	for _, why := range whys {
 		text.WriteString(why + "\n")
 	}
-	verdict := "holds: whatever the candidate does, p50 and p99 stay within 1.1x or 1 ms, memory is flat, and no client sees an error"
-	if !answer.Holds {
-		verdict = "does not hold: see above; on a machine that does other work repeat it, or give --for more time"
+	if !answer.Comparable {
+		text.WriteString("healthy does not hold: the shadow costs clients so much here whoever the candidate is, and nothing can be said about candidates by comparison\n")
 	}
-	text.WriteString(verdict + "\n")
+	text.WriteString(verdictText(answer.Verdict) + "\n")
 	_, err := io.WriteString(w, text.String())
 	return err
+}
+
+// verdictText is the sentence at the end.
+func verdictText(v ladder.Verdict) string {
+	const again = "repeat it while the machine does nothing else, or give --for more time"
+	switch v {
+	case ladder.Holds:
+		return "holds: whatever the candidate does, p50 and p99 stay within 1.1x or 1 ms, memory is flat, and no client sees an error"
+	case ladder.CannotTell:
+		return "cannot tell: what clients wait without a shadow scatters by more than what is looked for: " + again
+	case ladder.Fails:
+	}
+	return "does not hold: see above; where it is close " + again
 }
 
 func inMS(ms float64) string { return fmt.Sprintf("%.2f ms", ms) }

@@ -22,6 +22,11 @@ func TestTheSelfTestsTableSaysWhatDoesNotHold(t *testing.T) {
 	large.Behaviour, large.Pace = ladder.Differing, ladder.Pace{Saturating: 6000, Rate: 3000}
 	bad := good
 	bad.Behaviour, bad.On, bad.Failed, bad.Why = ladder.Hanging, []ladder.Times{{P50: 400 * us, P99: 90 * ms}}, 3, errors.New("read answer: unexpected EOF")
+	busy := good
+	busy.Behaviour, busy.Off = ladder.Dead, []ladder.Times{{P50: 300 * us, P99: 2 * ms}, {P50: 310 * us, P99: 4 * ms}, {P50: 320 * us, P99: 80 * ms}}
+	busy.On = []ladder.Times{{P50: 300 * us, P99: 6 * ms}}
+	costly := good
+	costly.On = []ladder.Times{{P50: 2 * ms, P99: 2 * ms}}
 	for _, tc := range []struct {
 		name  string
 		rungs []ladder.Rung
@@ -53,7 +58,29 @@ Candidates are processes of their own that yield the processors: SCHED_IDLE.
 MEMORY before a shadow, and the MOST with it: what splitd and the processes that it has started have resident, added up (a page that two of them share counts twice).
 hanging: p99 is 90.00 ms with the shadow and 2.00 ms without (2.00 ms to 2.00 ms from slice to slice)
 hanging: 3 requests failed: read answer: unexpected EOF
-does not hold: see above; on a machine that does other work repeat it, or give --for more time
+does not hold: see above; where it is close repeat it while the machine does nothing else, or give --for more time
+`},
+		{"of one nobody can tell", []ladder.Rung{good, busy}, `CANDIDATE  P50 OFF   P50 ON  P99 OFF   P99 ON  REQUESTS  FAILED  SHADOWED    MEMORY      MOST  HOLDS
+healthy    0.31 ms  0.39 ms  2.00 ms  2.50 ms     41000       0     20000  16.0 MiB  30.0 MiB  yes
+dead       0.31 ms  0.30 ms  4.00 ms  6.00 ms     41000       0     20000  16.0 MiB  30.0 MiB  cannot tell
+
+HTTP with splitd's own limits; clients asked 15000 times a second; without a shadow up to 30000 are answered.
+Candidates are processes of their own that yield the processors: SCHED_IDLE.
+MEMORY before a shadow, and the MOST with it: what splitd and the processes that it has started have resident, added up (a page that two of them share counts twice).
+dead: p99 is 6.00 ms with the shadow and 4.00 ms without (2.00 ms to 80.00 ms from slice to slice): those without differ too much among themselves
+cannot tell: what clients wait without a shadow scatters by more than what is looked for: repeat it while the machine does nothing else, or give --for more time
+`},
+		{"the shadow itself costs", []ladder.Rung{costly, large}, `CANDIDATE  P50 OFF   P50 ON  P99 OFF   P99 ON  REQUESTS  FAILED  SHADOWED    MEMORY      MOST  HOLDS
+healthy    0.31 ms  2.00 ms  2.00 ms  2.00 ms     41000       0     20000  16.0 MiB  30.0 MiB  no
+differing  0.31 ms  0.39 ms  2.00 ms  2.50 ms     41000       0     20000  16.0 MiB  30.0 MiB  yes
+
+HTTP with splitd's own limits; clients asked 15000 times a second; without a shadow up to 30000 are answered.
+Beside differing they asked for 64 KiB 3000 times a second; of these up to 6000 are answered.
+Candidates are processes of their own that yield the processors: SCHED_IDLE.
+MEMORY before a shadow, and the MOST with it: what splitd and the processes that it has started have resident, added up (a page that two of them share counts twice).
+healthy: p50 is 2.00 ms with the shadow and 0.31 ms without (0.31 ms to 0.31 ms from slice to slice)
+healthy does not hold: the shadow costs clients so much here whoever the candidate is, and nothing can be said about candidates by comparison
+does not hold: see above; where it is close repeat it while the machine does nothing else, or give --for more time
 `},
 	} {
 		var out bytes.Buffer
@@ -64,6 +91,14 @@ does not hold: see above; on a machine that does other work repeat it, or give -
 		}
 		if diff := cmp.Diff(tc.want, out.String()); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", tc.name, diff)
+		}
+	}
+}
+
+func TestTheExitCodeOfASelfTestIsItsVerdict(t *testing.T) {
+	for verdict, want := range map[ladder.Verdict]int{ladder.Holds: 0, ladder.Fails: 1, ladder.CannotTell: 6} {
+		if got := exitCode(verdictError(verdict)); got != want {
+			t.Errorf("%s: exit code %d, want %d", verdict, got, want)
 		}
 	}
 }

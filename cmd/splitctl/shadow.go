@@ -25,7 +25,8 @@ func (a *app) shadow() *cobra.Command {
 			"shadow.to. What that answers reaches no client. Weights stay as they are; `shadow 0%` ends it at once.\n\n" +
 			"With --self-test it changes nothing: a splitd of its own shadows to candidates that are healthy, dead, refusing,\n" +
 			"blackholed, hanging, dripping, flooding, resetting and differing, on loopback, with the limits of SPLIT, and the\n" +
-			"table has what clients of the primary waited with the shadow and without. Exit code 1 if they could tell.",
+			"table has what clients of the primary waited with the shadow and without. Exit code 1 if they could tell,\n" +
+			"6 if this machine is too busy to say.",
 		Example: "  splitctl shadow 100%                    of the only split\n" +
 			"  splitctl shadow mx 5% --reason CHG-1    of the split mx\n" +
 			"  splitctl shadow mx 0%                   no more, now\n" +
@@ -51,6 +52,11 @@ func (a *app) shadow() *cobra.Command {
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		switch {
 		case test.on:
+			for _, name := range []string{"reason", "ttl", "expect-generation"} {
+				if cmd.Flags().Changed(name) {
+					return usagef("--%s goes with a sample, not with --self-test, which changes nothing", name)
+				}
+			}
 			return a.selfTest(cmd.Context(), first(args), test, output)
 		case cmd.Flags().Changed("for"):
 			return usagef("--for goes with --self-test: --ttl ends a sample by itself")

@@ -61,14 +61,33 @@ type Ladder struct {
 	Rungs  []Rung
 }
 
-// Holds says whether all rungs do.
-func (l Ladder) Holds() bool {
+// Verdict is the worst of the rungs'; a ladder without any does not hold.
+func (l Ladder) Verdict() Verdict {
+	if len(l.Rungs) == 0 {
+		return Fails
+	}
+	worst := Holds
 	for _, r := range l.Rungs {
-		if !r.Holds() {
-			return false
+		switch v := r.Verdict(); {
+		case v == Fails:
+			return Fails
+		case v == CannotTell:
+			worst = v
 		}
 	}
-	return len(l.Rungs) > 0
+	return worst
+}
+
+// Comparable says whether anything can be said about a candidate by comparison. Where
+// clients can tell of a healthy one, it is the shadow that costs them so much here,
+// whoever the candidate is.
+func (l Ladder) Comparable() bool {
+	for _, r := range l.Rungs {
+		if r.Behaviour == Healthy {
+			return r.Verdict() != Fails
+		}
+	}
+	return true
 }
 
 // The clients.

@@ -80,7 +80,7 @@ func TestARungHoldsUnlessAClientCouldTell(t *testing.T) {
 	const ms = time.Millisecond
 	good := Rung{
 		Behaviour: Healthy, Requests: 1000, Taken: 10, Shadowed: 900, Budget: 64 << 20,
-		Off: []Times{{ms, 5 * ms}, {2 * ms, 9 * ms}, {ms, 4 * ms}}, On: []Times{{ms, 6 * ms}, {ms, 2 * ms}, {ms, 60 * ms}}, Memory: Memory{Before: 20 << 20, Peaks: []int64{30 << 20}},
+		Off: []Times{{ms, 5 * ms}, {2 * ms, 9 * ms}, {ms, 4 * ms}, {ms, 5 * ms}, {ms, 5 * ms}}, On: []Times{{ms, 6 * ms}, {ms, 2 * ms}, {ms, 60 * ms}}, Memory: Memory{Before: 20 << 20, Peaks: []int64{30 << 20}},
 	}
 	with := func(change func(*Rung)) Rung {
 		r := good
@@ -119,12 +119,66 @@ func TestARungHoldsUnlessAClientCouldTell(t *testing.T) {
 		{"who takes no connection has seen none", with(func(r *Rung) { r.Taken, r.Behaviour = 0, Blackholed }), nil},
 		{"nobody asked", with(func(r *Rung) { r.Requests = 0 }), []string{"no request was answered"}},
 	} {
-		if diff := cmp.Diff(tc.want, tc.rung.Verdict()); diff != "" {
-			t.Errorf("%s (-want +got):\n%s", tc.name, diff)
+		verdict, broken, unclear := tc.rung.Judge()
+		if diff := cmp.Diff(tc.want, broken); diff != "" || unclear != nil || (verdict == Holds) != (tc.want == nil) || verdict == CannotTell {
+			t.Errorf("%s: %s, unclear is %q, and (-want +got):\n%s", tc.name, verdict, unclear, diff)
 		}
 	}
-	if (Ladder{Rungs: []Rung{good, with(func(r *Rung) { r.Failed = 1 })}}).Holds() || (Ladder{}).Holds() || !(Ladder{Rungs: []Rung{good}}).Holds() {
-		t.Error("a ladder holds when it has rungs and all do, and only then")
+	bad := with(func(r *Rung) { r.Failed = 1 })
+	unknown := with(func(r *Rung) {
+		r.Off, r.On = []Times{{ms, ms}, {9 * ms, 9 * ms}, {90 * ms, 90 * ms}}, []Times{{10 * ms, 10 * ms}}
+	})
+	for _, tc := range []struct {
+		name       string
+		rungs      []Rung
+		want       Verdict
+		comparable bool
+	}{
+		{"nothing was measured", nil, Fails, true},
+		{"all hold", []Rung{good, good}, Holds, true},
+		{"of one nobody can tell", []Rung{good, unknown, good}, CannotTell, true},
+		{"one does not hold", []Rung{good, unknown, with(func(r *Rung) { r.Behaviour, r.Failed = Hanging, 1 })}, Fails, true},
+		{"the healthy one does not", []Rung{bad, good}, Fails, false},
+		{"of the healthy one nobody can tell", []Rung{unknown}, CannotTell, true},
+	} {
+		l := Ladder{Rungs: tc.rungs}
+		if l.Verdict() != tc.want || l.Comparable() != tc.comparable {
+			t.Errorf("%s: %s, comparable %v; want %s, %v", tc.name, l.Verdict(), l.Comparable(), tc.want, tc.comparable)
+		}
+	}
+}
+
+func TestSlicesThatDifferTooMuchBearOnlyWhatIsCertain(t *testing.T) {
+	ms := func(all ...int) (times []Times) {
+		for _, n := range all {
+			times = append(times, Times{P50: time.Duration(n) * time.Millisecond, P99: time.Millisecond})
+		}
+		return times
+	}
+	steady := ms(20, 21, 20, 20, 19, 20, 90)
+	busy := ms(5, 6, 20, 30, 40, 60, 90)
+	for _, tc := range []struct {
+		name    string
+		off, on []Times
+		want    Verdict
+	}{
+		{"steady and near", steady, ms(22, 20, 21, 20, 200, 22, 22), Holds},
+		{"steady and slower", steady, ms(23, 24, 23, 25, 23, 24, 23), Fails},
+		{"one slow slice is a hiccup, and no scatter", steady, ms(20, 20, 20, 20, 20, 20, 20), Holds},
+		{"busy, and about the same", busy, ms(6, 5, 40, 30, 31, 60, 90), CannotTell},
+		{"busy, and slower, as may be by chance", busy, ms(30, 40, 90, 95, 99, 99, 99), CannotTell},
+		{"busy, and slower than ever without", busy, ms(80, 100, 110, 120, 130, 120, 110), Fails},
+		{"busy, and as fast as a fast one without", busy, ms(5, 6, 7, 6, 5, 90, 100), Holds},
+	} {
+		if got := compare(tc.off, tc.on, p50); got != tc.want {
+			t.Errorf("%s: %s, want %s", tc.name, got, tc.want)
+		}
+	}
+	r := Rung{Behaviour: Dead, Off: busy, On: ms(30, 30, 30), Requests: 1, Shadowed: 1, Budget: 1}
+	verdict, broken, unclear := r.Judge()
+	want := []string{"p50 is 30.00 ms with the shadow and 30.00 ms without (5.00 ms to 90.00 ms from slice to slice): those without differ too much among themselves"}
+	if diff := cmp.Diff(want, unclear); verdict != CannotTell || broken != nil || diff != "" {
+		t.Errorf("%s, broken is %q, and (-want +got):\n%s", verdict, broken, diff)
 	}
 }
 
