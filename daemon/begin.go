@@ -75,8 +75,8 @@ func (d *Daemon) begins(ctx context.Context) error {
 	return d.firstApply(ctx, p, storeErr == nil)
 }
 
-// warnOfRemoved names the splits that an earlier run had and this one has not:
-// it may have been started with other files.
+// warnOfRemoved names the splits that an earlier run had and this one has not, and
+// the samples that have ended with a protocol: it may have been started with other files.
 func (d *Daemon) warnOfRemoved(p proposal) {
 	for _, e := range p.entries {
 		if e.Action == state.ActionRemove {
@@ -86,6 +86,9 @@ func (d *Daemon) warnOfRemoved(p proposal) {
 	}
 	for _, note := range p.parting {
 		d.log.Warn("split is removed", "note", note)
+	}
+	for _, note := range p.ended {
+		d.log.Warn("sample ends", "note", note)
 	}
 }
 

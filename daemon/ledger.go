@@ -42,6 +42,7 @@ type settled struct {
 	record state.Record
 	before holdings     // what candidates took before, as far as anybody knows
 	action state.Action // what the history is told; "" when nothing changed
+	ended  string       // what the operator is told of a sample that has ended with its protocol
 }
 
 // settle decides what one split of a definition starts from: its record in the
@@ -75,7 +76,8 @@ func redefine(definition traffic.Split, record state.Record, now time.Time) sett
 	before := holdingsOf(inForce(record))
 	next := record
 	next.Definition = definition
-	next.Overrides = record.Overrides.Prune(definition, now)
+	held, ended := ofProtocol(record, definition)
+	next.Overrides = held.Prune(definition, now)
 	next = relaid(next, redefinedLayout(definition, record))
 	if record.Removed {
 		before = nil
@@ -90,20 +92,23 @@ func redefine(definition traffic.Split, record state.Record, now time.Time) sett
 		action = state.ActionExpire // a ttl ended while nobody was there to see
 	}
 	next.Removed = false
-	return settled{record: advance(next, now), before: before, action: action}
+	return settled{record: advance(next, now), before: before, action: action, ended: ended}
 }
 
 // adopt takes over the weights and the sample that are in force, as overrides where
 // they differ from what the definition and the known overrides give.
 func adopt(definition traffic.Split, record *state.Record, is standing, now time.Time) settled {
 	next := state.Record{Name: definition.Name, Definition: definition, Overrides: traffic.Overrides{}, UpdatedAt: now}
-	known := true
+	known, ended := true, ""
 	if record != nil {
-		next.Overrides = record.Overrides.Prune(definition, now)
+		var held traffic.Overrides
+		held, ended = ofProtocol(*record, definition)
+		next.Overrides = held.Prune(definition, now)
 		known = sameDefinition(definition, record.Definition)
 	}
 	next.Generation = is.Generation
-	if want := is.Sample; want != inForce(next).Sample {
+	file := inForce(next).Sample
+	if want := is.Sample; want != file && (want < file || ended == "") {
 		next.Overrides[traffic.SampleKey] = traffic.Override{
 			Weight: want, Actor: "splitd", Reason: is.reason, Since: now, Off: is.Forced || definition.Pinned,
 		}
@@ -123,7 +128,7 @@ func adopt(definition traffic.Split, record *state.Record, is standing, now time
 		next.Generation++
 	}
 	next = relaid(next, adoptedLayout(definition, record, is.SplitState))
-	return settled{record: next, before: holdingsIn(is.SplitState), action: state.ActionAdopt}
+	return settled{record: next, before: holdingsIn(is.SplitState), action: state.ActionAdopt, ended: ended}
 }
 
 // gone is a record whose split the definition no longer has. Should the split

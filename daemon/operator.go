@@ -142,6 +142,9 @@ func (d *Daemon) Undo(ctx context.Context, who control.Actor, name string, reque
 			if err == nil {
 				change.Undone = new(historyItem(target))
 				change.Warnings = append(change.Warnings, d.idle.since(record.Name, history)...)
+				if change.SamplePPM > change.PreviousSamplePPM { // perhaps of another protocol's days
+					change.Warnings = append(change.Warnings, unguarded(d.view.Load().split(record.Name))...)
+				}
 			}
 			return change, err
 		}

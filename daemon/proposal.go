@@ -24,6 +24,7 @@ type proposal struct {
 	cut     []string // splits whose groups are held down
 	closed  []string // splits of which nobody knows what was in force
 	parting []string // what becomes of the overrides of splits that go
+	ended   []string // samples that end with the protocol of which they were said
 }
 
 func newProposal(definition configs.Definition) proposal {
@@ -40,6 +41,9 @@ func newProposal(definition configs.Definition) proposal {
 func (p *proposal) add(s settled, entry state.Entry) {
 	p.all = append(p.all, s.record)
 	p.before[s.record.Name] = s.before
+	if s.ended != "" {
+		p.ended = append(p.ended, s.ended)
+	}
 	if s.action == "" {
 		return
 	}

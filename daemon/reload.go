@@ -55,7 +55,7 @@ func (d *Daemon) reload(ctx context.Context, who control.Actor, request api.Appl
 		return api.Apply{}, err
 	}
 	hostWarnings := d.tellOfHost(findings)
-	answer := applied(p, slices.Concat(notes, autoNotes, hostWarnings, p.overruled(), p.parting, warnings))
+	answer := applied(p, slices.Concat(notes, autoNotes, hostWarnings, p.overruled(), p.ended, p.parting, warnings))
 	answer.Changed, answer.ReturnPathsChanged = answer.Changed || !samePaths, !samePaths
 	return answer, nil
 }

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -41,6 +42,21 @@ func unguarded(split traffic.Split) []string {
 		return nil
 	}
 	return []string{fmt.Sprintf("%q has protocol raw: all that clients say is sent to %q too, also what changes something there; write `protocol: http` or `smtp` if that is what is spoken", split.Name, split.Shadow.To)}
+}
+
+// ofProtocol returns the overrides of a record without the word that gave it a sample,
+// where the definition speaks another protocol than the one of which that was said:
+// another rule says then what is sent to the candidate. What holds the sample at 0 stays,
+// because the way back always works. The note says what has ended, "" when nothing has.
+func ofProtocol(record state.Record, definition traffic.Split) (left traffic.Overrides, note string) {
+	o, ok := record.Overrides[traffic.SampleKey]
+	was, is := cmp.Or(record.Definition.Protocol, protocolRaw), cmp.Or(definition.Protocol, protocolRaw)
+	if !ok || o.Off || o.Weight == 0 || was == is {
+		return record.Overrides, ""
+	}
+	note = fmt.Sprintf("split %q: protocol %s became %s, by which another rule says what is sent to a candidate: the sample of %s that %s set ends, and the file's %s is in force; `splitctl plan` shows the rule, `splitctl shadow %s %s` sets the sample again",
+		definition.Name, was, is, o.Weight, o.Actor, definition.Sample, definition.Name, o.Weight)
+	return withoutSample(record.Overrides), note
 }
 
 // protocolRaw is what a split speaks where nobody has said it.

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"errors"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -432,6 +433,73 @@ func TestASampleEndsWithTheLastWhoCouldBePlayed(t *testing.T) {
 	w.agrees(d)
 }
 
+// spoken is sampled at a port that is not of mail, with a protocol.
+func spoken(protocol string, sample traffic.Weight) traffic.Split {
+	s := sampled(0, sample)
+	s.Protocol = protocol
+	s.Service.Ports = []traffic.Port{{Number: 8080, Transport: traffic.TCP}}
+	return s
+}
+
+// What may be sent to a candidate is the protocol's: who said 100% of http has not said
+// it of raw, which sends writes too.
+func TestASampleEndsWithTheProtocolOfWhichItWasSaid(t *testing.T) {
+	for _, tt := range []struct {
+		name, was, is string
+		word          traffic.Weight
+		want          traffic.Weight
+		warns         string
+	}{
+		{"http to raw", "http", "raw", traffic.Whole, percent(5), `split "mx": protocol http became raw, by which another rule says what is sent to a candidate: the sample of 100% that ann set ends, and the file's 5% is in force`},
+		{"raw to http", "raw", "http", traffic.Whole, percent(5), "protocol raw became http"},
+		{"the same", "http", "http", traffic.Whole, traffic.Whole, ""},
+		{"a sample of 0% stays", "http", "raw", 0, 0, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t, spoken(tt.was, percent(10)))
+			d := w.mustBoot()
+			w.mustShadow(d, tt.word)
+			w.files.Splits = []traffic.Split{spoken(tt.is, percent(5))}
+			answer, err := d.Apply(t.Context(), control.Actor{}, api.ApplyRequest{})
+			if told := strings.Join(answer.Warnings, "\n"); err != nil || !strings.Contains(told, tt.warns) || tt.warns == "" && strings.Contains(told, "became") {
+				t.Errorf("apply warns %q, %v, want %q", told, err, tt.warns)
+			}
+			w.hasSample("after the edit", tt.want)
+			w.agrees(d)
+		})
+	}
+}
+
+func TestAStartWithAnotherProtocolLogsThatASampleEnds(t *testing.T) {
+	w := newWorld(t, spoken("http", 0))
+	d := w.mustBoot()
+	w.mustShadow(d, traffic.Whole)
+	_ = d.stop()
+	w.files.Splits = []traffic.Split{spoken("raw", 0)}
+	var log strings.Builder
+	d, err := w.bootWith(func(d *Daemon) { d.log = slog.New(slog.NewTextHandler(&log, nil)) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.hasSample("after a start", 0)
+	_ = d.stop()
+	if want := "the sample of 100% that ann set ends"; !strings.Contains(log.String(), want) {
+		t.Errorf("the log says\n%s\nwant %q in it", log.String(), want)
+	}
+}
+
+func TestAnUndoThatShadowsRawAgainSaysWhatItSends(t *testing.T) {
+	w := newWorld(t, spoken("raw", 0))
+	d := w.mustBoot()
+	w.mustShadow(d, percent(30))
+	w.mustShadow(d, 0)
+	change, err := d.Undo(t.Context(), control.Actor{}, "mx", api.Request{})
+	if told := strings.Join(change.Warnings, "\n"); err != nil || !strings.Contains(told, "all that clients say is sent") {
+		t.Errorf("undo warns %q, %v", told, err)
+	}
+	w.hasSample("after the undo", percent(30))
+}
+
 func TestSettleTakesTheSampleOfWhoeverIsAhead(t *testing.T) {
 	file := func(sample traffic.Weight) traffic.Split { return sampled(0, sample) }
 	record := func(generation traffic.Generation, definition traffic.Split, sample traffic.Weight) *state.Record {
@@ -461,6 +529,8 @@ func TestSettleTakesTheSampleOfWhoeverIsAhead(t *testing.T) {
 		{"a forced off is adopted against a pinned file", pinned, &state.Record{Name: "mx", Generation: 7, Definition: pinned}, kernel(8, 0), 0, 8, state.ActionAdopt},
 		{"with the store gone the kernel's is adopted", file(0), nil, kernel(15, percent(5)), percent(5), 15, state.ActionAdopt},
 		{"an edited file is a new generation", file(percent(10)), &state.Record{Name: "mx", Generation: 7, Definition: file(percent(5))}, kernel(7, percent(5)), percent(10), 8, state.ActionApply},
+		{"what the kernel samples by a word ends with the word's protocol", spoken("raw", 0), record(7, spoken("http", 0), percent(25)), kernel(9, percent(25)), 0, 10, state.ActionAdopt},
+		{"a sample that was taken away stays so at another protocol", spoken("raw", percent(5)), record(7, spoken("http", percent(5)), percent(25)), kernel(9, 0), 0, 10, state.ActionAdopt},
 		{"an edited file does not beat the operator", file(percent(10)), record(7, file(percent(5)), percent(1)), nil, percent(1), 8, state.ActionApply},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
