@@ -43,7 +43,8 @@ func (a *app) report() *cobra.Command {
 		Long: "Tell what a shadowed candidate answers otherwise than the primary: how often, since when, with an example,\n" +
 			"what was taken for noise and why, and what was not compared. `splitctl shadow mx 100%` begins to compare.\n\n" +
 			"With --max-mismatch or --min-compared it decides for a pipeline: exit code 0 within the limits, 1 beyond\n" +
-			"them, 6 when too little was compared to say. The sentence why is on standard error.\n\n" +
+			"them, 6 when too little was compared to say. The sentence why is on standard error. -o junit says the same;\n" +
+			"without limits each difference fails in it.\n\n" +
 			"--follow tells anew whenever something has changed, until it is interrupted: a terminal is redrawn, else\n" +
 			"it is a line each (with -o json a report a line). A daemon that restarts is waited for.",
 		Example: "  splitctl report                                          of the only split\n" +
@@ -121,7 +122,10 @@ func (a *app) tellReport(text json.RawMessage, f reportFlags) error {
 	if err != nil {
 		return err
 	}
-	limits := report.Limits{MaxMismatch: ratio(int(f.maxMismatch)), MinCompared: f.minCompared}
+	var limits report.Limits
+	if f.limited {
+		limits = report.Limits{MaxMismatch: ratio(int(f.maxMismatch)), MinCompared: f.minCompared}
+	}
 	write := func(format report.Format) printer {
 		return func(w io.Writer) error { return report.Write(w, format, r, limits) }
 	}

@@ -157,7 +157,7 @@ func (s *session) candidateEnds(end shadow.End) {
 	case e.waits && end == shadow.TimedOut:
 		s.fail(e, "candidate has not said 100 Continue: timed out")
 	default:
-		s.fail(e, fmt.Sprintf("candidate has not answered: %s", end))
+		s.fail(e, fmt.Sprintf("no answer: %s", end))
 	}
 }
 
@@ -167,7 +167,7 @@ func (s *session) fail(e *exchange, reason string) {
 	e.give(shadow.CandidateError, reason)
 	s.playing, s.stale = nil, true
 	if s.failures++; s.failures == mostFailures {
-		s.hush(shadow.CandidateError, fmt.Sprintf("not sent: the candidate has failed %d times in a row", mostFailures))
+		s.hush(shadow.CandidateError, "not sent: the candidate has failed too often in a row")
 	}
 }
 

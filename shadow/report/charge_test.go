@@ -214,3 +214,53 @@ func TestAPipelineIsStoppedByEvidenceAndHeldByTooLittle(t *testing.T) {
 		}
 	}
 }
+
+// A reader who sees "75 %, at least 94 %" takes one of them for wrong.
+func TestNoBoundIsAboveTheRateThatItIsOf(t *testing.T) {
+	t.Parallel()
+	price := differs("body $.a", shadow.Changed, shadow.Semantic, "10", "11")
+	extra := differs("body $.z", shadow.Extra, shadow.Semantic, "", "true")
+	r := report.Make(count(counted{15, []shadow.Difference{price, extra}}, counted{45, []shadow.Difference{extra}}).State(), report.Options{})
+	if diff := cmp.Diff(map[string]int64{"body $.a value": 15, "body $.z extra": 45}, listed(r.Differences)); diff != "" {
+		t.Errorf("differences (-want +got):\n%s", diff)
+	}
+	for _, d := range r.Differences {
+		if d.LowerBound <= 0 || d.LowerBound > d.Rate {
+			t.Errorf("%s differs in %g, at least in %g", d.Field, d.Rate, d.LowerBound)
+		}
+	}
+}
+
+func unanswered(n int, reason string) *tally.Tally {
+	t := tally.New(tally.Options{Protocol: "http", WarmUp: -1})
+	for i := range n {
+		x := shadow.Exchange{Endpoint: "GET /", Verdict: shadow.CandidateError, Reason: reason}
+		t.Add(x, shadow.Differences(x, nil), clock(i))
+	}
+	return t
+}
+
+func TestTheFirstSentenceSaysThatACandidateDoesNotAnswerAndWhy(t *testing.T) {
+	t.Parallel()
+	r := report.Make(unanswered(50, "no answer: refused").State(), report.Options{Split: "web", Primary: "old", Candidate: "new"})
+	if want := "new did not answer 50 of 50 exchanges (100 %), first of all GET /: no answer: refused."; !strings.HasPrefix(r.Summary, want) {
+		t.Errorf("%q, want %q", r.Summary, want)
+	}
+	// The why is last, so no column cuts it.
+	long := unanswered(50, "candidate's reply ends at byte 17 before it is whole: closed")
+	if table := write(t, report.Table, report.Make(long.State(), report.Options{})); !strings.Contains(table, "a reply   candidate's reply ends at byte N before it is whole: closed  50") {
+		t.Errorf("the table cuts why:\n%s", table)
+	}
+}
+
+func TestWhatWasTooMuchToTellApartSaysWhereItCounts(t *testing.T) {
+	t.Parallel()
+	values := tally.New(tally.Options{WarmUp: -1, Bounds: tally.Bounds{SignaturesEach: 2}})
+	for i := range 7 {
+		values.Add(shadow.Exchange{Endpoint: "GET /"}, []shadow.Difference{differs("body", shadow.Changed, shadow.Semantic, "1", strings.Repeat("2", i+1))}, clock(i))
+	}
+	table := write(t, report.Table, report.Make(values.State(), report.Options{}))
+	if want := "too many to tell apart  5 differences in more values of a field count as (other values)"; !strings.Contains(table, want) {
+		t.Errorf("want %q in\n%s", want, table)
+	}
+}

@@ -163,9 +163,11 @@ func (m *maker) list(finding tally.Finding) []Difference {
 func (m *maker) difference(g tally.Signature, to *charge) Difference {
 	f := m.s.Fields[g.Field]
 	c, j := m.s.CountsOf(f), m.judged[g.Field]
+	own := c // the bound is of what is charged here, as the rate is
+	own.Differed = to.count
 	return Difference{
 		Protocol: m.s.Protocol, Endpoint: m.s.Endpoints[f.Endpoint].Name, Field: f.Path, Kind: f.Kind, Level: g.Level.String(),
-		Expected: g.Expected, Got: g.Got, Count: to.count, Rate: round(share(to.count, c.Exchanges), 6), LowerBound: round(j.Lower, 6),
+		Expected: g.Expected, Got: g.Got, Count: to.count, Rate: round(share(to.count, c.Exchanges), 6), LowerBound: round(m.o.Thresholds.Judge(own).Lower, 6),
 		FirstSeen: to.first.First.UTC(), LastSeen: to.last.Last.UTC(), Samples: append([]int{}, g.Samples...), Also: most(to.also),
 		Controls: c.Controls, ControlDiffered: c.ControlDiffered, Why: j.Why,
 	}

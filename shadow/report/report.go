@@ -84,8 +84,8 @@ type Difference struct {
 	Expected string      `json:"expected"`
 	Got      string      `json:"got"`
 	Count    int64       `json:"count"`
-	// Rate is Count of the endpoint's exchanges. LowerBound is of the field: what it
-	// differs more often than by itself, with 95 % certainty at least.
+	// Rate is Count of the endpoint's exchanges. LowerBound is how much more often
+	// than the field differs by itself, with 95 % certainty at least.
 	Rate       float64   `json:"rate"`
 	LowerBound float64   `json:"lower_bound"`
 	FirstSeen  time.Time `json:"first_seen"`

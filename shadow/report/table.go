@@ -7,6 +7,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/splitd/splitd/shadow"
 	"github.com/splitd/splitd/shadow/tally"
 )
 
@@ -65,18 +66,27 @@ func differenceRows(list []Difference) [][]string {
 	if len(list) == 0 {
 		return nil
 	}
-	lines := [][]string{{"LEVEL", "ENDPOINT", "FIELD", "KIND", "EXPECTED", "GOT", "COUNT", "RATE", "AT LEAST", "SINCE", "LAST", "SAMPLE"}}
+	lines := [][]string{{"LEVEL", "ENDPOINT", "FIELD", "KIND", "EXPECTED", "GOT", "COUNT", "RATE", "AT LEAST", "SINCE", "LAST", "SAMPLE", "WITH IT"}}
 	for _, d := range list {
 		sample := ""
 		if len(d.Samples) > 0 {
 			sample = fmt.Sprint(d.Samples[0])
 		}
 		lines = append(lines, []string{
-			d.Level, short(d.Endpoint, 32), short(d.Field, 40), string(d.Kind), short(d.Expected, 32), short(d.Got, 32),
-			fmt.Sprint(d.Count), percent(d.Rate), percent(max(0, d.LowerBound)), when(d.FirstSeen), when(d.LastSeen), sample,
+			d.Level, short(d.Endpoint, 32), short(d.Field, 40), string(d.Kind), short(d.Expected, 32), short(d.Got, gotColumn(d.Kind)),
+			fmt.Sprint(d.Count), percent(d.Rate), percent(max(0, d.LowerBound)), when(d.FirstSeen), when(d.LastSeen), sample, short(strings.Join(d.Also, ", "), 80),
 		})
 	}
 	return lines
+}
+
+// gotColumn is how wide a column is of what a candidate answered, in runes. Why it
+// did not stands at the end of a sentence.
+func gotColumn(kind shadow.Kind) int {
+	if kind == shadow.Unavailable {
+		return 100
+	}
+	return 32
 }
 
 func when(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05Z") }
@@ -169,7 +179,7 @@ func factRows(r Report) [][]string {
 		lines = append(lines, []string{"from", when(r.Window.From)}, []string{"to", when(r.Window.To)})
 	}
 	if f := folded(r.Folded); f != "" {
-		lines = append(lines, []string{"folded into rests", f})
+		lines = append(lines, []string{"too many to tell apart", f})
 	}
 	return lines
 }
@@ -182,16 +192,22 @@ func askedTwice(r Report) string {
 	return fmt.Sprintf("%d, of which the control did not answer %d: nothing is learnt from those", r.Controls, r.ControlsUnanswered)
 }
 
-// folded says what was too much to tell apart.
+// folded says what was too much to tell apart, and where the sums have it.
 func folded(f tally.Folded) string {
 	var parts []string
 	for _, p := range []struct {
-		count int64
-		name  string
-	}{{f.Endpoints, "endpoints"}, {f.Fields, "fields"}, {f.Signatures, "signatures"}, {f.Combinations, "combinations"}, {f.Reasons, "reasons"}} {
+		count      int64
+		what, rest string
+	}{
+		{f.Endpoints, "exchanges of more endpoints", tally.OtherEndpoints},
+		{f.Fields, "differences in more fields", tally.OtherFields},
+		{f.Signatures, "differences in more values of a field", tally.OtherValues},
+		{f.Combinations, "exchanges that differ in more ways at once", "their heaviest difference"},
+		{f.Reasons, "exchanges for more reasons", tally.OtherReasons},
+	} {
 		if p.count > 0 {
-			parts = append(parts, fmt.Sprintf("%s %d times", p.name, p.count))
+			parts = append(parts, fmt.Sprintf("%d %s count as %s", p.count, p.what, p.rest))
 		}
 	}
-	return strings.Join(parts, ", ")
+	return strings.Join(parts, "; ")
 }

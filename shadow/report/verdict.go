@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/splitd/splitd/shadow"
 	"github.com/splitd/splitd/shadow/tally"
 )
 
@@ -33,6 +34,9 @@ func summary(r Report, o Options) string {
 	wrong, of := asked(r)
 	candidate, primary := orElse(r.Candidate, "the candidate"), orElse(r.Primary, "the primary")
 	switch {
+	case r.Verdict == Differs && r.Exchanges.Mismatch == 0:
+		d := r.Differences[0]
+		fmt.Fprintf(&b, "%s did not answer %d of %d exchanges (%s), first of all %s: %s.", candidate, wrong, of, percent(share(wrong, of)), d.Endpoint, change(d))
 	case r.Verdict == Differs:
 		d := r.Differences[0]
 		fmt.Fprintf(&b, "%s answers otherwise than %s in %d of %d exchanges (%s), first of all %s %s: %s.", candidate, primary, wrong, of, percent(share(wrong, of)), d.Endpoint, d.Field, change(d))
@@ -78,6 +82,8 @@ func (r Report) Unaccounted() string {
 // change says in words what became of what.
 func change(d Difference) string {
 	switch {
+	case d.Kind == shadow.Unavailable && d.Got != "":
+		return d.Got // why there is none
 	case d.Expected == "" && d.Got == "":
 		return string(d.Kind)
 	case d.Expected == "":
@@ -105,7 +111,7 @@ func percent(share float64) string {
 	return fmt.Sprintf("%.3g %%", share*100)
 }
 
-// Limits are what a pipeline lets pass.
+// Limits are what a pipeline lets pass. Zero is none: nothing is decided.
 type Limits struct {
 	// MaxMismatch is the largest share of exchanges that the candidate may answer
 	// otherwise than the primary, or not at all.

@@ -291,9 +291,9 @@ func (d *driver) judge(s *step, at time.Time) {
 	d.emit()
 	switch {
 	case parts(s.endpoint) && p.accepts() != c.accepts() && !aborted:
-		d.part(shadow.AfterDivergence, fmt.Sprintf("the primary answered %s with %d, the candidate with %d", s.endpoint, p.code, c.code))
+		d.part(shadow.AfterDivergence, fmt.Sprintf("the candidate answered %s otherwise than the primary", s.endpoint))
 	case s.command.verb == content && !s.ended:
-		d.part(shadow.AfterDivergence, fmt.Sprintf("the candidate answered content with %d before its end", c.code))
+		d.part(shadow.AfterDivergence, "the candidate answered content before its end")
 	case aborted && d.lost == "":
 		d.reset()
 	case s.command.verb == "QUIT":
@@ -360,7 +360,7 @@ func (d *driver) heard(r *reply) {
 	case theReset:
 		d.awaits, d.transaction = idle, false
 		if !r.accepts() {
-			d.part(shadow.AfterDivergence, fmt.Sprintf("the candidate answered RSET with %d", r.code))
+			d.part(shadow.AfterDivergence, "the candidate refused RSET")
 		}
 	case theLeaveReset:
 		d.quit()
@@ -375,7 +375,7 @@ func (d *driver) heard(r *reply) {
 
 // closes is behind 421: the candidate hears no more.
 func (d *driver) closes() {
-	d.lose("the candidate closed with 421")
+	d.lose("the candidate closed the session")
 	d.hangUp()
 }
 

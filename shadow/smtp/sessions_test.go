@@ -339,3 +339,23 @@ func lacking(t *testing.T, line string) string {
 	all = append(all, d.Stop(shadow.Dropped, "over")...)
 	return all[len(all)-1].Reason
 }
+
+// Reports mask the numbers of reasons, so one that is told by its numbers tells nothing.
+func TestWhyASessionPartedIsSaidWithoutNumbers(t *testing.T) {
+	for want, lines := range map[string][]string{
+		"the candidate answered RCPT otherwise than the primary": {"C MAIL FROM:<a@b>", "P 250 x", "N 250 x", "C RCPT TO:<c@d>", "P 250 x", "N 550 no"},
+		"the candidate refused RSET":                             {"C MAIL FROM:<a@b>", "P 250 x", "N 250 x", "C RCPT TO:<c@d>", "P 250 x", "N 250 x", "C DATA", "P 354 x", "N 500 reset", "C .", "P 250 x"},
+		"the candidate closed the session":                       {"C NOOP", "P 250 x", "N 421 bye"},
+	} {
+		d := begin(t, Options{}, 1<<12)
+		tell(t, d, lines...)
+		_, _, last := tell(t, d, "C NOOP", "P 250 x")
+		var told []string
+		for _, x := range append(last.Exchanges, d.Stop(shadow.Dropped, "over")...) {
+			told = append(told, x.Reason)
+		}
+		if reason := strings.Join(told, "; "); !strings.Contains(reason, want) || shadow.MaskNumbers(reason) != reason {
+			t.Errorf("the reason is %q, want %q", reason, want)
+		}
+	}
+}
