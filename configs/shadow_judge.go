@@ -5,6 +5,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/splitd/splitd/shadow"
+	"github.com/splitd/splitd/shadow/http1"
+	"github.com/splitd/splitd/shadow/raw"
 	"github.com/splitd/splitd/shadow/smtp"
 	"github.com/splitd/splitd/traffic"
 )
@@ -18,6 +21,7 @@ func (d *draft) judgeShadow() {
 	d.judgeIdentity()
 	d.judgeControl()
 	d.judgeIgnore()
+	d.judgeAllow()
 	d.split.Shadow = fitted(d.split)
 	d.judgeSample()
 }
@@ -164,15 +168,37 @@ func (d *draft) controlPorts() []uint16 {
 	return ports
 }
 
-// judgeIgnore notes rules behind which nothing would be seen.
+// judgeIgnore notes rules behind which nothing would be seen, and those that excuse
+// nothing.
 func (d *draft) judgeIgnore() {
-	if !slices.Contains(d.split.Shadow.Ignore, "ignore *") {
+	if len(d.split.Shadow.Ignore) == 0 {
 		return
 	}
+	pointless := map[string]func(shadow.Ignore) string{protocolHTTP: http1.Pointless, protocolSMTP: smtp.Pointless, protocolRaw: raw.Pointless}[d.split.Protocol]
 	items, _ := d.shadow.given["ignore"].list()
 	for _, item := range items {
-		if written, _ := parseIgnore(item.node.Value); written == "ignore *" {
+		rule, err := shadow.ParseIgnore(item.node.Value)
+		switch {
+		case err != nil: // refused
+		case rule.String() == "ignore *":
 			item.note("excuses whatever differs: nothing will be reported")
+		case pointless != nil:
+			if why := pointless(rule); why != "" {
+				item.note("%s", why)
+			}
+		}
+	}
+}
+
+// judgeAllow notes what allows nothing.
+func (d *draft) judgeAllow() {
+	if d.split.Protocol != protocolHTTP || len(d.split.Shadow.Allow) == 0 {
+		return
+	}
+	items, _ := d.shadow.given["allow"].list()
+	for _, item := range items {
+		if allow, err := http1.ParseAllow(item.node.Value); err == nil && allow.Pointless() != "" {
+			item.note("%s", allow.Pointless())
 		}
 	}
 }

@@ -36,7 +36,7 @@ type Ignore struct {
 
 // ParseIgnore reads a rule as people write it:
 //
-//	ignore header x-request-id
+//	ignore header x-build
 //	shape GET /users/* | header etag
 //	tolerance 5% GET /rates | body $.price
 //	superset EHLO | keyword *
@@ -105,6 +105,18 @@ func (i Ignore) String() string {
 // Applies says whether the rule is about this path of this endpoint.
 func (i Ignore) Applies(endpoint, path string) bool {
 	return (i.Endpoint == "" || like(i.Endpoint, endpoint)) && like(i.Path, path)
+}
+
+// MayMatch says whether the path of a rule matches any of these; one that ends in a
+// space, or in a sign such as $, stands for all that begin so.
+func (i Ignore) MayMatch(paths ...string) bool {
+	literal, _, open := strings.Cut(i.Path, "*")
+	return slices.ContainsFunc(paths, func(path string) bool {
+		if last := path[len(path)-1]; last >= 'a' && last <= 'z' {
+			return like(i.Path, path)
+		}
+		return strings.HasPrefix(literal, path) || open && strings.HasPrefix(path, literal)
+	})
 }
 
 // For is those of the rules that are about an endpoint.

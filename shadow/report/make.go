@@ -39,7 +39,7 @@ func Make(s tally.State, o Options) Report {
 	m.judge()
 	m.charge()
 	r := Report{
-		APIVersion: apiVersion, Kind: kind, Split: o.Split, Protocol: s.Protocol, Primary: o.Primary, Candidate: o.Candidate, Rule: o.Rule,
+		APIVersion: apiVersion, Kind: kind, Split: o.Split, Protocol: s.Protocol, Primary: o.Primary, Candidate: o.Candidate, Rule: o.Rule, NeverCompared: neverCompared(s.Protocol),
 		Cover: s.Coverage, Exchanges: m.exchanges, Folded: s.Folded,
 		Differences: m.list(tally.Reported), Suspects: m.list(tally.Suspect), Masked: m.masked(),
 		Latency: latency(s.Latency), NotCompared: s.Reasons, Endpoints: s.Endpoints, UnusedRules: m.unused(),
@@ -57,6 +57,18 @@ func Make(s tally.State, o Options) Report {
 	r = cleaned(r)
 	r.Summary = summary(r, o)
 	return r
+}
+
+// neverCompared says what drivers leave out, because no two servers share it.
+// docs/shadow.md has the whole list.
+func neverCompared(protocol string) string {
+	switch protocol {
+	case "smtp":
+		return "names of hosts, addresses, times and ids in texts"
+	case "http":
+		return "dates, values of cookies and validators, nonces, lengths; what Server, Via, Age, request ids and their like say; scripts, styles and comments"
+	}
+	return ""
 }
 
 type maker struct {

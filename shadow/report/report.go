@@ -17,7 +17,10 @@ type Report struct {
 	Primary    string `json:"primary"`
 	Candidate  string `json:"candidate"`
 	// Rule says in words what may be written to the candidate.
-	Rule    string  `json:"rule"`
+	Rule string `json:"rule"`
+	// NeverCompared says in words what no list has, because it is not compared.
+	NeverCompared string `json:"never_compared"`
+
 	Window  *Window `json:"window"`
 	Verdict Verdict `json:"verdict"`
 	Summary string  `json:"summary"`

@@ -175,6 +175,9 @@ func factRows(r Report) [][]string {
 		{"rule", r.Rule},
 		{"asked twice (A/A)", askedTwice(r)},
 	}
+	if r.NeverCompared != "" {
+		lines = append(lines, []string{"never compared", r.NeverCompared})
+	}
 	if r.Window != nil {
 		lines = append(lines, []string{"from", when(r.Window.From)}, []string{"to", when(r.Window.To)})
 	}
