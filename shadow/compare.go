@@ -41,17 +41,17 @@ func byPath(fields []Field) map[string][]Field {
 
 // comparePath compares the lists of one path, one of which may be empty.
 func comparePath(path string, want, got []Field, ignore []Ignore) []Difference {
-	expected, gotten := valuesOf(want), valuesOf(got)
-	if slices.Equal(expected, gotten) {
+	if slices.EqualFunc(want, got, func(a, b Field) bool { return a.means() == b.means() }) {
 		return nil
 	}
+	expected, gotten := valuesOf(want), valuesOf(got)
 	c := comparison{rules: forPath(ignore, path), like: Difference{Path: path, Plain: true}}
 	for _, f := range slices.Concat(want, got) {
 		c.like.Level = max(c.like.Level, f.Level)
 		c.like.Plain = c.like.Plain && f.Plain
 		c.set = c.set || f.Set
 	}
-	lost, gained := apart(expected, gotten)
+	lost, gained := apart(want, got)
 	if len(lost) == 0 && len(gained) == 0 {
 		c.reordered(expected, gotten)
 	} else {
@@ -70,24 +70,32 @@ func valuesOf(fields []Field) []string {
 
 // apart is what each of two lists has that the other has not, in its order. What a
 // list has twice, it has twice.
-func apart(a, b []string) (onlyA, onlyB []string) {
+func apart(a, b []Field) (onlyA, onlyB []string) {
 	return without(a, b), without(b, a)
 }
 
-func without(list, others []string) []string {
+func without(list, others []Field) []string {
 	left := make(map[string]int, len(others))
-	for _, v := range others {
-		left[v]++
+	for _, f := range others {
+		left[f.means()]++
 	}
 	var rest []string
-	for _, v := range list {
-		if left[v] > 0 {
-			left[v]--
+	for _, f := range list {
+		if left[f.means()] > 0 {
+			left[f.means()]--
 			continue
 		}
-		rest = append(rest, v)
+		rest = append(rest, f.Value)
 	}
 	return rest
+}
+
+// means is what two values are the same by.
+func (f Field) means() string {
+	if f.Number {
+		return strings.TrimSuffix(f.Value, ".0")
+	}
+	return f.Value
 }
 
 // A comparison collects what one path differs in.

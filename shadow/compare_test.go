@@ -57,6 +57,32 @@ func say(all []shadow.Difference) []string {
 	return lines
 }
 
+// A price list is one fault, whether prices happen to be whole or not.
+func TestNumbersAreTheSameByWhatTheyMean(t *testing.T) {
+	t.Parallel()
+	reply := func(number bool, values ...string) (r shadow.Reply) {
+		for _, v := range values {
+			r.Fields = append(r.Fields, shadow.Field{Path: "p", Value: v, Number: number, Level: shadow.Semantic})
+		}
+		return r
+	}
+	for _, tt := range []struct {
+		name string
+		a, b shadow.Reply
+		want []string
+	}{
+		{"a whole decimal and an integer", reply(true, "10.0"), reply(true, "10"), nil},
+		{"a whole decimal and another", reply(true, "10.0"), reply(true, "12.5"), []string{"p value semantic: 10.0 -> 12.5"}},
+		{"an integer and a decimal", reply(true, "10"), reply(true, "12.5"), []string{"p class semantic: 10 -> 12.5"}},
+		{"one of a list", reply(true, "10.0", "3.0"), reply(true, "10", "4.0"), []string{"p value semantic: 3.0 -> 4.0"}},
+		{"a version is no number", reply(false, "1.0"), reply(false, "1"), []string{"p class semantic: 1.0 -> 1"}},
+	} {
+		if diff := cmp.Diff(tt.want, say(shadow.Compare(tt.a, tt.b, nil))); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", tt.name, diff)
+		}
+	}
+}
+
 func TestWhatDiffersIsFoundAndTheHeaviestComesFirst(t *testing.T) {
 	t.Parallel()
 	tests := []struct {

@@ -57,6 +57,9 @@ type Field struct {
 	// Value is canonical: two that mean the same are the same string. Of JSON it is
 	// the literal, so that the string "5" and the number 5 differ in their class.
 	Value string
+	// Number says that it is one, so that 10 and 10.0 are the same, although of two
+	// classes: whoever writes prices with a point writes 10.0 beside 12.5.
+	Number bool
 	// Level is how heavy a difference in it weighs.
 	Level Level
 	// Set says that the order among the fields of this path means nothing.

@@ -103,6 +103,10 @@ func TestBodiesAreComparedByTheirKind(t *testing.T) {
 	}{
 		{"JSON's order and white space", "application/json", `{"a":1,"b":[1.0,2]}`, `{ "b": [1, 2e0], "a": 1 }`, nil},
 		{"JSON's numbers", "application/json", `[1000000.0,-0,1.50]`, `[1000000,0,15e-1]`, nil},
+		{"a decimal is one also where it is whole", "application/json", `{"p":10.0}`, `{"p":12.5}`, []string{"body $.p value"}},
+		{"an integer that becomes a decimal", "application/json", `{"p":10}`, `{"p":12.5}`, []string{"body $.p class"}},
+		{"the same number written in two ways, in lists", "application/json", `[10.0,5,7]`, `[5,10,7.0]`, []string{"body $[] order"}},
+		{"a string that looks like one", "application/json", `{"v":"1.0"}`, `{"v":"1"}`, []string{"body $.v value"}},
 		{"JSON's types", "application/json", `{"a":5}`, `{"a":"5"}`, []string{"body $.a class"}},
 		{"one item of many", "application/json", `{"items":[{"id":1,"p":2},{"id":2,"p":3}]}`, `{"items":[{"id":1,"p":2},{"id":2,"p":4}]}`, []string{"body $.items[].p value"}},
 		{"many items, one path", "application/json", `[{"p":1},{"p":2},{"p":3}]`, `[{"p":4},{"p":5},{"p":6}]`, []string{"body $[].p value"}},

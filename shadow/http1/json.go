@@ -54,7 +54,7 @@ func (c *collector) json(path string, value any, depth int) {
 			return
 		}
 	case json.Number:
-		field.Value = number(v.String())
+		field.Value, field.Number = number(v.String()), true
 		c.add(field)
 		return
 	}
@@ -98,19 +98,21 @@ func literal(value any) string {
 	return strings.TrimSuffix(b.String(), "\n")
 }
 
-// number writes a number in one way: 1, 1.0 and 1e0 are the same (RFC 8259, 6).
-// Integers too long for a float stay as they are.
+// number writes a number in one way: 1.0 and 1e0 are the same (RFC 8259, 6), and so is
+// 1, but for its class: who writes prices with a point writes 10.0 beside 12.5, and
+// they are of one class. Integers too long for a float stay as they are.
 func number(text string) string {
 	f, err := strconv.ParseFloat(text, 64)
 	switch {
 	case err != nil:
 		return text
-	case f == 0:
-		return "0"
 	case strings.Trim(text, "-0123456789") == "":
+		if f == 0 {
+			return "0" // also of -0
+		}
 		return text
 	case f == math.Trunc(f) && math.Abs(f) < 1<<53:
-		return strconv.FormatInt(int64(f), 10)
+		return strconv.FormatInt(int64(f), 10) + ".0"
 	default:
 		return strconv.FormatFloat(f, 'g', -1, 64)
 	}
