@@ -40,6 +40,7 @@ func (d *Daemon) reload(ctx context.Context, who control.Actor, request api.Appl
 	if err != nil {
 		return api.Apply{}, err
 	}
+	recounting := d.recounting(ctx, definition) // before it is in force
 	var p proposal
 	var samePaths bool
 	warnings, err := d.carry(ctx, since, func(v *view) (change, error) {
@@ -55,7 +56,7 @@ func (d *Daemon) reload(ctx context.Context, who control.Actor, request api.Appl
 		return api.Apply{}, err
 	}
 	hostWarnings := d.tellOfHost(findings)
-	answer := applied(p, slices.Concat(notes, autoNotes, hostWarnings, p.overruled(), p.ended, p.parting, warnings))
+	answer := applied(p, slices.Concat(notes, autoNotes, hostWarnings, p.overruled(), p.ended, recounting, p.parting, warnings))
 	answer.Changed, answer.ReturnPathsChanged = answer.Changed || !samePaths, !samePaths
 	return answer, nil
 }

@@ -8,6 +8,8 @@ import (
 	"github.com/splitd/splitd/configs"
 	"github.com/splitd/splitd/control"
 	"github.com/splitd/splitd/control/api"
+	"github.com/splitd/splitd/internal/nettest"
+	"github.com/splitd/splitd/traffic"
 )
 
 func TestWhereSaysWhenAClientHasMoreOpenFlowsThanItLists(t *testing.T) {
@@ -37,4 +39,23 @@ func TestAReloadSaysWhatNeedsARestart(t *testing.T) {
 	if err != nil || !strings.Contains(strings.Join(answer.Warnings, "\n"), "changed, but needs a restart of splitd: flow_log") {
 		t.Errorf("the reload says %q, %v", answer.Warnings, err)
 	}
+}
+
+func TestWhereSaysThatAShadowIsPaused(t *testing.T) {
+	w := newWorld(t, shadowedSplit("web", netip.MustParseAddrPort("127.0.0.1:1"), traffic.Whole)) // where nobody listens
+	d := w.mustBoot()
+	sampled := func() *api.Sampled {
+		list, err := d.Where(t.Context(), "web", netip.MustParseAddr("127.0.0.9"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return list.Items[0].Sampled
+	}
+	if s := sampled(); s == nil || s.Paused != "" {
+		t.Errorf("before the candidate has failed: %+v", s)
+	}
+	nettest.Eventually(t, "the candidate is left alone", func() bool {
+		visit(d, "web")
+		return sampled().Paused != ""
+	})
 }

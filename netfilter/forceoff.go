@@ -19,6 +19,8 @@ type Forced struct {
 	Generation traffic.Generation
 	// PreviousPPM is the sum of the candidates' weights before.
 	PreviousPPM traffic.Weight
+	// PreviousSample is the share of the primary's flows that a relay got before.
+	PreviousSample traffic.Weight
 }
 
 // ForceOff sends all new flows of the split, or of every split when it is "",
@@ -100,7 +102,7 @@ func (o observed) force(split string) (Forced, []step, error) {
 	}
 	rules := o.chains[trampolineChain(split)].rules
 	state, ok := o.state(split)
-	f := Forced{Split: split, Generation: state.Generation}
+	f := Forced{Split: split, Generation: state.Generation, PreviousSample: state.Sample}
 	for _, w := range state.Weights {
 		f.PreviousPPM += w
 	}

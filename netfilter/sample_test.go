@@ -208,7 +208,9 @@ func TestForceOffEndsTheSampleToo(t *testing.T) {
 	lab.relay()
 	for _, weight := range []traffic.Weight{0, 100_000} {
 		lab.apply(sampledSplit(localSplit(1, weight), traffic.Whole))
-		lab.router.Do(func() error { _, err := ForceOff(t.Context(), labSettings, "mx"); return err })
+		if done := lab.forceOff("mx"); len(done) != 1 || done[0].PreviousSample != traffic.Whole || done[0].PreviousPPM != weight {
+			t.Errorf("force off at %s tells %+v, want the whole sample before", weight, done)
+		}
 		lab.load(100, nil, service25v4, service25v6).wantOnly(t, "forced off", string([]byte{fromLocal}))
 		if got := lab.read()["mx"]; !got.Forced || got.Sample != 0 {
 			t.Errorf("after force off the kernel has %+v", got)

@@ -46,9 +46,10 @@ type rescue struct {
 
 // forced is a split that was taken to its primary.
 type forced struct {
-	split       string
-	generation  uint64
-	previousPPM int
+	split             string
+	generation        uint64
+	previousPPM       int
+	previousSamplePPM int
 }
 
 // forceOff goes the way back without the daemon's help. The word to the next
@@ -192,8 +193,8 @@ func (o *offCommand) printForced(split string, all []forced) error {
 	list := api.ChangeList{Envelope: api.Of(api.KindChangeList), Items: []api.Change{}}
 	for _, f := range all {
 		list.Items = append(list.Items, api.Change{
-			Envelope: api.Of(api.KindChange), Split: f.split, Changed: f.previousPPM > 0,
-			Generation: f.generation, PreviousPPM: f.previousPPM,
+			Envelope: api.Of(api.KindChange), Split: f.split, Changed: f.previousPPM > 0 || f.previousSamplePPM > 0,
+			Generation: f.generation, PreviousPPM: f.previousPPM, PreviousSamplePPM: f.previousSamplePPM,
 		})
 	}
 	switch {

@@ -38,7 +38,7 @@ func forceOff(ctx context.Context, split string) ([]forced, error) {
 	changed, err := netfilter.ForceOff(ctx, netfilter.Settings{}, split)
 	all := make([]forced, 0, len(changed))
 	for _, f := range changed {
-		all = append(all, forced{split: f.Split, generation: uint64(f.Generation), previousPPM: int(f.PreviousPPM)})
+		all = append(all, forced{split: f.Split, generation: uint64(f.Generation), previousPPM: int(f.PreviousPPM), previousSamplePPM: int(f.PreviousSample)})
 	}
 	return all, err
 }

@@ -272,8 +272,9 @@ func fileRescue(kernel string) rescue {
 				if !ok || split != "" && split != name {
 					continue
 				}
-				all = append(all, forced{split: name, generation: s["generation"] + 1, previousPPM: int(s["ppm"])})
+				all = append(all, forced{split: name, generation: s["generation"] + 1, previousPPM: int(s["ppm"]), previousSamplePPM: int(s["sample"])})
 				s["generation"], s["ppm"] = s["generation"]+1, 0
+				delete(s, "sample")
 			}
 			if split != "" && len(all) == 0 {
 				return nil, fmt.Errorf("force off: the kernel has no split %q, it has dns, mx", split)

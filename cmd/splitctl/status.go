@@ -107,14 +107,14 @@ func (a *app) backends(splits []api.Split) *table {
 func (a *app) shadows(splits []api.Split) *table {
 	t := a.table([]string{"SAMPLE"}, "SPLIT", "SHADOW", "SAMPLE", "PLAYED TO", "ORIGIN")
 	for _, s := range splits {
-		if s.Shadow.SamplePPM == 0 {
-			continue
+		if s.Shadow.SamplePPM == 0 && s.Shadow.Origin == nil {
+			continue // the file's 0, which nobody asks about
 		}
 		origin := none
 		if s.Shadow.Origin != nil {
 			origin = a.originText(*s.Shadow.Origin)
 		}
-		t.row(s.Name, s.Shadow.State, percent(s.Shadow.SamplePPM), s.Shadow.To, origin)
+		t.row(s.Name, s.Shadow.State, percent(s.Shadow.SamplePPM), cmp.Or(s.Shadow.To, none), origin)
 	}
 	return t
 }

@@ -163,6 +163,10 @@ func sampledText(s *api.Sampled) string {
 	switch {
 	case s == nil:
 		return ""
+	case s.Paused != "" && s.NumberPPM == nil:
+		return fmt.Sprintf("; %s of those to the primary would be shadowed, but it is paused: %s", percent(s.SharePPM), s.Paused)
+	case s.Paused != "" && s.SharePPM > 0:
+		return fmt.Sprintf("; would be shadowed (it has drawn %d for the sample), but it is paused: %s", *s.NumberPPM, s.Paused)
 	case s.NumberPPM == nil:
 		return fmt.Sprintf("; %s of those to the primary are shadowed", percent(s.SharePPM))
 	case s.SharePPM == 0:

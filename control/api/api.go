@@ -397,6 +397,8 @@ type Sampled struct {
 	SharePPM int `json:"share_ppm"` // of its flows to the primary; with affinity all or none
 	// NumberPPM is what the network has drawn for it; with affinity alone.
 	NumberPPM *int `json:"number_ppm,omitempty"`
+	// Paused is why none is played now, although it would be by the sample.
+	Paused string `json:"paused,omitempty"`
 }
 
 // Odds are a backend's chance of each new flow.
