@@ -264,3 +264,39 @@ func TestWhatWasTooMuchToTellApartSaysWhereItCounts(t *testing.T) {
 		t.Errorf("want %q in\n%s", want, table)
 	}
 }
+
+// The most likely fault of identity: xclient is that the candidate does not offer it to
+// this host, and then it is this host that is compared.
+func TestAReportSaysThatTheCandidateWasNotToldWhoTheClientIs(t *testing.T) {
+	t.Parallel()
+	greeted := func(missing int) report.Report {
+		all := tally.New(tally.Options{Protocol: "smtp", WarmUp: -1})
+		for i := range 60 {
+			var found []shadow.Difference
+			if i < missing {
+				found = []shadow.Difference{{Path: "identity xclient", Kind: shadow.Extra, Got: "not offered", Plain: true, Excuse: "ignore identity *"}}
+			}
+			all.Add(shadow.Exchange{Endpoint: "EHLO"}, found, clock(i))
+		}
+		return report.Make(all.State(), report.Options{Candidate: "new"})
+	}
+	if r := greeted(60); !strings.Contains(r.Summary, " In 60 of 60 greetings the candidate did not take XCLIENT from this host") || r.Exchanges.Noise != 60 || r.Exchanges.Doubtful != 0 {
+		t.Errorf("%q, %+v", r.Summary, r.Exchanges)
+	}
+	if r := greeted(0); r.Untold != "" || strings.Contains(r.Summary, "XCLIENT") {
+		t.Errorf("where it was told: %q, %q", r.Untold, r.Summary)
+	}
+}
+
+func TestACandidateThatAnswersNothingMayExpectAnotherBeginning(t *testing.T) {
+	t.Parallel()
+	const hint = "expects what it gets first (identity: a PROXY header or none)"
+	if r := report.Make(unanswered(50, "no answer: closed").State(), report.Options{}); !strings.Contains(r.Summary, hint) {
+		t.Errorf("%q, want %q", r.Summary, hint)
+	}
+	some := unanswered(50, "no answer: closed")
+	some.Add(shadow.Exchange{Endpoint: "GET /"}, nil, clock(60))
+	if r := report.Make(some.State(), report.Options{}); strings.Contains(r.Summary, hint) {
+		t.Errorf("of one that answers: %q", r.Summary)
+	}
+}

@@ -39,7 +39,7 @@ func Make(s tally.State, o Options) Report {
 	m.judge()
 	m.charge()
 	r := Report{
-		APIVersion: apiVersion, Kind: kind, Split: o.Split, Protocol: s.Protocol, Primary: o.Primary, Candidate: o.Candidate, Rule: o.Rule, NeverCompared: neverCompared(s.Protocol),
+		APIVersion: apiVersion, Kind: kind, Split: o.Split, Protocol: s.Protocol, Primary: o.Primary, Candidate: o.Candidate, Rule: o.Rule, NeverCompared: neverCompared(s.Protocol), Untold: untold(s),
 		Cover: s.Coverage, Exchanges: m.exchanges, Folded: s.Folded,
 		Differences: m.list(tally.Reported), Suspects: m.list(tally.Suspect), Masked: m.masked(),
 		Latency: latency(s.Latency), NotCompared: s.Reasons, Endpoints: s.Endpoints, UnusedRules: m.unused(),
@@ -57,6 +57,21 @@ func Make(s tally.State, o Options) Report {
 	r = cleaned(r)
 	r.Summary = summary(r, o)
 	return r
+}
+
+// untold says in how many sessions of SMTP a candidate was not told by XCLIENT who the
+// client is; "" where it was not to be told, or always was. The driver has a path for it.
+func untold(s tally.State) string {
+	var missed, of int64
+	for _, f := range s.Fields {
+		if s.Protocol == "smtp" && f.Path == "identity xclient" {
+			missed, of = missed+f.Differed, of+s.Endpoints[f.Endpoint].Compared
+		}
+	}
+	if missed == 0 {
+		return ""
+	}
+	return fmt.Sprintf("In %d of %d greetings the candidate did not take XCLIENT from this host, so it decides about this host's address: see that it offers it here (Postfix: smtpd_authorized_xclient_hosts).", missed, of)
 }
 
 // neverCompared says what drivers leave out, because no two servers share it.

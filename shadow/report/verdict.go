@@ -56,6 +56,12 @@ func summary(r Report, o Options) string {
 	if r.Doubt != "" {
 		b.WriteString(" " + strings.ToUpper(r.Doubt[:1]) + r.Doubt[1:])
 	}
+	if r.Untold != "" {
+		b.WriteString(" " + r.Untold)
+	}
+	if r.Exchanges.Mismatch == 0 && r.Cover.Compared == 0 && len(r.Differences) > 0 {
+		b.WriteString(" It has answered nothing yet: see that its port is the right one, and expects what it gets first (identity: a PROXY header or none).")
+	}
 	if missed := r.Cover.Eligible - of; missed > 0 {
 		fmt.Fprintf(&b, " %s of what was seen was not compared.", percent(share(missed, r.Cover.Eligible)))
 	}

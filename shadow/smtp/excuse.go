@@ -19,6 +19,10 @@ const (
 	excuseGreylisting = "greylisting"
 )
 
+// untold is the path of why a candidate that was to be told by XCLIENT who the client
+// is was not. Reports know it by this name.
+const untold = excuseIdentity + " xclient"
+
 // byIdentity are refusals for who asks: which server he comes from, what its
 // address is called, who vouches for it, how often it has come. The codes are of
 // RFC 7372 and of its neighbours in IANA's list; the words those of Postfix, Exim,

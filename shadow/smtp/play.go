@@ -37,6 +37,7 @@ type play struct {
 	parked      bool            // nothing is asked while the primary gets content
 	excused     bool            // it was lost meanwhile
 	introduced  bool            // XCLIENT was tried, or cannot be
+	untold      string          // why the candidate was not told by XCLIENT
 	identified  bool
 	sender      string
 	leaving     bool
@@ -287,6 +288,9 @@ func (d *driver) judge(s *step, at time.Time) {
 		s.verdict, s.reason = shadow.Skipped, "mode data-abort: the last chunk is sent as if it were not, so there is no verdict"
 	default:
 		s.excuse = d.excuse(s, at)
+	}
+	if hello(s.command.verb) {
+		s.untold = d.untold
 	}
 	d.emit()
 	switch {

@@ -359,3 +359,29 @@ func TestWhyASessionPartedIsSaidWithoutNumbers(t *testing.T) {
 		}
 	}
 }
+
+// Who asked for XCLIENT is to hear that the candidate did not take it.
+func TestAHelloSaysThatTheCandidateWasNotTold(t *testing.T) {
+	for want, lines := range map[string][]string{
+		"not offered": {"P 220 x", "N 220 x", "C EHLO c", "P 250-x", "P 250 SIZE", "N 250-x", "N 250 SIZE"},
+		"refused":     {"P 220 x", "N 220 x", "C EHLO c", "P 250-x", "P 250 SIZE", "N 250-x", "N 250 XCLIENT ADDR", "N 550 no", "N 250-x", "N 250 SIZE"},
+		"":            {"P 220 x", "N 220 x", "C EHLO c", "P 250-x", "P 250 SIZE", "N 250-x", "N 250 XCLIENT ADDR", "N 220 x", "N 250-x", "N 250 SIZE"},
+	} {
+		d := New(Options{XCLIENT: true})(script{keep: 1 << 12}.session())
+		_, became, last := tell(t, d, lines...)
+		if len(last.Exchanges) != 1 {
+			t.Fatalf("%q: %q", want, became)
+		}
+		x := last.Exchanges[0]
+		got := ""
+		for _, f := range x.Candidate.Fields {
+			if f.Path == "identity xclient" {
+				got = f.Value
+			}
+		}
+		found := shadow.Differences(x, Noise())
+		if noise := len(found) == 1 && found[0].Excuse == "ignore identity *"; got != want || want != "" && !noise {
+			t.Errorf("it says %q, want %q, and differs in %+v", got, want, found)
+		}
+	}
+}

@@ -32,6 +32,7 @@ type step struct {
 	failed         string // why it will not answer
 	dotted         bool   // a chunk with a line of one dot, not sent any further
 	excuse         string
+	untold         string // why the candidate does not know who says hello, though it was to be told
 	done           bool // it was returned
 
 	// A step with a verdict waits for nothing.
@@ -103,6 +104,9 @@ func (s *step) exchange() shadow.Exchange {
 	if s.excuse != "" {
 		underExcuse(s.excuse, x.Primary.Fields)
 		underExcuse(s.excuse, x.Candidate.Fields)
+	}
+	if s.untold != "" && s.candidate != nil {
+		x.Candidate.Fields = append(x.Candidate.Fields, shadow.Field{Path: untold, Value: s.untold, Plain: true})
 	}
 	return x
 }

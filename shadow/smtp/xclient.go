@@ -34,6 +34,7 @@ func (d *driver) heardHello(r *reply) {
 		d.awaits = theXCLIENT
 		return
 	}
+	d.untold = "not offered"
 	if s.command.verb == "EHLO" {
 		s.sent, s.ended, d.played = true, true, s
 		d.changed(s, func() { s.unit = nil })
@@ -44,9 +45,11 @@ func (d *driver) heardHello(r *reply) {
 // heardXCLIENT takes the greeting behind XCLIENT, or the refusal.
 func (d *driver) heardXCLIENT(r *reply) {
 	d.awaits = idle
-	if r.code/100 == 2 {
-		d.identified = true
+	if r.code/100 != 2 {
+		d.untold = "refused"
+		return
 	}
+	d.identified = true
 }
 
 // xclient is the command with those attributes that are offered; empty where the
