@@ -13,6 +13,7 @@ import (
 func (d *draft) judge() {
 	d.judgeNames()
 	d.judgeService()
+	d.judgeShown()
 	places := occupied{}
 	for i, b := range d.backends {
 		d.judgeFamilies(b)

@@ -2,6 +2,7 @@ package configs
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -120,9 +121,31 @@ func (d *draft) readTransparent(t *table) {
 		v.refuse("mode auto becomes proxy only where this process lacks the capability that transparent needs: set mode: proxy, or leave it out: mode kernel keeps the client's address")
 	case d.split.Mode == traffic.ModeProxy && d.usesUDP():
 		v.refuse("flows of udp ports do not keep the client's address: make another split of those")
-	case d.split.Mode == traffic.ModeProxy && len(d.split.Proxy.AcceptProxy) > 0:
-		v.note("a client that a PROXY header names (accept_proxy) is reset where its address is of the other family than the one that the proxy connects to: have the proxy connect by the client's family, or use send_proxy instead")
+	default:
+		d.transparent = v
 	}
+}
+
+// judgeShown notes which clients, named by PROXY headers, backends cannot be shown:
+// a connection begins and ends at addresses of one family.
+func (d *draft) judgeShown() {
+	if !d.split.Transparent() || !d.whole {
+		return
+	}
+	const cure = "have the proxy connect by the client's family"
+	switch by4, by6 := d.split.ProxyFamilies(); {
+	case by4 && by6:
+		d.transparent.note("a client that a PROXY header names (accept_proxy) is reset where its address is of the other family than the one that the proxy connects to: %s, or use send_proxy instead", cure)
+	case by4:
+		d.transparent.note("%s", shownTo("IPv6", "IPv4", cure))
+	case by6:
+		d.transparent.note("%s", shownTo("IPv4", "IPv6", cure))
+	}
+}
+
+func shownTo(client, proxy, cure string) string {
+	return fmt.Sprintf("every %s client that a PROXY header names (accept_proxy) is reset: the proxies connect by %s alone, and backends cannot be shown an address of the other family: "+
+		"give the service %s addresses and accept_proxy %s networks and %s, or use send_proxy instead", client, proxy, client, client, cure)
 }
 
 // readAcceptProxy reads whose connections begin with a PROXY header. Which plane

@@ -27,6 +27,8 @@ type draft struct {
 	draw     drawDraft
 	mirror   mirrorDraft
 	shadow   shadowDraft
+	// transparent is that of proxy, where it may be on.
+	transparent value
 	// candidates says that each of them could be read, with its name.
 	candidates bool
 }

@@ -346,6 +346,20 @@ func (s Split) Candidate(name string) (Backend, bool) {
 // clients' addresses, for which it needs the kernel's help.
 func (s Split) Transparent() bool { return s.Mode == ModeProxy && s.Proxy.Transparent }
 
+// ProxyFamilies says by which families proxies may connect that name their clients in
+// PROXY headers: those of addresses of the service and of networks of AcceptProxy.
+func (s Split) ProxyFamilies() (ip4, ip6 bool) {
+	if s.Mode != ModeProxy {
+		return false, false
+	}
+	for _, network := range s.Proxy.AcceptProxy {
+		if slices.ContainsFunc(s.Service.Addresses, func(a netip.Addr) bool { return a.Is4() == network.Addr().Is4() }) {
+			ip4, ip6 = ip4 || network.Addr().Is4(), ip6 || network.Addr().Is6()
+		}
+	}
+	return ip4, ip6
+}
+
 // Backends lists the primary and then the candidates, each with its weight.
 func (s Split) Backends() []Backend {
 	primary := s.Primary

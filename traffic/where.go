@@ -120,14 +120,14 @@ func (s Split) sampled(client netip.Addr) (share, number Weight) {
 }
 
 // arrives returns an address of the family by which the client's flows come: its
-// own, or the service's where proxies bring them, which speak IPv4 to one of IPv6.
-// The zero Addr is none.
+// own, or the service's where proxies bring them, which speak IPv4 to one of IPv6; not
+// where backends are to see the client's address. The zero Addr is none.
 func (s Split) arrives(client netip.Addr) netip.Addr {
 	ofFamily := func(ip netip.Addr) bool { return ip.Is4() == client.Is4() }
 	switch {
 	case slices.ContainsFunc(s.Service.Addresses, ofFamily):
 		return client
-	case s.Mode == ModeProxy && len(s.Proxy.AcceptProxy) > 0 && len(s.Service.Addresses) > 0:
+	case s.Mode == ModeProxy && !s.Proxy.Transparent && len(s.Proxy.AcceptProxy) > 0 && len(s.Service.Addresses) > 0:
 		return s.Service.Addresses[0]
 	}
 	return netip.Addr{}

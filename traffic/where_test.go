@@ -32,6 +32,8 @@ func TestWhereAsksWhatTheRulesAskInTheirOrder(t *testing.T) {
 	behind := whereSplit()
 	behind.Mode, behind.Proxy.AcceptProxy = traffic.ModeProxy, []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}
 	behind.Candidates[0].Clients.Always = []netip.Prefix{netip.MustParsePrefix("2001:db8:c::/48")}
+	shown := behind
+	shown.Proxy.Transparent = true
 	kernel := behind
 	kernel.Mode = traffic.ModeKernel
 	for name, tc := range map[string]struct {
@@ -58,8 +60,9 @@ func TestWhereAsksWhatTheRulesAskInTheirOrder(t *testing.T) {
 		"behind proxies, of another family, in a group": {behind, "2001:db8:c::1", traffic.Side{
 			Why: traffic.WhyAlways, Backend: "new", Address: netip.MustParseAddr("10.0.0.12"),
 		}},
-		"in mode kernel proxies bring nobody": {kernel, "2001:db8::1", traffic.Side{Why: traffic.WhyFamily}},
-		"always, but down":                    {down, "198.51.100.9", traffic.Side{Why: traffic.WhyAlways, Backend: "old", Meant: "new", But: traffic.ButDown}},
+		"behind proxies, of another family, which backends cannot be shown": {shown, "2001:db8::1", traffic.Side{Why: traffic.WhyFamily}},
+		"in mode kernel proxies bring nobody":                               {kernel, "2001:db8::1", traffic.Side{Why: traffic.WhyFamily}},
+		"always, but down":                                                  {down, "198.51.100.9", traffic.Side{Why: traffic.WhyAlways, Backend: "old", Meant: "new", But: traffic.ButDown}},
 	} {
 		client := netip.MustParseAddr(tc.client)
 		tc.want.Client = netip.PrefixFrom(client, client.BitLen())

@@ -35,6 +35,7 @@ func rows() []row {
 		{"kernel-features", "what of nf_tables this kernel has", OnBoth, false, ofRules, judgeFeatures},
 		{"forwarding-off", "ip_forward and IPv6 forwarding", OnRouter, true, 0, judgeForwarding},
 		{"family-gap", "backends for each family of the service", OnRouter, false, 0, judgeFamilies},
+		{"other-family", "clients whose address backends cannot be shown", OnRouter, false, 0, judgeOtherFamily},
 		{"loopback-service", "services on loopback addresses", OnRouter, false, 0, judgeLoopback},
 		{"service-elsewhere", "service addresses on this host", OnRouter, true, 0, judgeServices},
 		{"backend-no-route", "routes to backends", OnRouter, true, 0, judgeBackendRoutes},

@@ -1,5 +1,39 @@
 package doctor
 
+import "fmt"
+
+// judgeOtherFamily: the relay's own connection begins at the client's address, which
+// is of the family that the proxy's connection came by, or cannot be shown. The relay
+// resets such a client.
+func judgeOtherFamily(e *examination) {
+	for _, s := range e.Relayed {
+		by4, by6 := s.ProxyFamilies()
+		const byClient = "have the proxies connect by the client's family, or set"
+		switch {
+		case by4 && by6:
+			e.add(Finding{
+				Level: LevelNote,
+				Seen:  seen("split %q is transparent: a client that a PROXY header names is reset where its address is of the other family than the one that the proxy connected to", s.Name),
+				Why:   "backends cannot be shown an address of the other family", Do: byClient, Cure: "proxy: {transparent: false, send_proxy: v2}",
+			})
+		case by4:
+			e.add(onlyBy(s.Name, "IPv4", "IPv6", byClient))
+		case by6:
+			e.add(onlyBy(s.Name, "IPv6", "IPv4", byClient))
+		}
+	}
+}
+
+func onlyBy(split, proxy, client, byClient string) Finding {
+	return Finding{
+		Level: LevelWarning,
+		Seen:  seen("split %q is transparent and its proxies (accept_proxy) connect by %s alone: every %s client that a PROXY header names is reset", split, proxy, client),
+		Why:   "backends cannot be shown an address of the other family",
+		Do:    fmt.Sprintf("give the service %s addresses and accept_proxy %s networks and %s", client, client, byClient),
+		Cure:  "proxy: {transparent: false, send_proxy: v2}",
+	}
+}
+
 // judgeRelayReplies: a reply to a transparent relay gets a mark by which this
 // host takes every address for its own. Where the device looks the sender up by
 // that mark too, the sender is this host itself, and the reply a martian, whatever

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"slices"
 	"syscall"
 	"testing"
@@ -23,6 +24,15 @@ func relayed() traffic.Split {
 func aboutRelay() Question {
 	q := about(nil, nil)
 	q.Relayed = []traffic.Split{relayed()}
+	return q
+}
+
+// behind is about relayed() behind proxies of those networks.
+func behind(networks ...string) Question {
+	q := aboutRelay()
+	for _, n := range networks {
+		q.Relayed[0].Proxy.AcceptProxy = append(q.Relayed[0].Proxy.AcceptProxy, netip.MustParsePrefix(n))
+	}
 	return q
 }
 

@@ -75,6 +75,9 @@ func faults() []fault {
 	shared.Address = addr("10.0.0.12")
 	return []fault{
 		{row: "family-gap", question: about([]traffic.Split{gap}, nil), level: LevelError, seen: `backend "new" has no address of the family of service address 2001:db8::25`},
+		{row: "other-family", question: behind("192.0.2.0/24"), level: LevelWarning, seen: `split "mx" is transparent and its proxies (accept_proxy) connect by IPv4 alone: every IPv6 client that a PROXY header names is reset`, cure: "proxy: {transparent: false, send_proxy: v2}"},
+		{row: "other-family", question: behind("2001:db8::/64"), level: LevelWarning, seen: "connect by IPv6 alone: every IPv4 client"},
+		{row: "other-family", question: behind("192.0.2.0/24", "2001:db8::/64"), level: LevelNote, seen: "is reset where its address is of the other family"},
 		{row: "loopback-service", question: about([]traffic.Split{loopback4}, nil), level: LevelError, seen: "127.0.0.1 is a loopback address and route_localnet is off", cure: "sysctl -w net.ipv4.conf.all.route_localnet=1"},
 		{row: "loopback-service", question: about([]traffic.Split{loopback4}, nil), breakIt: set(onRouter, "net/ipv4/conf/all/route_localnet", "1"), level: LevelError, seen: "the clients' addresses are kept", cure: "return: masquerade"},
 		{row: "loopback-service", question: about([]traffic.Split{loopback6}, nil), level: LevelError, seen: "::1 cannot be sent to fd00::12"},
