@@ -25,8 +25,9 @@ type choice struct {
 	candidates []party
 	*rules
 
-	inlet       *inlet // where the kernel hands flows over; nil: it is the relay's own split
-	masqueraded bool   // of an inlet: its flows have this host's address
+	inlet       *inlet          // where the kernel hands flows over; nil: it is the relay's own split
+	masqueraded bool            // of an inlet: its flows have this host's address
+	asked       traffic.Service // of an inlet: what its flows have asked for
 }
 
 // rules are what all fronts of a split ask alike.

@@ -225,6 +225,35 @@ func TestAnInletServesNobodyWhoConnectsToItself(t *testing.T) {
 	}
 }
 
+// The kernel's rules of an earlier start may lead a split's flows to another one's
+// inlet until they are replaced. Its clients are served, and what they say is played to
+// no candidate but their own split's.
+func TestAFlowOfAnotherSplitIsServedAndNotShadowed(t *testing.T) {
+	for family, ip := range families() {
+		from := aClient(t, family)
+		for name, other := range map[string]func(*traffic.Service){
+			"of another port":    func(s *traffic.Service) { s.Ports[0].Number++ },
+			"of another address": func(s *traffic.Service) { s.Addresses[0] = from },
+			"of UDP":             func(s *traffic.Service) { s.Ports[0].Transport = traffic.UDP },
+		} {
+			t.Run(family+" "+name, func(t *testing.T) {
+				lab := newInletLab(t, ip, startServer(t, ip, echo), func(s *traffic.Split, _ *Options) { other(&s.Service) })
+				c := dialFrom(t, from, lab.service)
+				exchange(t, c, "a mail")
+				if err := c.CloseWrite(); err != nil {
+					t.Fatal(err)
+				}
+				readAll(t, c)
+				nettest.Eventually(t, "the flow has ended", func() bool { return lab.inlet().Flows == 1 && lab.inlet().Open == 0 })
+				if diff := cmp.Diff(TeeCounts{}, lab.TeeCounts()["mx"]); diff != "" || lab.tee.told() != 0 {
+					t.Errorf("the tee was told of %d flows (-want +got):\n%s", lab.tee.told(), diff)
+				}
+				nettest.Eventually(t, "the log says so", func() bool { return strings.Contains(lab.logs.String(), "not shadowed") })
+			})
+		}
+	}
+}
+
 // What the kernel does not hand over any more goes to the primary by itself, as does
 // what it would while nobody listens.
 func TestAnInletThatIsClosedLosesNobody(t *testing.T) {

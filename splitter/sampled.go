@@ -3,6 +3,7 @@ package splitter
 import (
 	"log/slog"
 	"net/netip"
+	"slices"
 	"syscall"
 	"time"
 	"unsafe"
@@ -30,13 +31,23 @@ func (r *Relay) sampledChoice(split traffic.Split, in *inlet, at spot) *choice {
 			NoSplice: split.Proxy.NoSplice, Fallback: traffic.FallbackNone, Transparent: !masqueraded,
 		},
 		gate: r.gates[split.Name], primary: party{name: split.Primary.Name}, rules: &rules{},
-		inlet: in, masqueraded: masqueraded,
+		inlet: in, masqueraded: masqueraded, asked: split.Service,
 	}
+}
+
+// hasAsked says whether a flow that has asked for the address is of the inlet's split.
+func (c *choice) hasAsked(at netip.AddrPort) bool {
+	return slices.Contains(c.asked.Addresses, at.Addr()) && slices.ContainsFunc(c.asked.Ports, func(p traffic.Port) bool {
+		return p.Transport == c.transport && p.Contains(at.Port())
+	})
 }
 
 // goOnWith has a flow that an inlet has accepted go on to where it would go without
 // the relay: to its own address on this side. The tee is told of each: the kernel has
-// drawn. Who has connected to the inlet itself, and not by way of the kernel's rules,
+// drawn. It is told of none that has asked for another split's service: until the
+// kernel has the rules of this daemon, those of an earlier one may lead to the port
+// where another split's inlet was, and what one's clients say is not for the other's
+// candidate. Who has connected to the inlet itself, and not by way of the kernel's rules,
 // would be connected with it for ever.
 func (w *worker) goOnWith(f *flow) {
 	c := f.choice
@@ -48,9 +59,13 @@ func (w *worker) goOnWith(f *flow) {
 		return
 	}
 	f.target = &target{name: c.primary.name, at: at, address: at.String(), endpoint: newEndpoint(at), counter: c.inlet.counter}
-	if w.relay.tee != nil {
+	switch asked := askedOf(int(f.sockets[client]), at); {
+	case w.relay.tee == nil:
+	case c.hasAsked(asked):
 		f.sampled = true
 		c.gate.tees.sampled.Add(1)
+	default:
+		w.tellStray(c, f.client, asked)
 	}
 	w.try(f, f.target)
 }
@@ -61,6 +76,16 @@ func (w *worker) tellIntruder(c *choice, from netip.AddrPort) {
 		w.relay.say(func(log *slog.Logger) {
 			log.Warn("connection refused: it asks for the port where the kernel hands flows over to be shadowed, which is no service",
 				"split", c.split, "address", c.service.String(), "client", from.String(), "left_out", left)
+		})
+	}
+}
+
+// tellStray says that the flow of another split has come to an inlet.
+func (w *worker) tellStray(c *choice, from, asked netip.AddrPort) {
+	if left, ok := w.relay.quiet.allow("strays of "+c.split, time.Now()); ok {
+		w.relay.say(func(log *slog.Logger) {
+			log.Warn("flow served and not shadowed: the kernel's rules, perhaps of an earlier start, handed it over for another split than the one whose service it asked for",
+				"split", c.split, "client", from.String(), "service", asked.String(), "left_out", left)
 		})
 	}
 }
