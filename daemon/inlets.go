@@ -113,7 +113,7 @@ func (p *planes) openInlets(splits []traffic.Split, paths []traffic.ReturnPath) 
 			if had == 0 && !before.toSample(split) {
 				continue
 			}
-			port, err := p.openInlet(split, paths)
+			port, err := p.openInlet(before.of(split), paths)
 			switch {
 			case err == nil:
 				next.ports[split.Name] = port

@@ -254,6 +254,53 @@ func TestASampleRestsWhileItsFlowsDoNotReachThePrimary(t *testing.T) {
 	w.kernel.wantSampled(t, "with one in twenty in trouble", sampledIn{300_000, itsPort})
 }
 
+// Clients of a kernel split are not to wait because the relay has all flows that it may.
+func TestASampleRestsWhileTheRelayIsNearlyFull(t *testing.T) {
+	for name, test := range map[string]struct{ fill, empty func(*splitter.Inlet) }{
+		"nearly full":         {func(in *splitter.Inlet) { in.Full = true }, func(in *splitter.Inlet) { in.Full = false }},
+		"short of something":  {func(in *splitter.Inlet) { in.Short++ }, func(*splitter.Inlet) {}},
+		"short and much used": {func(in *splitter.Inlet) { in.Short, in.Flows = in.Short+1, in.Flows+10*troubledWindow }, func(*splitter.Inlet) {}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, sampledMX(300_000))
+			d := w.mustBoot()
+			k := newInletKeeper()
+			d.lookAtInlets(t.Context(), k)
+			w.kernel.wantSampled(t, "with room", sampledIn{300_000, itsPort})
+			w.relay.inlet(test.fill)
+			d.lookAtInlets(t.Context(), k)
+			w.kernel.wantSampled(t, "full", sampledIn{0, itsPort})
+			if got := warningsOf(t, d); !strings.Contains(got, "its sample rests: the relay has nearly all flows that it may") {
+				t.Errorf("status warns %q", got)
+			}
+			w.now = w.now.Add(restFirst - time.Second)
+			d.lookAtInlets(t.Context(), k)
+			w.kernel.wantSampled(t, "for a while", sampledIn{0, itsPort})
+			w.now = w.now.Add(time.Second)
+			w.relay.inlet(func(in *splitter.Inlet) { test.empty(in) })
+			d.lookAtInlets(t.Context(), k)
+			w.kernel.wantSampled(t, "with room again", sampledIn{300_000, itsPort})
+			d.lookAtInlets(t.Context(), k)
+			w.kernel.wantSampled(t, "and after", sampledIn{300_000, itsPort})
+		})
+	}
+}
+
+func TestASampleRestsForAsLongAsTheRelayIsNearlyFull(t *testing.T) {
+	w := newWorld(t, sampledMX(300_000))
+	d := w.mustBoot()
+	k := newInletKeeper()
+	w.relay.inlet(func(in *splitter.Inlet) { in.Full = true })
+	for range 3 {
+		d.lookAtInlets(t.Context(), k)
+		w.kernel.wantSampled(t, "full", sampledIn{0, itsPort})
+		w.now = w.now.Add(2 * restFirst)
+	}
+	w.relay.inlet(func(in *splitter.Inlet) { in.Full = false })
+	d.lookAtInlets(t.Context(), k)
+	w.kernel.wantSampled(t, "with room again", sampledIn{300_000, itsPort})
+}
+
 // SetBackends writes the chains of all backends, that of the sampled flows too.
 func TestAnotherBackendStateKeepsTheInlet(t *testing.T) {
 	w := newWorld(t, sampledMX(300_000))

@@ -67,11 +67,16 @@ func (d *Daemon) lookAtInlets(ctx context.Context, k *inletKeeper) {
 		return
 	}
 	inlets := d.planes.relay.Inlets()
-	d.closeIdle(ctx, k.unused(d.now(), d.unsampled(), inlets))
+	unsampled := d.unsampled()
+	d.closeIdle(ctx, k.unused(d.now(), unsampled, inlets))
 	for _, name := range slices.Sorted(maps.Keys(inlets)) {
-		switch k.judge(d.now(), name, inlets[name]) {
+		in := inlets[name]
+		in.Full = in.Full && !slices.Contains(unsampled, name)
+		switch k.judge(d.now(), name, in) {
 		case judgedTroubled:
 			d.restSample(ctx, name, fmt.Sprintf("sampled flows do not reach the primary, or not with their clients' addresses: its replies may take another way than through this host; nothing is sampled for %s", k.rests[name].last))
+		case judgedFull:
+			d.restSample(ctx, name, fmt.Sprintf("the relay has nearly all flows that it may (files or memory of splitd): nothing is sampled while that is so, and for %s at least; the primary's clients are served without it", k.rests[name].last))
 		case judgedRested:
 			d.restSample(ctx, name, "")
 		case judgedWell:
@@ -115,14 +120,17 @@ type judgement int
 const (
 	judgedWell judgement = iota
 	judgedTroubled
+	judgedFull
 	judgedRested
 )
 
-// judge looks at what an inlet has done since the window began that it is in.
+// judge looks at what an inlet has done since the window began that it is in. A relay
+// that is nearly full has clients wait whom the kernel alone would serve, so their
+// sample rests before it is, and until it is not.
 func (k *inletKeeper) judge(now time.Time, name string, in splitter.Inlet) judgement {
 	r := k.rests[name]
 	if !r.until.IsZero() {
-		if now.Before(r.until) {
+		if now.Before(r.until) || in.Full {
 			return judgedWell
 		}
 		k.rests[name], k.since[name] = rest{last: r.last}, in
@@ -131,17 +139,25 @@ func (k *inletKeeper) judge(now time.Time, name string, in splitter.Inlet) judge
 	was := k.since[name]
 	flows, trouble := in.Flows-was.Flows, in.Trouble-was.Trouble
 	switch {
-	case in.Flows < was.Flows || in.Trouble < was.Trouble: // it is another one
+	case in.Flows < was.Flows || in.Trouble < was.Trouble || in.Short < was.Short: // it is another one
 		k.since[name] = in
+	case in.Full || in.Short > was.Short:
+		k.restLonger(now, name)
+		return judgedFull
 	case trouble >= troubledFrom && trouble*troubledShare >= flows+trouble:
-		last := min(max(2*r.last, restFirst), restMost)
-		k.rests[name] = rest{until: now.Add(last), last: last}
+		k.restLonger(now, name)
 		return judgedTroubled
 	case flows >= troubledWindow:
 		k.since[name] = in
 		delete(k.rests, name)
 	}
 	return judgedWell
+}
+
+// restLonger has the sample of a split rest, for twice as long as the last time.
+func (k *inletKeeper) restLonger(now time.Time, name string) {
+	last := min(max(2*k.rests[name].last, restFirst), restMost)
+	k.rests[name] = rest{until: now.Add(last), last: last}
 }
 
 // restSample has nothing of a split sampled, or as much as is in force again where

@@ -38,13 +38,13 @@ func (w *worker) listen(f *front, socket int) {
 	switch {
 	case f.udp():
 		w.prepare()
-	case w.resting:
+	case w.resting.holds(f):
 		events = 0 // with the others
 	}
 	if errno := w.poller.add(socket, events, ticket{kind: ofListener, place: int32(place)}); errno != 0 {
 		w.relay.faults.accepts.Add(1)
 		w.relay.say(func(log *slog.Logger) { log.Error("watch listener", "address", f.address.String(), "error", errno) })
-		w.rest() // which tries again
+		w.rest(restAll) // which tries again
 	}
 }
 
@@ -66,8 +66,8 @@ func (w *worker) knocked(place int32) {
 func (w *worker) accept(place int32) {
 	l := &w.listeners[place]
 	for range l.batch {
-		if w.relay.files.short(filesOfFlow) {
-			w.failed(l.front.address.AddrPort, w.relay.files.lack)
+		if w.relay.files.short(filesOfFlow, l.front.inlet) {
+			w.lacking(l.front)
 			return
 		}
 		socket, client, errno := w.edge.accept(l.socket)
@@ -77,14 +77,14 @@ func (w *worker) accept(place int32) {
 			if l.since != 0 && w.edge.queued(l.socket) == 0 {
 				l.since = 0
 			}
-			if w.resting {
+			if w.resting.holds(l.front) {
 				return
 			}
 		case errno == unix.EAGAIN:
 			l.batch, l.filled = 1, 0
 			return
 		case isShortage(errno):
-			w.failed(l.front.address.AddrPort, errno)
+			w.failed(l.front.address.AddrPort, errno, restAll)
 			return
 		default: // the connection's own error, accept(2): it is gone
 		}
@@ -121,7 +121,7 @@ func (w *worker) leaveAfter(f *front, place int32, left int, done func()) {
 		errno := w.relay.files.lack
 		var socket int
 		var client netip.AddrPort
-		if !w.relay.files.short(filesOfFlow) {
+		if !w.relay.files.short(filesOfFlow, f.inlet) {
 			socket, client, errno = w.edge.accept(l.socket)
 		}
 		switch {

@@ -35,7 +35,7 @@ func (w *worker) admit(socket int, from netip.AddrPort, at *front) {
 	defer w.guard(f)
 	if errno := w.poller.add(socket, connection, f.ticket(ofClient)); errno != 0 {
 		c.gate.lack(errno)
-		w.failed(at.address.AddrPort, errno)
+		w.failed(at.address.AddrPort, errno, restAll)
 		w.abort(f, endShort)
 		return
 	}
@@ -187,7 +187,7 @@ func (f *flow) endOf(cause syscall.Errno) ending {
 func (w *worker) blame(f *flow, cause syscall.Errno) {
 	split, name := f.choice.split, f.target.name
 	if isScarce(cause) {
-		w.rest()
+		w.rest(restAll)
 	}
 	if f.ours(cause) {
 		f.trouble(cause)

@@ -85,7 +85,7 @@ func (w *worker) admits(c *choice, from netip.Addr) (counted netip.Addr, ok bool
 // of their share of all else), 0 of nothing.
 func (w *worker) lacks() syscall.Errno {
 	switch r := w.relay; {
-	case r.files.short(filesOfTalk):
+	case r.files.short(filesOfTalk, false):
 		return r.files.lack
 	case r.crowd.full(), w.now < w.portless:
 		return unix.EAGAIN

@@ -19,6 +19,8 @@ type files struct {
 	lack syscall.Errno // what is short when they are used: EMFILE, or ENOMEM
 	used atomic.Int64
 
+	handed atomic.Bool // the kernel may hand flows over: a part is left for those
+
 	limit int64        // the most by the process's limit, of which those come first that
 	own   atomic.Int64 // listeners and workers have
 }
@@ -56,10 +58,29 @@ func (f *files) measure() error {
 	return nil
 }
 
-// short says whether there are too few for another flow of so many.
-func (f *files) short(more int64) bool {
+// What is left to flows that the kernel hands over, while it does: one in keptShare.
+// Where more than fullShare parts of fullOf are used it should not do so any more, and
+// what is left is for those who come until it has been told.
+const (
+	keptShare = 8
+	fullShare = 3
+	fullOf    = 4
+)
+
+// short says whether there are too few for another flow of so many, handed over by the
+// kernel or not.
+func (f *files) short(more int64, handedOver bool) bool {
+	if !handedOver && f.handed.Load() {
+		more += f.most / keptShare
+	}
 	more += f.used.Load()
 	return more > f.most || more+f.own.Load() > f.limit
+}
+
+// full says whether so many are used that the kernel should hand no flows over.
+func (f *files) full() bool {
+	used := f.used.Load()
+	return used > f.most/fullOf*fullShare || used+f.own.Load() > f.limit/fullOf*fullShare
 }
 
 // filesOfWorker is how many a worker has for itself: its epoll, its bell and its

@@ -25,6 +25,8 @@ type inlet struct {
 	counter *counter
 	open    atomic.Int64 // flows that have not ended
 	trouble atomic.Uint64
+	short   atomic.Uint64
+	sampled bool // the kernel hands flows over; under Relay.mu
 }
 
 // Inlet is how an inlet does.
@@ -34,8 +36,12 @@ type Inlet struct {
 	Open int64
 	// Flows are those that the primary has answered, Failed those that it refused or
 	// left without an answer, and Trouble what of them, or besides, was no refusal: no
-	// answer came, or this host lacked something. They only grow.
-	Flows, Failed, Trouble uint64
+	// answer came, or this host lacked something. Short is how often nothing could be
+	// taken over for lack of files or memory: clients waited. They only grow.
+	Flows, Failed, Trouble, Short uint64
+	// Full says that the relay's flows have most of the files, or of the memory, that
+	// they may have: the kernel should hand nothing over.
+	Full bool
 }
 
 // The ports that inlets are looked for at: behind those that Linux gives to
@@ -65,6 +71,8 @@ func (r *Relay) OpenInlet(split traffic.Split) (port uint16, err error) {
 		r.inlets[split.Name] = in
 		r.log.Info("listening for the sample of the kernel", "split", split.Name, "port", in.port)
 	}
+	in.sampled = split.Sample > 0
+	r.keepFiles()
 	for _, f := range in.fronts {
 		f.apply(r.sampledChoice(split, in, f.address))
 	}
@@ -94,9 +102,20 @@ func (r *Relay) dropInlet(split string) {
 		return
 	}
 	delete(r.inlets, split)
+	r.keepFiles()
 	for _, f := range in.fronts {
 		r.retire(f, nil)
 	}
+}
+
+// keepFiles leaves files to the flows of inlets while there may be some: clients of the
+// kernel's splits are not to wait because those of others have all of them. r.mu is held.
+func (r *Relay) keepFiles() {
+	handed := false
+	for _, in := range r.inlets {
+		handed = handed || in.sampled
+	}
+	r.files.handed.Store(handed)
 }
 
 // Inlets are those that are open, by split. It may be called from many goroutines.
@@ -105,14 +124,14 @@ func (r *Relay) Inlets() map[string]Inlet {
 	defer r.mu.Unlock()
 	all := make(map[string]Inlet, len(r.inlets))
 	for name, in := range r.inlets {
-		all[name] = in.read()
+		all[name] = in.read(r.files.full())
 	}
 	return all
 }
 
-func (in *inlet) read() Inlet {
+func (in *inlet) read(full bool) Inlet {
 	return Inlet{
-		Port: in.port, Open: in.open.Load(), Trouble: in.trouble.Load(),
+		Port: in.port, Open: in.open.Load(), Trouble: in.trouble.Load(), Short: in.short.Load(), Full: full,
 		Flows:  in.counter.sum(func(t *tally) *atomic.Uint64 { return &t.flows }),
 		Failed: in.counter.sum(func(t *tally) *atomic.Uint64 { return &t.failed }),
 	}

@@ -20,9 +20,32 @@ func nextPause(pause time.Duration) time.Duration {
 	return min(max(2*pause, pauseFirst), pauseMost)
 }
 
+// resting is what a worker accepts nothing of.
+type resting int
+
+const (
+	restNone resting = iota
+	// restOwn is what clients of mode proxy connect to. Who is handed over by the
+	// kernel would have been served without this process, and is.
+	restOwn
+	restAll
+)
+
+// holds says whether nothing is accepted for a front.
+func (r resting) holds(f *front) bool { return r == restAll || r == restOwn && !f.inlet }
+
+// lacking is failed where flows have all files that they may.
+func (w *worker) lacking(f *front) {
+	which := restOwn
+	if f.inlet {
+		which = restAll
+	}
+	w.failed(f.address.AddrPort, w.relay.files.lack, which)
+}
+
 // failed counts an accept that failed for lack of something, and rests.
-func (w *worker) failed(address netip.AddrPort, cause error) {
-	w.rest()
+func (w *worker) failed(address netip.AddrPort, cause error, which resting) {
+	w.rest(which)
 	w.relay.faults.accepts.Add(1)
 	pause := w.pause
 	if left, ok := w.relay.quiet.allow("accept", time.Now()); ok {
@@ -32,21 +55,25 @@ func (w *worker) failed(address netip.AddrPort, cause error) {
 	}
 }
 
-// rest accepts nothing for a while, from no listener: what is short comes back
-// when flows end. Clients wait in the kernel's queue meanwhile, but for those
+// rest accepts nothing for a while, from no listener that which holds: what is short
+// comes back when flows end. Clients wait in the kernel's queue meanwhile, but for those
 // who have done so for over a second.
-func (w *worker) rest() {
-	if w.resting {
+func (w *worker) rest(which resting) {
+	if w.resting >= which {
 		return
 	}
-	w.resting = true
+	w.resting = which
 	w.pause = nextPause(w.pause)
 	w.watch(0)
 	w.wheel.set(worksAlone, w.now+ticks(w.pause))
 	for place := range w.listeners {
+		f := w.listeners[place].front
+		if f == nil || !which.holds(f) {
+			continue
+		}
 		w.overstay(int32(place))
-		if f := w.listeners[place].front; f != nil && f.inlet {
-			f.choice.Load().inlet.trouble.Add(1)
+		if f.inlet {
+			f.choice.Load().inlet.short.Add(1)
 		}
 	}
 }
@@ -71,18 +98,18 @@ func (w *worker) overstay(place int32) {
 
 // wake accepts again.
 func (w *worker) wake() {
-	w.resting = false
+	w.resting = restNone
 	w.watch(unix.EPOLLIN)
 	if w.reserve < 0 {
 		w.reserve, _ = newReserve()
 	}
 }
 
-// watch changes what is asked about all listeners, but for those of UDP: their
-// flows need them.
+// watch changes what is asked about listeners, none for those that rest, but for those
+// of UDP: their flows need them.
 func (w *worker) watch(events uint32) {
 	for i, l := range w.listeners {
-		if l.front != nil && !l.front.udp() {
+		if l.front != nil && !l.front.udp() && (events != 0 || w.resting.holds(l.front)) {
 			t := ticket{kind: ofListener, place: int32(i)}
 			if w.poller.change(l.socket, events, t) == unix.ENOENT { // there was no room for it
 				_ = w.poller.add(l.socket, events, t)

@@ -148,8 +148,8 @@ func TestListenersAndWorkersHaveTheirFilesBeforeFlows(t *testing.T) {
 	f := &files{most: 100, limit: 20}
 	f.own.Store(10)
 	f.used.Store(8)
-	if f.short(2) || !f.short(3) {
-		t.Errorf("of 20, 10 are the relay's own and 8 of flows: short of 2: %t, of 3: %t", f.short(2), f.short(3))
+	if f.short(2, false) || !f.short(3, false) {
+		t.Errorf("of 20, 10 are the relay's own and 8 of flows: short of 2: %t, of 3: %t", f.short(2, false), f.short(3, false))
 	}
 	ip := families()["IPv4"]
 	split := newSplit("mx", netip.AddrPortFrom(ip, freePort()), closedPort(ip), nil)

@@ -40,7 +40,7 @@ type worker struct {
 	listeners []listener // by the place in their tickets
 	loans     loans
 	pause     time.Duration // of the last accept error, 0 since one succeeded
-	resting   bool          // nothing is accepted
+	resting   resting       // what is not accepted
 	reserve   int           // a descriptor that can be given up
 	paused    []ticket      // flows that had more to do than one round allows
 	due       []int32
