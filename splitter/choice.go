@@ -25,9 +25,8 @@ type choice struct {
 	candidates []party
 	*rules
 
-	inlet       *inlet          // where the kernel hands flows over; nil: it is the relay's own split
-	masqueraded bool            // of an inlet: its flows have this host's address
-	asked       traffic.Service // of an inlet: what its flows have asked for
+	inlet       *inlet // where the kernel hands flows over; nil: it is the relay's own split
+	masqueraded bool   // of an inlet: its flows have this host's address
 }
 
 // rules are what all fronts of a split ask alike.
@@ -41,6 +40,8 @@ type rules struct {
 	sampleLots traffic.Lots
 
 	proxies traffic.Networks // whose connections begin with a PROXY header
+
+	asked traffic.Service // of an inlet: what its flows have asked for
 }
 
 func rulesOf(split traffic.Split) *rules {
@@ -87,8 +88,8 @@ type target struct {
 // run is a part of the draw: the numbers below its end that no run before it
 // has.
 type run struct {
-	end   traffic.Weight
-	party int // of the candidates; -1 is the primary
+	end   int32 // a number of the draw
+	party int32 // of the candidates; -1 is the primary
 }
 
 // newChoice makes the choice of a front at address, as yet without gate, groups,
@@ -165,19 +166,19 @@ func reach(b traffic.Backend, addresses []traffic.Address, address netip.AddrPor
 
 // runsOf is the layout of the draw.
 func runsOf(split traffic.Split) []run {
-	parties := make(map[string]int, len(split.Candidates))
+	parties := make(map[string]int32, len(split.Candidates))
 	for i, c := range split.Candidates {
-		parties[c.Name] = i
+		parties[c.Name] = int32(i)
 	}
 	layout := split.Layout()
 	runs := make([]run, 0, 2*len(layout))
 	next := traffic.Weight(0)
 	for _, slot := range layout {
 		if slot.First > next {
-			runs = append(runs, run{end: slot.First, party: -1})
+			runs = append(runs, run{end: int32(slot.First), party: -1})
 		}
 		next = slot.Last + 1
-		runs = append(runs, run{end: next, party: parties[slot.Candidate]})
+		runs = append(runs, run{end: int32(next), party: parties[slot.Candidate]})
 	}
 	return runs
 }
@@ -228,7 +229,7 @@ func (c *choice) meant(client netip.Addr, draw func() traffic.Weight) (*party, t
 
 // owner is whose that number of the draw is.
 func (c *choice) owner(number traffic.Weight) *party {
-	i, _ := slices.BinarySearchFunc(c.runs, number, func(r run, number traffic.Weight) int { return cmp.Compare(r.end, number+1) })
+	i, _ := slices.BinarySearchFunc(c.runs, number, func(r run, number traffic.Weight) int { return cmp.Compare(r.end, int32(number)+1) })
 	if i == len(c.runs) || c.runs[i].party < 0 {
 		return &c.primary
 	}
@@ -246,7 +247,7 @@ func (c *choice) takes(f *flow) bool {
 		return c.primary.name == f.target.name
 	}
 	p := &c.candidates[i]
-	drawn := slices.ContainsFunc(c.runs, func(r run) bool { return r.party == i })
+	drawn := slices.ContainsFunc(c.runs, func(r run) bool { return int(r.party) == i })
 	return p.shut == "" && (drawn || p.always.Contain(f.client.Addr()))
 }
 

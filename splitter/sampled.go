@@ -30,8 +30,8 @@ func (r *Relay) sampledChoice(split traffic.Split, in *inlet, at spot) *choice {
 			ConnectTimeout: r.last, PeerTimeout: asTheHost, DrainTimeout: split.Proxy.DrainTimeout,
 			NoSplice: split.Proxy.NoSplice, Fallback: traffic.FallbackNone, Transparent: !masqueraded,
 		},
-		gate: r.gates[split.Name], primary: party{name: split.Primary.Name}, rules: &rules{},
-		inlet: in, masqueraded: masqueraded, asked: split.Service,
+		gate: r.gates[split.Name], primary: party{name: split.Primary.Name}, rules: &rules{asked: split.Service},
+		inlet: in, masqueraded: masqueraded,
 	}
 }
 

@@ -50,18 +50,24 @@ func (r *Relay) restate(what string, given traffic.Split, change func(traffic.Sp
 	if err != nil {
 		return err
 	}
-	for f, c := range choices {
-		f.apply(c)
+	for _, made := range choices {
+		made.front.apply(made.choice)
 	}
 	r.splits[given.Name] = changed
 	return nil
 }
 
+// made is a choice that a front is to make.
+type made struct {
+	front  *front
+	choice *choice
+}
+
 // restated makes the choices of a split's fronts: of what they have where its
 // weights alone have changed, because a split may have thousands of fronts, and
 // each of those thousands of addresses to choose from. r.mu is held.
-func (r *Relay) restated(current, changed traffic.Split) (map[*front]*choice, error) {
-	choices, rules := map[*front]*choice{}, r.restatedRules(changed)
+func (r *Relay) restated(current, changed traffic.Split) ([]made, error) {
+	choices, rules := make([]made, 0, len(r.fronts)), r.restatedRules(changed)
 	weightsAlone := sameBackends(current, changed)
 	for address, f := range r.fronts {
 		before := f.choice.Load()
@@ -69,15 +75,15 @@ func (r *Relay) restated(current, changed traffic.Split) (map[*front]*choice, er
 		case before.split != changed.Name:
 			continue
 		case weightsAlone && !f.goes:
-			choices[f] = before.restated(changed, rules)
+			choices = append(choices, made{f, before.restated(changed, rules)})
 			continue
 		}
 		c, err := r.choice(changed, rules, address)
 		switch {
 		case err == nil:
-			choices[f] = c
+			choices = append(choices, made{f, c})
 		case f.goes:
-			choices[f] = before.toPrimary()
+			choices = append(choices, made{f, before.toPrimary()})
 		default:
 			return nil, err
 		}

@@ -63,7 +63,7 @@ func (s Slots) keeps(after Slots) bool {
 }
 
 func (s Slots) owned(candidate string) Slots {
-	return slices.DeleteFunc(s.joined(), func(slot Slot) bool { return slot.Candidate != candidate })
+	return slices.DeleteFunc(slices.Clone(s.joined()), func(slot Slot) bool { return slot.Candidate != candidate })
 }
 
 // in says whether all numbers of s are in the other slots, of one owner both.
@@ -110,27 +110,43 @@ func (s Slots) Reweighed(candidates []Backend) Slots {
 	for _, c := range candidates {
 		missing[c.Name] = c.Weight
 	}
-	return s.cut(missing).grown(candidates, missing).joined()
+	kept := s.joined().cut(missing)
+	gains := kept.gains(candidates, missing)
+	if len(gains) == 0 {
+		return kept
+	}
+	return kept.with(gains)
 }
 
-// cut is what is kept of the slots, in order: of each candidate the lowest numbers
-// up to what it is missing, which is less afterwards.
+// cut is what is kept of the slots, which are joined: of each candidate the lowest
+// numbers up to what it is missing, which is less afterwards. Where that is all of
+// them it is s itself: there may be a hundred thousand.
 func (s Slots) cut(missing map[string]Weight) Slots {
-	var kept Slots
-	for _, slot := range s.joined() {
-		if most := missing[slot.Candidate]; most > 0 {
-			slot.Last = min(slot.Last, slot.First+most-1)
-			missing[slot.Candidate] = most - slot.size()
-			kept = append(kept, slot)
+	kept, whole := s, true
+	for i, slot := range s {
+		most := missing[slot.Candidate]
+		keeps := min(slot.size(), max(most, 0))
+		if whole && keeps < slot.size() {
+			kept, whole = append(make(Slots, 0, len(s)), s[:i]...), false
 		}
+		if keeps == 0 {
+			continue
+		}
+		missing[slot.Candidate] = most - keeps
+		if !whole {
+			kept = append(kept, Slot{First: slot.First, Last: slot.First + keeps - 1, Candidate: slot.Candidate})
+		}
+	}
+	if len(kept) == 0 {
+		return nil
 	}
 	return kept
 }
 
-// grown is s, which is in order, with what candidates are missing: the first of
+// gains are what candidates are missing beside s, which is in order: the first of
 // them takes the lowest numbers that nobody has, the next one those behind it.
-func (s Slots) grown(candidates []Backend, missing map[string]Weight) Slots {
-	grown := slices.Clone(s)
+func (s Slots) gains(candidates []Backend, missing map[string]Weight) Slots {
+	var gains Slots
 	next, gap := Weight(0), 0 // gap is the slot behind the free numbers
 	for _, c := range candidates {
 		for want := missing[c.Name]; want > 0 && gap <= len(s); {
@@ -139,7 +155,7 @@ func (s Slots) grown(candidates []Backend, missing map[string]Weight) Slots {
 				end = s[gap].First
 			}
 			if free := min(end-next, want); free > 0 {
-				grown = append(grown, Slot{First: next, Last: next + free - 1, Candidate: c.Name})
+				gains = append(gains, Slot{First: next, Last: next + free - 1, Candidate: c.Name})
 				want -= free
 				next += free
 			}
@@ -151,22 +167,57 @@ func (s Slots) grown(candidates []Backend, missing map[string]Weight) Slots {
 			}
 		}
 	}
-	return grown
+	return gains
 }
 
-// joined sorts the slots and makes one of neighbours that have one owner.
+// with are the slots of both, which are in order and apart, as joined has them.
+func (s Slots) with(more Slots) Slots {
+	all := make(Slots, 0, len(s)+len(more))
+	for len(s) > 0 || len(more) > 0 {
+		from := &s
+		if len(s) == 0 || len(more) > 0 && more[0].First < s[0].First {
+			from = &more
+		}
+		all = all.followedBy((*from)[0])
+		*from = (*from)[1:]
+	}
+	return all
+}
+
+// joined sorts the slots and makes one of neighbours that have one owner. Where there
+// is nothing to do they are s itself.
 func (s Slots) joined() Slots {
+	if s.areJoined() {
+		return s
+	}
 	sorted := slices.Clone(s)
 	slices.SortFunc(sorted, func(a, b Slot) int { return cmp.Compare(a.First, b.First) })
-	var joined Slots
+	joined := make(Slots, 0, len(s))
 	for _, slot := range sorted {
-		if n := len(joined); n > 0 && joined[n-1].Candidate == slot.Candidate && joined[n-1].Last+1 == slot.First {
-			joined[n-1].Last = slot.Last
-			continue
-		}
-		joined = append(joined, slot)
+		joined = joined.followedBy(slot)
 	}
 	return joined
+}
+
+func (s Slots) areJoined() bool {
+	for i := 1; i < len(s); i++ {
+		if s[i].First < s[i-1].First || s[i-1].touches(s[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+// touches says whether the next one is behind s without a gap, of the same owner.
+func (s Slot) touches(next Slot) bool { return s.Last+1 == next.First && s.Candidate == next.Candidate }
+
+// followedBy appends a slot, or adds it to the last one.
+func (s Slots) followedBy(slot Slot) Slots {
+	if n := len(s); n > 0 && s[n-1].touches(slot) {
+		s[n-1].Last = slot.Last
+		return s
+	}
+	return append(s, slot)
 }
 
 // Seed is what the draw of a client network is mixed with: made from

@@ -3,6 +3,7 @@ package traffic_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -86,10 +87,26 @@ func TestALayoutOfManyRunsIsReweighedNumberByNumber(t *testing.T) {
 		if r.IntN(4) == 0 {
 			all = all[1:]
 		}
-		want := reweighed(slots, all)
+		if r.IntN(4) == 0 {
+			r.Shuffle(len(slots), func(i, j int) { slots[i], slots[j] = slots[j], slots[i] })
+		}
+		want, before := reweighed(slots, all), slices.Clone(slots)
 		if diff := cmp.Diff(want, slots.Reweighed(all)); diff != "" {
 			t.Fatalf("round %d (-want +got):\n%s", round, diff)
 		}
+		if !slices.Equal(slots, before) {
+			t.Fatalf("round %d: the layout before has changed", round)
+		}
+	}
+}
+
+// A relay lays out at every change, also of what has the weights already: a copy of a
+// hundred thousand runs would be most of what that takes.
+func TestALayoutThatHasItsWeightsIsNotCopied(t *testing.T) {
+	slots, all := chopped(rand.New(rand.NewPCG(7, 7)), 1000, 8)
+	slots = slots.Reweighed(all) // joined
+	if got := slots.Reweighed(all); &got[0] != &slots[0] || len(got) != len(slots) {
+		t.Error("it is another one")
 	}
 }
 
