@@ -60,8 +60,16 @@ type Relay struct {
 
 // Shadow is what the shadows of all splits share.
 type Shadow struct {
-	Budget int64 // memory, in bytes
+	Budget   int64  // memory, in bytes
+	Priority string // PriorityIdle or PriorityLow
 }
+
+// The priorities of what plays shadows: only where nobody else wants a processor, or a
+// little of one also where all are busy all the time.
+const (
+	PriorityIdle = "idle"
+	PriorityLow  = "low"
+)
 
 // Options say where a configuration comes from.
 type Options struct {

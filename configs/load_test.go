@@ -64,7 +64,7 @@ func TestAnEmptyFileGivesTheDesignsDefaults(t *testing.T) {
 				StateDir:   "/var/lib/splitd",
 				Netfilter:  configs.Netfilter{MarkMask: 0xfff00000, RouteTable: 5300, RulePriority: 5200, Owner: "auto"},
 				FlowLog:    configs.FlowLog{Sample: traffic.Whole},
-				Shadow:     configs.Shadow{Budget: 64 << 20},
+				Shadow:     configs.Shadow{Budget: 64 << 20, Priority: "idle"},
 				Definition: configs.Definition{Places: map[string]configs.Place{}},
 			}
 			if diff := cmp.Diff(want, got); diff != "" {
@@ -93,6 +93,7 @@ func TestFlagsWinOverEnvironmentOverFileOverDefault(t *testing.T) {
 		{"flow_log.sample", "", "50%", "", "1%", func(c configs.Config) string { return c.FlowLog.Sample.String() }},
 		{"netfilter.owner", "", "auto", "", "never", func(c configs.Config) string { return c.Netfilter.Owner }},
 		{"shadow.budget", "", "1GiB", "", "2GiB", func(c configs.Config) string { return fmt.Sprint(c.Shadow.Budget>>30) + "GiB" }},
+		{"shadow.priority", "SPLITD_SHADOW_PRIORITY", "low", "idle", "low", func(c configs.Config) string { return c.Shadow.Priority }},
 		{"netfilter.rule_priority", "", "1", "", "32746", func(c configs.Config) string { return fmt.Sprint(c.Netfilter.RulePriority) }},
 	}
 	for _, test := range tests {

@@ -117,7 +117,7 @@ func (k ranked) config(d Definition) Config {
 		Netfilter:  Netfilter{MarkMask: mask, RouteTable: table, RulePriority: priority, Owner: k.scalars.GetString(keyOwner)},
 		FlowLog:    FlowLog{To: k.scalars.GetString(keyFlowsTo), Sample: sample},
 		Relay:      Relay{Workers: workers},
-		Shadow:     Shadow{Budget: budget},
+		Shadow:     Shadow{Budget: budget, Priority: k.scalars.GetString(keyShadows)},
 		Definition: d,
 	}
 }

@@ -46,6 +46,7 @@ const (
 	keyOwner       = "netfilter.owner"
 	keyWorkers     = "relay.workers"
 	keyBudget      = "shadow.budget"
+	keyShadows     = "shadow.priority"
 )
 
 func scalars() []scalar {
@@ -64,6 +65,7 @@ func scalars() []scalar {
 		{keyFlowsSample, "", "100%", false, discard(traffic.ParseWeight)},
 		{keyWorkers, "", "0", true, discard(parseWorkers)},
 		{keyBudget, "", defaultBudget, false, discard(parseBudget)},
+		{keyShadows, "SPLITD_SHADOW_PRIORITY", PriorityIdle, false, checkShadowPriority},
 	}
 }
 
@@ -217,6 +219,13 @@ func parseLevel(text string) (slog.Level, error) {
 func checkOwner(text string) error {
 	if text != "auto" && text != "never" {
 		return fmt.Errorf("%q is not known: use auto or never", text)
+	}
+	return nil
+}
+
+func checkShadowPriority(text string) error {
+	if text != PriorityIdle && text != PriorityLow {
+		return fmt.Errorf("%q is not a priority: use %s or %s", text, PriorityIdle, PriorityLow)
 	}
 	return nil
 }

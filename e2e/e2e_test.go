@@ -18,6 +18,11 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, execWithoutNamespaces(os.Args[1:]))
 		os.Exit(1)
 	}
+	// Other tests have the processors meanwhile: what plays shadows is to have some too.
+	if err := os.Setenv("SPLITD_SHADOW_PRIORITY", "low"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	os.Exit(programs.Run(m))
 }
 

@@ -15,14 +15,17 @@ import (
 const childEnv = "IDLE_TEST_CHILD"
 
 func TestMain(m *testing.M) {
-	if os.Getenv(childEnv) != "" {
-		os.Exit(child())
+	switch os.Getenv(childEnv) {
+	case "idle": // policy is field 41 of proc_pid_stat(5), nice 19
+		os.Exit(child(idle.Enter, 41, "5"))
+	case "low":
+		os.Exit(child(idle.Yield, 19, "19"))
 	}
 	os.Exit(m.Run())
 }
 
 // child has many threads, those of before and those of after.
-func child() int {
+func child(enter func() error, field int, want string) int {
 	var made sync.WaitGroup
 	release := make(chan struct{})
 	more := func() {
@@ -38,7 +41,7 @@ func child() int {
 		stand.Wait()
 	}
 	more()
-	if err := idle.Enter(); err != nil {
+	if err := enter(); err != nil {
 		println(err.Error())
 		return 1
 	}
@@ -51,28 +54,31 @@ func child() int {
 		return 1
 	}
 	for _, t := range threads {
-		policy, err := os.ReadFile("/proc/self/task/" + t.Name() + "/stat")
+		stat, err := os.ReadFile("/proc/self/task/" + t.Name() + "/stat")
 		if err != nil {
 			continue // it has ended
 		}
-		// policy is field 41 of proc_pid_stat(5), the 39th behind the name.
-		fields := strings.Fields(string(policy[strings.LastIndex(string(policy), ")")+1:]))
-		if fields[38] != "5" {
-			println("thread", t.Name(), "has policy", fields[38])
+		// The third field is the first behind the name.
+		if got := strings.Fields(string(stat[strings.LastIndex(string(stat), ")")+1:]))[field-3]; got != want {
+			println("thread", t.Name(), "has", got)
 			return 1
 		}
 	}
 	return 0
 }
 
-func TestAllThreadsOfAProcessThatEntersAreIdleAlsoThoseMadeLater(t *testing.T) {
+func TestAllThreadsOfAProcessAreIdleOrLowAlsoThoseMadeLater(t *testing.T) {
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(self)
-	cmd.Env = append(os.Environ(), childEnv+"=1")
-	if said, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, said)
+	for _, how := range []string{"idle", "low"} {
+		t.Run(how, func(t *testing.T) {
+			cmd := exec.Command(self)
+			cmd.Env = append(os.Environ(), childEnv+"="+how)
+			if said, err := cmd.CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, said)
+			}
+		})
 	}
 }

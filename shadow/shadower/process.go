@@ -24,6 +24,8 @@ type ProcessOptions struct {
 	// Workers is how many of the relay's threads may tell of flows; each number has a
 	// ring of its own.
 	Workers int
+	// Low is that of ServeOptions.
+	Low bool
 	// Stderr is what the process says to, as it is.
 	Stderr io.Writer
 	Log    *slog.Logger // nil: nothing is logged

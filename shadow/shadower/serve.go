@@ -10,7 +10,6 @@ import (
 	"os"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	"github.com/splitd/splitd/internal/idle"
 	"github.com/splitd/splitd/shadow/runner"
@@ -21,6 +20,9 @@ import (
 type ServeOptions struct {
 	Rings, Records int
 	Budget         int64 // of all shadows, in bytes
+	// Low says that it runs at nice 19 instead of only where nobody else wants the
+	// processor.
+	Low bool
 }
 
 // firstFile is where os/exec puts ExtraFiles.
@@ -43,7 +45,7 @@ func Serve(o ServeOptions, log *slog.Logger) error {
 		}
 		inlets = append(inlets, in)
 	}
-	humble(log)
+	humble(o.Low, log)
 	server := rpc.NewServer()
 	if err := server.RegisterName(deskName, d); err != nil {
 		return fmt.Errorf("serve the daemon: %w", err)
@@ -65,15 +67,19 @@ func Serve(o ServeOptions, log *slog.Logger) error {
 }
 
 // humble leaves this process with no more than it needs: of the processors what nobody
-// else wants, of capabilities none but CAP_NET_ADMIN (SO_MARK in socket(7)) where it has
+// else wants, or little; of capabilities none but CAP_NET_ADMIN (SO_MARK in socket(7)) where it has
 // that, and no way to more. Where memory runs out it goes first. What the host forbids
 // is said, and done without.
-func humble(log *slog.Logger) {
-	if err := idle.Enter(); err != nil {
-		if nice := unix.Setpriority(unix.PRIO_PGRP, 0, 19); nice != nil {
-			err = errors.Join(err, nice)
-		}
-		log.Warn("shadows may take processors from clients: this process cannot run at idle priority", "error", err)
+func humble(low bool, log *slog.Logger) {
+	var refused error
+	if !low {
+		refused = idle.Enter()
+	}
+	if low || refused != nil {
+		refused = errors.Join(refused, idle.Yield())
+	}
+	if refused != nil {
+		log.Warn("shadows may take processors from clients: this process cannot have the priority that it is to have", "error", refused)
 	}
 	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0); err != nil {
 		log.Debug("be the first to go where memory runs out", "error", err)

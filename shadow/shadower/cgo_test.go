@@ -1,0 +1,5 @@
+//go:build cgo
+
+package shadower
+
+const withCgo = true
