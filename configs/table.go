@@ -26,7 +26,11 @@ func (v value) table() (*table, bool) {
 		return t, true
 	}
 	if v.node.Kind != yaml.MappingNode || v.refused() {
-		v.wrong("a mapping")
+		want := "a mapping"
+		if strings.HasSuffix(v.path, ".shadow") && v.node.Kind == yaml.ScalarNode {
+			want += ", such as {sample: 5%}"
+		}
+		v.wrong(want)
 		return nil, false
 	}
 	for i := 0; i+1 < len(v.node.Content); i += 2 {

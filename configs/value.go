@@ -149,6 +149,9 @@ func (v value) scalar(want string) (string, bool) {
 	switch {
 	case v.refused():
 		return "", false
+	case v.node.Kind == yaml.MappingNode && want == "text" && strings.HasSuffix(v.path, "]"):
+		v.wrong("text: put it in quotes, if it is the \": \" in it that makes a mapping")
+		return "", false
 	case v.node.Kind != yaml.ScalarNode || isNull(v.node):
 		v.wrong(want)
 		return "", false

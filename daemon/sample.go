@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/splitd/splitd/control"
@@ -82,11 +83,15 @@ func (d *Daemon) mayShadow(record state.Record, request api.ShadowRequest) error
 		return refuse(api.CodeConflict, "shadow %q: the file pins its sample (%s): change shadow.sample there and run `splitctl apply`, or remove `pinned: true`; `splitctl shadow %s 0%%` works",
 			name, d.view.Load().places[name], name)
 	}
-	if err := record.Definition.CheckSample(); err != nil {
+	if err := record.Definition.CheckSample(); err != nil && !slices.ContainsFunc(record.Definition.Service.Ports, isTCP) {
+		return refuse(api.CodeInvalid, "shadow %q: %v", name, err) // there is nothing to change
+	} else if err != nil {
 		return refuse(api.CodeInvalid, "shadow %q: %v: change it there (%s) and run `splitctl apply`", name, err, d.view.Load().places[name])
 	}
 	return nil
 }
+
+func isTCP(p traffic.Port) bool { return p.Transport == traffic.TCP }
 
 // overlaySample puts a sample above what holds now. One that already is in force,
 // with no end to it, changes nothing.

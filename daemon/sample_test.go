@@ -330,7 +330,7 @@ func TestWhatCannotBeShadowedIsToldWhy(t *testing.T) {
 	}{
 		"no candidate":       {alone, "write one under candidates: change it there (mx.yaml:3) and run `splitctl apply`"},
 		"several candidates": {several, "shadow.to does not say which candidate: name one of \"new\", \"b\": change it there (mx.yaml:3) and run `splitctl apply`"},
-		"UDP alone":          {udp, "the service has no tcp port, and shadows copy nothing else: udp has mirror"},
+		"UDP alone":          {udp, "the service has no tcp port, and shadows copy nothing else (for udp there is mirror, which compares nothing)"},
 		"one that is named":  {named, ""},
 	} {
 		t.Run(name, func(t *testing.T) {

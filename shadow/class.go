@@ -29,6 +29,7 @@ const (
 	ClassMail    Class = "mail" // an address of mail
 	ClassHost    Class = "host" // a name with a dot
 	ClassURL     Class = "url"
+	ClassOwn     Class = "own url" // of the server itself, which drivers write {host}
 	ClassText    Class = "text"
 )
 
@@ -79,6 +80,7 @@ func classOf(value string) Class {
 		{ClassIP, isIP},
 		{ClassHex, isHex},
 		{ClassMail, isMail},
+		{ClassOwn, isOwn},
 		{ClassURL, isURL},
 		{ClassHost, isHost},
 		{ClassToken, isToken},
@@ -274,6 +276,11 @@ func isURL(value string) bool {
 	}
 	u, err := url.Parse(value)
 	return err == nil && u.Scheme != "" && u.Host != ""
+}
+
+func isOwn(value string) bool {
+	_, behind, ok := strings.Cut(value, "://{host}")
+	return ok && (behind == "" || behind[0] == '/') && !strings.ContainsAny(value, " \t")
 }
 
 // isHost wants a name with a dot whose last label is of letters, or of a script of

@@ -27,6 +27,7 @@ func TestAValueIsToldByHowItIsWritten(t *testing.T) {
 		shadow.ClassMail:    {"alice@example.com", "<alice@mx.example.com>", "a@[192.0.2.1]"},
 		shadow.ClassHost:    {"mx1.example.com", "example.org."},
 		shadow.ClassURL:     {"https://example.com/a?b=c"},
+		shadow.ClassOwn:     {"https://{host}/a?b=c", "http://{host}"},
 		shadow.ClassText:    {"OK", "version-12", "5 items", `"5"`, `"true"`, "deadbeef face", "a@b", "facade", "Infinity", "0x10", strings.Repeat("1", 600), "1.2.3.4.5", "-", `"`},
 	}
 	for class, values := range tests {

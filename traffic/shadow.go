@@ -77,7 +77,7 @@ type Control struct {
 func (s Split) CheckSample() error {
 	tcp := func(p Port) bool { return p.Transport == TCP }
 	if !slices.ContainsFunc(s.Service.Ports, tcp) {
-		return errors.New("the service has no tcp port, and shadows copy nothing else: udp has mirror")
+		return errors.New("the service has no tcp port, and shadows copy nothing else (for udp there is mirror, which compares nothing)")
 	}
 	if len(s.Candidates) == 0 {
 		return errors.New("there is no candidate that flows could be played to: write one under candidates")

@@ -33,7 +33,7 @@ func TestASampleIsRefusedWhereItCannotOrMustNotBeShadowed(t *testing.T) {
 		{"mail behind a filter", "raw", "new", tcp(8025), 10025, strings.Replace(mail, "25", "10025", 1)},
 		{"lmtp", "raw", "new", tcp(24), 0, strings.Replace(mail, "25", "24", 1)},
 		{"mail without TLS", "raw", "new", tcp(465), 0, strings.Replace(mail, "25", "465", 1)},
-		{"udp", "raw", "new", []traffic.Port{{Number: 25, Transport: traffic.UDP}}, 0, "the service has no tcp port, and shadows copy nothing else: udp has mirror"},
+		{"udp", "raw", "new", []traffic.Port{{Number: 25, Transport: traffic.UDP}}, 0, "the service has no tcp port, and shadows copy nothing else (for udp there is mirror, which compares nothing)"},
 	}
 	for _, test := range tests {
 		split := traffic.Split{

@@ -46,6 +46,8 @@ func (a *app) writeHistory(w io.Writer, history api.History) error {
 // changed.
 func sideOf(e api.Entry, weight, sample int) string {
 	switch {
+	case e.Action == "reset": // of a report: no weight has to do with it
+		return none
 	case e.PreviousSamplePPM == e.SamplePPM:
 		return percent(weight)
 	case e.PreviousPPM == e.WeightPPM:

@@ -32,7 +32,12 @@ func (a *app) plan() *cobra.Command {
 			"configuration for a host that is to run no splitd: of the splits in the files here, or of return_paths.\n\n" +
 			"  splitctl plan --receiver -o networkd --via 10.0.0.1 --device eth0\n" +
 			"  splitctl plan --receiver -o nft --config new-host.yaml",
-		Args: cobra.NoArgs,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usagef("%q is one too many: plan takes no split, it shows what is of the whole host", args[0])
+			}
+			return nil
+		},
 	}
 	output := formatFlag(cmd, receiverForms()...)
 	receiver.flags(cmd)

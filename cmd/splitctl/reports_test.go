@@ -38,7 +38,7 @@ func reportOf(split string, counted *tally.Tally, change func(*report.Report)) (
 }
 
 func said(path, value string) shadow.Field {
-	return shadow.Field{Path: path, Value: value, Level: shadow.Decision, Plain: path == "code"}
+	return shadow.Field{Path: path, Value: value, Level: shadow.Decision, Plain: path == "code" || path == "enhanced" || path == "text"}
 }
 
 // played is a tally of so many recipients: of the bad ones the candidate refuses
@@ -47,12 +47,14 @@ func played(good, bad int, full bool) *tally.Tally {
 	counted := tally.New(tally.Options{Protocol: "smtp", Full: full, WarmUp: 10})
 	for i := range good + bad {
 		at := clock().Add(time.Duration(i) * time.Second)
-		answer := func(after time.Duration, code, text string) shadow.Reply {
-			return shadow.Reply{Asked: at, First: at.Add(after), Last: at.Add(after), Fields: []shadow.Field{said("code", code), said("text", text)}}
+		answer := func(after time.Duration, code, enhanced, text string) shadow.Reply {
+			fields := []shadow.Field{said("code", code), said("enhanced", enhanced), said("text", text)}
+			fields[1].Level, fields[2].Level = shadow.Semantic, shadow.Text
+			return shadow.Reply{Asked: at, First: at.Add(after), Last: at.Add(after), Fields: fields}
 		}
-		x := shadow.Exchange{Endpoint: "RCPT", Request: []shadow.Field{said("command", "RCPT TO:<alice@example.com>")}, Primary: answer(20*time.Millisecond, "250", "Ok")}
-		if x.Candidate = answer(21*time.Millisecond, "250", "Ok"); i >= good {
-			x.Candidate = answer(22*time.Millisecond, "550", "no alice here")
+		x := shadow.Exchange{Endpoint: "RCPT", Request: []shadow.Field{said("address", "alice@example.com")}, Primary: answer(20*time.Millisecond, "250", "2.1.5", "Ok")}
+		if x.Candidate = answer(21*time.Millisecond, "250", "2.1.5", "Ok"); i >= good {
+			x.Candidate = answer(22*time.Millisecond, "550", "5.1.1", "<<asked>>: User unknown")
 		}
 		counted.Add(x, shadow.Differences(x, nil), at)
 	}

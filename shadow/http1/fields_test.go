@@ -94,6 +94,21 @@ func TestLocationsAreResolvedAndHostsMapped(t *testing.T) {
 	}
 }
 
+// Masked or not, a report tells a redirect to the server itself from one elsewhere.
+func TestARedirectElsewhereIsShownAsOne(t *testing.T) {
+	t.Parallel()
+	for _, x := range heardOf(get, "HTTP/1.1 302 Found\nLocation: /home\nContent-Length: 0\n\n") {
+		for _, f := range x.Primary.Fields {
+			if f.Path == "header location" && shadow.Show(f.Value, f.Plain) != "<own url>" {
+				t.Errorf("%q is shown as %s", f.Value, shadow.Show(f.Value, f.Plain))
+			}
+		}
+	}
+	if got := shadow.Show("http://wrong.example.net/home", false); got != "<url>" {
+		t.Errorf("another host is shown as %s", got)
+	}
+}
+
 func TestBodiesAreComparedByTheirKind(t *testing.T) {
 	t.Parallel()
 	tests := []struct {

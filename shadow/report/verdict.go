@@ -63,12 +63,27 @@ func summary(r Report, o Options) string {
 		b.WriteString(" It has answered nothing yet: see that its port is the right one, and expects what it gets first (identity: a PROXY header or none).")
 	}
 	if missed := r.Cover.Eligible - of; missed > 0 {
-		fmt.Fprintf(&b, " %s of what was seen was not compared.", percent(share(missed, r.Cover.Eligible)))
+		fmt.Fprintf(&b, " %s of what was seen was not compared%s.", percent(share(missed, r.Cover.Eligible)), aboveAll(r.NotCompared))
 	}
 	if wrong := r.Unaccounted(); wrong != "" {
 		b.WriteString(" Do not rely on this: " + wrong + ".")
 	}
 	return b.String()
+}
+
+// aboveAll names the most frequent reason why exchanges were not compared; those that
+// a candidate did not answer count as compared.
+func aboveAll(reasons []tally.Reason) string {
+	var most tally.Reason
+	for _, r := range reasons {
+		if r.Verdict != shadow.CandidateError && r.Count > most.Count {
+			most = r
+		}
+	}
+	if most.Count == 0 {
+		return ""
+	}
+	return ", above all: " + most.Reason
 }
 
 // Unaccounted says which sum of the report is wrong, which is a fault of splitd; ""
