@@ -146,6 +146,6 @@ func (a *app) warnOfDifferences(splits []api.Split) {
 		if len(names[file]) == 1 {
 			who = names[file][0] + ": differs"
 		}
-		a.warn("%s from %s: `splitctl apply` goes back to the files", who, printable(file))
+		a.warn("%s from %s: that is since an `apply -f`, and `splitctl apply` goes back to the files", who, printable(file))
 	}
 }

@@ -34,10 +34,14 @@ func (a *app) undo() *cobra.Command {
 		if e := change.Undone; e != nil {
 			a.say("splitctl: took back " + a.changeBefore(*e))
 		}
-		return a.printChangeOf(output, change, "held as before that change")
+		return a.printChangeOf(output, change, heldAgain)
 	}
 	return cmd
 }
+
+// heldAgain is what an undo has changed where no number did: a word that stood above
+// the file, and says the same, or one that had ended by itself since.
+const heldAgain = "what held before that change holds again"
 
 // changeBefore names a change of the history.
 func (a *app) changeBefore(e api.Entry) string {
