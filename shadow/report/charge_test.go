@@ -300,3 +300,22 @@ func TestACandidateThatAnswersNothingMayExpectAnotherBeginning(t *testing.T) {
 		t.Errorf("of one that answers: %q", r.Summary)
 	}
 }
+
+// A rule that is off by two signs is listed beside what it was to excuse.
+func TestARuleAboutNothingIsShownBesideWhatItMayMean(t *testing.T) {
+	t.Parallel()
+	all := tally.New(tally.Options{Protocol: "http", WarmUp: -1, Ignore: []shadow.Ignore{rule(t, "set GET / | body $.tags"), rule(t, "ignore header x-build")}})
+	for i := range 50 {
+		all.Add(shadow.Exchange{Endpoint: "GET /"}, []shadow.Difference{differs("body $.tags[]", shadow.Reordered, shadow.Semantic, "a, b", "b, a")}, clock(i))
+	}
+	r := report.Make(all.State(), report.Options{})
+	table := write(t, report.Table, r)
+	for _, want := range []string{"set GET / | body $.tags  what differs is GET / | body $.tags[]\n", "ignore header x-build    -\n"} {
+		if !strings.Contains(table, want) {
+			t.Errorf("want %q in\n%s", want, table)
+		}
+	}
+	if want := "- `set GET / | body $.tags`: `what differs is GET / | body $.tags[]`\n"; !strings.Contains(write(t, report.Markdown, r), want) {
+		t.Errorf("the markdown lacks %q", want)
+	}
+}

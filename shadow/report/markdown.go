@@ -33,7 +33,11 @@ func writeMarkdown(w io.Writer, r Report) error {
 	if len(r.UnusedRules) > 0 {
 		b.WriteString("\n### Ignore rules that are about nothing that was seen\n\n")
 		for _, rule := range r.UnusedRules {
-			fmt.Fprintf(&b, "- %s\n", code(rule))
+			fmt.Fprintf(&b, "- %s", code(rule))
+			if hint := near(r, rule); hint != "" {
+				fmt.Fprintf(&b, ": %s", code(hint))
+			}
+			b.WriteString("\n")
 		}
 	}
 	b.WriteString("\n### Facts\n\n")

@@ -3,6 +3,7 @@ package report
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -45,7 +46,7 @@ func writeTable(w io.Writer, r Report) error {
 		{"not compared, and no answer", reasonRows(r.NotCompared)},
 		{"masked: differs, and may", maskRows(r.Masked)},
 		{"latency in ms of " + pairs(r.Latency), latencyRows(r.Latency)},
-		{"ignore rules that are about nothing that was seen", listRows(r.UnusedRules)},
+		{"ignore rules that are about nothing that was seen", unusedRows(r)},
 		{"facts", factRows(r)},
 	}
 	for _, b := range blocks {
@@ -123,11 +124,27 @@ func maskRows(list []Mask) (lines [][]string) {
 	return lines
 }
 
-func listRows(list []string) (lines [][]string) {
-	for _, text := range list {
-		lines = append(lines, []string{short(text, 120)})
+func unusedRows(r Report) (lines [][]string) {
+	for _, text := range r.UnusedRules {
+		lines = append(lines, []string{short(text, 120), near(r, text)})
 	}
 	return lines
+}
+
+// near names what differs at a path that begins as the rule's does, or the other way
+// round: who wrote the rule may have meant that.
+func near(r Report, text string) string {
+	rule, err := shadow.ParseIgnore(text)
+	path := strings.TrimRight(rule.Path, "*")
+	if err != nil || path == "" {
+		return ""
+	}
+	for _, d := range slices.Concat(r.Differences, r.Suspects) {
+		if strings.HasPrefix(d.Field, path) || strings.HasPrefix(path, d.Field) {
+			return "what differs is " + short(d.Endpoint, 32) + " | " + short(d.Field, 40)
+		}
+	}
+	return ""
 }
 
 func pairs(l *Latency) string {
