@@ -231,9 +231,10 @@ func TestNoBoundIsAboveTheRateThatItIsOf(t *testing.T) {
 	}
 }
 
-func unanswered(n int, reason string) *tally.Tally {
+// unanswered is of fifty exchanges.
+func unanswered(reason string) *tally.Tally {
 	t := tally.New(tally.Options{Protocol: "http", WarmUp: -1})
-	for i := range n {
+	for i := range 50 {
 		x := shadow.Exchange{Endpoint: "GET /", Verdict: shadow.CandidateError, Reason: reason}
 		t.Add(x, shadow.Differences(x, nil), clock(i))
 	}
@@ -242,12 +243,12 @@ func unanswered(n int, reason string) *tally.Tally {
 
 func TestTheFirstSentenceSaysThatACandidateDoesNotAnswerAndWhy(t *testing.T) {
 	t.Parallel()
-	r := report.Make(unanswered(50, "no answer: refused").State(), report.Options{Split: "web", Primary: "old", Candidate: "new"})
+	r := report.Make(unanswered("no answer: refused").State(), report.Options{Split: "web", Primary: "old", Candidate: "new"})
 	if want := "new did not answer 50 of 50 exchanges (100 %), first of all GET /: no answer: refused."; !strings.HasPrefix(r.Summary, want) {
 		t.Errorf("%q, want %q", r.Summary, want)
 	}
 	// The why is last, so no column cuts it.
-	long := unanswered(50, "candidate's reply ends at byte 17 before it is whole: closed")
+	long := unanswered("candidate's reply ends at byte 17 before it is whole: closed")
 	if table := write(t, report.Table, report.Make(long.State(), report.Options{})); !strings.Contains(table, "a reply   candidate's reply ends at byte N before it is whole: closed  50") {
 		t.Errorf("the table cuts why:\n%s", table)
 	}
@@ -291,10 +292,10 @@ func TestAReportSaysThatTheCandidateWasNotToldWhoTheClientIs(t *testing.T) {
 func TestACandidateThatAnswersNothingMayExpectAnotherBeginning(t *testing.T) {
 	t.Parallel()
 	const hint = "expects what it gets first (identity: a PROXY header or none)"
-	if r := report.Make(unanswered(50, "no answer: closed").State(), report.Options{}); !strings.Contains(r.Summary, hint) {
+	if r := report.Make(unanswered("no answer: closed").State(), report.Options{}); !strings.Contains(r.Summary, hint) {
 		t.Errorf("%q, want %q", r.Summary, hint)
 	}
-	some := unanswered(50, "no answer: closed")
+	some := unanswered("no answer: closed")
 	some.Add(shadow.Exchange{Endpoint: "GET /"}, nil, clock(60))
 	if r := report.Make(some.State(), report.Options{}); strings.Contains(r.Summary, hint) {
 		t.Errorf("of one that answers: %q", r.Summary)

@@ -33,7 +33,7 @@ type step struct {
 	dotted         bool   // a chunk with a line of one dot, not sent any further
 	excuse         string
 	untold         string // why the candidate does not know who says hello, though it was to be told
-	done           bool // it was returned
+	done           bool   // it was returned
 
 	// A step with a verdict waits for nothing.
 	verdict shadow.Verdict
