@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/rpc"
 	"os"
@@ -128,7 +127,7 @@ var errEnding = errors.New("splitd ends")
 // sd_notify(3) and sd_listen_fds(3).
 func environment(all []string) []string {
 	return slices.DeleteFunc(slices.Clone(all), func(v string) bool {
-		for _, own := range []string{"SPLITD_", "NOTIFY_SOCKET=", "LISTEN_", "WATCHDOG_", "GOMAXPROCS=", "GOMEMLIMIT="} {
+		for _, own := range []string{"SPLITD_", "NOTIFY_SOCKET=", "LISTEN_", "WATCHDOG_", "GOMAXPROCS=", "GOMEMLIMIT=", "GOGC="} {
 			if strings.HasPrefix(v, own) {
 				return true
 			}
@@ -165,7 +164,7 @@ func (l *life) speak(ctx context.Context, client *rpc.Client, p *Process) {
 		l.orders = nil
 		l.mu.Unlock()
 		for _, o := range orders {
-			if err := o(client); err != nil && !errors.Is(err, rpc.ErrShutdown) && !errors.Is(err, io.ErrUnexpectedEOF) {
+			if err := o(client); err != nil && !isGone(err) {
 				p.options.Log.Error("tell the process that plays shadows", "error", err)
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/rpc"
 	"sync"
 	"sync/atomic"
@@ -17,10 +18,11 @@ import (
 // How long answers are waited for.
 const (
 	numbersPatience = 300 * time.Millisecond // the last ones are good enough
-	answerPatience  = 10 * time.Second
-	// haltPatience is how long shadows may take to hear that they are over. What is
-	// relayed does not reach them from the first moment on.
-	haltPatience = 5 * time.Second
+	answerPatience  = 5 * time.Second
+	// haltPatience is how long shadows may take to hear that they are over: what is
+	// relayed reaches them no more from the first moment on, and a process that gets a
+	// processor at last hears it first.
+	haltPatience = 30 * time.Second
 )
 
 // Options are what a Play is made of. Split must be there.
@@ -214,13 +216,24 @@ func (p *Play) Edition() uint64 {
 	return base + edition
 }
 
-// Report is what is known of how the candidate answers, in the report's JSON.
+// Report is what is known of how the candidate answers, in the report's JSON. Where the
+// process is too busy, or gone, it is what was saved of it last.
 func (p *Play) Report() (json.RawMessage, error) {
 	text, err := fetch[[]byte](p, methodReport)
-	if err != nil {
+	if err == nil {
+		return text, nil
+	}
+	p.process.mu.Lock()
+	kept := p.kept
+	p.process.mu.Unlock()
+	if kept == nil {
 		return nil, p.failed("report", err)
 	}
-	return text, nil
+	saved, broken := play.New(play.Options{Split: p.options.Split, Kept: kept})
+	if broken != nil {
+		return nil, p.failed("report", errors.Join(err, broken))
+	}
+	return json.Marshal(saved.Report())
 }
 
 // Reset forgets what was counted, and says what that was.
@@ -258,16 +271,32 @@ func (p *Play) keep(text []byte) {
 	p.kept, p.counted = text, told
 }
 
-// fetch calls a method of a play.
+// fetch calls a method of a play. Where the process ends meanwhile it is the next one
+// that answers.
 func fetch[T any](p *Play, method string) (T, error) {
-	return ask(p.process, answerPatience, func(c *rpc.Client) (answer T, err error) {
-		err = c.Call(method, p.id, &answer)
-		return answer, err
-	})
+	for until := time.Now().Add(answerPatience); ; {
+		answer, err := ask(p.process, time.Until(until), func(c *rpc.Client) (answer T, err error) {
+			err = c.Call(method, p.id, &answer)
+			return answer, err
+		})
+		if !isGone(err) || time.Until(until) < pauseFirst {
+			return answer, err
+		}
+		select {
+		case <-time.After(pauseFirst):
+		case <-p.process.closed:
+			return answer, err
+		}
+	}
+}
+
+// isGone says whether a question found no process, or one that ended.
+func isGone(err error) bool {
+	return errors.Is(err, errNone) || errors.Is(err, rpc.ErrShutdown) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 func (p *Play) failed(what string, err error) error {
-	if errors.Is(err, ErrLate) || errors.Is(err, errNone) {
+	if errors.Is(err, ErrLate) || isGone(err) {
 		err = fmt.Errorf("%w: try again", err)
 	}
 	return fmt.Errorf("%s %q: %w", what, p.options.Split.Name, err)

@@ -39,6 +39,7 @@ type Process struct {
 	used    atomic.Int64
 	outlets atomic.Pointer[[]*outlet] // nil: nobody reads any
 
+	patience      time.Duration // haltPatience
 	begun, closed chan struct{}
 
 	mu       sync.Mutex // guards what follows, for a moment
@@ -61,7 +62,7 @@ func New(o ProcessOptions) *Process {
 	}
 	o.Workers = max(1, o.Workers)
 	return &Process{
-		options: o, records: ringOf(o.Budget, o.Workers), plays: map[uint64]*Play{},
+		options: o, records: ringOf(o.Budget, o.Workers), plays: map[uint64]*Play{}, patience: haltPatience,
 		begun: make(chan struct{}), closed: make(chan struct{}),
 	}
 }
@@ -130,7 +131,7 @@ func (p *Process) order(o order) {
 // watch ends the process unless what it returns is stopped in time; p.mu is held.
 func (p *Process) watch(why string) *time.Timer {
 	l := p.life
-	return time.AfterFunc(haltPatience, func() {
+	return time.AfterFunc(p.patience, func() {
 		if l != nil {
 			l.kill(errors.New(why))
 		}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -385,8 +386,44 @@ func TestAFlowThatFindsNoRoomLosesItsShadowAloneAndIsCounted(t *testing.T) {
 	})
 }
 
+func TestAReportIsThereAlsoWhereTheProcessGetsNoProcessor(t *testing.T) {
+	th := newTheatre(t, 4<<20)
+	p := th.play(t, Options{Split: split("web", website(t, `{"n":1}`))})
+	p.Begin()
+	visit(p, 0)
+	await(t, p, "it is compared", func(n play.Numbers) bool { return n.Coverage["compared"] == 1 })
+	pid := th.process(t)
+	stop := func(by syscall.Signal) {
+		if err := syscall.Kill(pid, by); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop(syscall.SIGSTOP)
+	if _, err := p.Report(); !errors.Is(err, ErrLate) {
+		t.Errorf("nothing was saved yet, and the report's error is %v", err)
+	}
+	stop(syscall.SIGCONT)
+	if _, _, err := p.Bytes(); err != nil {
+		t.Fatal(err)
+	}
+	visit(p, 0)
+	await(t, p, "another one is compared", func(n play.Numbers) bool { return n.Coverage["compared"] == 2 })
+	stop(syscall.SIGSTOP)
+	if r := reportOf(t, p); r.Cover.Compared != 1 {
+		t.Errorf("of what was saved the report has %+v", r.Cover)
+	}
+	if n := p.Numbers(); n.Coverage["compared"] != 2 {
+		t.Errorf("the last numbers that were heard are %+v", n)
+	}
+	stop(syscall.SIGCONT)
+	if r := reportOf(t, p); r.Cover.Compared != 2 {
+		t.Errorf("when it goes on the report has %+v", r.Cover)
+	}
+}
+
 func TestAHaltThatIsNotHeardEndsTheProcess(t *testing.T) {
 	th := newTheatre(t, 4<<20)
+	th.patience = 100 * time.Millisecond
 	p := th.play(t, Options{Split: split("web", website(t, `{"n":1}`))})
 	p.Begin()
 	visit(p, 0)
@@ -401,7 +438,9 @@ func TestAHaltThatIsNotHeardEndsTheProcess(t *testing.T) {
 		t.Error("flows are told of after the halt")
 	}
 	nettest.Eventually(t, "it is ended", func() bool { return syscall.Kill(pid, 0) == syscall.ESRCH })
-	nettest.Eventually(t, "another one answers", func() bool { _, err := p.Report(); return err == nil })
+	if r := reportOf(t, p); r.Cover.Compared != 0 { // nothing was saved
+		t.Errorf("another one has %+v", r.Cover)
+	}
 	if visit(p, 0) {
 		t.Error("a flow is played after the halt")
 	}
