@@ -68,11 +68,12 @@ func (l Ladder) Verdict() Verdict {
 	}
 	worst := Holds
 	for _, r := range l.Rungs {
-		switch v := r.Verdict(); {
-		case v == Fails:
+		switch r.Verdict() {
+		case Fails:
 			return Fails
-		case v == CannotTell:
-			worst = v
+		case CannotTell:
+			worst = CannotTell
+		case Holds:
 		}
 	}
 	return worst
