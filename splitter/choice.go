@@ -14,16 +14,22 @@ import (
 // never changed, only replaced as a whole, so that a connection sees either
 // the old state of the split or the new one, without a lock.
 type choice struct {
+	*standing
+	*rules
+	generation traffic.Generation
+}
+
+// standing is what of a choice no weight changes: a split may have thousands of fronts,
+// which all make another choice then.
+type standing struct {
 	split      string
 	service    netip.AddrPort // the front's
 	transport  traffic.Transport
-	generation traffic.Generation
 	proxy      traffic.Proxy
 	udpTimeout time.Duration // of flows of UDP; 0: as conntrack has it
 	gate       *gate
 	primary    party
 	candidates []party
-	*rules
 
 	inlet       *inlet // where the kernel hands flows over; nil: it is the relay's own split
 	masqueraded bool   // of an inlet: its flows have this host's address
@@ -62,9 +68,7 @@ func (r *rules) restated(split traffic.Split) *rules {
 // restated is the choice of the same split with other weights, whose backends are
 // as they were.
 func (c *choice) restated(split traffic.Split, rules *rules) *choice {
-	next := *c
-	next.generation, next.rules = split.Generation, rules
-	return &next
+	return &choice{standing: c.standing, rules: rules, generation: split.Generation}
 }
 
 // party is a backend as one front reaches it.
@@ -95,9 +99,9 @@ type run struct {
 // newChoice makes the choice of a front at address, as yet without gate, groups,
 // counters and circuits. The rules are those of the split.
 func newChoice(split traffic.Split, rules *rules, address spot) (*choice, error) {
-	c := &choice{
-		split: split.Name, service: address.AddrPort, transport: address.transport, generation: split.Generation, proxy: split.Proxy, udpTimeout: split.UDPTimeout, rules: rules,
-	}
+	c := &choice{rules: rules, generation: split.Generation, standing: &standing{
+		split: split.Name, service: address.AddrPort, transport: address.transport, proxy: split.Proxy, udpTimeout: split.UDPTimeout,
+	}}
 	for i, b := range split.Backends() {
 		p, err := newParty(split.Name, b, address.AddrPort)
 		switch {
@@ -115,9 +119,9 @@ func newChoice(split traffic.Split, rules *rules, address spot) (*choice, error)
 // toPrimary is the choice of a front that goes, for an address of which the
 // split has no backends any more: the primary of before serves who comes yet.
 func (c *choice) toPrimary() *choice {
-	next := *c
-	next.rules, next.candidates = &rules{proxies: c.proxies}, nil
-	return &next
+	alone := *c.standing
+	alone.candidates = nil
+	return &choice{standing: &alone, rules: &rules{proxies: c.proxies}, generation: c.generation}
 }
 
 func newParty(split string, b traffic.Backend, address netip.AddrPort) (party, error) {

@@ -273,7 +273,7 @@ func TestWhatAServerSentBeforeItsResetArrivesAtAClientThatReadsLate(t *testing.T
 // A client that reads nothing does not keep a flow whose server is gone.
 func TestAClientThatDoesNotReadLastWordsLosesThem(t *testing.T) {
 	synthetic := &slowWords{}
-	f := &flow{stage: relaying, sockets: [2]int32{client: 3, backend: 4}, choice: &choice{}}
+	f := &flow{stage: relaying, sockets: [2]int32{client: 3, backend: 4}, choice: &choice{standing: &standing{}}}
 	f.stream = opened(true).lose(backend)
 	f.stream.ways[backend].ended = true
 	w := &worker{edge: synthetic, wheel: newWheel(0)}

@@ -193,7 +193,7 @@ func crowd(t *testing.T, flows int) *worker {
 		t.Fatal(err)
 	}
 	t.Cleanup(w.end)
-	c := &choice{gate: &gate{}}
+	c := &choice{standing: &standing{gate: &gate{}}}
 	for range flows {
 		f := w.take(filesOfFlow)
 		f.stage, f.choice, f.sockets = connecting, c, [2]int32{-1, -1}

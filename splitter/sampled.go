@@ -24,15 +24,15 @@ func (r *Relay) sampledChoice(split traffic.Split, in *inlet, at spot) *choice {
 		r.gates[split.Name] = &gate{newcomers: make([]queueOf, r.wanted)}
 	}
 	masqueraded := split.Return == traffic.ReturnMasquerade && !split.Primary.Local
-	return &choice{
-		split: split.Name, service: at.AddrPort, transport: at.transport, generation: split.Generation,
+	return &choice{rules: &rules{asked: split.Service}, generation: split.Generation, standing: &standing{
+		split: split.Name, service: at.AddrPort, transport: at.transport,
 		proxy: traffic.Proxy{
 			ConnectTimeout: r.last, PeerTimeout: asTheHost, DrainTimeout: split.Proxy.DrainTimeout,
 			NoSplice: split.Proxy.NoSplice, Fallback: traffic.FallbackNone, Transparent: !masqueraded,
 		},
-		gate: r.gates[split.Name], primary: party{name: split.Primary.Name}, rules: &rules{asked: split.Service},
+		gate: r.gates[split.Name], primary: party{name: split.Primary.Name},
 		inlet: in, masqueraded: masqueraded,
-	}
+	}}
 }
 
 // hasAsked says whether a flow that has asked for the address is of the inlet's split.

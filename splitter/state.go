@@ -128,6 +128,9 @@ func withBackends(s, other traffic.Split) traffic.Split {
 func (r *Relay) revive(before, after traffic.Split) {
 	for _, c := range after.Candidates {
 		was, _ := before.Candidate(c.Name)
+		if len(was.Down) == 0 {
+			continue // there may be thousands of circuits
+		}
 		risen := func(ip netip.Addr) bool { return slices.Contains(was.Down, ip) && !slices.Contains(c.Down, ip) }
 		key := traffic.BackendKey{Split: after.Name, Backend: c.Name}
 		maps.DeleteFunc(r.circuits, func(k circuitKey, _ *circuit) bool { return k.backend == key && risen(k.at.Addr()) })

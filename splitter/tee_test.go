@@ -373,7 +373,7 @@ func TestBytesThatAReceiverTakesInPiecesAreGivenOnce(t *testing.T) {
 
 func TestATapIsOfferedChunksWithoutAllocation(t *testing.T) {
 	w := &worker{relay: &Relay{}}
-	f := &flow{choice: &choice{gate: &gate{}}, tap: taker{}}
+	f := &flow{choice: &choice{standing: &standing{gate: &gate{}}}, tap: taker{}}
 	chunk := make([]byte, bufferSize)
 	if n := testing.AllocsPerRun(1000, func() { w.offerBytes(f, client, chunk) }); n != 0 {
 		t.Errorf("%v allocations a chunk, want none", n)
