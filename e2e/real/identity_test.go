@@ -57,11 +57,7 @@ func innerAddresses(ns *nettest.NS) (v4, v6 string) {
 func newPostfixBehind(t testing.TB, ns *nettest.NS, dir, main string) *postfix {
 	t.Helper()
 	p := newPostfix(t, ns, dir, strings.Replace(main, "192.0.2.25, 2001:db8::25", "10.0.0.1, fd00:25::1", 1))
-	services := strings.Replace(masterServices, "smtp    inet       n - n - - smtpd\n", "2525 inet n - n - - smtpd\n  -o smtpd_upstream_proxy_protocol=haproxy\n", 1)
-	if services == masterServices {
-		t.Fatal("master.cf has no smtp service to replace")
-	}
-	write(t, filepath.Join(p.etc, "master.cf"), services)
+	p.listen(t, "2525 inet n - n - - smtpd\n  -o smtpd_upstream_proxy_protocol=haproxy\n")
 	return p
 }
 
@@ -83,12 +79,7 @@ func startNginxBehind(t testing.TB, ns *nettest.NS, dir string) *nginx {
 func TestServersBehindTheRelayLogTheRealClients(t *testing.T) {
 	l := newLab(t)
 	mxs := []*postfix{newPostfixBehind(t, l.old, l.dir, oldMain), newPostfixBehind(t, l.new, l.dir, newMain)}
-	for _, mx := range mxs {
-		mx.start(t)
-	}
-	for _, mx := range mxs {
-		mx.awaitStart()
-	}
+	startAll(t, mxs...)
 	webs := []*nginx{startNginxBehind(t, l.old, l.dir), startNginxBehind(t, l.new, l.dir)}
 	l.splitting = l.startDaemon(l.old, proxyConfig, nil)
 
@@ -165,10 +156,7 @@ func TestALoadBalancerThatSendsNoHeaderIsTurnedAway(t *testing.T) {
 // mail sends a message by smtp-source.
 func (l *lab) mail(c *client, way service, recipient string) {
 	l.t.Helper()
-	r, err := run(l.t.Context(), c.NS, nil, "smtp-source", "-m", "1", "-M", c.Name+".example", "-f", "sender@"+c.Name+".example", "-t", recipient, "inet:"+way.address+":25")
-	if err != nil || r.code != 0 || r.stdout+r.stderr != "" {
-		l.t.Errorf("smtp-source from %s to %s: %v, exit %d, %s%s", way.source, way.address, err, r.code, r.stdout, r.stderr)
-	}
+	l.source(c, way, 25, recipient, "-m", "1")
 }
 
 // mailBehind sends a message as a load balancer does, by swaks.

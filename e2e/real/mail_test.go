@@ -37,12 +37,7 @@ type mailLoad struct {
 func TestNoMailIsLostOrDeliveredTwice(t *testing.T) {
 	l := newLab(t)
 	mxs := []*postfix{newPostfix(t, l.old, l.dir, oldMain), newPostfix(t, l.new, l.dir, newMain)}
-	for _, mx := range mxs {
-		mx.start(t)
-	}
-	for _, mx := range mxs {
-		mx.awaitStart()
-	}
+	startAll(t, mxs...)
 	l.start()
 	load := &mailLoad{lab: l, accepted: make(map[string]netip.Addr)}
 	bodies := make(map[string]string)

@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/splitd/splitd/internal/nettest"
@@ -65,8 +66,10 @@ hash_queue_names = deferred, hold
 `
 )
 
-const masterServices = `
-smtp    inet       n - n - - smtpd
+// What an instance runs, by master.cf(5): how it is reached, and the rest.
+const smtpService = "smtp inet n - n - - smtpd\n"
+
+const innerServices = `
 cleanup unix       n - n - 0 cleanup
 qmgr    unix       n - n 300 1 qmgr
 rewrite unix       - - n - - trivial-rewrite
@@ -95,7 +98,7 @@ func newPostfix(t testing.TB, ns *nettest.NS, dir, main string) *postfix {
 		t.Fatal(err)
 	}
 	write(t, filepath.Join(p.etc, "main.cf"), fmt.Sprintf(commonMain, home)+main)
-	write(t, filepath.Join(p.etc, "master.cf"), masterServices)
+	write(t, filepath.Join(p.etc, "master.cf"), smtpService+innerServices)
 	return p
 }
 
@@ -118,9 +121,36 @@ func (p *postfix) start(t testing.TB) {
 	})
 }
 
+// listen has an instance that is not yet started run these services, instead of
+// being reached at port 25 alone.
+func (p *postfix) listen(t testing.TB, services string) {
+	t.Helper()
+	write(t, filepath.Join(p.etc, "master.cf"), services+innerServices)
+}
+
+// startAll starts the instances together and waits for them.
+func startAll(t testing.TB, mxs ...*postfix) {
+	t.Helper()
+	for _, mx := range mxs {
+		mx.start(t)
+	}
+	for _, mx := range mxs {
+		mx.awaitStart()
+	}
+}
+
 func (p *postfix) awaitStart() {
 	p.t.Helper()
 	p.until("has started", func() bool { return strings.Contains(p.logText(), "daemon started") })
+}
+
+// stopAll stops the instances together.
+func stopAll(mxs ...*postfix) {
+	var stopping sync.WaitGroup
+	for _, mx := range mxs {
+		stopping.Go(mx.stop)
+	}
+	stopping.Wait()
 }
 
 // stop runs `postfix stop`, in the PID namespace where its pid file is true.

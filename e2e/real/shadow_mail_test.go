@@ -11,24 +11,44 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// shadowMailConfig shadows all mail in mode proxy. Both servers learn who the
-// client is by a PROXY header.
-const shadowMailConfig = `
+// A shadowedMail is a split whose flows to the old mail server are shadowed.
+type shadowedMail struct {
+	name    string
+	mode    string // the data plane
+	primary string // the addresses of the old server
+	port    int    // of the service
+	at      int    // the new server's port
+	keys    string // of the split: that the candidate is told, and more
+}
+
+// mailInKernel is such a split in mode kernel; the old server is this host itself.
+func mailInKernel(name string, port, at int, shadow string) shadowedMail {
+	return shadowedMail{name: name, mode: "kernel", primary: "local", port: port, at: at, keys: "shadow: {" + shadow + "}"}
+}
+
+// config has all these splits.
+func (s shadowedMail) config(more ...shadowedMail) string {
+	text := `
 control: {socket: %[1]s/splitd.sock, group: mail}
 http: {listen: ""}
 state_dir: %[1]s/state
 splits:
-  - name: mx
-    service: {addresses: [192.0.2.25, "2001:db8::25"], ports: [25/tcp]}
-    protocol: smtp
-    mode: proxy
-    primary: {name: old, addresses: ["10.0.0.1:2525", "[fd00:25::1]:2525"]}
-    candidates:
-      - {name: new, addresses: ["10.0.0.12:2525", "[fd00:25::12]:2525"], weight: 0%%}
-    health: {check: none}   # else the logs have its checks
-    proxy: {send_proxy: v2}
-    shadow: {identity: proxy-v2}
 `
+	for _, s := range append([]shadowedMail{s}, more...) {
+		text += fmt.Sprintf(`
+  - name: %s
+    service: {addresses: [192.0.2.25, "2001:db8::25"], ports: [%d/tcp]}
+    protocol: smtp
+    mode: %s
+    primary: {name: old, addresses: [%s]}
+    candidates:
+      - {name: new, addresses: ["10.0.0.12:%[5]d", "[fd00:25::12]:%[5]d"], weight: 0%%%%}
+    health: {check: none}   # else the logs have its checks
+    %[6]s
+`, s.name, s.port, s.mode, s.primary, s.at, s.keys)
+	}
+	return text
+}
 
 // differingMain is a new server that differs in three things that matter: it
 // refuses a recipient, takes less, and has one extension less.
@@ -41,27 +61,56 @@ smtpd_discard_ehlo_keywords = chunking
 `
 
 // TestAShadowOfMailNamesWhatTheNewServerDoesOtherwise plays real mail to a new
-// Postfix with three differences in policy. The report names exactly those; no
-// mail comes to the new server, and each is delivered once.
+// Postfix with three differences in policy, in both data planes. The report names
+// exactly those; no mail comes to the new server, each is delivered once, and the
+// old server knows whose it is. The new one is told by a PROXY header, in mode proxy
+// both are.
 func TestAShadowOfMailNamesWhatTheNewServerDoesOtherwise(t *testing.T) {
-	l := newLab(t)
-	mxs := []*postfix{newPostfixBehind(t, l.old, l.dir, oldMain), newPostfixBehind(t, l.new, l.dir, differingMain)}
-	for _, mx := range mxs {
-		mx.start(t)
+	for _, tt := range []struct {
+		split  shadowedMail
+		behind bool // the old server too wants a PROXY header
+	}{
+		{shadowedMail{
+			name: "mx", mode: "proxy", primary: `"10.0.0.1:2525", "[fd00:25::1]:2525"`, port: 25, at: 2525,
+			keys: "proxy: {send_proxy: v2}\n    shadow: {identity: proxy-v2}",
+		}, true},
+		{mailInKernel("mx", 25, 2525, "identity: proxy-v2"), false},
+	} {
+		t.Run(tt.split.mode, func(t *testing.T) {
+			l := newLab(t)
+			mxs := []*postfix{newPostfix(t, l.old, l.dir, oldMain), newPostfixBehind(t, l.new, l.dir, differingMain)}
+			if tt.behind {
+				mxs[0] = newPostfixBehind(t, l.old, l.dir, oldMain)
+			}
+			startAll(t, mxs...)
+			l.splitting = l.startDaemon(l.old, tt.split.config(), nil)
+			l.ok("shadow", "mx", "100%")
+			want := l.sendAll()
+			l.namesThreeDifferences(want)
+			l.splitting.stop()
+			stopAll(mxs...)
+			checkTheMail(t, mxs, want)
+		})
 	}
-	for _, mx := range mxs {
-		mx.awaitStart()
-	}
-	l.splitting = l.startDaemon(l.old, shadowMailConfig, nil)
-	l.ok("shadow", "mx", "100%")
+}
 
-	// Of each client; bursts of each family. Debian's swaks has no IPv6.
-	const bursts, known, gone = 40, 12, 6
+// Of each client; bursts of each family. Debian's swaks has no IPv6.
+const bursts, known, gone = 40, 12, 6
+
+// sendAll sends mail from all clients, and tells how much of which by recipient and
+// client.
+func (l *lab) sendAll() map[string]int {
+	l.t.Helper()
+	want := map[string]int{}
 	var clients sync.WaitGroup
 	for _, c := range l.clients {
+		for _, way := range c.services() {
+			want["burst@shadow.example from "+way.source.String()] = bursts
+		}
+		want["known@shadow.example from "+c.v4.String()], want["gone@shadow.example from "+c.v4.String()] = known, gone
 		clients.Go(func() {
 			for _, way := range c.services() {
-				l.burst(c, way, bursts)
+				l.source(c, way, 25, "burst@shadow.example", "-s", "4", "-m", fmt.Sprint(bursts))
 			}
 			for range known {
 				l.mailBehind(c, "known@shadow.example")
@@ -72,61 +121,69 @@ func TestAShadowOfMailNamesWhatTheNewServerDoesOtherwise(t *testing.T) {
 		})
 	}
 	clients.Wait()
-	n := len(l.clients)
+	return want
+}
 
-	r := l.reportWith("mx", "has all sessions", func(r shadowReport) bool {
-		var refused, greeted int64
-		for _, d := range r.Differences {
-			switch d.Endpoint {
-			case "RCPT":
-				refused += d.Count
-			case "EHLO":
-				greeted += d.Count
-			}
-		}
-		return refused == int64(gone*n) && greeted == int64((known+gone)*n)
-	})
-	t.Logf("%s\n%s", r.Summary, l.ok("report", "mx"))
-	// Both differences of EHLO are in the same exchanges, each charged once.
+// reportOf waits until a report has all of that many sessions.
+func (l *lab) reportOf(split string, sessions int) shadowReport {
+	l.t.Helper()
+	r := l.reportWith(split, "has all sessions", func(r shadowReport) bool { return r.Coverage["eligible"] >= int64(exchangesOfMail*sessions) })
+	l.t.Logf("%s\n%s", r.Summary, l.ok("report", split))
+	if got := r.Coverage["eligible"]; got != int64(exchangesOfMail*sessions) {
+		l.t.Errorf("the report of %s has %d exchanges, want %d of each of %d sessions", split, got, exchangesOfMail, sessions)
+	}
+	return r
+}
+
+// namesThreeDifferences reads the report of all that mail.
+func (l *lab) namesThreeDifferences(sent map[string]int) {
+	l.t.Helper()
+	sessions := 0
+	for _, n := range sent {
+		sessions += n
+	}
+	r := l.reportOf("mx", sessions)
+	n := int64(len(l.clients))
 	for i, d := range r.Differences {
-		if d.Endpoint == "EHLO" {
+		switch d.Endpoint {
+		case "EHLO": // both of its differences are in the same exchanges, each charged once
 			text := d.Field + " " + strings.Join(d.Also, " ")
-			if !strings.Contains(text, "SIZE") || !strings.Contains(text, "CHUNKING") || len(d.Also) != 1 {
-				t.Errorf("EHLO differs in %q, want SIZE and CHUNKING alone", text)
+			if !strings.Contains(text, "SIZE") || !strings.Contains(text, "CHUNKING") || len(d.Also) != 1 || d.Count != (known+gone)*n {
+				l.t.Errorf("EHLO differs in %q in %d exchanges, want SIZE and CHUNKING alone in %d", text, d.Count, (known+gone)*n)
 			}
 			r.Differences[i].Field = "keywords"
+		case "RCPT":
+			if d.Count != gone*n {
+				l.t.Errorf("%v was in %d exchanges, want %d", d, d.Count, gone*n)
+			}
 		}
 	}
-	r.names(t, []string{"EHLO | keywords", "RCPT | code"})
+	r.names(l.t, []string{"EHLO | keywords", "RCPT | code"})
 	if !strings.Contains(r.Rule, "envelope") {
-		t.Errorf("the rule in force is %q, want that of the envelope", r.Rule)
+		l.t.Errorf("the rule in force is %q, want that of the envelope", r.Rule)
 	}
-	l.splitting.stop()
-	for _, mx := range mxs {
-		mx.stop()
-	}
+}
+
+// checkTheMail reads in both queues and in the new server's log who has got what.
+func checkTheMail(t testing.TB, mxs []*postfix, want map[string]int) {
+	t.Helper()
 	if queued := mxs[1].queue(); len(queued) > 0 {
 		t.Errorf("the new server has %d messages, want none: %v", len(queued), queued)
 	}
 	if text := mxs[1].logText(); strings.Contains(text, "message-id=") || strings.Contains(text, "END-OF-MESSAGE") {
 		t.Errorf("content came to the new server:\n%s", tail(text, 10))
 	}
-	byRecipient := map[string]int{}
-	for _, m := range mxs[0].queue() {
-		byRecipient[m.Recipients[0].Address]++
-	}
-	want := map[string]int{"known@shadow.example": known * n, "gone@shadow.example": gone * n, "burst@shadow.example": 2 * bursts * n}
-	if diff := cmp.Diff(want, byRecipient); diff != "" {
-		t.Errorf("messages in the old queue by recipient, each once (-want +got):\n%s", diff)
+	if diff := cmp.Diff(want, mxs[0].mail()); diff != "" {
+		t.Errorf("messages in the old queue by recipient and client, each once (-want +got):\n%s", diff)
 	}
 }
 
-// burst sends messages by smtp-source, which says HELO.
-func (l *lab) burst(c *client, way service, messages int) {
-	l.t.Helper()
-	r, err := run(l.t.Context(), c.NS, nil, "smtp-source", "-s", "4", "-m", fmt.Sprint(messages), "-M", c.Name+".example",
-		"-f", "sender@"+c.Name+".example", "-t", "burst@shadow.example", "inet:"+way.address+":25")
-	if err != nil || r.code != 0 || r.stdout+r.stderr != "" {
-		l.t.Errorf("smtp-source from %s to %s: %v, exit %d, %s%s", way.source, way.address, err, r.code, r.stdout, r.stderr)
+// mail counts what is in the queue by recipient and client.
+func (p *postfix) mail() map[string]int {
+	p.t.Helper()
+	counts := map[string]int{}
+	for _, m := range p.queue() {
+		counts[m.Recipients[0].Address+" from "+m.Client.String()]++
 	}
+	return counts
 }

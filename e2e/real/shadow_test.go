@@ -16,6 +16,7 @@ import (
 type shadowReport struct {
 	Verdict     string           `json:"verdict"`
 	Summary     string           `json:"summary"`
+	Doubt       string           `json:"doubt"`
 	Rule        string           `json:"rule"`
 	Coverage    map[string]int64 `json:"coverage"`
 	Exchanges   map[string]int64 `json:"exchanges"`
@@ -26,6 +27,31 @@ type shadowReport struct {
 		Verdict, Reason string
 		Count           int64
 	} `json:"not_compared"`
+	Endpoints []struct {
+		Name     string
+		Compared int64
+	} `json:"endpoints"`
+}
+
+// compared is in how many exchanges of an endpoint both answers were compared.
+func (r shadowReport) compared(endpoint string) int64 {
+	for _, e := range r.Endpoints {
+		if e.Name == endpoint {
+			return e.Compared
+		}
+	}
+	return 0
+}
+
+// notCompared is in how many exchanges they were not, for a reason that has this in
+// it.
+func (r shadowReport) notCompared(reason string) (n int64) {
+	for _, c := range r.NotCompared {
+		if strings.Contains(c.Reason, reason) {
+			n += c.Count
+		}
+	}
+	return n
 }
 
 // found is a difference, a suspect, or what is masked.

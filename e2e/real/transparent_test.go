@@ -52,12 +52,7 @@ func TestPostfixAndNginxLogTheClientsOfATransparentRelay(t *testing.T) {
 	l.before[l.old] = kernelText(l.old)
 	atLoopback := strings.Replace(oldMain, "192.0.2.25, 2001:db8::25", "127.0.0.1, ::1", 1)
 	mxs := []*postfix{newPostfix(t, l.old, l.dir, atLoopback), newPostfix(t, l.new, l.dir, newMain)}
-	for _, mx := range mxs {
-		mx.start(t)
-	}
-	for _, mx := range mxs {
-		mx.awaitStart()
-	}
+	startAll(t, mxs...)
 	webs := []*nginx{startNginx(t, l.old, l.dir), startNginx(t, l.new, l.dir)}
 	l.returning = l.startDaemon(l.new, newConfig, nil)
 	l.splitting = l.startDaemon(l.old, transparentConfig, nil)
