@@ -32,7 +32,7 @@ type desk struct {
 
 // seat is a play, and what the daemon has still to be told of it.
 type seat struct {
-	*play.Play
+	play  *play.Play
 	run   uint64 // odd: flows are played; the desk's mu guards it
 	mu    sync.Mutex
 	timed []play.Timed
@@ -93,7 +93,7 @@ func (d *desk) Make(m Making, _ *struct{}) error {
 	one := &seat{seen: m.Declined}
 	o := play.Options{Split: m.Split, Budget: d.budget, Dial: dialer(m.Mark), Kept: m.Kept, Observe: one.observe, Log: d.log}
 	if after := d.plays[m.After]; after != nil {
-		o.After = after.Play
+		o.After = after.play
 		after.mu.Lock()
 		one.seen = after.seen
 		after.mu.Unlock()
@@ -102,7 +102,7 @@ func (d *desk) Make(m Making, _ *struct{}) error {
 	if err != nil {
 		return err
 	}
-	one.Play = made
+	one.play = made
 	d.plays[m.ID] = one
 	return nil
 }
@@ -141,9 +141,9 @@ func (d *desk) Run(r Running, _ *struct{}) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	one.Halt() // what an earlier run has left
+	one.play.Halt() // what an earlier run has left
 	if one.run = r.Run; r.Run%2 == 1 {
-		one.Begin()
+		one.play.Begin()
 	}
 	d.tell()
 	return nil
@@ -155,7 +155,7 @@ func (d *desk) End(id uint64, _ *struct{}) error {
 	if err != nil {
 		return err
 	}
-	one.Close()
+	one.play.Close()
 	return nil
 }
 
@@ -174,10 +174,10 @@ func (d *desk) Numbers(asking Asking, a *Answer) error {
 		return err
 	}
 	one.mu.Lock()
-	one.Decline(one.news(asking.Declined))
+	one.play.Decline(one.news(asking.Declined))
 	a.Timed, one.timed = one.timed, nil
 	one.mu.Unlock()
-	a.Numbers, a.Used = one.Play.Numbers(), d.budget.Used()
+	a.Numbers, a.Used = one.play.Numbers(), d.budget.Used()
 	return nil
 }
 
@@ -187,7 +187,7 @@ func (d *desk) Edition(id uint64, edition *uint64) error {
 	if err != nil {
 		return err
 	}
-	*edition = one.Edition()
+	*edition = one.play.Edition()
 	return nil
 }
 
@@ -197,7 +197,7 @@ func (d *desk) Report(id uint64, text *[]byte) error {
 	if err != nil {
 		return err
 	}
-	*text, err = json.Marshal(one.Report())
+	*text, err = json.Marshal(one.play.Report())
 	return err
 }
 
@@ -207,7 +207,7 @@ func (d *desk) Reset(id uint64, forgotten *play.Forgotten) error {
 	if err != nil {
 		return err
 	}
-	*forgotten = one.Reset()
+	*forgotten = one.play.Reset()
 	return nil
 }
 
@@ -217,7 +217,7 @@ func (d *desk) Bytes(id uint64, c *Counted) error {
 	if err != nil {
 		return err
 	}
-	c.Text, c.Edition, err = one.Bytes()
+	c.Text, c.Edition, err = one.play.Bytes()
 	return err
 }
 

@@ -93,7 +93,7 @@ func (in *inlet) open(ctx context.Context, r ring.Record) error {
 	}
 	delete(in.taps, r.Slot)
 	if one := in.desk.await(ctx, id, run); one != nil {
-		if tap := one.Open(of); tap != nil {
+		if tap := one.play.Open(of); tap != nil {
 			in.taps[r.Slot] = tap
 			return nil
 		}

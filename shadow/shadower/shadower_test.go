@@ -73,7 +73,6 @@ func (s *said) String() string {
 type theatre struct {
 	*Process
 	said *said
-	pid  atomic.Int64 // of its newest
 }
 
 func newTheatre(t *testing.T, budget int64) *theatre {
@@ -173,9 +172,9 @@ func answer(body string) string {
 	return fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
 }
 
-func split(name string, at netip.AddrPort) traffic.Split {
+func split(at netip.AddrPort) traffic.Split {
 	return traffic.Split{
-		Name: name, Protocol: "http", Mode: traffic.ModeProxy, Affinity: traffic.AffinityNone,
+		Name: "web", Protocol: "http", Mode: traffic.ModeProxy, Affinity: traffic.AffinityNone,
 		Service:    traffic.Service{Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, Ports: []traffic.Port{{Number: 8080, Transport: traffic.TCP}}},
 		Primary:    traffic.Backend{Name: "old", Addresses: []traffic.Address{{IP: netip.MustParseAddr("127.0.0.2")}}},
 		Candidates: []traffic.Backend{{Name: "new", Addresses: []traffic.Address{{IP: at.Addr(), Port: at.Port()}}}},
@@ -237,7 +236,7 @@ func await(t *testing.T, p *Play, what string, is func(play.Numbers) bool) {
 func TestFlowsAreComparedFromTheFirstOnWhoeverRelaysThem(t *testing.T) {
 	th := newTheatre(t, 64<<20)
 	var timed atomic.Int64
-	p := th.play(t, Options{Split: split("web", website(t, `{"n":2}`)), Observe: func(play.Timed) { timed.Add(1) }})
+	p := th.play(t, Options{Split: split(website(t, `{"n":2}`)), Observe: func(play.Timed) { timed.Add(1) }})
 	p.Begin()
 	for i := range 100 { // the process has hardly begun to start
 		if !visit(p, i) {
@@ -268,7 +267,7 @@ func TestTheProcessTakesNoProcessorHasNoRightsAndGoesFirst(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			th := newTheatreWith(t, ProcessOptions{Budget: 64 << 20, Low: test.low})
-			p := th.play(t, Options{Split: split("web", website(t, `{"n":1}`))})
+			p := th.play(t, Options{Split: split(website(t, `{"n":1}`))})
 			p.Begin()
 			visit(p, 0)
 			await(t, p, "it runs", func(n play.Numbers) bool { return n.Eligible == 1 })
@@ -312,7 +311,7 @@ func wantHumble(t *testing.T, line string) {
 
 func TestAProcessThatDiesCostsWhatItHadInHandAndAnotherOneGoesOn(t *testing.T) {
 	th := newTheatre(t, 64<<20)
-	p := th.play(t, Options{Split: split("web", website(t, `{"n":1}`))})
+	p := th.play(t, Options{Split: split(website(t, `{"n":1}`))})
 	p.Begin()
 	visit(p, 0)
 	await(t, p, "the first is compared", func(n play.Numbers) bool { return n.Coverage["compared"] == 1 })
@@ -344,7 +343,7 @@ func TestAProcessThatDiesCostsWhatItHadInHandAndAnotherOneGoesOn(t *testing.T) {
 
 func TestAFlowThatFindsNoRoomLosesItsShadowAloneAndIsCounted(t *testing.T) {
 	th := newTheatre(t, 4<<20)
-	p := th.play(t, Options{Split: split("web", website(t, `{"n":1}`))})
+	p := th.play(t, Options{Split: split(website(t, `{"n":1}`))})
 	p.Begin()
 	visit(p, 0)
 	await(t, p, "it runs", func(n play.Numbers) bool { return n.Coverage["compared"] == 1 })
@@ -388,7 +387,7 @@ func TestAFlowThatFindsNoRoomLosesItsShadowAloneAndIsCounted(t *testing.T) {
 
 func TestAReportIsThereAlsoWhereTheProcessGetsNoProcessor(t *testing.T) {
 	th := newTheatre(t, 4<<20)
-	p := th.play(t, Options{Split: split("web", website(t, `{"n":1}`))})
+	p := th.play(t, Options{Split: split(website(t, `{"n":1}`))})
 	p.Begin()
 	visit(p, 0)
 	await(t, p, "it is compared", func(n play.Numbers) bool { return n.Coverage["compared"] == 1 })
@@ -424,7 +423,7 @@ func TestAReportIsThereAlsoWhereTheProcessGetsNoProcessor(t *testing.T) {
 func TestAHaltThatIsNotHeardEndsTheProcess(t *testing.T) {
 	th := newTheatre(t, 4<<20)
 	th.patience = 100 * time.Millisecond
-	p := th.play(t, Options{Split: split("web", website(t, `{"n":1}`))})
+	p := th.play(t, Options{Split: split(website(t, `{"n":1}`))})
 	p.Begin()
 	visit(p, 0)
 	await(t, p, "it runs", func(n play.Numbers) bool { return n.Coverage["compared"] == 1 })
@@ -449,13 +448,13 @@ func TestAHaltThatIsNotHeardEndsTheProcess(t *testing.T) {
 func TestAPlayGoesOnWithWhatTheOneBeforeItHasCounted(t *testing.T) {
 	th := newTheatre(t, 64<<20)
 	at := website(t, `{"n":1}`)
-	first := th.play(t, Options{Split: split("web", at)})
+	first := th.play(t, Options{Split: split(at)})
 	first.Begin()
 	visit(first, 0)
 	await(t, first, "it is compared", func(n play.Numbers) bool { return n.Coverage["compared"] == 1 })
-	changed := split("web", at)
+	changed := split(at)
 	changed.Shadow.Ignore = []string{"ignore body $.n"}
-	if first.Follows(changed) || !first.Follows(split("web", at)) {
+	if first.Follows(changed) || !first.Follows(split(at)) {
 		t.Error("a play follows another split, or not its own")
 	}
 	second := th.play(t, Options{Split: changed, After: first})
@@ -482,7 +481,7 @@ func TestAPlayGoesOnWithWhatTheOneBeforeItHasCounted(t *testing.T) {
 
 func TestASplitThatCannotBePlayedIsRefusedAtOnce(t *testing.T) {
 	th := newTheatre(t, 1<<20)
-	bad := split("web", netip.MustParseAddrPort("127.0.0.1:1"))
+	bad := split(netip.MustParseAddrPort("127.0.0.1:1"))
 	bad.Protocol = "gopher"
 	if _, err := th.Play(Options{Split: bad}); err == nil || !strings.Contains(err.Error(), "gopher") {
 		t.Errorf("the error is %v", err)
@@ -495,7 +494,7 @@ func TestWhereNoProcessCanBeStartedNothingIsPlayedAndItIsSaid(t *testing.T) {
 	p := New(ProcessOptions{Command: func(ServeOptions) *exec.Cmd { return exec.Command("/nonexistent/splitd") }, Log: slog.New(slog.NewTextHandler(&log, nil))})
 	ended := make(chan error, 1)
 	go func() { ended <- p.Run() }()
-	one, err := p.Play(Options{Split: split("web", netip.MustParseAddrPort("127.0.0.1:1"))})
+	one, err := p.Play(Options{Split: split(netip.MustParseAddrPort("127.0.0.1:1"))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -522,7 +521,7 @@ func TestASplitGoesOverTheSocketUnchanged(t *testing.T) {
 		line, _ := bufio.NewReader(c).ReadString('\n')
 		token <- line
 	})
-	s := split("web", at)
+	s := split(at)
 	s.Shadow.Identity = traffic.IdentityProxyV1
 	p := th.play(t, Options{Split: s})
 	p.Begin()
