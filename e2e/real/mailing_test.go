@@ -56,7 +56,7 @@ func (l *lab) source(c *client, way service, port int, recipient string, args ..
 
 // post sends a message with this body by curl, which says EHLO and, to servers that
 // offer SIZE, how large it is.
-func (l *lab) post(c *client, way service, port int, recipient string, body string) {
+func (l *lab) post(c *client, way service, port int, recipient, body string) {
 	l.t.Helper()
 	id := fmt.Sprintf("%s-%s-%d-%s", c.Name, strings.Trim(way.address, "[]"), port, recipient)
 	message := write(l.t, filepath.Join(l.dir, id), fmt.Sprintf("From: <curl@%s.example>\nTo: <%s>\nMessage-ID: <%s>\n\n%s\n", c.Name, recipient, id, body))

@@ -28,14 +28,15 @@ func mailInKernel(name string, port, at int, shadow string) shadowedMail {
 
 // config has all these splits.
 func (s shadowedMail) config(more ...shadowedMail) string {
-	text := `
+	var text strings.Builder
+	text.WriteString(`
 control: {socket: %[1]s/splitd.sock, group: mail}
 http: {listen: ""}
 state_dir: %[1]s/state
 splits:
-`
+`)
 	for _, s := range append([]shadowedMail{s}, more...) {
-		text += fmt.Sprintf(`
+		fmt.Fprintf(&text, `
   - name: %s
     service: {addresses: [192.0.2.25, "2001:db8::25"], ports: [%d/tcp]}
     protocol: smtp
@@ -47,7 +48,7 @@ splits:
     %[6]s
 `, s.name, s.port, s.mode, s.primary, s.at, s.keys)
 	}
-	return text
+	return text.String()
 }
 
 // differingMain is a new server that differs in three things that matter: it
