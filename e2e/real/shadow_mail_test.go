@@ -96,7 +96,7 @@ func TestAShadowOfMailNamesWhatTheNewServerDoesOtherwise(t *testing.T) {
 }
 
 // Of each client; bursts of each family. Debian's swaks has no IPv6.
-const bursts, known, gone = 40, 12, 6
+const bursts, known, gone = 20, 6, 4
 
 // sendAll sends mail from all clients, and tells how much of which by recipient and
 // client.

@@ -92,7 +92,7 @@ func TestWholeMailsGoToWhoProvesToBeASink(t *testing.T) {
 		l.ok("shadow", s.name, "100%")
 	}
 
-	const bursts, plain, dotted = 10, 5, 3
+	const bursts, plain, dotted = 4, 3, 3
 	sent := map[string]int{}
 	for _, s := range splits {
 		sent["burst@"+s.name+".example"], sent["plain@"+s.name+".example"], sent["dotted@"+s.name+".example"] = bursts, plain, dotted
