@@ -184,7 +184,7 @@ func extension(longest time.Duration, limited bool) string {
 	if !limited {
 		longest = 365 * 24 * time.Hour
 	}
-	return fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", (longest + stopPatience).Microseconds())
+	return fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", (longest + stopPatience + endPatience + time.Second).Microseconds())
 }
 
 // stopping says what becomes of the flows of splits in these modes. The relay may

@@ -48,6 +48,7 @@ func (d *Daemon) loadReports(ctx context.Context) {
 func (d *Daemon) keepReports(ctx context.Context) error {
 	now := time.NewTicker(saveEvery)
 	defer now.Stop()
+	defer context.AfterFunc(ctx, func() { d.shadows.stage.Hurry(endPatience) })() // also of a save that is under way
 	d.saveReports() // samples that were full in an earlier run, and are masked now
 	for {
 		select {
@@ -92,7 +93,7 @@ func (d *Daemon) unsavedReports() []saving {
 		text, edition, err := one.play.Bytes()
 		if err != nil {
 			d.log.Error("save report", "split", name, "error", err)
-			if errors.Is(err, shadower.ErrLate) {
+			if errors.Is(err, shadower.ErrLate) || errors.Is(err, shadower.ErrGone) {
 				break // the others would wait as long
 			}
 			continue

@@ -15,7 +15,7 @@ func (s *shadows) sample(name string, tees map[string]splitter.TeeCounts) *metri
 	n := one.play.Numbers()
 	m := &metrics.Shadow{
 		Declined: map[string]uint64{
-			"full": n.Declined.Full, "broken": n.Declined.Broken, "stopped": n.Declined.Stopped, "lost": n.Declined.Lost,
+			"full": n.Declined.Full, "broken": n.Declined.Broken, "stopped": n.Declined.Stopped, "late": n.Declined.Late, "lost": n.Declined.Lost,
 		},
 		Open: n.Open, Panics: map[string]uint64{"driver": n.Panicked}, BreakerOpen: n.Breaker != "",
 		Eligible: n.Eligible, Coverage: n.Coverage, Unsound: n.Unsound,

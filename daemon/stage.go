@@ -25,6 +25,8 @@ type Stage interface {
 	Used() int64
 	// Run runs what there is to run, until Close.
 	Run() error
+	// Hurry has nobody wait for an answer when so much time is over.
+	Hurry(patience time.Duration)
 	Close()
 }
 

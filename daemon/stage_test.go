@@ -37,6 +37,8 @@ func (h here) Used() int64 { return h.budget.Used() }
 func (h here) Run() error  { return nil }
 func (h here) Close()      {}
 
+func (h here) Hurry(time.Duration) {}
+
 type herePlay struct{ *play.Play }
 
 func (p herePlay) Open(of runner.Flow, _ int) Tap {

@@ -53,7 +53,7 @@ func TestACandidateThatIsToldWhoAsksAnswersAsItWouldThem(t *testing.T) {
 		l.ok("shadow", s.name, "100%")
 	}
 
-	const bursts, known, gone = 15, 2, 3
+	const bursts, known, gone = 6, 1, 3
 	l.everyWay(func(c *client, way service) {
 		for _, s := range splits {
 			l.source(c, way, s.port, "burst@shadow.example", "-s", "2", "-m", fmt.Sprint(bursts))
@@ -71,6 +71,9 @@ func TestACandidateThatIsToldWhoAsksAnswersAsItWouldThem(t *testing.T) {
 	asked := l.ofEveryone(map[string]int{"told": bursts + known + gone})
 	for _, s := range splits {
 		r := l.reportOf(s.name, all)
+		if said := strings.Contains(r.Summary, "did not take XCLIENT"); said != (s.name == "deaf") {
+			t.Errorf("%s: that the candidate did not take XCLIENT is said: %v, in %q", s.name, said, r.Summary)
+		}
 		if s.name == "told" {
 			r.names(t, []string{"RCPT | code"})
 			if d := r.Differences; len(d) == 1 && d[0].Count != int64(gone*ways) {
@@ -107,7 +110,7 @@ func (l *lab) isNoise(r shadowReport, split string, refused int) {
 		l.t.Errorf("%s: the verdict is %q with the doubt %q, differences %v and suspects %v; want undecided, the key named, and neither", split, r.Verdict, r.Doubt, r.Differences, r.Suspects)
 	}
 	r.addsUp(l.t)
-	if gate, err := l.ctl(l.t.Context(), nil, "report", split, "--max-mismatch", "1%"); err != nil || gate.code != 6 {
-		l.t.Errorf("report %s --max-mismatch: %v, exit %d, want 6\n%s", split, err, gate.code, gate.stderr)
+	if gate, err := l.ctl(l.t.Context(), nil, "report", split, "--max-mismatch", "1%"); err != nil || gate.code != 6 || !strings.Contains(gate.stderr, "key identity") {
+		l.t.Errorf("report %s --max-mismatch: %v, exit %d, want 6 and the key named\n%s", split, err, gate.code, gate.stderr)
 	}
 }

@@ -77,6 +77,7 @@ func (b *book) settle(at time.Time) {
 		{now.Full - b.missed.Full, "as many flows are shadowed already as max_flows lets"},
 		{now.Broken - b.missed.Broken, "the candidate fails or lags: it is left alone for a while"},
 		{now.Stopped - b.missed.Stopped, "splitd ends, or shadows the split no more"},
+		{now.Late - b.missed.Late, "the process that plays shadows is late: it has no processor"},
 		{now.Lost - b.missed.Lost, "the process that plays shadows ended"},
 	} {
 		if why.count > 0 {

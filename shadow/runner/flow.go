@@ -13,6 +13,7 @@ import (
 const (
 	overBudget     = "over shadow.budget"
 	overFlowBudget = "over flow_budget"
+	untold         = "the process that plays shadows is late: it has no processor"
 	ending         = "splitd ends, or shadows the split no more"
 )
 
@@ -149,7 +150,12 @@ func (f *flow) wait() {
 	case n := <-f.news:
 		f.heed(n)
 	case <-alarm:
-		f.lapse()
+		select {
+		case n := <-f.news: // the candidate has answered, and this process was late
+			f.heed(n)
+		default:
+			f.lapse()
+		}
 	case <-f.runner.ctx.Done():
 		f.drop(ending)
 	}
@@ -175,11 +181,19 @@ func (f *flow) patience() (first time.Duration, owed bool) {
 	return first, owed
 }
 
+// lateMost is how much later than it should a timer may ring: on a host that has no
+// processor for shadows a candidate's patience is not what is over.
+const lateMost = time.Second
+
 // lapse ends the sessions whose patience is over.
 func (f *flow) lapse() {
 	now := f.runner.options.Now()
 	for _, s := range f.sessions {
-		if !s.deadline.IsZero() && !now.Before(s.deadline) {
+		switch {
+		case s.deadline.IsZero() || now.Before(s.deadline):
+		case now.Sub(s.deadline) > lateMost:
+			f.drop(untold) // what the candidate has said meanwhile nobody has heard
+		default:
 			s.lapse(now)
 		}
 	}
@@ -227,7 +241,7 @@ func (f *flow) finish() {
 		f.runner.judged(main.failure)
 	case reason != nil && *reason == overFlowBudget && main.lags():
 		f.runner.judged("it lags: " + overFlowBudget)
-	case reason != nil && *reason == overBudget:
+	case reason != nil && (*reason == overBudget || *reason == untold):
 		// Others may have filled it: nothing was learnt of the candidate, not even that
 		// it is well, though it has greeted.
 	case main.answered:

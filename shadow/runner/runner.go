@@ -73,11 +73,11 @@ type Runner struct {
 
 // Totals are the numbers of runners that only grow. The zero value is ready, and
 // they may be counted and read from many goroutines.
-type Totals struct{ full, broken, stopped, lost, panicked atomic.Uint64 }
+type Totals struct{ full, broken, stopped, late, lost, panicked atomic.Uint64 }
 
 // Declined are the flows that were not played.
 func (t *Totals) Declined() Declined {
-	return Declined{Full: t.full.Load(), Broken: t.broken.Load(), Stopped: t.stopped.Load(), Lost: t.lost.Load()}
+	return Declined{Full: t.full.Load(), Broken: t.broken.Load(), Stopped: t.stopped.Load(), Late: t.late.Load(), Lost: t.lost.Load()}
 }
 
 // Decline counts flows that somebody else has not played.
@@ -85,6 +85,7 @@ func (t *Totals) Decline(d Declined) {
 	t.full.Add(d.Full)
 	t.broken.Add(d.Broken)
 	t.stopped.Add(d.Stopped)
+	t.late.Add(d.Late)
 	t.lost.Add(d.Lost)
 }
 
@@ -117,8 +118,8 @@ type Counts struct {
 }
 
 // Declined are flows that were not played, by why: too many at once, the breaker
-// was open, the runner was stopped; or it was lost with its process.
-type Declined struct{ Full, Broken, Stopped, Lost uint64 }
+// was open, the runner was stopped; or their process was late, or was lost.
+type Declined struct{ Full, Broken, Stopped, Late, Lost uint64 }
 
 // Counts returns the numbers as they are now.
 func (r *Runner) Counts() Counts {
@@ -236,9 +237,8 @@ func (t *Tap) Take(from shadow.Party, bytes []byte, fin bool, at time.Time) bool
 	return true
 }
 
-// Drop ends the shadow of a flow of which not all could be taken, as one that is over
-// the budget. It is the last call.
-func (t *Tap) Drop() { t.flow.drop(overBudget) }
+// Drop ends the shadow of a flow of which not all could be told. It is the last call.
+func (t *Tap) Drop() { t.flow.drop(untold) }
 
 // put queues an event, whose room is charged.
 func (t *Tap) put(e shadow.Event) {

@@ -119,8 +119,8 @@ func (s *seat) observe(t play.Timed) {
 // s.mu is held.
 func (s *seat) news(now runner.Declined) runner.Declined {
 	was := s.seen
-	s.seen.Full, s.seen.Lost = max(was.Full, now.Full), max(was.Lost, now.Lost)
-	return runner.Declined{Full: s.seen.Full - was.Full, Lost: s.seen.Lost - was.Lost}
+	s.seen.Late, s.seen.Lost = max(was.Late, now.Late), max(was.Lost, now.Lost)
+	return runner.Declined{Late: s.seen.Late - was.Late, Lost: s.seen.Lost - was.Lost}
 }
 
 // find returns a play for which the daemon asks.
@@ -141,6 +141,9 @@ func (d *desk) Run(r Running, _ *struct{}) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if r.Run <= one.run {
+		return nil // it was told of a later one meanwhile
+	}
 	one.play.Halt() // what an earlier run has left
 	if one.run = r.Run; r.Run%2 == 1 {
 		one.play.Begin()
@@ -202,10 +205,13 @@ func (d *desk) Report(id uint64, text *[]byte) error {
 }
 
 // Reset forgets what was counted of a play.
-func (d *desk) Reset(id uint64, forgotten *play.Forgotten) error {
-	one, err := d.find(id)
+func (d *desk) Reset(r Resetting, forgotten *play.Forgotten) error {
+	one, err := d.find(r.ID)
 	if err != nil {
 		return err
+	}
+	if time.Now().After(r.Until) {
+		return errors.New("it was asked for too long ago")
 	}
 	*forgotten = one.play.Reset()
 	return nil
@@ -217,6 +223,9 @@ func (d *desk) Bytes(id uint64, c *Counted) error {
 	if err != nil {
 		return err
 	}
+	one.mu.Lock()
+	defer one.mu.Unlock()
+	c.Declined = one.seen
 	c.Text, c.Edition, err = one.play.Bytes()
 	return err
 }

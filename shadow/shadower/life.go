@@ -23,11 +23,14 @@ type life struct {
 	outlets []*outlet
 	given   []*shared // what the process gets
 	over    chan struct{}
+	bell    chan struct{} // holds one
 
-	mu     sync.Mutex
+	queue  sync.Mutex // guards orders and isOver
 	orders []order
-	bell   chan struct{} // holds one
-	cmd    *exec.Cmd     // nil: not started
+	isOver bool // nothing is told any more
+
+	mu     sync.Mutex // guards what follows, for as long as a program takes to start
+	cmd    *exec.Cmd  // nil: not started
 	conn   net.Conn
 	ending bool
 	why    error // it was killed
@@ -57,26 +60,36 @@ func (l *life) closeGiven() error {
 	return err
 }
 
-func (l *life) push(o order) {
-	l.mu.Lock()
+// push puts an order behind the others, unless the life is over.
+func (l *life) push(o order) bool {
+	l.queue.Lock()
+	defer l.queue.Unlock()
+	if l.isOver {
+		return false
+	}
 	l.orders = append(l.orders, o)
-	l.mu.Unlock()
 	select {
 	case l.bell <- struct{}{}:
 	default:
 	}
+	return true
+}
+
+// take takes all orders that there are.
+func (l *life) take(last bool) []order {
+	l.queue.Lock()
+	defer l.queue.Unlock()
+	orders := l.orders
+	l.orders, l.isOver = nil, last
+	return orders
 }
 
 // run starts the process and serves it until it has ended, which is said in words.
 func (l *life) run(p *Process) error {
-	defer func() {
-		for _, o := range l.outlets {
-			o.dead.Store(true)
-		}
-		close(l.over)
-	}()
+	defer close(l.over)
 	cmd, conn, err := l.start(p.options, p.records)
 	if err != nil {
+		l.die(nobody())
 		return err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -88,10 +101,31 @@ func (l *life) run(p *Process) error {
 	err = cmd.Wait()
 	cancel()
 	_ = client.Close()
+	l.die(client)
 	serving.Wait()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return errors.Join(l.why, err)
+}
+
+// die has nobody write or ask any more: whoever waits for an answer hears from a client
+// that is closed that there will be none.
+func (l *life) die(closed *rpc.Client) {
+	for _, o := range l.outlets {
+		o.kill()
+	}
+	for _, o := range l.take(true) {
+		_ = o(closed)
+	}
+}
+
+// nobody is a client that is closed.
+func nobody() *rpc.Client {
+	ours, theirs := net.Pipe()
+	client := rpc.NewClient(ours)
+	_ = client.Close()
+	_ = theirs.Close()
+	return client
 }
 
 // start starts the process. Its environment has nothing of the daemon's own.
@@ -159,12 +193,13 @@ func (l *life) speak(ctx context.Context, client *rpc.Client, p *Process) {
 		case <-ctx.Done():
 			return
 		}
-		l.mu.Lock()
-		orders := l.orders
-		l.orders = nil
-		l.mu.Unlock()
-		for _, o := range orders {
-			if err := o(client); err != nil && !isGone(err) {
+		for _, o := range l.take(false) {
+			err := o(client)
+			switch {
+			case err == nil:
+			case isGone(err):
+				l.kill(errors.New("it is not understood any more")) // where it has not ended
+			default:
 				p.options.Log.Error("tell the process that plays shadows", "error", err)
 			}
 		}

@@ -21,6 +21,7 @@ type outlet struct {
 	turn    uint32
 	untold  atomic.Pointer[untold]
 	dead    atomic.Bool // nobody reads any more
+	memory  []byte      // the writer's
 	bell    *os.File    // of the writer's
 }
 
@@ -42,7 +43,7 @@ func newOutlet(records int) (*outlet, *shared, error) {
 	if err != nil {
 		return nil, nil, errors.Join(os.NewSyscallError("duplicate bell", err), s.unmap(), s.close())
 	}
-	o := &outlet{records: records, free: make([]uint32, flagsOf), bell: os.NewFile(uintptr(fd), "bell")}
+	o := &outlet{memory: s.memory, records: records, free: make([]uint32, flagsOf), bell: os.NewFile(uintptr(fd), "bell")}
 	for i := range o.free {
 		o.free[i] = uint32(flagsOf - 1 - i)
 	}
@@ -58,6 +59,17 @@ func (o *outlet) enter() bool { return o.busy.CompareAndSwap(false, true) }
 
 func (o *outlet) leave() {
 	o.busy.Store(false)
+	runtime.KeepAlive(o)
+}
+
+// kill has nobody enter any more, and gives the pages back: flows that say nothing for
+// hours have the outlet for as long.
+func (o *outlet) kill() {
+	o.dead.Store(true)
+	for !o.enter() {
+		runtime.Gosched() // whoever is in there waits for nobody
+	}
+	_ = unix.Madvise(o.memory, unix.MADV_REMOVE) // where that is refused they go with the outlet
 	runtime.KeepAlive(o)
 }
 
@@ -128,11 +140,23 @@ func (o *outlet) catchUp() {
 	}
 	defer o.leave()
 	for u := o.untold.Swap(nil); u != nil; u = u.next {
-		if o.finish(u.record) {
-			continue
+		if !o.finish(u.record) {
+			o.putBack(u)
+			return
 		}
-		again := &untold{record: u.record}
-		for again.next = o.untold.Load(); !o.untold.CompareAndSwap(again.next, again); again.next = o.untold.Load() {
+	}
+}
+
+// putBack makes what is left of the untold so again.
+func (o *outlet) putBack(first *untold) {
+	last := first
+	for last.next != nil {
+		last = last.next
+	}
+	for {
+		last.next = o.untold.Load()
+		if o.untold.CompareAndSwap(last.next, first) {
+			return
 		}
 	}
 }
@@ -143,11 +167,11 @@ func (o *outlet) over(slot, turn uint32) bool {
 	return o.dead.Load() || o.writer.Flag(slot) == turn
 }
 
-// used is how many bytes nobody has read yet.
+// used is how many bytes nobody has read yet, or about as many.
 func (o *outlet) used() int64 {
-	if !o.enter() {
-		return int64(o.records) // it is being written
+	defer runtime.KeepAlive(o)
+	if o.dead.Load() {
+		return 0
 	}
-	defer o.leave()
-	return o.writer.Used()
+	return o.writer.Waiting()
 }

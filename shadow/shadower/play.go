@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/rpc"
 	"sync"
 	"sync/atomic"
@@ -46,18 +45,28 @@ type Play struct {
 	process *Process
 	id      uint64
 	options Options
-	run     atomic.Uint64                      // odd: flows are played. It only grows
-	missed  struct{ full, lost atomic.Uint64 } // flows that got no further than here
+	run     atomic.Uint64 // odd: flows are played. It only grows
+	missed  *missed       // by all plays that follow one another
 
 	ended   bool            // under process.mu, as what follows
 	kept    []byte          // what was counted, for a process that takes over
 	counted runner.Declined // what of those that were missed is in there
+	resets  int
 
-	asking sync.Mutex // one question for numbers at a time
+	numbers inquiry[Answer]
+	edition inquiry[uint64]
+	report  inquiry[[]byte]
+	bytes   inquiry[Counted]
 
 	answered sync.Mutex // guards what follows
 	last     play.Numbers
-	told     runner.Declined // what the process knows of those that were missed
+}
+
+// missed are flows that got no further than the daemon.
+type missed struct{ late, lost atomic.Uint64 }
+
+func (m *missed) declined() runner.Declined {
+	return runner.Declined{Late: m.late.Load(), Lost: m.lost.Load()}
 }
 
 // Split is what the Play was made for.
@@ -93,8 +102,11 @@ func (p *Play) halt() {
 	p.run.Add(1)
 	late := p.process.watch("it does not end its shadows")
 	p.process.order(func(c *rpc.Client) error {
-		defer late.Stop()
-		return p.tellRun(c)
+		err := p.tellRun(c)
+		if _, refused := errors.AsType[rpc.ServerError](err); err == nil || refused { // it was heard
+			late.Stop()
+		}
+		return err
 	})
 }
 
@@ -117,7 +129,16 @@ func (p *Play) End() {
 	p.halt()
 	p.ended = true
 	p.process.mu.Unlock()
-	_, _ = ask(p.process, 0, func(c *rpc.Client) (none struct{}, err error) { return none, c.Call(methodEnd, p.id, &none) })
+	ended := make(chan struct{})
+	if p.process.tell(func(c *rpc.Client) error {
+		go func() {
+			defer close(ended)
+			_ = c.Call(methodEnd, p.id, &struct{}{}) // where it is gone, so are its shadows
+		}()
+		return nil
+	}) {
+		<-ended
+	}
 }
 
 // Close is End, and forgets what was counted, unless another Play follows.
@@ -146,49 +167,47 @@ func (p *Play) Open(of runner.Flow, worker int) *Tap {
 	}
 	o := (*outlets)[worker%len(*outlets)]
 	slot, turn, ok := o.open(opened(p.id, run, of))
-	if !ok {
-		p.missed.full.Add(1)
-		return nil
+	switch {
+	case ok:
+		return &Tap{outlet: o, play: p, run: run, slot: slot, turn: turn}
+	case o.dead.Load():
+		p.missed.lost.Add(1)
+	default:
+		p.missed.late.Add(1)
 	}
-	return &Tap{outlet: o, play: p, run: run, slot: slot, turn: turn}
+	return nil
 }
 
 // Numbers returns what is known now, or where the process is too busy to say that in
 // time, what was known a moment ago.
 func (p *Play) Numbers() play.Numbers {
-	if p.asking.TryLock() {
+	if !p.numbers.isLate() {
 		p.update()
-	} else {
-		p.asking.Lock() // somebody asks, and hears it for us
 	}
-	p.asking.Unlock()
 	p.answered.Lock()
 	defer p.answered.Unlock()
 	return p.last
 }
 
-// update asks for the numbers, and tells what was missed on this side; p.asking is held.
-// What is answered late is heard as well.
+// update asks for the numbers, and tells what was missed on this side. What is answered
+// late is heard as well.
 func (p *Play) update() {
 	edition, err := p.process.editions()
 	if err != nil {
 		return
 	}
-	missed := runner.Declined{Full: p.missed.full.Load(), Lost: p.missed.lost.Load()}
-	_, _ = ask(p.process, numbersPatience, func(c *rpc.Client) (none struct{}, err error) {
-		var a Answer
-		if err := c.Call(methodNumbers, Asking{p.id, missed}, &a); err != nil {
-			return none, err
+	_, _ = p.numbers.ask(p.process, numbersPatience, func(c *rpc.Client) (a Answer, err error) {
+		if err = c.Call(methodNumbers, Asking{p.id, p.missed.declined()}, &a); err == nil {
+			p.hear(a, edition)
 		}
-		p.hear(a, edition, missed)
-		return none, nil
+		return a, err
 	})
 }
 
-func (p *Play) hear(a Answer, edition uint64, missed runner.Declined) {
+func (p *Play) hear(a Answer, edition uint64) {
 	p.answered.Lock()
 	defer p.answered.Unlock()
-	p.last, p.told = a.Numbers, missed
+	p.last = a.Numbers
 	p.last.Edition += edition
 	p.process.used.Store(a.Used)
 	for _, t := range a.Timed {
@@ -209,7 +228,7 @@ func (p *Play) Edition() uint64 {
 	if err != nil {
 		return 0
 	}
-	edition, err := fetch[uint64](p, methodEdition)
+	edition, err := p.edition.fetch(p, methodEdition)
 	if err != nil {
 		return 0
 	}
@@ -219,7 +238,7 @@ func (p *Play) Edition() uint64 {
 // Report is what is known of how the candidate answers, in the report's JSON. Where the
 // process is too busy, or gone, it is what was saved of it last.
 func (p *Play) Report() (json.RawMessage, error) {
-	text, err := fetch[[]byte](p, methodReport)
+	text, err := p.report.fetch(p, methodReport)
 	if err == nil {
 		return text, nil
 	}
@@ -236,13 +255,22 @@ func (p *Play) Report() (json.RawMessage, error) {
 	return json.Marshal(saved.Report())
 }
 
-// Reset forgets what was counted, and says what that was.
+// Reset forgets what was counted, and says what that was. A process that is late does
+// not do it afterwards.
 func (p *Play) Reset() (play.Forgotten, error) {
-	forgotten, err := fetch[play.Forgotten](p, methodReset)
+	resetting := Resetting{p.id, time.Now().Add(answerPatience - time.Second)}
+	var one inquiry[play.Forgotten]
+	forgotten, err := one.ask(p.process, answerPatience, func(c *rpc.Client) (f play.Forgotten, err error) {
+		err = c.Call(methodReset, resetting, &f)
+		return f, err
+	})
 	if err != nil {
 		return forgotten, p.failed("reset report of", err)
 	}
-	p.keep(nil)
+	p.process.mu.Lock()
+	defer p.process.mu.Unlock()
+	p.resets++ // behind it: what is being kept is from before
+	p.kept, p.counted = nil, p.missed.declined()
 	return forgotten, nil
 }
 
@@ -253,46 +281,19 @@ func (p *Play) Bytes() (text []byte, edition uint64, err error) {
 	if err != nil {
 		return nil, 0, p.failed("keep report of", err)
 	}
-	c, err := fetch[Counted](p, methodBytes)
+	p.process.mu.Lock()
+	resets := p.resets
+	p.process.mu.Unlock()
+	c, err := p.bytes.fetch(p, methodBytes)
 	if err != nil {
 		return nil, 0, p.failed("keep report of", err)
 	}
-	p.keep(c.Text)
-	return c.Text, base + c.Edition, nil
-}
-
-// keep keeps what was counted for a process that takes over.
-func (p *Play) keep(text []byte) {
-	p.answered.Lock()
-	told := p.told
-	p.answered.Unlock()
 	p.process.mu.Lock()
 	defer p.process.mu.Unlock()
-	p.kept, p.counted = text, told
-}
-
-// fetch calls a method of a play. Where the process ends meanwhile it is the next one
-// that answers.
-func fetch[T any](p *Play, method string) (T, error) {
-	for until := time.Now().Add(answerPatience); ; {
-		answer, err := ask(p.process, time.Until(until), func(c *rpc.Client) (answer T, err error) {
-			err = c.Call(method, p.id, &answer)
-			return answer, err
-		})
-		if !isGone(err) || time.Until(until) < pauseFirst {
-			return answer, err
-		}
-		select {
-		case <-time.After(pauseFirst):
-		case <-p.process.closed:
-			return answer, err
-		}
+	if p.resets == resets {
+		p.kept, p.counted = c.Text, c.Declined
 	}
-}
-
-// isGone says whether a question found no process, or one that ended.
-func isGone(err error) bool {
-	return errors.Is(err, errNone) || errors.Is(err, rpc.ErrShutdown) || errors.Is(err, io.ErrUnexpectedEOF)
+	return c.Text, base + c.Edition, nil
 }
 
 func (p *Play) failed(what string, err error) error {

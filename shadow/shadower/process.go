@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"net/rpc"
 	"os/exec"
 	"sync"
 	"sync/atomic"
@@ -41,6 +40,8 @@ type Process struct {
 
 	patience      time.Duration // haltPatience
 	begun, closed chan struct{}
+	hurry         sync.Once
+	hurried       chan struct{}
 
 	mu       sync.Mutex // guards what follows, for a moment
 	plays    map[uint64]*Play
@@ -50,11 +51,6 @@ type Process struct {
 	isClosed bool
 }
 
-// ErrLate says that the process has not answered in time.
-var ErrLate = errors.New("the process that plays shadows does not answer in time: this host has no processor for it")
-
-var errNone = errors.New("the process that plays shadows is not there at this moment")
-
 // New returns a Process; Run it, and Close it.
 func New(o ProcessOptions) *Process {
 	if o.Log == nil {
@@ -63,7 +59,7 @@ func New(o ProcessOptions) *Process {
 	o.Workers = max(1, o.Workers)
 	return &Process{
 		options: o, records: ringOf(o.Budget, o.Workers), plays: map[uint64]*Play{}, patience: haltPatience,
-		begun: make(chan struct{}), closed: make(chan struct{}),
+		begun: make(chan struct{}), closed: make(chan struct{}), hurried: make(chan struct{}),
 	}
 }
 
@@ -82,12 +78,13 @@ func (p *Process) Play(o Options) (*Play, error) {
 		close(p.begun)
 	}
 	p.made++
-	made := &Play{process: p, id: p.made, options: o, kept: o.Kept}
+	made := &Play{process: p, id: p.made, options: o, kept: o.Kept, missed: &missed{}}
 	after := uint64(0)
 	if o.After != nil {
-		after, made.kept, made.counted = o.After.id, o.After.kept, o.After.counted
-		made.missed.full.Store(o.After.missed.full.Load())
-		made.missed.lost.Store(o.After.missed.lost.Load())
+		after, made.kept, made.counted, made.missed = o.After.id, o.After.kept, o.After.counted, o.After.missed
+		o.After.answered.Lock()
+		made.last = o.After.last
+		o.After.answered.Unlock()
 	}
 	made.options.After, made.options.Kept = nil, nil // they may be large
 	p.plays[made.id] = made
@@ -120,13 +117,9 @@ func (p *Process) renew() error {
 	return nil
 }
 
-// order has the process told something, in order; p.mu is held. A process that is not
-// there is told all that counts when it is.
-func (p *Process) order(o order) {
-	if p.life != nil {
-		p.life.push(o)
-	}
-}
+// order has the process told something, in order; p.mu is held. One that is not there is
+// told all that counts when it is.
+func (p *Process) order(o order) bool { return p.life != nil && p.life.push(o) }
 
 // watch ends the process unless what it returns is stopped in time; p.mu is held.
 func (p *Process) watch(why string) *time.Timer {
@@ -143,46 +136,22 @@ func (p *Process) editions() (uint64, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.life == nil {
-		return 0, errNone
+		return 0, ErrGone
 	}
 	return p.life.number << 40, nil
 }
 
-// ask asks the process something behind all that it has been told, and waits so long
-// for the answer; 0 is as long as it lives.
-func ask[T any](p *Process, patience time.Duration, question func(*rpc.Client) (T, error)) (answer T, err error) {
-	type heard struct {
-		answer T
-		err    error
-	}
-	told := make(chan heard, 1)
+// tell has the process told something behind all else, and says whether there is one.
+func (p *Process) tell(o order) bool {
 	p.mu.Lock()
-	l := p.life
-	p.order(func(c *rpc.Client) error {
-		go func() {
-			answer, err := question(c)
-			told <- heard{answer, err}
-		}()
-		return nil
-	})
-	p.mu.Unlock()
-	if l == nil {
-		return answer, errNone
-	}
-	var late <-chan time.Time
-	if patience > 0 {
-		t := time.NewTimer(patience)
-		defer t.Stop()
-		late = t.C
-	}
-	select {
-	case h := <-told:
-		return h.answer, h.err
-	case <-l.over:
-		return answer, errNone
-	case <-late:
-		return answer, ErrLate
-	}
+	defer p.mu.Unlock()
+	return p.order(o)
+}
+
+// Hurry has nobody wait for an answer any more when so much time is over: the daemon
+// ends.
+func (p *Process) Hurry(patience time.Duration) {
+	time.AfterFunc(patience, func() { p.hurry.Do(func() { close(p.hurried) }) })
 }
 
 // The pauses before another process takes over.
@@ -201,24 +170,15 @@ func (p *Process) Run() error {
 		return nil
 	}
 	for pause := pauseFirst; ; pause = min(2*pause, pauseMost) {
-		p.mu.Lock()
-		l := p.life
-		p.mu.Unlock()
-		if l == nil { // closed before it had begun
-			return nil
-		}
 		begin := time.Now()
-		err := l.run(p)
-		p.outlets.Store(nil)
-		p.mu.Lock()
-		p.life = nil
-		closed := p.isClosed
-		p.mu.Unlock()
-		if closed {
-			return nil
-		}
+		err := p.live()
 		if time.Since(begin) > settled {
 			pause = pauseFirst
+		}
+		select {
+		case <-p.closed:
+			return nil
+		default:
 		}
 		p.options.Log.Error("the process that plays shadows ended; another takes over with what was counted when it was last saved", "error", err, "pause", pause)
 		select {
@@ -226,23 +186,38 @@ func (p *Process) Run() error {
 		case <-p.closed:
 			return nil
 		}
-		if err := p.takeOver(); err != nil {
-			p.options.Log.Error("nothing is shadowed any more", "error", err)
-			<-p.closed
-			return nil
-		}
 	}
 }
 
+// live is one life, from its beginning to its end.
+func (p *Process) live() error {
+	p.mu.Lock()
+	l := p.life
+	p.mu.Unlock()
+	if l == nil {
+		var err error
+		if l, err = p.takeOver(); err != nil {
+			return err
+		}
+	}
+	err := l.run(p)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.outlets.Store(nil)
+	p.used.Store(0)
+	p.life = nil
+	return err
+}
+
 // takeOver begins another life, and tells it of all plays.
-func (p *Process) takeOver() error {
+func (p *Process) takeOver() (*life, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.isClosed {
-		return nil
+		return nil, errEnding
 	}
 	if err := p.renew(); err != nil {
-		return err
+		return nil, err
 	}
 	for id := uint64(1); id <= p.made; id++ {
 		if one := p.plays[id]; one != nil {
@@ -252,7 +227,7 @@ func (p *Process) takeOver() error {
 			}
 		}
 	}
-	return nil
+	return p.life, nil
 }
 
 // Close ends the process, and returns when it has ended. Plays are to be closed before.

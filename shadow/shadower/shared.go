@@ -42,12 +42,15 @@ func newShared(records int) (*shared, error) {
 	}
 	s := &shared{}
 	s.files[0] = os.NewFile(uintptr(fd), "memory")
-	err = unix.Ftruncate(fd, int64(size))
+	// A page that is allocated at its first use would have a thread of the relay wait, or
+	// where memory is not to be had any more (vm.overcommit_memory=2) end the daemon by
+	// SIGBUS: all are there from the beginning.
+	err = unix.Fallocate(fd, 0, 0, int64(size))
 	if err == nil {
 		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL)
 	}
 	if err == nil {
-		s.memory, err = unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+		s.memory, err = unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE)
 	}
 	if err == nil {
 		fd, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)

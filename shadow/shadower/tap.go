@@ -54,7 +54,9 @@ func (t *Tap) EndByPrimary(_ shadow.End, at time.Time) {
 
 func (t *Tap) end(r ring.Record) {
 	if t.outlet.dead.Load() {
-		t.play.missed.lost.Add(1)
+		if t.play.run.Load() == t.run { // else it was over before
+			t.play.missed.lost.Add(1)
+		}
 		return
 	}
 	r.Slot, r.Turn = t.slot, t.turn

@@ -1,6 +1,8 @@
 package shadower
 
 import (
+	"time"
+
 	"github.com/splitd/splitd/shadow/play"
 	"github.com/splitd/splitd/shadow/runner"
 	"github.com/splitd/splitd/traffic"
@@ -33,10 +35,17 @@ type (
 		Timed   []play.Timed // since the last answer
 		Used    int64        // bytes that all shadows hold
 	}
-	// Counted is what was counted, for a disk.
+	// Counted is what was counted, for a disk, and what of those that were declined on
+	// the daemon's side is in it.
 	Counted struct {
-		Text    []byte
-		Edition uint64
+		Text     []byte
+		Edition  uint64
+		Declined runner.Declined
+	}
+	// Resetting forgets what was counted of a play, but not after a time.
+	Resetting struct {
+		ID    uint64
+		Until time.Time
 	}
 )
 
