@@ -61,14 +61,15 @@ type Relay struct {
 // Shadow is what the shadows of all splits share.
 type Shadow struct {
 	Budget   int64  // memory, in bytes
-	Priority string // PriorityIdle or PriorityLow
+	Priority string // PriorityIdle, PriorityLow or PriorityNormal
 }
 
 // The priorities of what plays shadows: only where nobody else wants a processor, or a
-// little of one also where all are busy all the time.
+// little of one also where all are busy all the time, or as much as all others.
 const (
-	PriorityIdle = "idle"
-	PriorityLow  = "low"
+	PriorityIdle   = "idle"
+	PriorityLow    = "low"
+	PriorityNormal = "normal"
 )
 
 // Options say where a configuration comes from.

@@ -224,10 +224,11 @@ func checkOwner(text string) error {
 }
 
 func checkShadowPriority(text string) error {
-	if text != PriorityIdle && text != PriorityLow {
-		return fmt.Errorf("%q is not a priority: use %s or %s", text, PriorityIdle, PriorityLow)
+	switch text {
+	case PriorityIdle, PriorityLow, PriorityNormal:
+		return nil
 	}
-	return nil
+	return fmt.Errorf("%q is not a priority: use %s, %s or %s", text, PriorityIdle, PriorityLow, PriorityNormal)
 }
 
 func checkFormat(text string) error {

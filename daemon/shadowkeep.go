@@ -49,7 +49,7 @@ func (d *Daemon) keepReports(ctx context.Context) error {
 	now := time.NewTicker(saveEvery)
 	defer now.Stop()
 	defer context.AfterFunc(ctx, func() { d.shadows.stage.Hurry(endPatience) })() // also of a save that is under way
-	d.saveReports() // samples that were full in an earlier run, and are masked now
+	d.saveReports()                                                               // samples that were full in an earlier run, and are masked now
 	for {
 		select {
 		case <-now.C:

@@ -77,7 +77,7 @@ func newApart(cfg configs.Config, stderr io.Writer, log *slog.Logger) apart {
 		Command: func(o shadower.ServeOptions) *exec.Cmd {
 			return exec.Command("/proc/self/exe", ShadowerArgs(o, cfg.Log)...) // proc_pid_exe(5): also where another has taken its place
 		},
-		Budget: budgetOf(cfg), Workers: workers, Low: cfg.Shadow.Priority == configs.PriorityLow, Stderr: stderr, Log: log,
+		Budget: budgetOf(cfg), Workers: workers, Priority: shadower.Priority(cfg.Shadow.Priority), Stderr: stderr, Log: log,
 	})}
 }
 
@@ -88,7 +88,7 @@ const ShadowerCommand = "shadower"
 func ShadowerArgs(o shadower.ServeOptions, log configs.Log) []string {
 	return []string{
 		ShadowerCommand, fmt.Sprintf("--rings=%d", o.Rings), fmt.Sprintf("--records=%d", o.Records), fmt.Sprintf("--budget=%d", o.Budget),
-		fmt.Sprintf("--low=%t", o.Low), "--log-format=" + log.Format, "--log-level=" + log.Level.String(),
+		"--priority=" + string(o.Priority), "--log-format=" + log.Format, "--log-level=" + log.Level.String(),
 	}
 }
 

@@ -19,7 +19,7 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	// Other tests have the processors meanwhile: what plays shadows is to have some too.
-	if err := os.Setenv("SPLITD_SHADOW_PRIORITY", "low"); err != nil {
+	if err := os.Setenv("SPLITD_SHADOW_PRIORITY", "normal"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}

@@ -26,7 +26,7 @@ func shadowerCommand(e env) *cobra.Command {
 	cmd.Flags().IntVar(&o.Rings, "rings", 0, "rings that it reads")
 	cmd.Flags().IntVar(&o.Records, "records", 0, "bytes of each")
 	cmd.Flags().Int64Var(&o.Budget, "budget", 0, "bytes that all shadows may hold")
-	cmd.Flags().BoolVar(&o.Low, "low", false, "as shadow.priority: low")
+	cmd.Flags().StringVar((*string)(&o.Priority), "priority", "", "as shadow.priority")
 	cmd.Flags().StringVar(&format, "log-format", "text", "as log.format")
 	cmd.Flags().StringVar(&level, "log-level", "INFO", "as log.level")
 	cmd.RunE = failing(func(*cobra.Command, []string) error {

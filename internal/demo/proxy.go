@@ -91,7 +91,7 @@ const proxyConfig = `# One splitd that relays: for hosts where nftables may not 
 control: {socket: %q}
 http: {listen: %q}
 state_dir: %q
-shadow: {priority: low} # its clients share the processors: idle may wait for long
+shadow: {priority: normal} # a demo's clients may wait for it
 splits:
   - name: mx
     service: {addresses: [%s], ports: [%d/tcp]}

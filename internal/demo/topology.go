@@ -131,7 +131,7 @@ const oldConfig = `# The old MX, which is also the router: it splits.
 control: {socket: %q}
 http: {listen: "127.0.0.1:9480"}
 state_dir: %q
-shadow: {priority: low} # its clients share the processors: idle may wait for long
+shadow: {priority: normal} # a demo's clients may wait for it
 splits:
   - name: mx
     service: {addresses: [192.0.2.25, "2001:db8::25"], ports: [25/tcp]}

@@ -134,7 +134,7 @@ func (l *life) start(o ProcessOptions, records int) (*exec.Cmd, net.Conn, error)
 	if err != nil {
 		return nil, nil, errors.Join(err, l.closeGiven())
 	}
-	cmd := o.Command(ServeOptions{Rings: len(l.given), Records: records, Low: o.Low, Budget: max(o.Budget-int64(len(l.given)*records), o.Budget/2)})
+	cmd := o.Command(ServeOptions{Rings: len(l.given), Records: records, Priority: o.Priority, Budget: max(o.Budget-int64(len(l.given)*records), o.Budget/2)})
 	cmd.ExtraFiles = []*os.File{theirs}
 	for _, s := range l.given {
 		cmd.ExtraFiles = append(cmd.ExtraFiles, s.files[:]...)

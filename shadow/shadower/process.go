@@ -23,8 +23,8 @@ type ProcessOptions struct {
 	// Workers is how many of the relay's threads may tell of flows; each number has a
 	// ring of its own.
 	Workers int
-	// Low is that of ServeOptions.
-	Low bool
+	// Priority is that of ServeOptions.
+	Priority Priority
 	// Stderr is what the process says to, as it is.
 	Stderr io.Writer
 	Log    *slog.Logger // nil: nothing is logged

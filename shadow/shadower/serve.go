@@ -20,10 +20,18 @@ import (
 type ServeOptions struct {
 	Rings, Records int
 	Budget         int64 // of all shadows, in bytes
-	// Low says that it runs at nice 19 instead of only where nobody else wants the
-	// processor.
-	Low bool
+	Priority       Priority
 }
+
+// A Priority is how the process stands in line for processors. What is none of these
+// is Idle.
+type Priority string
+
+const (
+	Idle   Priority = "idle"   // only where nobody else wants one
+	Low    Priority = "low"    // at nice 19: a little of one also where all are busy
+	Normal Priority = "normal" // as whoever has started it
+)
 
 // firstFile is where os/exec puts ExtraFiles.
 const firstFile = 3
@@ -45,7 +53,7 @@ func Serve(o ServeOptions, log *slog.Logger) error {
 		}
 		inlets = append(inlets, in)
 	}
-	humble(o.Low, log)
+	humble(o.Priority, log)
 	server := rpc.NewServer()
 	if err := server.RegisterName(deskName, d); err != nil {
 		return fmt.Errorf("serve the daemon: %w", err)
@@ -70,15 +78,8 @@ func Serve(o ServeOptions, log *slog.Logger) error {
 // else wants, or little; of capabilities none but CAP_NET_ADMIN (SO_MARK in socket(7)) where it has
 // that, and no way to more. Where memory runs out it goes first. What the host forbids
 // is said, and done without.
-func humble(low bool, log *slog.Logger) {
-	var refused error
-	if !low {
-		refused = idle.Enter()
-	}
-	if low || refused != nil {
-		refused = errors.Join(refused, idle.Yield())
-	}
-	if refused != nil {
+func humble(p Priority, log *slog.Logger) {
+	if refused := yield(p); refused != nil {
 		log.Warn("shadows may take processors from clients: this process cannot have the priority that it is to have", "error", refused)
 	}
 	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0); err != nil {
@@ -87,4 +88,19 @@ func humble(low bool, log *slog.Logger) {
 	if err := unprivileged(); err != nil {
 		log.Debug("give up capabilities", "error", err)
 	}
+}
+
+// yield takes the place in line. Where idle is refused it is low, and so is said.
+func yield(p Priority) error {
+	switch p {
+	case Normal:
+		return nil
+	case Low:
+		return idle.Yield()
+	case Idle:
+	}
+	if refused := idle.Enter(); refused != nil {
+		return errors.Join(refused, idle.Yield())
+	}
+	return nil
 }

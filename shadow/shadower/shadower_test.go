@@ -86,7 +86,7 @@ type theatre struct {
 
 func newTheatre(t *testing.T, budget int64) *theatre {
 	t.Helper()
-	return newTheatreWith(t, ProcessOptions{Budget: budget, Low: true}) // other tests want the processors
+	return newTheatreWith(t, ProcessOptions{Budget: budget, Priority: Normal}) // other tests want the processors
 }
 
 func newTheatreWith(t *testing.T, o ProcessOptions) *theatre {
@@ -268,14 +268,14 @@ func TestFlowsAreComparedFromTheFirstOnWhoeverRelaysThem(t *testing.T) {
 
 func TestTheProcessTakesNoProcessorHasNoRightsAndGoesFirst(t *testing.T) {
 	for name, test := range map[string]struct {
-		low          bool
-		policy, nice string
+		priority     Priority
+		policy, nice string // "" is any: whoever runs the tests may be nice himself
 	}{
-		"idle": {false, "5", "0"}, // SCHED_IDLE
-		"low":  {true, "0", "19"},
+		"idle": {Idle, "5", ""}, // SCHED_IDLE
+		"low":  {Low, "", "19"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			th := newTheatreWith(t, ProcessOptions{Budget: 64 << 20, Low: test.low})
+			th := newTheatreWith(t, ProcessOptions{Budget: 64 << 20, Priority: test.priority})
 			p := th.play(t, Options{Split: split(website(t, `{"n":1}`))})
 			p.Begin()
 			visit(p, 0)
@@ -286,9 +286,9 @@ func TestTheProcessTakesNoProcessorHasNoRightsAndGoesFirst(t *testing.T) {
 				t.Fatal(err)
 			}
 			// Fields 41 and 19 of proc_pid_stat(5), of which the third is the first behind the
-			// name. Whoever runs the tests may be nice himself.
+			// name.
 			fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-			if fields[38] != test.policy || test.low && fields[16] != test.nice {
+			if test.policy != "" && fields[38] != test.policy || test.nice != "" && fields[16] != test.nice {
 				t.Errorf("its policy is %s and its nice value %s, want %s and %s", fields[38], fields[16], test.policy, test.nice)
 			}
 			score, err := os.ReadFile(at + "oom_score_adj")
@@ -419,6 +419,7 @@ func TestAReportIsThereAlsoWhereTheProcessGetsNoProcessor(t *testing.T) {
 		t.Errorf("nothing was saved yet, and the report's error is %v", err)
 	}
 	stop(syscall.SIGCONT)
+	reportOf(t, p) // also the one that came late
 	if _, _, err := p.Bytes(); err != nil {
 		t.Fatal(err)
 	}
@@ -659,7 +660,7 @@ func fill(random *rand.Rand, v reflect.Value) {
 		v.Set(reflect.ValueOf(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, 0, 0}), random.IntN(33))))
 		return
 	}
-	switch v.Kind() {
+	switch v.Kind() { //nolint:exhaustive // splits have no others
 	case reflect.Struct:
 		for i := range v.NumField() {
 			if v.Type().Field(i).IsExported() {
