@@ -75,7 +75,9 @@ func newApart(cfg configs.Config, stderr io.Writer, log *slog.Logger) apart {
 	}
 	return apart{shadower.New(shadower.ProcessOptions{
 		Command: func(o shadower.ServeOptions) *exec.Cmd {
-			return exec.Command("/proc/self/exe", ShadowerArgs(o, cfg.Log)...) // proc_pid_exe(5): also where another has taken its place
+			cmd := exec.Command("/proc/self/exe", ShadowerArgs(o, cfg.Log)...) // proc_pid_exe(5): also where another has taken its place
+			cmd.Args[0] = "splitd"
+			return cmd
 		},
 		Budget: budgetOf(cfg), Workers: workers, Priority: shadower.Priority(cfg.Shadow.Priority), Stderr: stderr, Log: log,
 	})}

@@ -12,6 +12,9 @@ excluded() { [ -f /run/splitd/include.nft ] && [ ! -s /run/splitd/include.nft ];
 in_kernel() { nft list chain inet splitd split/mx | grep -q "gen=$1\""; }
 main_pid() { systemctl show --property MainPID --value splitd; }
 journal_has() { journalctl --no-pager --output cat SPLITD_LOG=flow | grep -qF "$1"; }
+player() { cat /proc/"$(main_pid)"/task/*/children | tr -d ' '; }
+plays_shadows() { grep -q '^NoNewPrivs:[[:space:]]*1$' "/proc/$(player)/status" && grep -q '^CapEff:[[:space:]]*0000000000001000$' "/proc/$(player)/status"; }
+plays_shadows_again() { [ "$(player)" != "$1" ] && plays_shadows; }
 # refused COMMAND... holds if it fails.
 refused() { if "$@"; then return 1; fi; }
 # until_holds COMMAND... waits for it, ten seconds at most.
@@ -53,6 +56,19 @@ if [ "$boot" = first ]; then
     rm /etc/splitd/conf.d/flow-log.yaml
     systemctl restart splitd
     [ "$(weight)" = 60000 ]
+
+    # The process that plays shadows takes no processor, has one right, and takes
+    # nothing with it where memory runs out.
+    splitctl shadow web 100%
+    until_holds plays_shadows
+    until_holds [ "$(cut -d' ' -f41 "/proc/$(player)/stat")" = 5 ] # SCHED_IDLE, proc_pid_stat(5)
+    grep -q '^CapEff:[[:space:]]*0000000000001000$' "/proc/$(player)/status"
+    [ "$(cat "/proc/$(player)/oom_score_adj")" = 1000 ]
+    [ "$(systemctl show --property OOMPolicy --value splitd)" = continue ]
+    played=$(player)
+    kill -KILL "$played"
+    until_holds plays_shadows_again "$played"
+    splitctl shadow web default
 
     before=$(main_pid)
     kill -KILL "$before"
