@@ -93,11 +93,11 @@ func enter(thread int) (changed bool, err error) {
 		changed = true
 		_, _, errno = unix.RawSyscall(unix.SYS_SCHED_SETSCHEDULER, uintptr(thread), unix.SCHED_IDLE, uintptr(unsafe.Pointer(&priority)))
 	}
-	switch errno {
-	case 0:
-		return changed, nil
-	case unix.ESRCH:
+	if errno == unix.ESRCH {
 		return false, nil
 	}
-	return false, errno
+	if errno != 0 {
+		return false, errno
+	}
+	return changed, nil
 }

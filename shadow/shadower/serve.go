@@ -27,6 +27,7 @@ type ServeOptions struct {
 // is Idle.
 type Priority string
 
+// The priorities.
 const (
 	Idle   Priority = "idle"   // only where nobody else wants one
 	Low    Priority = "low"    // at nice 19: a little of one also where all are busy
