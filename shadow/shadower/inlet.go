@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -34,29 +35,48 @@ func openInlet(memory, bell *os.File, records int, d *desk) (*inlet, error) {
 	return &inlet{reader: reader, bell: bell, desk: d, taps: map[uint32]*runner.Tap{}}, nil
 }
 
+// How long a reader that finds nothing looks again and again before it sleeps. Whoever
+// wakes it is a thread of the relay, which is to have no more to do than to copy.
+const (
+	lookEvery = time.Millisecond
+	looksMost = 20
+)
+
 // read reads until ctx ends.
 func (in *inlet) read(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { _ = in.bell.Close() })
 	defer stop()
-	rung := make([]byte, 8)
-	for {
+	for looks := 0; ctx.Err() == nil; {
 		r, ok, err := in.reader.Next()
 		switch {
 		case err != nil:
 			return err
 		case ok:
-			if err := in.heed(ctx, r); err != nil {
-				return err
-			}
-		case in.reader.Doze():
-			if _, err := in.bell.Read(rung); err != nil && ctx.Err() == nil {
-				return fmt.Errorf("wait for flows: %w", err)
-			}
+			looks = 0
+			err = in.heed(ctx, r)
+		case looks < looksMost:
+			looks++
+			time.Sleep(lookEvery)
+		default:
+			looks = 0
+			err = in.sleep(ctx)
 		}
-		if ctx.Err() != nil {
-			return nil
+		if err != nil {
+			return err
 		}
 	}
+	return nil
+}
+
+// sleep waits for the bell, unless something has come.
+func (in *inlet) sleep(ctx context.Context) error {
+	if !in.reader.Doze() {
+		return nil
+	}
+	if _, err := in.bell.Read(make([]byte, 8)); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("wait for flows: %w", err)
+	}
+	return nil
 }
 
 // heed takes a record to its flow.
