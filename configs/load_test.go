@@ -94,6 +94,7 @@ func TestFlagsWinOverEnvironmentOverFileOverDefault(t *testing.T) {
 		{"netfilter.owner", "", "auto", "", "never", func(c configs.Config) string { return c.Netfilter.Owner }},
 		{"shadow.budget", "", "1GiB", "", "2GiB", func(c configs.Config) string { return fmt.Sprint(c.Shadow.Budget>>30) + "GiB" }},
 		{"shadow.priority", "SPLITD_SHADOW_PRIORITY", "low", "idle", "low", func(c configs.Config) string { return c.Shadow.Priority }},
+		{"relay.workers", "", "3", "", "2", func(c configs.Config) string { return fmt.Sprint(c.Relay.Workers) }},
 		{"netfilter.rule_priority", "", "1", "", "32746", func(c configs.Config) string { return fmt.Sprint(c.Netfilter.RulePriority) }},
 	}
 	for _, test := range tests {
@@ -103,7 +104,7 @@ func TestFlagsWinOverEnvironmentOverFileOverDefault(t *testing.T) {
 			if !nested {
 				text = fmt.Sprintf("%s: %q\n", test.key, test.file)
 			}
-			if strings.HasPrefix(test.key, "netfilter.") {
+			if strings.HasPrefix(test.key, "netfilter.") || test.key == "relay.workers" {
 				text = strings.ReplaceAll(text, `"`, "")
 			}
 			o := configs.Options{Files: []string{write(t, t.TempDir(), "a.yaml", text)}}

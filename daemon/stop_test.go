@@ -15,16 +15,16 @@ func TestSystemdIsAskedForTheTimeThatFlowsOfTheRelayMayTake(t *testing.T) {
 		return traffic.Split{Name: "mx", Mode: mode, Proxy: traffic.Proxy{DrainTimeout: timeout}}
 	}
 	for want, splits := range map[string][]traffic.Split{
-		"EXTEND_TIMEOUT_USEC=5000000":        {split(traffic.ModeKernel, time.Hour)},
-		"EXTEND_TIMEOUT_USEC=605000000":      {split(traffic.ModeProxy, time.Minute), split(traffic.ModeProxy, 10*time.Minute)},
-		"EXTEND_TIMEOUT_USEC=31536005000000": {split(traffic.ModeProxy, 0), split(traffic.ModeProxy, time.Minute)},
+		"EXTEND_TIMEOUT_USEC=9000000":        {split(traffic.ModeKernel, time.Hour)},
+		"EXTEND_TIMEOUT_USEC=609000000":      {split(traffic.ModeProxy, time.Minute), split(traffic.ModeProxy, 10*time.Minute)},
+		"EXTEND_TIMEOUT_USEC=31536009000000": {split(traffic.ModeProxy, 0), split(traffic.ModeProxy, time.Minute)},
 	} {
 		if got := extension(drainTime(splits, &sampling{})); got != want {
 			t.Errorf("got %s, want %s", got, want)
 		}
 	}
 	sampled := &sampling{ports: map[string]uint16{"mx": 61000}}
-	if got, want := extension(drainTime([]traffic.Split{split(traffic.ModeKernel, time.Hour)}, sampled)), "EXTEND_TIMEOUT_USEC=3605000000"; got != want {
+	if got, want := extension(drainTime([]traffic.Split{split(traffic.ModeKernel, time.Hour)}, sampled)), "EXTEND_TIMEOUT_USEC=3609000000"; got != want {
 		t.Errorf("of a kernel's split that is sampled: %s, want %s", got, want)
 	}
 }

@@ -438,6 +438,65 @@ func TestAReportIsThereAlsoWhereTheProcessGetsNoProcessor(t *testing.T) {
 	}
 }
 
+// The relay's threads take none of the locks that others hold.
+func TestWhatTheRelayCallsWaitsForNoLockAndAllocatesNothing(t *testing.T) {
+	th := newTheatre(t, 64<<20)
+	p := th.play(t, Options{Split: split(website(t, `{"n":1}`))})
+	p.Begin()
+	visit(p, 0)
+	await(t, p, "it runs", func(n play.Numbers) bool { return n.Coverage["compared"] == 1 })
+	l := func() *life {
+		th.mu.Lock()
+		defer th.mu.Unlock()
+		return th.life
+	}()
+	locks := []sync.Locker{&l.mu, &l.queue, &p.answered, &p.numbers.mu, &th.mu}
+	for _, lock := range locks {
+		lock.Lock()
+	}
+	done := make(chan bool, 1)
+	go func() { done <- visit(p, 1) }()
+	select {
+	case played := <-done:
+		if !played {
+			t.Error("the flow is not played")
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("it waits for a lock")
+	}
+	slices.Reverse(locks)
+	for _, lock := range locks {
+		lock.Unlock()
+	}
+	tap, now, bytes := p.Open(flow, 0), time.Now(), []byte("x")
+	if tap == nil {
+		t.Fatal("the flow is not played")
+	}
+	defer func() { tap.End(shadow.Reset, now) }()
+	if n := testing.AllocsPerRun(100, func() {
+		if !tap.Take(shadow.Client, bytes, false, now) {
+			t.Error("a chunk is not taken")
+		}
+	}); n > 0 {
+		t.Errorf("a chunk allocates %v times", n)
+	}
+}
+
+func TestRingsTakeAnEighthOfTheBudget(t *testing.T) {
+	for _, test := range []struct {
+		budget      int64
+		rings, want int
+	}{
+		{64 << 20, 2, 4 << 20}, {64 << 20, 16, 512 << 10}, {1 << 30, 2, 4 << 20}, // the most
+		{64 << 20, 64, 128 << 10}, {1 << 20, 2, 128 << 10}, {1 << 20, 256, 128 << 10}, // the least
+	} {
+		got := ringOf(test.budget, test.rings)
+		if got != test.want || got&(got-1) != 0 {
+			t.Errorf("of %d bytes each of %d rings has %d, want %d", test.budget, test.rings, got, test.want)
+		}
+	}
+}
+
 func TestAProcessThatIsLateIsNotAskedMoreAndMore(t *testing.T) {
 	th := newTheatre(t, 4<<20)
 	p := th.play(t, Options{Split: split(website(t, `{"n":1}`))})

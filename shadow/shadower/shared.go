@@ -15,10 +15,10 @@ import (
 const flagsOf = 1 << 14
 
 // ringOf is how much of a budget a ring has for records, where there are so many: an
-// eighth of it in all, but each has room for some chunks of 64 KiB, and none for more
-// than the process can fall behind for long.
+// eighth of it in all, but each has room for a chunk of 64 KiB, and none for more than
+// the process can fall behind for long.
 func ringOf(budget int64, rings int) int {
-	const least, most = 512 << 10, 4 << 20
+	const least, most = 128 << 10, 4 << 20
 	size := least
 	for int64(2*size) <= budget/8/int64(rings) && size < most {
 		size *= 2
