@@ -235,3 +235,31 @@ func sendUrgent(t *testing.T, c *net.TCPConn, b byte) {
 		t.Fatal(err, sent)
 	}
 }
+
+// The proxy's own address is one: by it all its clients would be on one side.
+func TestWithAffinityAClientBehindAProxyStaysOnItsSide(t *testing.T) {
+	ip := families()["IPv4"]
+	service := netip.AddrPortFrom(ip, freePort())
+	split := behindProxies(ip, newSplit("mx", service, startServer(t, ip, greeter('o')), map[string]candidate{
+		"new": {startServer(t, ip, greeter('n')), traffic.Whole / 2},
+	}))
+	split.Affinity, split.AffinityPrefix = traffic.AffinitySource, traffic.AffinityPrefix{IPv4: 32, IPv6: 128}
+	startRelay(t, Options{}, split)
+	sides := map[string]int{}
+	for i := range 40 {
+		client := netip.AddrFrom4([4]byte{198, 51, 100, byte(i)})
+		want := map[string]string{"old": "o", "new": "n"}[split.Where(client).Backend]
+		for port := range uint16(3) {
+			c := dial(t, service)
+			write(t, c, text(netip.AddrPortFrom(client, 50000+port).String()))
+			if got := letter(t, c); got != want {
+				t.Errorf("%s is served by %q, want %q", client, got, want)
+			}
+			abortConn(c)
+		}
+		sides[want]++
+	}
+	if sides["o"] == 0 || sides["n"] == 0 {
+		t.Errorf("the clients are on the sides %v: that tells nothing", sides)
+	}
+}
