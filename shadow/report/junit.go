@@ -21,7 +21,17 @@ type (
 		Failures int      `xml:"failures,attr"`
 		Skipped  int      `xml:"skipped,attr"`
 		Time     string   `xml:"timestamp,attr,omitempty"`
-		Cases    []testCase
+		// Properties stand before the tests: the schemas have them in that order.
+		Properties *properties
+		Cases      []testCase
+	}
+	properties struct {
+		XMLName xml.Name   `xml:"properties"`
+		List    []property `xml:"property"`
+	}
+	property struct {
+		Name  string `xml:"name,attr"`
+		Value string `xml:"value,attr"`
 	}
 	testCase struct {
 		XMLName  xml.Name  `xml:"testcase"`
@@ -42,6 +52,7 @@ type (
 // endpoint. An endpoint with a difference fails, one with a suspect alone is skipped.
 // Who reads the file is to decide as who reads the exit code: within the limits
 // differences are told and fail nothing, and while it is too early they are skipped.
+// What may be written to the candidate is the property "rule" of the suite.
 func writeJUnit(w io.Writer, r Report, limits Limits) error {
 	s := suite{Name: "shadow " + r.Split}
 	code := exitBeyond
@@ -53,6 +64,9 @@ func writeJUnit(w io.Writer, r Report, limits Limits) error {
 	}
 	if r.Window != nil {
 		s.Time = r.Window.To.UTC().Format("2006-01-02T15:04:05")
+	}
+	if r.Rule != "" {
+		s.Properties = &properties{List: []property{{Name: "rule", Value: r.Rule}}}
 	}
 	for _, e := range r.Endpoints {
 		c := endpointCase(r, e.Name, fmt.Sprintf("%d compared, %d without an answer", e.Compared, e.Unanswered))
