@@ -1,9 +1,13 @@
 package http1
 
 import (
+	"bufio"
 	"bytes"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"net/http"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -40,7 +44,8 @@ func says(from shadow.Party, text string) shadow.Event {
 }
 
 // FuzzSession: whatever the parties do, the driver does not panic, holds no more
-// than it may, and returns each exchange that has begun once.
+// than it may, and returns each exchange that has begun once. Where nothing is
+// allowed, no connection of the candidate gets a request that changes something.
 func FuzzSession(f *testing.F) {
 	const upgrade, switched = "GET /chat HTTP/1.1\nConnection: Upgrade\nUpgrade: websocket\n\n", "HTTP/1.1 101 Switching Protocols\nUpgrade: websocket\n\nraw"
 	const expect = "POST /orders HTTP/1.1\nExpect: 100-continue\nContent-Length: 5\n\n"
@@ -53,8 +58,11 @@ func FuzzSession(f *testing.F) {
 		{says(shadow.Client, get), says(shadow.Primary, "HTTP/1.1 200 OK\nTransfer-Encoding: chunked\nContent-Encoding: gzip\n\n3\n\x1f\x8b\x08\n0\nA: b\n\n"), says(shadow.Candidate, "HTTP/1.1 200 OK\nContent-Type: application/json\nContent-Length: 7\n\n{\"a\":1}")},
 		{says(shadow.Client, get), {From: shadow.Candidate, End: shadow.Refused}, says(shadow.Primary, "HTTP/1.0 200 OK\nContent-Type: text/html\n\n<p>"), {From: shadow.Primary, End: shadow.Closed}},
 		{says(shadow.Client, "\x16\x03\x01")},
+		{says(shadow.Client, post+"GET / HTTP/1.1\nX-HTTP-Method-Override: PUT\n\nGET /?_method=DELETE HTTP/1.1\n\n"+get), says(shadow.Primary, hello+hello+hello+hello), says(shadow.Candidate, hello)},
+		{says(shadow.Client, "HEAD / HTTP/1.1\nTransfer-Encoding: chunked\n\n5\nPOST \n0\n\nOPTIONS * HTTP/1.0\n\n"), says(shadow.Candidate, hello), {From: shadow.Candidate, End: shadow.Closed}},
 	} {
 		f.Add(script(events...), uint16(512), true)
+		f.Add(script(events...), uint16(512), false)
 		f.Add(script(events...), uint16(60), false)
 	}
 	f.Fuzz(func(t *testing.T, b []byte, keep uint16, allowed bool) {
@@ -64,12 +72,19 @@ func FuzzSession(f *testing.F) {
 		}
 		s := newSession(o, newTemplates(), shadow.Session{Keep: int(keep)})
 		told, begun := 0, 0
+		var sent []byte // on this connection of the candidate
 		for len(b) >= 2 {
 			e := shadow.Event{From: shadow.Party(b[0] & 3 % 3), End: ends()[int(b[0]>>2)%5]}
 			n := min(int(b[1]), len(b)-2)
 			e.Bytes = bytes.Clone(b[2 : 2+n])
 			b = b[2+n:]
 			moves := s.Hear(e)
+			if moves.Redial {
+				sent = nil
+			}
+			if sent = append(sent, moves.Send...); len(moves.Send) > 0 && !allowed {
+				harmless(t, sent)
+			}
 			for i := range e.Bytes {
 				e.Bytes[i] = 0
 			}
@@ -96,6 +111,54 @@ func FuzzSession(f *testing.F) {
 			t.Fatalf("a second Stop returns %v", again)
 		}
 	})
+}
+
+// harmless reads what one connection of a candidate was sent, as the driver reads a
+// client and as net/http does: a server that reads it otherwise than the driver
+// must not find a request in it either that was not to be sent. What net/http
+// refuses, it answers with 400 and closes.
+func harmless(t *testing.T, sent []byte) {
+	t.Helper()
+	for reader, b := (framer{most: len(sent)}), sent; ; {
+		n, p, err := reader.next(b)
+		b = b[n:]
+		if err != nil {
+			t.Fatalf("%q is sent, which is no request: %v", sent, err)
+		}
+		if p.kind == partial {
+			break
+		}
+		if p.kind != headed {
+			continue
+		}
+		for _, method := range methods(&reader.head) {
+			if !isHarmless(method) {
+				t.Fatalf("%q is sent, which has a %s", sent, method)
+			}
+		}
+		l, err := requestLength(&reader.head, reader.at)
+		if err != nil {
+			t.Fatalf("%q is sent, which has no end: %v", sent, err)
+		}
+		reader.body(l)
+	}
+	for b := bufio.NewReader(bytes.NewReader(sent)); ; {
+		r, err := http.ReadRequest(b)
+		if err != nil {
+			return
+		}
+		if !isHarmless(r.Method) {
+			t.Fatalf("%q is sent, of which net/http reads a %s", sent, r.Method)
+		}
+		if _, err := io.Copy(io.Discard, r.Body); err != nil {
+			return
+		}
+	}
+}
+
+// isHarmless is the rule as it is written down, not as the driver has it.
+func isHarmless(method string) bool {
+	return slices.Contains([]string{"GET", "HEAD", "OPTIONS"}, method)
 }
 
 func checkExchanges(t *testing.T, all []shadow.Exchange) {

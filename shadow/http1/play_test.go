@@ -106,6 +106,24 @@ func TestNothingFollowsAWriteBeforeBothHaveAnsweredIt(t *testing.T) {
 	}
 }
 
+// Also of what changes nothing, and whatever the primary has answered by then.
+func TestARequestIsSentBehindTheWholeReplyToTheOneBefore(t *testing.T) {
+	t.Parallel()
+	for when, answered := range map[string]string{"before the primary has answered": "", "behind the primary": hello + hello} {
+		s := newTheatre(Options{}, 1<<10)
+		s.say(shadow.Client, crlf(get+get), shadow.Open)
+		s.say(shadow.Primary, crlf(answered), shadow.Open)
+		for _, step := range []struct{ says, has string }{
+			{"", get}, {"HTTP/1.1 200 OK\nContent-Length: 5\n", get}, {"\nhel", get}, {"lo", get + get},
+		} {
+			s.say(shadow.Candidate, crlf(step.says), shadow.Open)
+			if diff := cmp.Diff(string(crlf(step.has)), string(s.sent[0])); diff != "" {
+				t.Errorf("%s, when the candidate has said %q, it has been sent (-want +got):\n%s", when, step.says, diff)
+			}
+		}
+	}
+}
+
 func TestARequestThatIsTooLongToBeHeldBackIsNotSent(t *testing.T) {
 	t.Parallel()
 	const keep = 1 << 10

@@ -16,6 +16,10 @@ const (
 	get   = "GET / HTTP/1.1\nHost: example.org\n\n"
 	post  = "POST /orders HTTP/1.1\nHost: example.org\nContent-Length: 5\n\nhello"
 	hello = "HTTP/1.1 200 OK\nContent-Length: 5\n\nhello"
+
+	get10   = "GET / HTTP/1.0\n\n"
+	kept10  = "GET / HTTP/1.0\nConnection: keep-alive\n\n"
+	hello10 = "HTTP/1.0 200 OK\nConnection: keep-alive\nContent-Length: 5\n\nhello"
 )
 
 func TestASessionGoesOnWhateverTheRepliesAre(t *testing.T) {
@@ -37,6 +41,27 @@ func TestASessionGoesOnWhateverTheRepliesAre(t *testing.T) {
 			name: "pipelined: one after the other to the candidate", pipeline: true,
 			scenes: []scene{both(get, hello), both(get, hello), both(get, hello)},
 			want:   []shadow.Verdict{shadow.Match, shadow.Match, shadow.Match}, sent: get + get + get,
+		},
+		{
+			name: "a client of HTTP/1.0 that does not ask to be kept alive is answered once", scenes: []scene{{
+				request: crlf(get10), primary: crlf(hello), candidate: crlf(hello), primaryEnds: shadow.Closed, candidateEnds: shadow.Closed,
+			}}, want: []shadow.Verdict{shadow.Match}, sent: get10,
+		},
+		{
+			name: "behind a request of HTTP/1.0 a candidate's connection is of no more use, though it stays open", pipeline: true,
+			scenes: []scene{both(get10, hello), both(get10, hello)},
+			want:   []shadow.Verdict{shadow.Match, shadow.Match}, sent: get10 + get10, redials: 1,
+		},
+		{
+			name:   "a client of HTTP/1.0 that asks to be kept alive is",
+			scenes: []scene{both(kept10, hello10), both(kept10, hello10)},
+			want:   []shadow.Verdict{shadow.Match, shadow.Match}, sent: kept10 + kept10,
+		},
+		{
+			name: "a reply of HTTP/1.0 ends the connection that the client of 1.0 asked to keep", scenes: []scene{
+				{request: crlf(kept10), primary: crlf(hello10), candidate: crlf("HTTP/1.0 200 OK\nContent-Length: 5\n\nhello"), candidateEnds: shadow.Closed},
+				both(kept10, hello10),
+			}, want: []shadow.Verdict{shadow.Mismatch, shadow.Match}, sent: kept10 + kept10, redials: 1,
 		},
 		{
 			name: "what is not allowed is skipped, and the next is sent", scenes: []scene{both(get, hello), both(post, hello), both(get, hello)},
