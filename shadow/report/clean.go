@@ -27,7 +27,7 @@ func cleaned(r Report) Report {
 	}
 	r.NotCompared = listOf(r.NotCompared)
 	for i, n := range r.NotCompared {
-		r.NotCompared[i] = tally.Reason{Verdict: shadow.Verdict(clean(string(n.Verdict))), Reason: clean(n.Reason), Count: n.Count}
+		r.NotCompared[i] = tally.Reason{Verdict: shadow.Verdict(clean(string(n.Verdict))), Reason: clean(n.Reason), Count: n.Count, FirstAtByte: n.FirstAtByte}
 	}
 	r.UnusedRules = cleanAll(r.UnusedRules)
 	r.Endpoints = listOf(r.Endpoints)

@@ -18,6 +18,7 @@ func writeHTML(w io.Writer, r Report) error {
 	t, err := template.New("report").Funcs(template.FuncMap{
 		"percent": percent, "when": when, "orElse": orElse, "took": duration, "ms": ms,
 		"withheld": func() string { return withheld },
+		"firstAt":  firstAt,
 		"bound":    func(v float64) string { return percent(max(0, v)) },
 	}).Parse(page)
 	if err != nil {

@@ -20,7 +20,11 @@ func writeMarkdown(w io.Writer, r Report) error {
 	if len(r.NotCompared) > 0 {
 		b.WriteString("\n### Not compared, and no answer\n\n")
 		for _, n := range r.NotCompared {
-			fmt.Fprintf(&b, "- %d %s: %s\n", n.Count, code(string(n.Verdict)), code(n.Reason))
+			fmt.Fprintf(&b, "- %d %s: %s", n.Count, code(string(n.Verdict)), code(n.Reason))
+			if at := firstAt(n); at != "" {
+				b.WriteString(", " + at)
+			}
+			b.WriteString("\n")
 		}
 	}
 	if len(r.Masked) > 0 {

@@ -112,9 +112,21 @@ func numbers(all ...int64) []string {
 
 func reasonRows(list []tally.Reason) (lines [][]string) {
 	for _, r := range list {
-		lines = append(lines, []string{fmt.Sprint(r.Count), string(r.Verdict), short(r.Reason, 100)})
+		cells := []string{fmt.Sprint(r.Count), string(r.Verdict), short(r.Reason, 100)}
+		if at := firstAt(r); at != "" {
+			cells = append(cells, at)
+		}
+		lines = append(lines, cells)
 	}
 	return lines
+}
+
+// firstAt says at which byte the first of a reason was; "" where it names none.
+func firstAt(r tally.Reason) string {
+	if r.FirstAtByte == nil {
+		return ""
+	}
+	return fmt.Sprintf("first at byte %d", *r.FirstAtByte)
 }
 
 func maskRows(list []Mask) (lines [][]string) {

@@ -152,6 +152,9 @@ func (s *State) repair() {
 	for i := range s.Reasons {
 		s.Reasons[i].Verdict = knownVerdict(s.Reasons[i].Verdict)
 		s.Reasons[i].Reason = clean(s.Reasons[i].Reason, longestReason)
+		if at := s.Reasons[i].FirstAtByte; at != nil && (*at < 0 || *at > most) {
+			s.Reasons[i].FirstAtByte = nil
+		}
 	}
 	for i := range s.Samples {
 		s.Samples[i].repair()

@@ -76,6 +76,50 @@ func TestWhatIsReadHangsTogether(t *testing.T) {
 	}
 }
 
+func TestTheByteOfAReasonIsKeptOverTheDiskAndMerging(t *testing.T) {
+	t.Parallel()
+	opaque := func(to *tally.Tally, reason string) {
+		to.Add(shadow.Exchange{Verdict: shadow.Opaque, Reason: reason}, nil, clock(0))
+	}
+	at := func(of *tally.Tally) (all []*int64) {
+		for _, r := range of.State().Reasons {
+			all = append(all, r.FirstAtByte)
+		}
+		return all
+	}
+	check := func(what string, of *tally.Tally, want ...*int64) {
+		t.Helper()
+		if diff := cmp.Diff(want, at(of)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", what, diff)
+		}
+	}
+	counted := tally.New(tally.Options{})
+	opaque(counted, "lone LF at byte 0")
+	opaque(counted, "TLS")
+	stopped := readBack(t, bytesOf(t, counted), tally.Options{})
+	opaque(stopped, "lone LF at byte 7")
+	check("over the disk", stopped, new(int64(0)), nil)
+
+	other := tally.New(tally.Options{})
+	opaque(other, "lone LF at byte 5")
+	opaque(other, "lone CR at byte 6")
+	stopped.Merge(other)
+	check("merged", stopped, new(int64(0)), nil, new(int64(6)))
+
+	old := strings.ReplaceAll(bytesOf(t, counted), `,"first_at_byte":0`, "")
+	old = strings.ReplaceAll(old, `,"first_at_byte":null`, "")
+	if strings.Contains(old, "first_at_byte") {
+		t.Fatalf("this is no state of a program that did not know it: %s", old)
+	}
+	before := readBack(t, old, tally.Options{})
+	check("of an older state", before, nil, nil)
+	opaque(before, "lone LF at byte 9")
+	check("of an older state, the first that is known", before, new(int64(9)), nil)
+
+	damaged := strings.Replace(bytesOf(t, counted), `"first_at_byte":0`, `"first_at_byte":-4`, 1)
+	check("of a damaged state", readBack(t, damaged, tally.Options{}), nil, nil)
+}
+
 func TestMergedTalliesCountWhatBothHave(t *testing.T) {
 	t.Parallel()
 	o := tally.Options{WarmUp: -1}

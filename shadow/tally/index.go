@@ -2,6 +2,8 @@ package tally
 
 import (
 	"encoding/binary"
+	"strconv"
+	"strings"
 
 	"github.com/splitd/splitd/shadow"
 )
@@ -166,13 +168,14 @@ func (t *Tally) combination(endpoint int, signatures []int) int {
 	return len(t.s.Combinations) - 1
 }
 
-// reason counts why exchanges were not compared.
-func (t *Tally) reason(verdict shadow.Verdict, text string, count int64) {
+// reason counts why exchanges were not compared; first is the byte at which the
+// first of them was, nil where that is not known.
+func (t *Tally) reason(verdict shadow.Verdict, text string, count int64, first *int64) {
 	key := reasonKey{knownVerdict(verdict), clean(shadow.MaskNumbers(text), longestReason)}
 	i, ok := t.index.reasons[key]
 	if !ok && len(t.s.Reasons) >= mostReasons {
 		t.s.Folded.Reasons += count
-		key = reasonKey{"", OtherReasons}
+		key, first = reasonKey{"", OtherReasons}, nil // of which of them, nobody could say
 		i, ok = t.index.reasons[key]
 	}
 	if !ok {
@@ -180,7 +183,28 @@ func (t *Tally) reason(verdict shadow.Verdict, text string, count int64) {
 		t.s.Reasons = append(t.s.Reasons, Reason{Verdict: key.verdict, Reason: key.reason})
 		t.index.reasons[key] = i
 	}
-	t.s.Reasons[i].Count += count
+	to := &t.s.Reasons[i]
+	to.Count += count
+	if to.FirstAtByte == nil {
+		to.FirstAtByte = first
+	}
+}
+
+// byteIn is the first byte offset that a reason names, as drivers write it: "at byte
+// 1234"; nil when it names none.
+func byteIn(reason string) *int64 {
+	const word = "byte "
+	for rest := " " + reason; ; {
+		_, after, found := strings.Cut(rest, " "+word)
+		if !found {
+			return nil
+		}
+		digits := after[:len(after)-len(strings.TrimLeft(after, "0123456789"))]
+		if at, err := strconv.ParseInt(digits, 10, 64); err == nil && at <= most {
+			return &at
+		}
+		rest = " " + after
+	}
 }
 
 // knownVerdict takes for opaque what no verdict of an exchange is, as Coverage does.

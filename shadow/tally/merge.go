@@ -14,7 +14,7 @@ func (t *Tally) Merge(other *Tally) {
 	t.s.Folded.add(s.Folded)
 	t.s.Latency.merge(&s.Latency)
 	for _, r := range s.Reasons {
-		t.reason(r.Verdict, r.Reason, r.Count)
+		t.reason(r.Verdict, r.Reason, r.Count, r.FirstAtByte)
 	}
 	t.mergeRules(s.Rules)
 	t.mergeCombinations(&s, t.mergeSignatures(&s))

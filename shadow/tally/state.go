@@ -98,11 +98,16 @@ func (c *Coverage) add(other Coverage) {
 	}
 }
 
-// Reason counts why exchanges were not compared.
+// Reason counts why exchanges were not compared, and those that a candidate did not
+// answer.
 type Reason struct {
 	Verdict shadow.Verdict `json:"verdict"`
-	Reason  string         `json:"reason"`
-	Count   int64          `json:"count"`
+	// Reason has N for each number: they do not tell one reason from another.
+	Reason string `json:"reason"`
+	Count  int64  `json:"count"`
+	// FirstAtByte is the byte that the first of them names, of what the party has said
+	// that the reason is about; null where none does, or a state is older than this.
+	FirstAtByte *int64 `json:"first_at_byte"`
 }
 
 // Rule is an ignore rule, and whether it was about anything that was seen.

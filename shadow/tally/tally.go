@@ -46,7 +46,7 @@ func (t *Tally) Add(x shadow.Exchange, differences []shadow.Difference, at time.
 		t.useRules(x)
 		t.time(x)
 	} else {
-		t.reason(x.Verdict, x.Reason, 1)
+		t.reason(x.Verdict, x.Reason, 1, byteIn(x.Reason))
 	}
 	if x.Verdict == shadow.CandidateError {
 		t.s.Endpoints[endpoint].Unanswered++
@@ -70,7 +70,7 @@ func (t *Tally) Miss(why shadow.Verdict, reason string, count int64, at time.Tim
 	t.seen(at)
 	t.s.Coverage.Eligible += count
 	*t.s.Coverage.part(why) += count
-	t.reason(why, reason, count)
+	t.reason(why, reason, count, byteIn(reason))
 }
 
 // SetRules has it go on under other rules, and with samples that are full or not.

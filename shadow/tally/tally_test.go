@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -169,9 +170,52 @@ func TestReasonsAreToldApartByWordsAndNotByNumbers(t *testing.T) {
 	for i := range 300 {
 		counted.Add(shadow.Exchange{Verdict: shadow.Opaque, Reason: fmt.Sprintf("bare LF at byte %d", i)}, nil, clock(i))
 	}
-	want := []tally.Reason{{Verdict: shadow.Opaque, Reason: "bare LF at byte N", Count: 300}}
+	want := []tally.Reason{{Verdict: shadow.Opaque, Reason: "bare LF at byte N", Count: 300, FirstAtByte: new(int64(0))}}
 	if diff := cmp.Diff(want, counted.State().Reasons); diff != "" {
 		t.Errorf("reasons (-want +got):\n%s", diff)
+	}
+}
+
+func TestAReasonKeepsTheByteOfTheFirstOfIt(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name    string
+		reasons []string
+		want    *int64
+	}{
+		{"the first one's, not the least", []string{"lone LF at byte 117", "lone LF at byte 4"}, new(int64(117))},
+		{"a length is none", []string{"client: more than 65536 bytes from byte 900 on do not wait", "client: more than 65536 bytes from byte 30 on do not wait"}, new(int64(900))},
+		{"a length behind it", []string{"client: the command at byte 70 is longer than 4096 bytes"}, new(int64(70))},
+		{"a word that only ends so", []string{"a megabyte 5, and byte x, at byte 6"}, new(int64(6))},
+		{"at the begin", []string{"byte 3 is wrong"}, new(int64(3))},
+		{"none", []string{"timed out after 30s"}, nil},
+		{"a number that is none", []string{"at byte 99999999999999999999"}, nil},
+	}
+	for _, test := range tests {
+		counted := tally.New(tally.Options{})
+		for i, reason := range test.reasons {
+			counted.Add(shadow.Exchange{Verdict: shadow.Opaque, Reason: reason}, nil, clock(i))
+		}
+		all := counted.State().Reasons
+		if len(all) != 1 || all[0].Count != int64(len(test.reasons)) {
+			t.Errorf("%s: the reasons are %+v, want one", test.name, all)
+		}
+		if diff := cmp.Diff(test.want, all[0].FirstAtByte); diff != "" {
+			t.Errorf("%s: first at byte (-want +got):\n%s", test.name, diff)
+		}
+	}
+	many := tally.New(tally.Options{})
+	for i := range 70 {
+		many.Add(shadow.Exchange{Verdict: shadow.Opaque, Reason: strings.Repeat("x", i) + " at byte 4"}, nil, clock(i))
+	}
+	all := many.State().Reasons
+	if rest := all[len(all)-1]; rest.Reason != tally.OtherReasons || rest.FirstAtByte != nil {
+		t.Errorf("the rest, which is of many reasons, is %+v", rest)
+	}
+	missed := tally.New(tally.Options{})
+	missed.Miss(shadow.Dropped, "the driver failed at byte 12", 3, clock(0))
+	if at := missed.State().Reasons[0].FirstAtByte; at == nil || *at != 12 {
+		t.Errorf("of what was missed it is %v, want 12", at)
 	}
 }
 
