@@ -165,7 +165,7 @@ func (d *driver) chunk(s *step) bool {
 		d.last(s, shadow.Opaque, fmt.Sprintf("client: BDAT before byte %d has no size", d.client.offset))
 		return false
 	case d.client.lmtp:
-		d.last(s, shadow.Opaque, "client: BDAT in LMTP")
+		d.last(s, shadow.Opaque, fmt.Sprintf("client: BDAT before byte %d is in LMTP", d.client.offset))
 		return false
 	}
 	line := "BDAT " + strconv.FormatInt(size, 10)

@@ -216,7 +216,7 @@ func (d *driver) unknown(s *step) {
 	case s.command.verb == "XCLIENT":
 		d.break_(shadow.Skipped, "the client speaks for another one (XCLIENT)")
 	case s.command.verb == "TURN" || s.command.verb == "ATRN":
-		d.break_(shadow.Opaque, "the primary is the client now ("+s.command.verb+")")
+		d.break_(shadow.Opaque, fmt.Sprintf("the primary is the client from its byte %d on (%s)", d.primary.offset, s.command.verb))
 	}
 }
 

@@ -24,6 +24,7 @@ type script struct {
 	differs  []string
 	noise    []string
 	coverage string
+	reasons  []string // of what is opaque, when it matters
 	sends    []string // what the candidate hears, when it matters
 }
 
@@ -151,6 +152,8 @@ func (s *script) line(line string) error {
 		s.noise = append(s.noise, value)
 	case "coverage":
 		s.coverage = value
+	case "reason":
+		s.reasons = append(s.reasons, value)
 	case "hears":
 		s.sends = append(s.sends, value)
 	default:

@@ -17,6 +17,7 @@ import (
 type judged struct {
 	differs, excused []string
 	coverage         string
+	reasons          []string // of what is opaque
 }
 
 func judge(exchanges []shadow.Exchange) judged {
@@ -24,6 +25,9 @@ func judge(exchanges []shadow.Exchange) judged {
 	count := make(map[shadow.Verdict]int)
 	for _, x := range exchanges {
 		count[x.Verdict]++
+		if x.Verdict == shadow.Opaque {
+			j.reasons = append(j.reasons, x.Reason)
+		}
 		all := shadow.Differences(x, Noise())
 		for i, d := range all {
 			switch {
@@ -103,6 +107,11 @@ func TestTheTruthSetIsToldFromNoise(t *testing.T) {
 			}
 			if got.coverage != s.coverage {
 				t.Errorf("coverage is %q, want %q", got.coverage, s.coverage)
+			}
+			if s.reasons != nil {
+				if diff := cmp.Diff(s.reasons, got.reasons); diff != "" {
+					t.Errorf("why it is opaque (-want +got):\n%s", diff)
+				}
 			}
 			if s.sends != nil {
 				if diff := cmp.Diff(s.sends, r.heard); diff != "" {
