@@ -100,12 +100,19 @@ func (s *story) awaitReport(ctx context.Context, enough func(shadowed) bool) (sh
 	defer cancel()
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
+	var r shadowed
+	late := func() error {
+		return fmt.Errorf("wait for the report: %w: it says %q of %d exchanges, and names %q", ctx.Err(), r.Verdict, r.Coverage.Compared, r.named())
+	}
 	for {
 		output, err := s.cast.splitctl(ctx, "report", splitName, "-o", "json")
-		if err != nil {
+		switch {
+		case ctx.Err() != nil:
+			return shadowed{}, late()
+		case err != nil:
 			return shadowed{}, fmt.Errorf("run splitctl report: %w: %s", err, output)
 		}
-		var r shadowed
+		r = shadowed{}
 		// A hint may follow, which is for people.
 		if err := json.NewDecoder(strings.NewReader(output)).Decode(&r); err != nil {
 			return shadowed{}, fmt.Errorf("parse report %q: %w", output, err)
@@ -116,7 +123,7 @@ func (s *story) awaitReport(ctx context.Context, enough func(shadowed) bool) (sh
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return shadowed{}, fmt.Errorf("wait for the report: %w: it says %q of %d exchanges, and names %q", ctx.Err(), r.Verdict, r.Coverage.Compared, r.named())
+			return shadowed{}, late()
 		}
 		if err := s.cast.missing(); err != nil {
 			return shadowed{}, err
