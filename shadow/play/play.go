@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/splitd/splitd/shadow"
 	"github.com/splitd/splitd/shadow/report"
@@ -261,8 +262,36 @@ func (p *Play) make(s tally.State) report.Report {
 }
 
 // Reset forgets what was counted, and says what that was. Flows that are played go on, and
-// are counted from here on.
-func (p *Play) Reset() Forgotten { return forgotten(p.book.reset(p.options.Now())) }
+// are counted from here on; what a Halt has ended has told all that it has to tell before.
+func (p *Play) Reset() Forgotten {
+	if p.running.Load() == nil {
+		p.settle()
+	}
+	return forgotten(p.book.reset(p.options.Now()))
+}
+
+// settlePatience is how long a Reset waits for flows that end.
+const settlePatience = time.Second
+
+// settle waits until the flows that a Halt has ended have ended, a moment at most.
+func (p *Play) settle() {
+	p.mu.Lock()
+	ending := slices.Clone(p.ending)
+	p.mu.Unlock()
+	settled := make(chan struct{})
+	go func() {
+		defer close(settled)
+		for _, r := range ending {
+			r.Close()
+		}
+	}()
+	late := time.NewTimer(settlePatience)
+	defer late.Stop()
+	select {
+	case <-settled:
+	case <-late.C:
+	}
+}
 
 // Edition changes whenever what was counted does.
 func (p *Play) Edition() uint64 {

@@ -139,7 +139,7 @@ func (l *life) start(o ProcessOptions, records int) (*exec.Cmd, net.Conn, error)
 	for _, s := range l.given {
 		cmd.ExtraFiles = append(cmd.ExtraFiles, s.files[:]...)
 	}
-	cmd.Env = append(environment(cmd.Environ()), limits(o.Budget)...)
+	cmd.Env = append(environment(cmd.Environ()), limits(o.Budget, o.Priority)...)
 	cmd.Stderr, cmd.WaitDelay = o.Stderr, time.Second
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a terminal's Ctrl-C is the daemon's
 	l.mu.Lock()

@@ -17,7 +17,7 @@ import (
 // How long answers are waited for.
 const (
 	numbersPatience = 300 * time.Millisecond // the last ones are good enough
-	answerPatience  = 5 * time.Second
+	answerPatience  = 8 * time.Second
 	// haltPatience is how long shadows may take to hear that they are over: what is
 	// relayed reaches them no more from the first moment on, and a process that gets a
 	// processor at last hears it first.
