@@ -473,7 +473,8 @@ func TestWhatTheRelayCallsWaitsForNoLockAndAllocatesNothing(t *testing.T) {
 		t.Fatal("the flow is not played")
 	}
 	defer func() { tap.End(shadow.Reset, now) }()
-	if n := testing.AllocsPerRun(100, func() {
+	// Other goroutines allocate too, now and then.
+	if n := testing.AllocsPerRun(5000, func() {
 		if !tap.Take(shadow.Client, bytes, false, now) {
 			t.Error("a chunk is not taken")
 		}
