@@ -82,12 +82,16 @@ func TestATeeIsToldOfAFlowWhenThePrimaryHasAnsweredAndOfItsChunksInTheirOrder(t 
 			split := newSplit("mx", service, server, map[string]candidate{"new": {closedPort(ip), 1}})
 			split.Generation, split.Sample = 7, traffic.Whole
 			begin := time.Now()
-			startRelay(t, Options{Tee: tee, Draw: func() traffic.Weight { return 1 }}, split)
+			const workers = 2
+			startRelay(t, Options{Workers: workers, Tee: tee, Draw: func() traffic.Weight { return 1 }}, split)
 			c := dial(t, service)
 			tape := tee.only(t)
+			if n := tape.flow.Worker; n < 0 || n >= workers {
+				t.Errorf("thread %d has the flow, there are %d", n, workers)
+			}
 			want := Opened{
 				BackendKey: traffic.BackendKey{Split: "mx", Backend: "old"}, Generation: 7,
-				Client: c.LocalAddr().(*net.TCPAddr).AddrPort(), Service: service, Server: server, At: tape.flow.At,
+				Client: c.LocalAddr().(*net.TCPAddr).AddrPort(), Service: service, Server: server, At: tape.flow.At, Worker: tape.flow.Worker,
 			}
 			if diff := cmp.Diff(want, tape.flow, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
 				t.Errorf("the flow (-want +got):\n%s", diff)
