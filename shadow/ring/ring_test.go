@@ -35,12 +35,13 @@ func pair(t testing.TB, records, flags int, wake func()) (*ring.Writer, *ring.Re
 func TestWhatIsWrittenIsReadWholeAndInOrderHoweverItLies(t *testing.T) {
 	bell := make(chan struct{}, 1)
 	w, r := pair(t, 4096, 8, func() { bell <- struct{}{} })
+	room := make(chan struct{}, 1) // the reader may have made some
 	const seed, many = 7, 200_000
 	go func() {
 		random := rand.New(rand.NewPCG(seed, 0))
 		for i := range many {
 			for record := made(random, i); !w.Put(record, 0); {
-				time.Sleep(time.Microsecond) // the reader makes room
+				<-room
 			}
 		}
 	}()
@@ -49,6 +50,10 @@ func TestWhatIsWrittenIsReadWholeAndInOrderHoweverItLies(t *testing.T) {
 		got, ok, err := r.Next()
 		if err != nil {
 			t.Fatal(err)
+		}
+		select {
+		case room <- struct{}{}:
+		default:
 		}
 		if !ok {
 			if r.Doze() {
