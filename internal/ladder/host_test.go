@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/splitd/splitd/internal/idle"
 	"github.com/splitd/splitd/internal/nettest"
 )
 
@@ -32,7 +33,7 @@ func TestMain(m *testing.M) {
 		err = ServeCandidate(os.Args[2:], os.Stdin, os.Stdout)
 	case refusedWord:
 		err = serveCandidate(os.Args[2:], os.Stdin, os.Stdout, func() (string, error) {
-			return yieldBy(func() error { return unix.EPERM }, beNice)
+			return yieldBy(func() error { return unix.EPERM }, idle.Yield)
 		})
 	case parentWord:
 		err = parent()

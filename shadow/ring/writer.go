@@ -45,11 +45,9 @@ func (w *Writer) room() uint64 {
 	return 0
 }
 
-// Used is how many bytes wait for the reader.
-func (w *Writer) Used() int64 { return int64(uint64(len(w.records)) - w.room()) }
-
-// Waiting is Used for other threads: what it was a moment ago.
-func (w *Writer) Waiting() int64 {
+// Used is how many bytes wait for the reader, or did a moment ago. It may be called from
+// any thread.
+func (w *Writer) Used() int64 {
 	head := w.head.Load() // first: the tail may pass it meanwhile, and not the other way
 	return int64(min(w.tail.Load()-head, uint64(len(w.records))))
 }

@@ -173,5 +173,5 @@ func (o *outlet) used() int64 {
 	if o.dead.Load() {
 		return 0
 	}
-	return o.writer.Waiting()
+	return o.writer.Used()
 }
