@@ -33,7 +33,7 @@ func TestWhatTheKernelHandsOverGoesOnToThePrimaryWithTheClientsAddress(t *testin
 				echo(c)
 			})
 			log := &notebook{}
-			lab := newInletLab(t, ip, primary, func(_ *traffic.Split, o *Options) { o.FlowLog = log })
+			lab := newInletLab(t, ip, primary, func(_ *traffic.Split, o *Options) { o.FlowLog, o.Workers = log, 1 })
 			from := aClient(t, family)
 			c := dialFrom(t, from, lab.service)
 			exchange(t, c, "hello")
