@@ -11,8 +11,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"os/signal"
 	"runtime"
+	"strings"
 	"syscall"
 	"time"
 
@@ -237,9 +239,18 @@ func surroundings() string {
 	var u unix.Utsname
 	_ = unix.Uname(&u)
 	load, _ := os.ReadFile("/proc/loadavg")
-	return fmt.Sprintf("%s, Linux %s, %d processors, %s, as %s; nft: %s; iptables: %s; haproxy: %s; %s; load before: %s",
-		time.Now().UTC().Format("2006-01-02 15:04 UTC"), unix.ByteSliceToString(u.Release[:]), runtime.NumCPU(), runtime.Version(), whoRuns(),
+	return fmt.Sprintf("%s, splitd %s, Linux %s, %d processors, %s, as %s; nft: %s; iptables: %s; haproxy: %s; %s; load before: %s",
+		time.Now().UTC().Format("2006-01-02 15:04 UTC"), commit(), unix.ByteSliceToString(u.Release[:]), runtime.NumCPU(), runtime.Version(), whoRuns(),
 		version("nft", "--version"), version("iptables-nft", "--version"), version("haproxy", "-v"), version("nginx", "-v"), load)
+}
+
+// commit is what of splitd was measured.
+func commit() string {
+	name, err := exec.Command("git", "describe", "--tags", "--always", "--dirty").Output()
+	if err != nil {
+		return "of no commit"
+	}
+	return strings.TrimSpace(string(name))
 }
 
 // whoRuns is the user, as far as it matters for what the kernel grants.
