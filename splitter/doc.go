@@ -52,7 +52,8 @@
 // rules for that are the caller's to make, before Apply.
 //
 // The engine is a few workers, one for each core, each on a thread and with an
-// epoll of its own. A worker has its own listener of every address
+// epoll of its own. It is locked to its thread but at the moments when it yields
+// to the Go scheduler, and may go on with another then. A worker has its own listener of every address
 // (SO_REUSEPORT), and a flow stays with the worker that accepted it. What a
 // flow does next is a function from values to values (stream.go), and so are
 // its timeouts (wheel.go); the kernel stands behind an interface (edge.go).

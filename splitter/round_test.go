@@ -2,6 +2,7 @@ package splitter
 
 import (
 	"net/netip"
+	"runtime"
 	"testing"
 	"time"
 
@@ -68,5 +69,43 @@ func TestABusyWorkerYieldsOftenEnoughNotToBeStopped(t *testing.T) {
 	const stopped = 10 // forcePreemptNS in runtime/proc.go, in ticks
 	if yieldEvery >= stopped {
 		t.Errorf("it yields every %d ticks and is stopped after %d", yieldEvery, stopped)
+	}
+}
+
+// A yield that had to wait for another thread would have all flows wait for as long as
+// the kernel takes to run it.
+func TestAWorkerYieldsWithoutWaitingForAnotherThread(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // no other thread is woken to help
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	const yields = 1000
+	w := &worker{}
+	before := waits(t)
+	for range yields {
+		w.now += yieldEvery
+		w.yield()
+	}
+	if waited := waits(t) - before; waited > yields/10 {
+		t.Errorf("in %d yields the process's threads have waited %d times", yields, waited)
+	}
+}
+
+// waits is how often threads of this process have given up their processor to wait.
+func waits(t *testing.T) int64 {
+	t.Helper()
+	var used unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &used); err != nil {
+		t.Fatal(err)
+	}
+	return used.Nvcsw
+}
+
+func BenchmarkYield(b *testing.B) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	w := &worker{}
+	for b.Loop() {
+		w.now += yieldEvery
+		w.yield()
 	}
 }

@@ -111,10 +111,17 @@ const yieldEvery = 5
 // of its waits what it needs to go on, has it stop by a signal, and looks 20,000
 // times a second whether there is more of that to do (sysmon and retake in
 // runtime/proc.go, Go 1.26), with a seventh of all that a busy relay spends.
+//
+// Meanwhile it is not locked to its thread: the scheduler would have to begin with
+// another thread, which has to wake up, find the goroutine and wake this one up again
+// (stoplockedm), and all flows would wait until the kernel has had both run. Nothing of
+// the worker's is the thread's, so it may go on with another.
 func (w *worker) yield() {
 	if w.now-w.yielded >= yieldEvery {
 		w.yielded = w.now
+		runtime.UnlockOSThread()
 		runtime.Gosched()
+		runtime.LockOSThread()
 	}
 }
 
