@@ -23,36 +23,67 @@ const (
 	synRecv = 1 << 3
 )
 
-// handshakes lists the clients that a listener at the address has answered (with
-// port 0: of the unspecified address, any listener of its family has) and that have not acknowledged it yet: they are not in its queue, and yet the
-// close of the listener resets them. Those that the kernel answered by SYN
-// cookies leave no trace and are not listed. It asks the kernel of the calling
-// thread's namespace, and needs no capability.
-func handshakes(at netip.AddrPort) (map[netip.AddrPort]bool, error) {
-	request := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
-	request.AddRawData(askHandshakes(at))
-	answers, err := request.Execute(unix.NETLINK_INET_DIAG, 0)
-	if err != nil {
-		return nil, fmt.Errorf("list handshakes at %q: %w", at, err)
+// incoming are the clients on the way in to each of some addresses.
+type incoming map[netip.AddrPort]map[netip.AddrPort]bool
+
+// handshakes lists the clients that a listener at each of the addresses has answered
+// (the unspecified address is any of its family, with port 0 at any port) and that have
+// not acknowledged it yet: they are not in its queue, and yet the close of the listener
+// resets them. Those that the kernel answered by SYN cookies leave no trace and are not
+// listed. It asks the kernel of the calling thread's namespace, once for each family,
+// since it looks at all its sockets each time, and needs no capability.
+func handshakes(at ...netip.AddrPort) (incoming, error) {
+	coming := incoming{}
+	ports := map[uint8]uint16{} // to ask for, by family; 0 is all
+	for _, a := range at {
+		coming[a] = map[netip.AddrPort]bool{}
+		port, asked := ports[diagFamily(a)]
+		if asked && port != a.Port() {
+			port = 0
+		} else {
+			port = a.Port()
+		}
+		ports[diagFamily(a)] = port
 	}
-	clients := map[netip.AddrPort]bool{}
-	for _, answer := range answers {
-		if here, client, ok := parseHandshake(answer); ok && (at.Port() == 0 || here.Port() == at.Port()) && (at.Addr().IsUnspecified() || here.Addr() == at.Addr()) {
+	for family, port := range ports {
+		request := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
+		request.AddRawData(askHandshakes(family, port))
+		answers, err := request.Execute(unix.NETLINK_INET_DIAG, 0)
+		if err != nil {
+			return nil, fmt.Errorf("list handshakes: %w", err)
+		}
+		for _, answer := range answers {
+			if here, client, ok := parseHandshake(answer); ok {
+				coming.add(here, client)
+			}
+		}
+	}
+	return coming, nil
+}
+
+// add notes a client with all who are asked by it.
+func (c incoming) add(here, client netip.AddrPort) {
+	all := spot{AddrPort: here}.wildcard().Addr()
+	for _, asked := range [...]netip.AddrPort{here, netip.AddrPortFrom(all, here.Port()), netip.AddrPortFrom(all, 0)} {
+		if clients, ok := c[asked]; ok {
 			clients[client] = true
 		}
 	}
-	return clients, nil
+}
+
+func diagFamily(at netip.AddrPort) uint8 {
+	if at.Addr().Is4() {
+		return unix.AF_INET
+	}
+	return unix.AF_INET6
 }
 
 // askHandshakes is a struct inet_diag_req_v2.
-func askHandshakes(at netip.AddrPort) []byte {
+func askHandshakes(family uint8, port uint16) []byte {
 	request := make([]byte, 56)
-	request[0], request[1] = unix.AF_INET6, unix.IPPROTO_TCP
-	if at.Addr().Is4() {
-		request[0] = unix.AF_INET
-	}
+	request[0], request[1] = family, unix.IPPROTO_TCP
 	binary.NativeEndian.PutUint32(request[4:], synRecv)
-	binary.BigEndian.PutUint16(request[8:], at.Port())
+	binary.BigEndian.PutUint16(request[8:], port)
 	return request
 }
 

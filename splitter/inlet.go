@@ -103,9 +103,7 @@ func (r *Relay) dropInlet(split string) {
 	}
 	delete(r.inlets, split)
 	r.keepFiles()
-	for _, f := range in.fronts {
-		r.retire(f, nil)
-	}
+	r.retire(in.fronts)
 }
 
 // keepFiles leaves files to the flows of inlets while there may be some: clients of the

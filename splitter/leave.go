@@ -29,57 +29,73 @@ type leave struct {
 
 // retireAll closes the fronts that do not stay. r.changing and r.mu are held.
 func (r *Relay) retireAll(stays func(spot) bool) {
-	var going []*front
+	var udp, tcp []*front
 	for address, f := range r.fronts {
-		if !stays(address) {
-			f.goes = true
+		switch {
+		case stays(address):
+			continue
+		case f.udp():
+			udp = append(udp, f)
+		default:
+			tcp = append(tcp, f)
+		}
+		f.goes = true
+	}
+	for _, f := range udp {
+		r.linger(f, r.coverOf(f, stays))
+	}
+	r.retire(tcp)
+}
+
+// retire closes fronts of TCP: now, or after those have come who are on their way in.
+// The kernel is asked twice, however many they are. r.changing and r.mu are held.
+func (r *Relay) retire(fronts []*front) {
+	var going []*front
+	for _, f := range fronts {
+		f.goes = true
+		if f.leave == nil { // else it goes already
 			going = append(going, f)
 		}
 	}
-	for _, f := range going {
-		r.retire(f, r.coverOf(f, stays))
-	}
-}
-
-// retire closes the front: now, or after those have come who are on their way
-// in. Cover is another one that has its address from now on, if there is one.
-// r.changing and r.mu are held.
-func (r *Relay) retire(f, cover *front) {
-	f.goes = true
-	if f.udp() {
-		r.linger(f, cover)
-		return
-	}
-	if f.leave != nil {
-		return // it goes already
-	}
-	clients, known := r.onTheirWay(f)
-	if known && len(clients) == 0 {
+	quiet := r.quietOf(going)
+	for _, f := range quiet {
 		f.turnAway()
-		if clients, known = r.onTheirWay(f); known && len(clients) == 0 {
-			r.close(f)
-			return
+	}
+	for _, f := range r.quietOf(quiet) {
+		r.close(f)
+	}
+}
+
+// quietOf are the fronts to which nobody is on the way in. The others close when those
+// have come, or when the kernel does not say whether there are any, a while later.
+func (r *Relay) quietOf(fronts []*front) []*front {
+	var asked []netip.AddrPort
+	for _, f := range fronts {
+		asked = append(asked, f.asked())
+	}
+	var coming incoming
+	r.aside(func() { coming = r.lookFor(asked...) })
+	var quiet []*front
+	for _, f := range fronts {
+		clients, known := coming[f.asked()]
+		if known && len(clients) == 0 {
+			quiet = append(quiet, f)
+			continue
 		}
+		l := &leave{clients: clients, wanted: make(chan struct{})}
+		f.leave = l
+		r.leaving.Go(func() { r.await(f, l) })
 	}
-	l := &leave{clients: clients, wanted: make(chan struct{})}
-	f.leave = l
-	r.leaving.Go(func() { r.await(f, l) })
+	return quiet
 }
 
-// onTheirWay are the clients whose handshakes the front has begun; false when the
-// kernel does not say. r.changing and r.mu are held.
-func (r *Relay) onTheirWay(f *front) (clients map[netip.AddrPort]bool, known bool) {
-	r.aside(func() { clients, known = r.lookFor(f) })
-	return clients, known
-}
-
-// lookFor is onTheirWay that needs no lock.
-func (r *Relay) lookFor(f *front) (map[netip.AddrPort]bool, bool) {
-	clients, err := handshakes(f.asked())
+// lookFor asks the kernel who is on the way in; it says nothing where it fails.
+func (r *Relay) lookFor(asked ...netip.AddrPort) incoming {
+	coming, err := handshakes(asked...)
 	if err != nil {
-		r.log.Debug("see who is on the way in", "address", f.address.String(), "error", err)
+		r.log.Debug("see who is on the way in", "error", err)
 	}
-	return clients, err == nil
+	return coming
 }
 
 // stay takes back that the front goes, and says whether it went. Relay.mu is
@@ -103,7 +119,7 @@ func (r *Relay) await(f *front, l *leave) {
 		f.turnAway()
 	}
 	r.mu.Unlock()
-	l.clients, _ = r.lookFor(f)
+	l.clients = r.lookFor(f.asked())[f.asked()]
 	r.waitFor(l, f.asked(), end)
 	defer r.change()()
 	if f.leave == l {
@@ -133,10 +149,10 @@ func (r *Relay) waitFor(l *leave, address netip.AddrPort, end time.Time) {
 // over says whether the handshakes have ended. Those of clients that came later
 // do not count, or it would never be so.
 func (l *leave) over(address netip.AddrPort) bool {
-	now, err := handshakes(address)
+	coming, err := handshakes(address)
 	if err != nil || l.clients == nil {
 		return false
 	}
-	maps.DeleteFunc(l.clients, func(client netip.AddrPort, _ bool) bool { return !now[client] })
+	maps.DeleteFunc(l.clients, func(client netip.AddrPort, _ bool) bool { return !coming[address][client] })
 	return len(l.clients) == 0
 }

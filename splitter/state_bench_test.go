@@ -84,3 +84,17 @@ func BenchmarkSetWeights(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkLeaveMany takes a relay from the largest number of listeners and lets it
+// have them again.
+func BenchmarkLeaveMany(b *testing.B) {
+	split := largeSplits(b)["16,384 listeners"]
+	r := startRelay(b, Options{Workers: 1}, split)
+	for b.Loop() {
+		for _, splits := range [][]traffic.Split{nil, {split}} {
+			if err := r.Apply(b.Context(), splits); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+}
