@@ -63,11 +63,12 @@ func (w *worker) dial(f *flow, t *target) (int, syscall.Errno) {
 	return w.edge.connectAs(newEndpoint(netip.AddrPortFrom(ip, 0)), t.endpoint, w.relay.legMark)
 }
 
-// ours says whether an attempt to connect the flow failed for this host's own
-// fault and no backend's: it is short of something, forbids it, or may not use the
-// client's address.
+// ours says whether an attempt to connect the flow, or a probe, failed for this host's
+// own fault and no backend's: it is short of something, forbids it, has no route for
+// datagrams, or may not use the client's address.
 func (f *flow) ours(cause syscall.Errno) bool {
-	return isShortage(cause) || cause == unix.EPERM || f.choice.proxy.Transparent && isDenial(cause)
+	return isShortage(cause) || cause == unix.EPERM || f.choice.transport == traffic.UDP && isHosts(cause) ||
+		f.choice.proxy.Transparent && isDenial(cause)
 }
 
 // isDenial says whether an error is of a socket that may not have an address.
@@ -82,6 +83,8 @@ func warnOurs(log *slog.Logger, transparent bool, cause syscall.Errno) {
 		log.Warn("reach backend: a firewall of this host forbids it, or its connection tracking is full")
 	case cause == unix.EPERM:
 		log.Warn("connect backend with the client's address (proxy.transparent): this process lacks CAP_NET_ADMIN, or a firewall of this host refuses it")
+	case cause == unix.ENETUNREACH:
+		log.Warn("reach backend: this host has no route to it")
 	case isDenial(cause):
 		log.Warn("connect backend with the client's address (proxy.transparent): it is no address that a connection to the backend can have")
 	default:

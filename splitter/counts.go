@@ -49,7 +49,8 @@ type Faults struct {
 	// Accepts is the number of accept errors (no file descriptors, no memory).
 	Accepts uint64
 	// Dials is the number of attempts to reach a backend that failed for lack
-	// of local ports, file descriptors or memory; they are in no ConnectFailed.
+	// of local ports, file descriptors or memory, because this host forbids it, or has
+	// no route for datagrams; they are in no ConnectFailed.
 	Dials uint64
 	// Splices is the number of times that bytes were copied for lack of a pipe.
 	Splices uint64

@@ -2,6 +2,7 @@ package splitter
 
 import (
 	"net/netip"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -22,24 +23,43 @@ func haltedRelay(t *testing.T, weight traffic.Weight) (r *testRelay, e *haltedEd
 	return startRelay(t, Options{Workers: 1, edge: func() edge { return e }}, split), e, old, trial, service
 }
 
-// As by a rule of the OUTPUT chain, or a full conntrack table.
-func TestADatagramThatThisHostForbidsGoesToThePrimaryOnceAndIsNoFaultOfTheCandidate(t *testing.T) {
-	r, e, old, _, service := haltedRelay(t, traffic.Whole)
+// As by a rule of the OUTPUT chain, a full conntrack table, or a route that is gone.
+func TestADatagramThatThisHostForbidsOrHasNoRouteForGoesToThePrimaryOnceAndIsNoFaultOfTheCandidate(t *testing.T) {
+	for cause, said := range map[syscall.Errno]string{unix.EPERM: "a firewall of this host", unix.ENETUNREACH: "this host has no route"} {
+		t.Run(cause.Error(), func(t *testing.T) {
+			r, e, old, _, service := haltedRelay(t, traffic.Whole)
+			for range circuitFailures + 1 {
+				e.cause <- cause
+				c := speak(t, service)
+				c.wantFrom("old")
+				c.ask("again") // behind a second one, were there any
+			}
+			if n := old.times("who?"); n != circuitFailures+1 {
+				t.Errorf("the primary was asked %d times, want %d", n, circuitFailures+1)
+			}
+			if got := r.numbers("new"); got.Failed != 0 {
+				t.Errorf("the candidate has %+v, want no failure", got)
+			}
+			speak(t, service).wantFrom("new")
+			if got := r.Faults().Dials; got != circuitFailures+1 {
+				t.Errorf("%d faults of this host are counted, want %d", got, circuitFailures+1)
+			}
+			nettest.Eventually(t, "the log says what it is", func() bool { return strings.Contains(r.logs.String(), said) })
+		})
+	}
+}
+
+// The kernel says so when the flow's socket is to be given its peer.
+func TestACandidateOfUDPToWhichThisHostHasNoRouteIsNotBlamed(t *testing.T) {
+	ip := families()["IPv4"]
+	nowhere := netip.MustParseAddrPort("192.0.2.1:53") // RFC 5737; the tests' loopback is alone
+	service := netip.AddrPortFrom(ip, freePort())
+	r := startRelay(t, Options{}, ofUDP(newSplit("mx", service, answersAnywhere(t, ip, "old").at, map[string]candidate{"new": {nowhere, traffic.Whole}})))
 	for range circuitFailures + 1 {
-		e.cause <- unix.EPERM
-		c := speak(t, service)
-		c.wantFrom("old")
-		c.ask("again") // behind a second one, were there any
+		speak(t, service).wantFrom("old")
 	}
-	if n := old.times("who?"); n != circuitFailures+1 {
-		t.Errorf("the primary was asked %d times, want %d", n, circuitFailures+1)
-	}
-	if got := r.numbers("new"); got.Failed != 0 {
-		t.Errorf("the candidate has %+v, want no failure", got)
-	}
-	speak(t, service).wantFrom("new")
-	if got := r.Faults().Dials; got != circuitFailures+1 {
-		t.Errorf("%d faults of this host are counted, want %d", got, circuitFailures+1)
+	if failed, dials := r.numbers("new").Failed, r.Faults().Dials; failed != 0 || dials != circuitFailures+1 || r.avoided() != 0 {
+		t.Errorf("the candidate has %d failures, %d flows avoided it, and this host has %d faults; want none, none, %d", failed, r.avoided(), dials, circuitFailures+1)
 	}
 }
 

@@ -64,7 +64,7 @@ const (
 	endGone                     // a side has acknowledged nothing for too long
 	endRefused                  // by the last backend that was tried
 	endUnanswered               // by it, in time
-	endShort                    // this host lacks ports, file descriptors or memory
+	endShort                    // this host lacks ports, file descriptors or memory, or forbids it
 	endIdle                     // no byte has moved for too long
 	endSilent                   // the backend's first byte has not come in time
 	endKilled                   // on request
