@@ -72,6 +72,15 @@ func (b breaker) probeFailed(now int64) breaker {
 	return b
 }
 
+// probeLacked is b after a probe that this host could not make, which says nothing of
+// the candidate. Flows may have been served meanwhile, or found to be on trial.
+func (b breaker) probeLacked(now int64) breaker {
+	if b.open() && !b.trial {
+		b.retry = now + ticks(b.pause)
+	}
+	return b
+}
+
 // probeServed is b after a probe has been connected: it takes flows, but the
 // first that fails opens it again, for longer.
 func (b breaker) probeServed() breaker {

@@ -6,10 +6,12 @@ import (
 	"net/netip"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/splitd/splitd/internal/nettest"
 	"github.com/splitd/splitd/traffic"
@@ -52,6 +54,80 @@ func TestBreakerOpensAfterFailuresInARowAndIsTriedLessAndLessOften(t *testing.T)
 	}
 	if diff := cmp.Diff([]int64{1000, 2000, 4000, 8000, 16000, 30000, 30000, 30000}, waits); diff != "" {
 		t.Errorf("ticks between probes (-want +got):\n%s", diff)
+	}
+}
+
+// A probe that this host lacks something for, forbids or has no route for says nothing
+// of the candidate: the next one comes after the pause that there was.
+func TestAProbeThatThisHostCouldNotMakeIsMadeAgainAfterTheSamePause(t *testing.T) {
+	ip := families()["IPv4"]
+	for name, test := range map[string]struct {
+		transport traffic.Transport
+		cause     syscall.Errno
+		worse     bool
+	}{
+		"no file":                  {traffic.TCP, unix.EMFILE, false},
+		"no port":                  {traffic.TCP, unix.EADDRNOTAVAIL, false},
+		"a firewall of this host":  {traffic.TCP, unix.EPERM, false},
+		"nobody listens":           {traffic.TCP, unix.ECONNREFUSED, true},
+		"a router knows no way":    {traffic.TCP, unix.ENETUNREACH, true},
+		"no file, of UDP":          {traffic.UDP, unix.EMFILE, false},
+		"a firewall here, of UDP":  {traffic.UDP, unix.EPERM, false},
+		"no route here, of UDP":    {traffic.UDP, unix.ENETUNREACH, false},
+		"nobody listens, with UDP": {traffic.UDP, unix.ECONNREFUSED, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			service := netip.AddrPortFrom(ip, freePort())
+			split := newSplit("mx", service, closedPort(ip), map[string]candidate{"new": {closedPort(ip), traffic.Whole}})
+			if test.transport == traffic.UDP {
+				split = ofUDP(split)
+			}
+			r := startRelay(t, Options{Workers: 1, edge: func() edge { return &cannotEdge{cause: test.cause} }}, split)
+			r.inspect(func(w *worker) {
+				c := r.fronts[spot{service, test.transport}].choice.Load()
+				circuit := c.candidates[0].targets[0].circuit
+				for range circuitFailures {
+					circuit.failed(w.now)
+				}
+				for range 3 {
+					before := circuit.breaker
+					w.now = before.retry
+					f := &flow{choice: c, others: from(&c.candidates[0], 0)}
+					if w.open(f) != nil {
+						t.Error("a flow was let through")
+						return
+					}
+					want := before.pause
+					if test.worse {
+						want = longer(before.pause)
+					}
+					if after := circuit.breaker; after.pause != want || after.retry != w.now+ticks(want) {
+						t.Errorf("after a probe that failed the pause is %v, and the next one is due in %d ms; want %v", after.pause, after.retry-w.now, want)
+					}
+				}
+			})
+		})
+	}
+}
+
+// cannotEdge can reach nobody.
+type cannotEdge struct {
+	system
+	cause syscall.Errno
+}
+
+func (e *cannotEdge) connect(*endpoint) (int, syscall.Errno) { return 0, e.cause }
+
+func (e *cannotEdge) associate(*endpoint) (int, syscall.Errno) { return 0, e.cause }
+
+// Flows that had begun before may be served meanwhile.
+func TestAProbeThatThisHostCouldNotMakeOpensNoCircuit(t *testing.T) {
+	if b := (breaker{}).probeLacked(1000); b.open() {
+		t.Errorf("a circuit that has closed meanwhile is %+v", b)
+	}
+	on := breaker{failures: circuitFailures, pause: circuitPause}.probeConnected(1000)
+	if b := on.probeLacked(1000); b != on {
+		t.Errorf("one with a flow on trial is %+v, want %+v", b, on)
 	}
 }
 

@@ -107,7 +107,9 @@ func (w *worker) probed(f *flow, cause syscall.Errno) {
 	switch {
 	case cause == 0:
 		w.found(f)
-	case !isShortage(cause):
+	case f.ours(cause):
+		f.target.circuit.change(func(b breaker) breaker { return b.probeLacked(w.now) })
+	default:
 		f.target.circuit.change(func(b breaker) breaker { return b.probeFailed(w.now) })
 	}
 	w.finish(f)
