@@ -40,11 +40,8 @@ func (l *loans) port() uint16 {
 // dial begins to connect the flow to the target: with the client's address where
 // the split is transparent.
 func (w *worker) dial(f *flow, t *target) (int, syscall.Errno) {
-	switch {
-	case f.choice.masqueraded:
-		return w.edge.connectAs(unspecified(t.at), t.endpoint, w.relay.legMark)
-	case !f.choice.proxy.Transparent:
-		return w.edge.connect(t.endpoint)
+	if f.choice.masqueraded || !f.choice.proxy.Transparent {
+		return w.dialOwn(f, t)
 	}
 	ip := f.client.Addr().Unmap()
 	switch {

@@ -25,11 +25,15 @@ func (w *worker) conclude(f *flow, end func(socket int), how ending) {
 	if f.udp() {
 		end, files = w.edge.close, filesOfTalk
 	}
+	hadPort := f.sockets[backend] >= 0 && !f.udp()
 	for s, socket := range f.sockets {
 		if socket >= 0 {
 			f.sockets[s] = -1
 			end(int(socket))
 		}
+	}
+	if hadPort {
+		w.relay.usedUp.ended(f.target.at)
 	}
 	for from := range f.rests {
 		w.forget(&f.rests[from])

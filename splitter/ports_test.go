@@ -4,8 +4,10 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -120,4 +122,79 @@ func endsOf(t *testing.T, log *notebook, many int) map[string]int {
 		return n >= many
 	}, func() any { return ends })
 	return ends
+}
+
+// crampedEdge finds no local port for a connection while it is armed.
+type crampedEdge struct {
+	system
+	armed atomic.Bool
+	asked atomic.Int64
+}
+
+func (e *crampedEdge) connect(to *endpoint) (int, syscall.Errno) {
+	if !e.armed.Load() {
+		return e.system.connect(to)
+	}
+	e.asked.Add(1)
+	return 0, unix.EADDRNOTAVAIL
+}
+
+func TestWhereNoLocalPortIsLeftTheKernelLooksForOneWhenAFlowHasEndedAndNotForEveryClient(t *testing.T) {
+	ip := families()["IPv4"]
+	service, e := netip.AddrPortFrom(ip, freePort()), &crampedEdge{}
+	split := newSplit("mx", service, startServer(t, ip, greeter('o')), map[string]candidate{"new": {startServer(t, ip, greeter('n')), traffic.Whole}})
+	r := startRelay(t, Options{edge: func() edge { return e }, ports: time.Hour}, split)
+	first := dial(t, service)
+	if _, err := first.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	e.armed.Store(true)
+	const clients = 100
+	refused := func() {
+		t.Helper()
+		if letter, err := greeting(service); !isReset(err) {
+			t.Fatalf("a client for whom no port is left got %q, %v, want a reset", letter, err)
+		}
+	}
+	for range clients {
+		refused()
+	}
+	if n := e.asked.Load(); n != 2 {
+		t.Errorf("for %d clients the kernel has looked for a port %d times, want once for each backend", clients, n)
+	}
+	if got := r.Faults().Dials; got != 2*clients {
+		t.Errorf("%d attempts are counted as failed for lack of a port, want %d", got, 2*clients)
+	}
+	e.armed.Store(false)
+	refused() // nobody knows yet
+	abortConn(first)
+	nettest.Eventually(t, "its port is free", func() bool { return r.numbers("new").Active == 0 })
+	if letter, err := greeting(service); letter != 'n' || err != nil {
+		t.Errorf("a client that comes then is served by %q, %v, want the candidate", letter, err)
+	}
+	if old, candidate := r.numbers("old"), r.numbers("new"); old.Failed+candidate.Failed > 0 || r.avoided() > 0 {
+		t.Errorf("old: %+v, new: %+v, %d avoided; want none failed, nobody ejected", old, candidate, r.avoided())
+	}
+}
+
+func TestAnAddressWithoutLocalPortsIsTriedAgainAfterAPauseAndForgotten(t *testing.T) {
+	u := &usedUp{pause: 100}
+	at := func(i int) netip.AddrPort {
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, byte(i >> 8), byte(i)}), 25)
+	}
+	if u.note(at(0), 1000); !u.holds(at(0), 1000) || !u.holds(at(0), 1099) || u.holds(at(0), 1100) || u.holds(at(1), 1000) {
+		t.Error("it is not for 100 ticks, and for that address, that no port is looked for")
+	}
+	if u.ended(at(1)); !u.holds(at(0), 1000) {
+		t.Error("the end of a connection to another address gives it a port")
+	}
+	if u.ended(at(0)); u.holds(at(0), 1000) || u.some.Load() {
+		t.Error("the end of a connection to it gives it none")
+	}
+	for i := range 10_000 {
+		u.note(at(i), int64(1000+i))
+	}
+	if n := len(u.until); n > 100 {
+		t.Errorf("%d addresses are remembered, want those of the last 100 ticks", n)
+	}
 }

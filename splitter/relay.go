@@ -45,6 +45,7 @@ type Options struct {
 	header time.Duration // how long PROXY headers are waited for; 0 is headerPatience
 	last   time.Duration // how long the last attempt to connect a flow may take at least; 0 is lastPatience
 	crowd  int64         // the most flows of UDP; 0 is a share of files and ports
+	ports  time.Duration // how long no local port is looked for where there was none; 0 is portsPause
 }
 
 // Relay listens on the services of proxy splits and relays their flows. Its
@@ -61,6 +62,7 @@ type Relay struct {
 	last    time.Duration
 	files   files
 	crowd   crowding
+	usedUp  usedUp
 	quiet   limiter // for complaints that every flow could make
 
 	born       time.Time // ticks are counted since then
@@ -128,7 +130,7 @@ func New(o Options) *Relay {
 		gates:    map[string]*gate{},
 		inlets:   map[string]*inlet{},
 	}
-	r.crowd.most = o.crowd
+	r.crowd.most, r.usedUp.pause = o.crowd, ticks(cmp.Or(o.ports, portsPause))
 	r.workings, r.broken = errgroup.WithContext(context.Background())
 	r.hurried, r.hurry = context.WithCancel(context.Background())
 	return r
