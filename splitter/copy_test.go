@@ -417,3 +417,23 @@ func TestStreamingFlowIsSplicedUnlessThereAreNoPipesOrItIsSwitchedOff(t *testing
 		})
 	}
 }
+
+// More than there may be would be more than the kernel gives an ordinary user, and than
+// are left of the files; fewer would be copies without need.
+func TestAllWorkersTogetherMayHaveAsManyPipesAsThereMayBe(t *testing.T) {
+	for _, workers := range []int{1, 3, 48, 64, 100} {
+		r := New(Options{Workers: workers})
+		most, least, all := 0, pipesOfAll, 0
+		for i := range workers {
+			w, err := newWorker(r, i, system{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			most, least, all = max(most, w.pipes.most), min(least, w.pipes.most), all+w.pipes.most
+			w.end()
+		}
+		if all != pipesOfAll || most-least > 1 {
+			t.Errorf("%d workers may have %d pipes, one %d and another one %d; want %d, shared equally", workers, all, most, least, pipesOfAll)
+		}
+	}
+}

@@ -22,6 +22,16 @@ type pipes struct {
 	free       []*pipe
 }
 
+// pipesFor is how many one of so many workers may have: of very many, some have none
+// and copy.
+func pipesFor(number, workers int) int {
+	most := pipesOfAll / workers
+	if number < pipesOfAll%workers {
+		most++
+	}
+	return most
+}
+
 // take returns an empty pipe, nil when there is none to be had.
 func (p *pipes) take(e edge) *pipe {
 	if n := len(p.free); n > 0 {

@@ -80,7 +80,7 @@ func newWorker(r *Relay, number int, e edge) (*worker, error) {
 	}
 	return &worker{
 		reserve: reserve, relay: r, number: number, edge: e, poller: p, born: r.born,
-		wheel: newWheel(0), buffer: make([]byte, bufferSize), pipes: pipes{most: max(pipesOfAll/r.wanted, 1)},
+		wheel: newWheel(0), buffer: make([]byte, bufferSize), pipes: pipes{most: pipesFor(number, r.wanted)},
 		loans: newLoans(), ended: make(chan struct{}),
 	}, nil
 }
