@@ -103,7 +103,7 @@ func TestTheFlowLogTellsOfBeginningAndEnd(t *testing.T) {
 // Each row is how one flow ends: its backend, why that, the end, who ended it,
 // two letters, and the bytes in and out.
 func TestTheFlowLogSaysHowAFlowEndedAndWhoEndedIt(t *testing.T) {
-	ip := families()["IPv4"]
+	ip, broken := families()["IPv4"], &brokenEdge{}
 	for name, test := range map[string]struct {
 		candidate func(t *testing.T) netip.AddrPort // nil: there is none in the draw
 		primary   netip.AddrPort                    // the zero one is a server that the test has the other end of
@@ -145,6 +145,20 @@ func TestTheFlowLogSaysHowAFlowEndedAndWhoEndedIt(t *testing.T) {
 				}
 			},
 			want: "old only idle splitd sD 7 2",
+		},
+		"the backend sends no first byte": {
+			primary: startServer(t, ip, func(c *net.TCPConn) { _, _ = io.Copy(io.Discard, c); _ = c.Close() }),
+			proxy:   func(p *traffic.Proxy) { p.FirstByteTimeout = 50 * time.Millisecond },
+			want:    "old only silent splitd sH 0 0",
+		},
+		"we panic": {
+			do: func(t *testing.T, _ *testRelay, p pair) {
+				broken.armed.Store(true)
+				if _, err := p.client.Write([]byte("boom")); err != nil {
+					t.Fatal(err)
+				}
+			},
+			want: "old only fault splitd ID 2 2",
 		},
 		"it is killed": {
 			do: func(_ *testing.T, r *testRelay, _ pair) {
@@ -192,7 +206,7 @@ func TestTheFlowLogSaysHowAFlowEndedAndWhoEndedIt(t *testing.T) {
 			if test.proxy != nil {
 				test.proxy(&split.Proxy)
 			}
-			r := startRelay(t, Options{FlowLog: log, last: 50 * time.Millisecond}, split)
+			r := startRelay(t, Options{FlowLog: log, last: 50 * time.Millisecond, edge: func() edge { return broken }}, split)
 			p := pair{}
 			if !served {
 				if c, err := net.Dial("tcp", service.String()); err == nil { // else it was quick
