@@ -272,14 +272,35 @@ func TestTheClientsFirstBytesDoNotWaitBehindTheHeader(t *testing.T) {
 	if _, err := from.ReadByte(); err != nil {
 		t.Fatal(err)
 	}
+	wantPrompt(t, r, 1)
+}
+
+// wantPrompt compares whether the backend of the only flow gets small writes at once.
+func wantPrompt(t *testing.T, r *testRelay, want int) {
+	t.Helper()
 	r.inspect(func(w *worker) {
 		w.flows.each(func(f *flow) {
 			on, err := unix.GetsockoptInt(int(f.sockets[backend]), unix.IPPROTO_TCP, unix.TCP_NODELAY)
-			if err != nil || on != 1 {
-				t.Errorf("TCP_NODELAY is %d, %v, want 1", on, err)
+			if err != nil || on != want {
+				t.Errorf("TCP_NODELAY is %d, %v, want %d", on, err, want)
 			}
 		})
 	})
+}
+
+// Most flows have no second one, and are spared the call.
+func TestAClientsSmallWritesGoToTheBackendAtOnceFromTheSecondOn(t *testing.T) {
+	r, connect := startPairs(t, families()["IPv4"], func(*traffic.Proxy) {})
+	p := connect(t)
+	for _, want := range []int{0, 1} {
+		if _, err := p.client.Write([]byte("hi")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(p.server, make([]byte, 2)); err != nil {
+			t.Fatal(err)
+		}
+		wantPrompt(t, r, want)
+	}
 }
 
 // The header is not the client's question: who is not asked need not answer.

@@ -3,6 +3,8 @@ package splitter
 import (
 	"net/netip"
 	"runtime"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -70,6 +72,39 @@ func TestABusyWorkerYieldsOftenEnoughNotToBeStopped(t *testing.T) {
 	if yieldEvery >= stopped {
 		t.Errorf("it yields every %d ticks and is stopped after %d", yieldEvery, stopped)
 	}
+}
+
+// What the Go scheduler lets run instead of it has run when yield returns.
+func TestAWorkerThatYieldsLetsOthersRun(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var ran atomic.Bool
+	w := &worker{}
+	go ran.Store(true)
+	for range 2 { // it looks elsewhere first once in 61 times
+		w.now += yieldEvery
+		w.yield()
+	}
+	if !ran.Load() {
+		t.Error("a goroutine that waits for this processor has not run")
+	}
+}
+
+// The runtime says so of a goroutine in the head of its stack.
+func TestAWorkerIsLockedToItsThreadWhileItWorks(t *testing.T) {
+	ip := families()["IPv4"]
+	r := startRelay(t, Options{Workers: 2}, newSplit("mx", netip.AddrPortFrom(ip, freePort()), startServer(t, ip, echo), nil))
+	r.inspect(func(w *worker) {
+		for _, when := range []string{"at first", "after a yield"} {
+			stack := make([]byte, 100) // "goroutine 7 [running, locked to thread]:"
+			if is := string(stack[:runtime.Stack(stack, false)]); !strings.Contains(is, "locked to thread") {
+				t.Errorf("%s worker %d is %q", when, w.number, is)
+			}
+			w.now += yieldEvery
+			w.yield()
+		}
+	})
 }
 
 // A yield that had to wait for another thread would have all flows wait for as long as
