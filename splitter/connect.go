@@ -187,6 +187,7 @@ func (f *flow) endOf(cause syscall.Errno) ending {
 func (w *worker) blame(f *flow, cause syscall.Errno) {
 	split, name := f.choice.split, f.target.name
 	if isScarce(cause) {
+		w.lack = cause
 		w.rest(restAll)
 	}
 	if f.ours(cause) {

@@ -44,7 +44,8 @@ func (w *worker) lacking(f *front) {
 }
 
 // failed counts an accept that failed for lack of something, and rests.
-func (w *worker) failed(address netip.AddrPort, cause error, which resting) {
+func (w *worker) failed(address netip.AddrPort, cause syscall.Errno, which resting) {
+	w.lack = cause
 	w.rest(which)
 	w.relay.faults.accepts.Add(1)
 	pause := w.pause
@@ -134,7 +135,7 @@ func (w *worker) shed(f *front, place int32, left int) {
 		}
 		if errno == 0 {
 			w.edge.reset(socket)
-			f.choice.Load().gate.lack(w.relay.files.lack)
+			f.choice.Load().gate.lack(w.lack)
 		}
 	}
 	w.reserve, _ = newReserve() // -1 closes nothing

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"github.com/splitd/splitd/internal/nettest"
@@ -187,5 +188,55 @@ func TestAServiceIsRemovedThoughConnectionsComeWithoutEnd(t *testing.T) {
 		}
 	case <-time.After(testPatience):
 		t.Error("the service is still there")
+	}
+}
+
+// fullEdge has no file for what is accepted, but for those that are given up, when it
+// is armed.
+type fullEdge struct {
+	system
+	armed atomic.Bool
+	room  int
+}
+
+func (f *fullEdge) close(descriptor int) {
+	f.room++
+	f.system.close(descriptor)
+}
+
+func (f *fullEdge) accept(listener int) (int, netip.AddrPort, syscall.Errno) {
+	if !f.armed.Load() {
+		return f.system.accept(listener)
+	}
+	if f.room == 0 {
+		return 0, netip.AddrPort{}, unix.EMFILE
+	}
+	f.room--
+	return f.system.accept(listener)
+}
+
+// On a small host memory is what flows would be short of, and files may be all the same.
+func TestWhoIsResetAfterWaitingIsCountedForWhatWasShort(t *testing.T) {
+	ip := families()["IPv4"]
+	for name, test := range map[string]struct {
+		short func(r *testRelay, e *fullEdge)
+		want  traffic.Refusal
+	}{
+		"files, of a small host": {func(_ *testRelay, e *fullEdge) { e.armed.Store(true) }, traffic.RefusedNoFiles},
+		"memory": {func(r *testRelay, _ *fullEdge) {
+			r.inspect(func(*worker) { r.files.most = r.files.used.Load() })
+		}, traffic.RefusedNoMemory},
+	} {
+		t.Run(name, func(t *testing.T) {
+			service, e := netip.AddrPortFrom(ip, freePort()), &fullEdge{}
+			r := startRelay(t, Options{Workers: 1, edge: func() edge { return e }}, newSplit("mx", service, startServer(t, ip, echo), nil))
+			r.inspect(func(*worker) { r.files.lack, e.room = unix.ENOMEM, 0 })
+			test.short(r, e)
+			awaitReset(t, dial(t, service))
+			nettest.Eventually(t, "it is counted", func() bool { return len(r.Refusals()["mx"]) > 0 })
+			if diff := cmp.Diff(map[traffic.Refusal]uint64{test.want: 1}, r.Refusals()["mx"]); diff != "" {
+				t.Errorf("refusals (-want +got):\n%s", diff)
+			}
+		})
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -41,6 +42,7 @@ type worker struct {
 	loans     loans
 	pause     time.Duration // of the last accept error, 0 since one succeeded
 	resting   resting       // what is not accepted
+	lack      syscall.Errno // for lack of which
 	reserve   int           // a descriptor that can be given up
 	paused    []ticket      // flows that had more to do than one round allows
 	due       []int32
