@@ -7,8 +7,9 @@ import (
 )
 
 // counter counts for one backend. It outlives the definitions of its split,
-// so that its numbers only grow.
+// so that its numbers only grow, but for those that were left long ago (forget.go).
 type counter struct {
+	left
 	tallies []tally // by worker
 }
 
@@ -32,6 +33,8 @@ func (c *counter) sum(of func(*tally) *atomic.Uint64) uint64 {
 func (c *counter) active() uint64 {
 	return c.sum(func(t *tally) *atomic.Uint64 { return &t.active })
 }
+
+func (c *counter) idle() bool { return c.active() == 0 }
 
 func (c *counter) read() traffic.Counts {
 	return traffic.Counts{

@@ -13,8 +13,9 @@ import (
 )
 
 // gate counts the flows of a split that are open, whoever accepted them, and
-// lets no more in than may be. It outlives the definitions of its split.
+// lets no more in than may be. It outlives the definitions of its split (forget.go).
 type gate struct {
+	left
 	tcp, udp  room
 	newcomers []queueOf // by worker, see crowd.go
 
@@ -36,6 +37,8 @@ func (g *gate) room(of traffic.Transport) *room {
 	}
 	return &g.tcp
 }
+
+func (g *gate) idle() bool { return g.tcp.open.Load() == 0 && g.udp.open.Load() == 0 }
 
 // refusals are what was refused, by reason; none are left out.
 func (g *gate) refusals() map[traffic.Refusal]uint64 {

@@ -104,6 +104,7 @@ func (r *Relay) dropInlet(split string) {
 	delete(r.inlets, split)
 	r.keepFiles()
 	r.retire(in.fronts)
+	r.forget()
 }
 
 // keepFiles leaves files to the flows of inlets while there may be some: clients of the

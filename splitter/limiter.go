@@ -1,6 +1,7 @@
 package splitter
 
 import (
+	"maps"
 	"sync"
 	"time"
 )
@@ -9,7 +10,16 @@ import (
 type limiter struct {
 	mu    sync.Mutex
 	kinds map[string]*kind
+	many  int // so many are looked through for those to forget
 }
+
+const (
+	// kindsKept is how long a kind is remembered of which nothing is said: they have
+	// names of splits and backends, which come and go.
+	kindsKept = time.Minute
+	// kindsFew are not worth looking through.
+	kindsFew = 100
+)
 
 type kind struct {
 	last time.Time
@@ -26,6 +36,7 @@ func (l *limiter) allow(name string, now time.Time) (left int, ok bool) {
 		if l.kinds == nil {
 			l.kinds = map[string]*kind{}
 		}
+		l.forget(now)
 		k = &kind{}
 		l.kinds[name] = k
 	}
@@ -35,4 +46,13 @@ func (l *limiter) allow(name string, now time.Time) (left int, ok bool) {
 	}
 	left, k.left, k.last = k.left, 0, now
 	return left, true
+}
+
+// forget takes kinds out whose last message was long ago.
+func (l *limiter) forget(now time.Time) {
+	if len(l.kinds) < l.many {
+		return
+	}
+	maps.DeleteFunc(l.kinds, func(_ string, k *kind) bool { return now.Sub(k.last) >= kindsKept })
+	l.many = 2*len(l.kinds) + kindsFew
 }

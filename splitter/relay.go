@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"maps"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -86,6 +85,7 @@ type Relay struct {
 	workers  []*worker // none before there is something to serve
 	fronts   map[spot]*front
 	splits   map[string]traffic.Split
+	changes  uint64 // of what is served, see forget
 	counters map[traffic.BackendKey]*counter
 	circuits map[circuitKey]*circuit // of what is served now
 	groups   map[traffic.BackendKey]groups
@@ -158,6 +158,7 @@ func (r *Relay) Apply(_ context.Context, splits []traffic.Split) error {
 	if r.stopped {
 		return ErrStopped
 	}
+	defer r.forget()
 	choices, err := r.choices(wanted)
 	if err != nil {
 		return err
@@ -293,8 +294,6 @@ func (r *Relay) swap(splits []traffic.Split, choices map[spot]*choice, bound []*
 		split.Candidates = slices.Clone(split.Candidates)
 		r.splits[split.Name] = split
 	}
-	maps.DeleteFunc(r.circuits, func(key circuitKey, _ *circuit) bool { return !r.isCandidate(key.backend) })
-	maps.DeleteFunc(r.groups, func(key traffic.BackendKey, _ groups) bool { return !r.isCandidate(key) })
 	r.retireAll(func(at spot) bool { return choices[at] != nil })
 }
 
