@@ -100,9 +100,8 @@ func (r *Relay) Faults() Faults {
 }
 
 // Refusals returns how many connections were reset without being tried, and how
-// many datagrams began no flow, by
-// split and reason; what is none is not there. It may be called from many
-// goroutines.
+// many datagrams began no flow, by split and reason; what is none is not there. It
+// may be called from many goroutines.
 func (r *Relay) Refusals() map[string]map[traffic.Refusal]uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -48,18 +48,19 @@
 //
 // The package looks into no other bytes. Socket options that need a capability
 // it sets for splits alone that are transparent, whose backends it connects to
-// with the client's address (borrow.go), and which have no UDP; the kernel's
-// rules for that are the caller's to make, before Apply.
+// with the client's address (borrow.go), and which have no UDP, and for inlets; the
+// kernel's rules for that are the caller's to make, before Apply or after OpenInlet.
 //
 // The engine is a few workers, one for each core, each on a thread and with an
-// epoll of its own. It is locked to its thread but at the moments when it yields
-// to the Go scheduler, and may go on with another then. A worker has its own listener of every address
-// (SO_REUSEPORT), and a flow stays with the worker that accepted it. What a
-// flow does next is a function from values to values (stream.go), and so are
-// its timeouts (wheel.go); the kernel stands behind an interface (edge.go).
-// Bytes are copied while messages are small and spliced when they stream. A
-// flow that waits holds two sockets (of UDP one) and no goroutine, buffer or pipe.
-// Datagrams are taken and given in batches. The kernel chooses whose of the
-// workers' they are; the one that has the flow already gets them by post, where
-// it has chosen otherwise than before (owners.go).
+// epoll of its own. It is locked to its thread but at the moments when it
+// yields to the Go scheduler, and may go on with another then. A worker has its
+// own listener of every address (SO_REUSEPORT), and a flow stays with the
+// worker that accepted it. What a flow does next is a function from values to
+// values (stream.go), and so are its timeouts (wheel.go); the kernel stands
+// behind an interface (edge.go). Bytes are copied while messages are small and
+// spliced when they stream. A flow that waits holds two sockets (of UDP one)
+// and no goroutine, buffer or pipe. Datagrams are taken and given in batches.
+// The kernel chooses whose of the workers' they are; the one that has the flow
+// already gets them by post, where it has chosen otherwise than before
+// (owners.go).
 package splitter

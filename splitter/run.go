@@ -71,8 +71,8 @@ func (r *Relay) Run(ctx context.Context) error {
 	return err
 }
 
-// stop closes all fronts, those of UDP for new flows, after which no flow begins, and sets the time of
-// those that are open.
+// stop closes all fronts, those of UDP for new flows, after which no flow begins, and
+// sets the time of those that are open.
 func (r *Relay) stop() {
 	end := r.change()
 	r.overflowed = r.overflow()
