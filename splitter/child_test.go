@@ -2,6 +2,7 @@ package splitter
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,9 +12,12 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -77,15 +81,17 @@ func relayWithFewFiles(arguments string) error {
 		stop()
 	}()
 	err = relay.Run(ctx)
-	fmt.Fprintf(os.Stderr, "child: refused=%d\n", relay.Refusals()["mx"][traffic.RefusedNoFiles]+relay.Faults().Dials)
+	fmt.Fprintf(os.Stderr, "child: accepts=%d refused=%d\n", relay.Faults().Accepts, relay.Refusals()["mx"][traffic.RefusedNoFiles]+relay.Faults().Dials)
 	return err
 }
 
 func TestRelayWithoutFilesKeepsItsFlowsRestsAndRecovers(t *testing.T) {
 	ip := families()["IPv4"]
 	service := netip.AddrPortFrom(ip, freePort())
+	var flows atomic.Int64
 	accepted := make(chan struct{}, 1000)
 	backend := startServer(t, ip, func(c *net.TCPConn) {
+		flows.Add(1)
 		accepted <- struct{}{}
 		echo(c)
 	})
@@ -107,11 +113,8 @@ func TestRelayWithoutFilesKeepsItsFlowsRestsAndRecovers(t *testing.T) {
 		return strings.Contains(log.String(), "accept connection") || strings.Contains(log.String(), "short of ports, file descriptors")
 	})
 
-	short, used := time.Now(), cpuTime(t, child)
 	exchange(t, early, strings.Repeat("no pipe is to be had: ", 1000))
-	for time.Since(short) < time.Second {
-		time.Sleep(10 * time.Millisecond)
-	}
+	nettest.Eventually(t, "it sleeps while clients wait that it cannot accept", func() bool { return sleeps(t, child) })
 	exchange(t, early, "and still here")
 	waiting := slices.Clone(crowd)
 	nettest.Eventually(t, "who waits for over a second is reset", func() bool {
@@ -122,9 +125,7 @@ func TestRelayWithoutFilesKeepsItsFlowsRestsAndRecovers(t *testing.T) {
 		})
 		return len(waiting) <= (40+ofTheRelay)/2 // have a flow
 	}, func() any { return len(waiting) }, func() any { return log.tail(2000) })
-	if share := (cpuTime(t, child) - used).Seconds() / time.Since(short).Seconds(); share > 0.2 {
-		t.Errorf("the relay used %.0f%% of a core while it could not accept", 100*share)
-	}
+	exchange(t, early, "all the time")
 	for _, c := range crowd {
 		abortConn(c)
 	}
@@ -146,6 +147,17 @@ func TestRelayWithoutFilesKeepsItsFlowsRestsAndRecovers(t *testing.T) {
 	}
 	if err := end(); err != nil {
 		t.Errorf("the relay ended with %v, want exit 0\n%s", err, log)
+	}
+	var failed int
+	_, said, _ := strings.Cut(log.String(), "child: ")
+	if _, err := fmt.Sscanf(said, "accepts=%d", &failed); err != nil {
+		t.Fatalf("the relay does not say how often it could not accept: %v\n%s", err, log.tail(500))
+	}
+	// After each it rests, from 5 ms on twice as long up to a second, and anew when a flow begins.
+	const untilASecond = 9
+	workers, seconds := runtime.NumCPU(), int(time.Since(begin).Seconds())+1
+	if most := untilASecond*(int(flows.Load())+workers) + workers*seconds; failed > most || failed == 0 {
+		t.Errorf("it has tried to accept in vain %d times, beside %d flows in %d s, want %d at most", failed, flows.Load(), seconds, most)
 	}
 }
 
@@ -174,22 +186,16 @@ func startChild(t *testing.T, service, backend netip.AddrPort, files int) (pid i
 	return cmd.Process.Pid, log, func() error { return errors.Join(stdin.Close(), cmd.Wait()) }
 }
 
-// cpuTime reads what the process has used, from proc_pid_stat(5): fields 14
-// and 15 in ticks of 10 ms.
-func cpuTime(t *testing.T, pid int) time.Duration {
+// sleeps says whether all threads of the process wait for something: the state of
+// proc_pid_stat(5), behind the name in parentheses.
+func sleeps(t *testing.T, pid int) bool {
 	t.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		t.Fatal(err)
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	if err != nil || len(threads) == 0 {
+		t.Fatalf("the process has %d threads, %v", len(threads), err)
 	}
-	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
-	var ticks int
-	for _, field := range fields[11:13] {
-		n, err := strconv.Atoi(field)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ticks += n
-	}
-	return time.Duration(ticks) * 10 * time.Millisecond
+	return !slices.ContainsFunc(threads, func(thread string) bool {
+		text, err := os.ReadFile(thread)
+		return err == nil && !strings.HasPrefix(string(text[bytes.LastIndexByte(text, ')')+1:]), " S")
+	})
 }
