@@ -1,7 +1,6 @@
 package splitter
 
 import (
-	"log/slog"
 	"net/netip"
 	"slices"
 
@@ -13,11 +12,13 @@ const batchesFilled = 4
 
 // listener is a worker's own listener of a front.
 type listener struct {
-	front  *front // nil when it is closed
-	socket int
-	batch  int   // so many are accepted at once
-	filled int   // batches in a row for which there were enough
-	since  int64 // the tick from which on somebody has always waited, 0: nobody need have
+	front   *front // nil when it is closed
+	socket  int
+	watched bool   // the kernel tells of it
+	events  uint32 // these
+	batch   int    // so many are accepted at once
+	filled  int    // batches in a row for which there were enough
+	since   int64  // the tick from which on somebody has always waited, 0: nobody need have
 
 	// Of UDP, while the front goes: it takes no new flows, or for another one that
 	// covers its address.
@@ -34,17 +35,11 @@ func (w *worker) listen(f *front, socket int) {
 		w.listeners = append(w.listeners, listener{})
 	}
 	w.listeners[place] = listener{front: f, socket: socket, batch: 1}
-	events := uint32(unix.EPOLLIN)
-	switch {
-	case f.udp():
+	if f.udp() {
 		w.prepare()
-	case w.resting.holds(f):
-		events = 0 // with the others
 	}
-	if errno := w.poller.add(socket, events, ticket{kind: ofListener, place: int32(place)}); errno != 0 {
-		w.relay.faults.accepts.Add(1)
-		w.relay.say(func(log *slog.Logger) { log.Error("watch listener", "address", f.address.String(), "error", errno) })
-		w.rest(restAll) // which tries again
+	if !w.watch(int32(place)) {
+		w.wakeLater() // which tries again
 	}
 }
 

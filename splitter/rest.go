@@ -64,9 +64,8 @@ func (w *worker) rest(which resting) {
 		return
 	}
 	w.resting = which
-	w.pause = nextPause(w.pause)
-	w.watch(0)
-	w.wheel.set(worksAlone, w.now+ticks(w.pause))
+	w.watchAll()
+	w.wakeLater()
 	for place := range w.listeners {
 		f := w.listeners[place].front
 		if f == nil || !which.holds(f) {
@@ -97,25 +96,64 @@ func (w *worker) overstay(place int32) {
 	}
 }
 
+// wakeLater has the worker wake after a pause, a longer one each time.
+func (w *worker) wakeLater() {
+	w.pause = nextPause(w.pause)
+	w.wheel.set(worksAlone, w.now+ticks(w.pause))
+}
+
 // wake accepts again.
 func (w *worker) wake() {
 	w.resting = restNone
-	w.watch(unix.EPOLLIN)
+	if !w.watchAll() {
+		w.wakeLater()
+	}
 	if w.reserve < 0 {
 		w.reserve, _ = newReserve()
 	}
 }
 
-// watch changes what is asked about listeners, none for those that rest, but for those
-// of UDP: their flows need them.
-func (w *worker) watch(events uint32) {
-	for i, l := range w.listeners {
-		if l.front != nil && !l.front.udp() && (events != 0 || w.resting.holds(l.front)) {
-			t := ticket{kind: ofListener, place: int32(i)}
-			if w.poller.change(l.socket, events, t) == unix.ENOENT { // there was no room for it
-				_ = w.poller.add(l.socket, events, t)
-			}
+// watchAll is watch of all listeners.
+func (w *worker) watchAll() bool {
+	all := true
+	for place := range w.listeners {
+		if w.listeners[place].front != nil {
+			all = w.watch(int32(place)) && all
 		}
+	}
+	return all
+}
+
+// watch has the kernel tell of the listener at a place, of clients unless it rests, and
+// says whether it does: there may be no room for it. Those of UDP do not rest, because
+// their flows need them.
+func (w *worker) watch(place int32) bool {
+	l, t := &w.listeners[place], ticket{kind: ofListener, place: place}
+	events := uint32(unix.EPOLLIN)
+	if w.resting.holds(l.front) && !l.front.udp() {
+		events = 0
+	}
+	switch {
+	case l.watched && l.events == events:
+	case l.watched:
+		_ = w.poller.change(l.socket, events, t) // which needs no room
+	default:
+		if errno := w.poller.add(l.socket, events, t); errno != 0 {
+			w.unwatched(l.front.address, errno)
+			return false
+		}
+	}
+	l.watched, l.events = true, events
+	return true
+}
+
+// unwatched counts and tells that the kernel does not tell of a listener.
+func (w *worker) unwatched(at spot, errno syscall.Errno) {
+	w.relay.faults.accepts.Add(1)
+	if left, ok := w.relay.quiet.allow("watch", time.Now()); ok {
+		w.relay.say(func(log *slog.Logger) {
+			log.Error("watch listener: its new clients wait until it can be watched", "address", at.String(), "error", errno, "left_out", left)
+		})
 	}
 }
 

@@ -1,6 +1,7 @@
 package splitter
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"sync"
@@ -71,16 +72,16 @@ func TestWhoWaitsForLongIsResetThoughSomeAreServed(t *testing.T) {
 	}
 }
 
-// unwatched has no room for more in its epoll, when it is armed.
+// unwatched has no room for more in its epoll, for a while.
 type unwatched struct {
 	system
 	after atomic.Int64 // so many are still watched
-	armed atomic.Bool
+	short atomic.Int64 // and so many are not then
 }
 
 func (u *unwatched) watch(epoll, operation, descriptor int, event unix.EpollEvent) syscall.Errno {
-	if operation == unix.EPOLL_CTL_ADD && u.armed.Load() && u.after.Add(-1) < 0 {
-		u.armed.Store(false)
+	if operation == unix.EPOLL_CTL_ADD && u.short.Load() > 0 && u.after.Add(-1) < 0 {
+		u.short.Add(-1)
 		return unix.ENOSPC
 	}
 	return u.system.watch(epoll, operation, descriptor, event)
@@ -88,16 +89,67 @@ func (u *unwatched) watch(epoll, operation, descriptor int, event unix.EpollEven
 
 func TestAListenerForWhichThereWasNoWatchIsWatchedLater(t *testing.T) {
 	ip := families()["IPv4"]
-	service := netip.AddrPortFrom(ip, freePort())
-	full := &unwatched{}
-	full.after.Store(1) // the bell's
-	full.armed.Store(true)
-	startRelay(t, Options{Workers: 1, edge: func() edge { return full }}, newSplit("mx", service, startServer(t, ip, greeter('o')), nil))
-	if letter, err := greeting(service); letter != 'o' {
-		t.Errorf("the client got %q, %v", letter, err)
+	for _, short := range []int64{1, 4} {
+		for _, transport := range []traffic.Transport{traffic.TCP, traffic.UDP} {
+			t.Run(fmt.Sprintf("%s, %d times none", transport, short), func(t *testing.T) {
+				service := netip.AddrPortFrom(ip, freePort())
+				full := &unwatched{}
+				full.after.Store(1) // the bell's
+				full.short.Store(short)
+				split := newSplit("mx", service, startServer(t, ip, greeter('o')), nil)
+				if transport == traffic.UDP {
+					split = ofUDP(newSplit("mx", service, answersAnywhere(t, ip, "old").at, nil))
+				}
+				r := startRelay(t, Options{Workers: 1, edge: func() edge { return full }}, split)
+				if transport == traffic.UDP {
+					speak(t, service).wantFrom("old")
+				} else if letter, err := greeting(service); letter != 'o' {
+					t.Errorf("the client got %q, %v", letter, err)
+				}
+				if got := r.Faults().Accepts; got != uint64(short) {
+					t.Errorf("%d times there was no watch, want %d", got, short)
+				}
+			})
+		}
 	}
-	if full.armed.Load() {
-		t.Error("there was always room")
+}
+
+// deafTo has no room for one listener, until it has.
+type deafTo struct {
+	system
+	added    atomic.Int64
+	listener atomic.Int64 // the first that is to be watched besides the bell
+	room     atomic.Bool
+}
+
+func (d *deafTo) watch(epoll, operation, descriptor int, event unix.EpollEvent) syscall.Errno {
+	if operation == unix.EPOLL_CTL_ADD {
+		if d.added.Add(1) == 2 {
+			d.listener.Store(int64(descriptor))
+		}
+		if d.listener.Load() == int64(descriptor) && !d.room.Load() {
+			return unix.ENOSPC
+		}
+	}
+	return d.system.watch(epoll, operation, descriptor, event)
+}
+
+func TestAListenerThatCannotBeWatchedKeepsNoOtherFromItsClients(t *testing.T) {
+	ip := families()["IPv4"]
+	deaf, other := netip.AddrPortFrom(ip, freePort()), netip.AddrPortFrom(ip, freePort())
+	server, full := startServer(t, ip, greeter('o')), &deafTo{}
+	r := startRelay(t, Options{Workers: 1, edge: func() edge { return full }}, newSplit("deaf", deaf, server, nil))
+	r.apply(newSplit("deaf", deaf, server, nil), newSplit("mx", other, server, nil))
+	waits := dial(t, deaf)
+	nettest.Eventually(t, "it was tried again and again", func() bool {
+		if letter, err := greeting(other); letter != 'o' {
+			t.Fatalf("a client of the other got %q, %v", letter, err)
+		}
+		return r.Faults().Accepts >= 4
+	})
+	full.room.Store(true)
+	if _, err := waits.Read(make([]byte, 1)); err != nil {
+		t.Errorf("who has waited got %v", err)
 	}
 }
 
@@ -109,7 +161,7 @@ func TestLackOfEpollWatchesIsThisHostsFaultAndPasses(t *testing.T) {
 	split := newSplit("mx", service, startServer(t, ip, greeter('o')), map[string]candidate{"new": {startServer(t, ip, greeter('n')), traffic.Whole}})
 	r := startRelay(t, Options{Workers: 1, edge: func() edge { return full }}, split)
 	r.inspect(func(*worker) {}) // it listens
-	full.armed.Store(true)
+	full.short.Store(1)
 	if letter, err := greeting(service); !isReset(err) {
 		t.Errorf("without a watch for the client it got %q, %v, want a reset", letter, err)
 	}
@@ -117,7 +169,7 @@ func TestLackOfEpollWatchesIsThisHostsFaultAndPasses(t *testing.T) {
 		t.Errorf("%d were counted as refused, and %d accept errors, want 1 and 1", r.noFiles(), f.Accepts)
 	}
 	full.after.Store(1)
-	full.armed.Store(true)
+	full.short.Store(1)
 	if letter, err := greeting(service); letter != 'o' {
 		t.Errorf("without a watch for the candidate the client got %q, %v, want the primary", letter, err)
 	}
