@@ -337,10 +337,11 @@ func TestBytesAreCountedWhileTheyFlow(t *testing.T) {
 	}
 }
 
-// countingEdge counts calls of the data path, and may have no pipes.
+// countingEdge counts calls of the data path, and may have no pipes, or a kernel that
+// splices nothing into them or out of them.
 type countingEdge struct {
 	system
-	noPipes                       bool
+	noPipes, noDraw, noPour       bool
 	received, sent, drawn, poured atomic.Int64 // bytes
 	calls                         atomic.Int64
 }
@@ -360,10 +361,16 @@ func (c *countingEdge) send(socket int, bytes []byte) outcome {
 }
 
 func (c *countingEdge) draw(socket, pipe, most int) outcome {
+	if c.noDraw {
+		return outcome{kind: unable}
+	}
 	return c.note(&c.drawn, c.system.draw(socket, pipe, most))
 }
 
 func (c *countingEdge) pour(pipe, socket, most int) outcome {
+	if c.noPour {
+		return outcome{kind: unable}
+	}
 	return c.note(&c.poured, c.system.pour(pipe, socket, most))
 }
 
@@ -378,11 +385,13 @@ func TestStreamingFlowIsSplicedUnlessThereAreNoPipesOrItIsSwitchedOff(t *testing
 	const size = 32 << 20
 	data := randomBytes(9, size)
 	for name, test := range map[string]struct {
-		off, noPipes, splices bool
+		off, noPipes, noDraw, noPour, splices bool
 	}{
-		"spliced":      {splices: true},
-		"switched off": {off: true},
-		"no pipes":     {noPipes: true},
+		"spliced":                    {splices: true},
+		"switched off":               {off: true},
+		"no pipes":                   {noPipes: true},
+		"no splices out of a socket": {noDraw: true},
+		"no splices into a socket":   {noPour: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ip := families()["IPv4"]
@@ -394,7 +403,7 @@ func TestStreamingFlowIsSplicedUnlessThereAreNoPipesOrItIsSwitchedOff(t *testing
 			split := newSplit("mx", service, server, nil)
 			split.Proxy.NoSplice = test.off
 			forcePoolsEmpty() // of pipes, of which an ordinary user has few
-			counting := &countingEdge{noPipes: test.noPipes}
+			counting := &countingEdge{noPipes: test.noPipes, noDraw: test.noDraw, noPour: test.noPour}
 			r := startRelay(t, Options{edge: func() edge { return counting }}, split)
 			c := dial(t, service)
 			if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
@@ -408,9 +417,15 @@ func TestStreamingFlowIsSplicedUnlessThereAreNoPipesOrItIsSwitchedOff(t *testing
 			if spliced+copied != size || test.splices && spliced < size*9/10 || !test.splices && spliced > 0 {
 				t.Errorf("%d bytes were spliced and %d copied", spliced, copied)
 			}
-			if faults := r.Faults().Splices; (faults > 0) != test.noPipes {
-				t.Errorf("%d times there was no pipe", faults)
+			if faults := r.Faults().Splices; (faults > 0) != (test.noPipes || test.noDraw || test.noPour) {
+				t.Errorf("%d times nothing could be spliced", faults)
 			}
+			abortConn(c)
+			nettest.Eventually(t, "all pipes are empty and free", func() bool {
+				free := r.openFlows() == 0
+				r.inspect(func(w *worker) { free = free && w.pipes.open == len(w.pipes.free) })
+				return free
+			})
 			if calls := counting.calls.Load(); test.splices && calls > size/(16<<10) {
 				t.Errorf("%d calls for %d MiB", calls, size>>20)
 			}
@@ -435,5 +450,47 @@ func TestAllWorkersTogetherMayHaveAsManyPipesAsThereMayBe(t *testing.T) {
 		if all != pipesOfAll || most-least > 1 {
 			t.Errorf("%d workers may have %d pipes, one %d and another one %d; want %d, shared equally", workers, all, most, least, pipesOfAll)
 		}
+	}
+}
+
+// Of what a connection ends with it is the kernel that knows more errors than a list
+// of them.
+func TestAnErrorOfAConnectionThatLivesIsTheSplicesOwn(t *testing.T) {
+	_, connect := startPairs(t, families()["IPv4"], nil)
+	lives, ended := connect(t), connect(t)
+	abortConn(ended.server)
+	if _, err := ended.client.Read(make([]byte, 1)); !isReset(err) {
+		t.Fatalf("the client read %v, want a reset", err)
+	}
+	for _, errno := range []syscall.Errno{
+		unix.EINVAL, unix.ENOMEM, unix.ENOSYS, unix.EPERM, unix.EACCES, unix.EOPNOTSUPP, unix.ENOBUFS, unix.EBADF, unix.ESPIPE, unix.EIO, unix.ECONNRESET,
+	} {
+		onSocket(t, lives.client, func(socket int) {
+			if !isSplices(errno, socket) {
+				t.Errorf("%v of a connection that lives ends it", errno)
+			}
+		})
+		onSocket(t, ended.client, func(socket int) {
+			if isSplices(errno, socket) {
+				t.Errorf("%v of a connection that is reset does not end it", errno)
+			}
+		})
+	}
+	onSocket(t, lives.client, func(socket int) {
+		if isSplices(0, socket) || isSplices(unix.EAGAIN, socket) {
+			t.Error("a splice that worked, or had nothing to do, has failed")
+		}
+	})
+}
+
+// onSocket calls look with the connection's descriptor.
+func onSocket(t *testing.T, c *net.TCPConn, look func(socket int)) {
+	t.Helper()
+	raw, err := c.SyscallConn()
+	if err == nil {
+		err = raw.Control(func(fd uintptr) { look(int(fd)) })
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 }

@@ -55,7 +55,8 @@ type Faults struct {
 	// of local ports, file descriptors or memory, because this host forbids it, or has
 	// no route for datagrams; they are in no ConnectFailed.
 	Dials uint64
-	// Splices is the number of times that bytes were copied for lack of a pipe.
+	// Splices is the number of times that bytes were copied for lack of a pipe, or
+	// because splice(2) failed.
 	Splices uint64
 	// Datagrams is the number of those that were dropped here: a socket had no room
 	// for them, or they cannot be relayed.

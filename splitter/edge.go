@@ -37,6 +37,8 @@ type edge interface {
 	// bytes from a pipe to a socket.
 	draw(socket, pipe, most int) outcome
 	pour(pipe, socket, most int) outcome
+	// scoop takes bytes out of a pipe.
+	scoop(pipe int, into []byte) outcome
 	shut(socket int) outcome
 
 	close(descriptor int)

@@ -86,17 +86,45 @@ func (w *worker) draw(f *flow, from side, source int) outcome {
 	p.held += o.n
 	if o.kind == unable {
 		w.relay.faults.splices.Add(1)
+		w.unpipe(f, from)
 	}
 	return o
 }
 
-// pour empties a pipe into the sink.
+// pour empties a pipe into the sink. Where that cannot be, what is in it is taken out,
+// and copied like all that follows.
 func (w *worker) pour(f *flow, from side, sink int) outcome {
 	p := f.pipes[from]
 	o := w.edge.pour(p.read, sink, p.held)
+	if o.kind == unable {
+		w.relay.faults.splices.Add(1)
+		return w.scoop(f, from)
+	}
 	p.held -= o.n
 	w.count(f, from, o)
 	return o
+}
+
+// scoop makes a rest of what is in the way's pipe.
+func (w *worker) scoop(f *flow, from side) outcome {
+	p, bytes := f.pipes[from], make([]byte, f.pipes[from].held)
+	for got := 0; got < len(bytes); {
+		o := w.edge.scoop(p.read, bytes[got:])
+		if o.kind != moved {
+			return outcome{kind: failed}
+		}
+		got += o.n
+	}
+	f.rests[from].bytes = bytes
+	p.held = 0
+	w.unpipe(f, from)
+	return outcome{kind: unable}
+}
+
+// unpipe has the way give its pipe back.
+func (w *worker) unpipe(f *flow, from side) {
+	w.pipes.give(f.pipes[from], w.edge)
+	f.pipes[from] = nil
 }
 
 // spare is memory for a rest.
@@ -112,7 +140,7 @@ func (w *worker) spare() []byte {
 
 // forget ends a rest and keeps its memory, within bounds.
 func (w *worker) forget(r *rest) {
-	if r.bytes != nil && len(w.spares) < sparesMost {
+	if r.bytes != nil && len(w.spares) < sparesMost && cap(r.bytes) <= bufferSize {
 		w.spares = append(w.spares, r.bytes[:0])
 	}
 	*r = rest{}

@@ -127,8 +127,7 @@ func (w *worker) count(f *flow, from side, o outcome) {
 func (w *worker) settle(f *flow) {
 	for from := range f.pipes {
 		if p := f.pipes[from]; p != nil && p.held == 0 {
-			w.pipes.give(p, w.edge)
-			f.pipes[from] = nil
+			w.unpipe(f, side(from))
 		}
 	}
 	if timeout := f.choice.proxy.HalfClosedTimeout; timeout > 0 && !f.halved && f.stream.halfClosed() {

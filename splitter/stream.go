@@ -40,7 +40,7 @@ const (
 	again              // the socket cannot take or give any more now
 	ended              // the source has sent its FIN
 	failed             // the side that was asked is reset
-	unable             // there is no pipe to be had
+	unable             // there is no pipe to be had, or nothing can be spliced
 )
 
 // news is what the kernel tells of one side, as in epoll_ctl(2).
@@ -119,7 +119,7 @@ func (w way) took(o outcome) way {
 	case again:
 		w.readable = false
 	case unable:
-		w.splice, w.lacking, w.streak = false, true, 0
+		w = w.copying()
 	case ended, failed:
 		w.readable, w.ended = false, true
 	}
@@ -153,11 +153,19 @@ func (w way) gave(o outcome) way {
 		w.writable = w.splice || w.held == 0
 	case again:
 		w.writable = false
-	case ended, unable, failed:
+	case unable: // what is held is in no pipe any more
+		w = w.copying()
+	case ended, failed:
 	}
 	if w.held == 0 {
 		w = w.turn()
 	}
+	return w
+}
+
+// copying is w that cannot splice for now.
+func (w way) copying() way {
+	w.splice, w.lacking, w.streak = false, true, 0
 	return w
 }
 

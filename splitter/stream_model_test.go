@@ -149,8 +149,13 @@ func (m *model) perform(from side, a act) outcome {
 		return m.recv(source)
 	case actRecv:
 		return m.recv(source)
-	case actSend, actPour:
-		return m.send(sink, int(m.stream.ways[from].held), a == actPour)
+	case actPour:
+		if m.r.IntN(10) == 0 {
+			return outcome{kind: unable}
+		}
+		return m.send(sink, int(m.stream.ways[from].held), true)
+	case actSend:
+		return m.send(sink, int(m.stream.ways[from].held), false)
 	case actShut:
 		if sink.finSent {
 			m.fail("a second FIN for %d", from.other())

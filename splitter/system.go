@@ -195,8 +195,7 @@ func splice(from, to, most int) (uintptr, syscall.Errno) {
 
 func (system) draw(socket, pipe, most int) outcome {
 	n, errno := splice(socket, pipe, most)
-	switch errno { //nolint:exhaustive // the rest are errors of the connection
-	case unix.EINVAL, unix.ENOMEM, unix.ENOSYS:
+	if isSplices(errno, socket) {
 		return outcome{kind: unable}
 	}
 	o := taken(n, errno, most)
@@ -205,8 +204,34 @@ func (system) draw(socket, pipe, most int) outcome {
 	return o
 }
 
+// isSplices says whether an error of a splice is that of the call, and the socket's
+// bytes may be copied, or of the connection. That lists of errors do not tell: filters of
+// system calls answer by any, and what routers say of a peer ends a connection by some of
+// the same. But when a connection tells of its error the kernel has closed it (tcp_reset
+// in net/ipv4/tcp_input.c, tcp_write_err in net/ipv4/tcp_timer.c).
+func isSplices(errno syscall.Errno, socket int) bool {
+	if errno == 0 || errno == unix.EAGAIN {
+		return false
+	}
+	info, err := unix.GetsockoptTCPInfo(socket, unix.IPPROTO_TCP, unix.TCP_INFO)
+	return err == nil && info.State != tcpClose
+}
+
 func (system) pour(pipe, socket, most int) outcome {
-	return given(splice(pipe, socket, most))
+	n, errno := splice(pipe, socket, most)
+	if isSplices(errno, socket) {
+		return outcome{kind: unable}
+	}
+	return given(n, errno)
+}
+
+func (system) scoop(pipe int, into []byte) outcome {
+	for {
+		n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(pipe), uintptr(unsafe.Pointer(unsafe.SliceData(into))), uintptr(len(into)))
+		if errno != unix.EINTR {
+			return taken(n, errno, len(into))
+		}
+	}
 }
 
 func (system) shut(socket int) outcome {

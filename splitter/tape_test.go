@@ -229,6 +229,11 @@ func (c *callEdge) pour(pipe, socket, most int) outcome {
 	return c.edge.pour(pipe, socket, most)
 }
 
+func (c *callEdge) scoop(pipe int, into []byte) outcome {
+	c.note("scoop")
+	return c.edge.scoop(pipe, into)
+}
+
 func (c *callEdge) shut(socket int) outcome {
 	c.note("shut")
 	return c.edge.shut(socket)

@@ -18,6 +18,8 @@ func (t tried) act(s stream, from side, a act, o outcome) {
 	t[fmt.Sprintf("%s from %d", name, from)]++
 	gives := a == actSend || a == actPour
 	switch {
+	case o.kind == unable:
+		t[fmt.Sprintf("%s from %d fails", name, from)]++
 	case o.kind == failed:
 		t[fmt.Sprintf("%s from %d finds an RST", name, from)]++
 	case gives && o.kind == moved && o.n < int(s.ways[from].held):
@@ -60,6 +62,9 @@ func (t tried) judge(tb testing.TB) {
 		}
 		for _, act := range []string{"receive", "send", "draw", "pour", "FIN"} {
 			want = append(want, fmt.Sprintf("%s from %d finds an RST", act, from))
+		}
+		for _, act := range []string{"draw", "pour"} {
+			want = append(want, fmt.Sprintf("%s from %d fails", act, from))
 		}
 		for _, act := range []string{"send", "pour"} {
 			want = append(want, fmt.Sprintf("%s from %d is taken in part", act, from), fmt.Sprintf("%s from %d behind the other's FIN", act, from))
