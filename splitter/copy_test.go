@@ -494,3 +494,48 @@ func onSocket(t *testing.T, c *net.TCPConn, look func(socket int)) {
 		t.Fatal(err)
 	}
 }
+
+// muteEdge has sockets that take nothing and say nothing of it.
+type muteEdge struct {
+	system
+	send0, pour0 atomic.Bool
+}
+
+func (m *muteEdge) send(socket int, bytes []byte) outcome {
+	if m.send0.Load() {
+		return outcome{}
+	}
+	return m.system.send(socket, bytes)
+}
+
+func (m *muteEdge) pour(pipe, socket, most int) outcome {
+	if m.pour0.Load() {
+		return outcome{}
+	}
+	return m.system.pour(pipe, socket, most)
+}
+
+// No kernel does that. One that did would have a worker ask it for ever, and with it
+// all other flows wait.
+func TestASinkThatTakesNothingAndSaysNothingCostsItsFlowAlone(t *testing.T) {
+	for name, break0 := range map[string]func(*muteEdge){
+		"copied":  func(m *muteEdge) { m.send0.Store(true) },
+		"spliced": func(m *muteEdge) { m.pour0.Store(true) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			mute := &muteEdge{}
+			r, connect := startPairsOf(t, families()["IPv4"], Options{Workers: 1, edge: func() edge { return mute }}, func(*traffic.Split) {})
+			bystander, p := connect(t), connect(t)
+			break0(mute)
+			go func() { _, _ = p.server.Write(make([]byte, 8<<20)) }()
+			if _, err := io.Copy(io.Discard, p.client); !isReset(err) {
+				t.Errorf("the client read %v, want a reset", err)
+			}
+			nettest.Eventually(t, "it has ended", func() bool { return r.openFlows() == 1 })
+			mute.send0.Store(false)
+			if err := talk(bystander.client, bystander.server); err != nil {
+				t.Errorf("another flow: %v", err)
+			}
+		})
+	}
+}

@@ -293,6 +293,9 @@ func (s stream) after(from side, a act, o outcome) stream {
 			s = s.learn(from, o)
 		}
 	case actSend, actPour:
+		if o.kind == moved && o.n == 0 {
+			o.kind = failed // no kernel does that: it would be asked for ever
+		}
 		*w = w.gave(o)
 		if o.kind == failed {
 			s = s.lose(from.other()).learn(from.other(), o)
