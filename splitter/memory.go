@@ -11,15 +11,26 @@ import (
 )
 
 // memoryOfFlow is what a silent flow of TCP takes of the host's memory, most of
-// it for the kernel's two sockets (measured: 9 KiB, bench/results.md). What its
-// buffers take besides when it streams the kernel bounds for all connections
-// together (tcp_mem in tcp(7)).
+// it for the kernel's two sockets (measured: 9 KiB, bench/results.md), and a rest of
+// bufferLeast for each way. What its sockets take besides when it streams the kernel
+// bounds for all connections together (tcp_mem in tcp(7)), and what rests take the
+// relay does (keptIn).
 const memoryOfFlow = 10 << 10
 
 // flowsIn says how many flows may be open in so many bytes of memory: as many as
 // take half of it.
 func flowsIn(memory uint64) int64 {
 	return int64(min(memory/2/memoryOfFlow, math.MaxInt64))
+}
+
+// keptPart is what part of the memory rests may have, of all workers together. What
+// is no rest any more the garbage collector may leave there for as long as it is less
+// than that again.
+const keptPart = 16
+
+// keptIn says how much of so many bytes the rests of each worker may have.
+func keptIn(memory uint64, workers int) int {
+	return int(memory / keptPart / uint64(workers)) // fits, by the part
 }
 
 // memoryLimit is how many bytes this process may take: the host's memory, or the

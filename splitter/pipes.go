@@ -116,6 +116,7 @@ func (w *worker) scoop(f *flow, from side) outcome {
 		got += o.n
 	}
 	f.rests[from].bytes = bytes
+	w.kept += cap(bytes)
 	p.held = 0
 	w.unpipe(f, from)
 	return outcome{kind: unable}
@@ -127,19 +128,43 @@ func (w *worker) unpipe(f *flow, from side) {
 	f.pipes[from] = nil
 }
 
-// spare is memory for a rest.
-func (w *worker) spare() []byte {
+// room is how much is read at once. What the sink does not take of it is kept, in
+// memory that the kernel does not bound for all flows together as it does its own: so
+// the more is kept, the less is read. At the least it is in what a flow is reckoned to
+// take (memoryOfFlow).
+func (w *worker) room() int {
+	switch {
+	case w.kept < w.keptMost/2:
+		return bufferSize
+	case w.kept < w.keptMost:
+		return bufferScarce
+	}
+	return bufferLeast
+}
+
+// keep makes a rest of bytes.
+func (w *worker) keep(r *rest, bytes []byte) {
+	r.bytes = append(w.spare(len(bytes)), bytes...)
+	w.kept += cap(r.bytes)
+}
+
+// spare is memory for so many bytes, nil where there is none that has room for them.
+func (w *worker) spare(room int) []byte {
 	n := len(w.spares)
 	if n == 0 {
 		return nil
 	}
 	spare := w.spares[n-1]
 	w.spares = w.spares[:n-1]
+	if cap(spare) < room {
+		return nil
+	}
 	return spare
 }
 
 // forget ends a rest and keeps its memory, within bounds.
 func (w *worker) forget(r *rest) {
+	w.kept -= cap(r.bytes)
 	if r.bytes != nil && len(w.spares) < sparesMost && cap(r.bytes) <= bufferSize {
 		w.spares = append(w.spares, r.bytes[:0])
 	}

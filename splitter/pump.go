@@ -36,7 +36,7 @@ func (w *worker) perform(f *flow, from side, a act) outcome {
 	source, sink := int(f.sockets[from]), int(f.sockets[from.other()])
 	switch a {
 	case actRecv:
-		o := w.edge.recv(source, w.buffer)
+		o := w.edge.recv(source, w.buffer[:w.room()])
 		w.fresh = w.buffer[:o.n]
 		return o
 	case actSend:
@@ -77,7 +77,7 @@ func (w *worker) send(f *flow, from side, sink int) outcome {
 	case rest.bytes != nil:
 		rest.gone += o.n
 	default:
-		rest.bytes = append(w.spare(), bytes[o.n:]...)
+		w.keep(rest, bytes[o.n:])
 	}
 	return o
 }

@@ -62,7 +62,9 @@ type Relay struct {
 	files   files
 	crowd   crowding
 	usedUp  usedUp
-	quiet   limiter // for complaints that every flow could make
+	// keptMost is a worker's; set before there are workers.
+	keptMost int
+	quiet    limiter // for complaints that every flow could make
 
 	born       time.Time // ticks are counted since then
 	sayings    chan saying

@@ -18,7 +18,9 @@ func (r *Relay) begin() error {
 	if err := r.files.measure(); err != nil {
 		return err
 	}
-	r.files.bound(flowsIn(memoryLimit("/")))
+	memory := memoryLimit("/")
+	r.files.bound(flowsIn(memory))
+	r.keptMost = keptIn(memory, r.wanted)
 	if r.crowd.most == 0 {
 		r.crowd.most = crowdFor(r.files.most, localPorts())
 	}

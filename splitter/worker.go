@@ -14,8 +14,10 @@ import (
 )
 
 const (
-	// bufferSize is what is read at once.
-	bufferSize = 64 << 10
+	// bufferSize is what is read at once, less where much is kept: see room.
+	bufferSize   = 64 << 10
+	bufferScarce = 4 << 10
+	bufferLeast  = 512
 	// eventsAtOnce and acceptsAtOnce bound how long others wait in one round,
 	// actsAtOnce and bytesAtOnce how long they wait for one flow.
 	eventsAtOnce  = 256
@@ -49,6 +51,8 @@ type worker struct {
 	buffer    []byte
 	fresh     []byte   // the part of buffer that the newest recv filled
 	spares    [][]byte // for rests
+	kept      int      // bytes of memory that rests have
+	keptMost  int      // see room
 	pipes     pipes
 	draining  bool
 	called    bool // the bell has rung
@@ -82,7 +86,7 @@ func newWorker(r *Relay, number int, e edge) (*worker, error) {
 	}
 	return &worker{
 		reserve: reserve, relay: r, number: number, edge: e, poller: p, born: r.born,
-		wheel: newWheel(0), buffer: make([]byte, bufferSize), pipes: pipes{most: pipesFor(number, r.wanted)},
+		wheel: newWheel(0), buffer: make([]byte, bufferSize), keptMost: r.keptMost, pipes: pipes{most: pipesFor(number, r.wanted)},
 		loans: newLoans(), ended: make(chan struct{}),
 	}, nil
 }
