@@ -151,3 +151,16 @@ func (w *worker) close(place int32) {
 	w.edge.close(l.socket)
 	*l = listener{}
 }
+
+// abandon leaves a listener's clients to the other workers, which is for one that fails:
+// all others have none when they end. Its number is taken until the relay has ended,
+// because its front knows it and may set options on it.
+func (w *worker) abandon(place int32) {
+	l := &w.listeners[place]
+	if l.front == nil {
+		return
+	}
+	_ = unix.Shutdown(l.socket, unix.SHUT_RD) // it listens no more (inet_shutdown in net/ipv4/af_inet.c)
+	w.abandoned = append(w.abandoned, l.socket)
+	*l = listener{}
+}

@@ -68,6 +68,9 @@ func (r *Relay) Run(ctx context.Context) error {
 	r.stop()
 	err := r.workings.Wait()
 	r.lingerings.Wait()
+	for _, w := range r.workers {
+		closeAll(w.abandoned)
+	}
 	close(r.sayings)
 	r.writing.Wait()
 	return err

@@ -41,6 +41,7 @@ type worker struct {
 	flows     slab
 	wheel     *wheel
 	listeners []listener // by the place in their tickets
+	abandoned []int      // see abandon
 	loans     loans
 	pause     time.Duration // of the last accept error, 0 since one succeeded
 	resting   resting       // what is not accepted
@@ -322,7 +323,7 @@ func (w *worker) end() {
 	w.obey()
 	w.flows.each(func(f *flow) { w.visit(f, func(f *flow) { w.abort(f, endStopped) }) })
 	for i := range w.listeners {
-		w.close(int32(i))
+		w.abandon(int32(i))
 	}
 	w.pipes.close(w.edge)
 	w.edge.close(w.reserve)
