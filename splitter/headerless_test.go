@@ -29,7 +29,14 @@ func headerless(t *testing.T, o Options, begin string, do func(*net.TCPConn)) (r
 	}
 	o.FlowLog = log
 	r = startRelay(t, o, behindProxies(ip, newSplit("mx", service, startServer(t, ip, served), nil)))
-	c := dial(t, service)
+	c, err := net.DialTCP("tcp", nil, net.TCPAddrFromAddrPort(service))
+	if err != nil {
+		return r, log, err // a reset may come before connect(2) has come back
+	}
+	defer abortConn(c)
+	if err := c.SetDeadline(time.Now().Add(testPatience)); err != nil {
+		t.Fatal(err)
+	}
 	if begin != "" {
 		_, _ = io.WriteString(c, begin) // the reset may come before the last byte
 	}
