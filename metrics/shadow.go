@@ -29,7 +29,7 @@ type Shadow struct {
 	// BreakerOpen says that the candidate is left alone for a while.
 	BreakerOpen bool
 	// Eligible are all exchanges that were seen, Coverage says what became of them:
-	// its parts add up to them. Unsound is how often they did not.
+	// its parts add up to them. Unsound is how often sums of the report were wrong.
 	Eligible uint64
 	Coverage map[string]uint64
 	Unsound  uint64
@@ -156,7 +156,7 @@ func newShadowNames() shadowNames {
 		coverage: counter("splitd_shadow_exchanges_total",
 			"Exchanges that were seen in sampled flows, by what became of them, since the report began; the parts add up to the eligible ones.", labelSplit, labelPart),
 		unsound: counter("splitd_shadow_unsound_total",
-			"Times that the parts did not add up, which is a fault of splitd.", labelSplit),
+			"Times that the report's sums were wrong, which is a fault of splitd.", labelSplit),
 		compared: gauge("splitd_shadow_compared_exchanges",
 			"Compared exchanges by what was found, since the report began; what is learnt to be noise is taken out of the mismatches.", labelSplit, labelVerdict),
 		firstByte: histogram(nameFirstByte, helpFirstByte, labelSplit, labelRole),

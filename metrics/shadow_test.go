@@ -27,13 +27,13 @@ func shadowed(split string) *metrics.Shadow {
 	latency.Observe(traffic.RoleCandidate, time.Minute, time.Minute)
 	return &metrics.Shadow{
 		Sampled: new(uint64(1200)), Played: new(uint64(1100)), Left: new(uint64(90)),
-		Declined: map[string]uint64{"full": 70, "broken": 30, "stopped": 0}, Open: 12,
+		Declined: map[string]uint64{"full": 70, "broken": 30, "stopped": 0, "late": 7, "lost": 5}, Open: 12,
 		Panics: map[string]uint64{"tee": 0, "driver": 1}, BreakerOpen: true,
 		Eligible: 1000, Compared: map[string]uint64{"match": 930, "mismatch": 4, "noise": 6},
 		Coverage: map[string]uint64{
 			"compared": 940, "skipped": 40, "opaque": 10, "truncated": 0, "dropped": 2, "after_divergence": 6, "candidate_error": 2, "primary_error": 0,
 		},
-		Latency: latency,
+		Unsound: 3, Latency: latency,
 	}
 }
 

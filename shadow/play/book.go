@@ -22,7 +22,7 @@ type book struct {
 	learner learner
 	missed  runner.Declined // those of the totals that the tally has
 	edition uint64          // +1 with every change
-	unsound uint64          // times that coverage did not add up
+	unsound uint64          // times that sums were wrong
 }
 
 func newBook(p protocol, candidate string, t *tally.Tally) *book {
@@ -88,16 +88,19 @@ func (b *book) settle(at time.Time) {
 	b.missed = now
 }
 
-// state is what is counted now, and whether it adds up.
-func (b *book) state(at time.Time) (s tally.State, edition uint64, sound bool) {
+// state is what is counted now.
+func (b *book) state(at time.Time) (s tally.State, edition uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.settle(at)
-	s = b.tally.State()
-	if sound = s.Coverage.AddsUp(); !sound {
-		b.unsound++
-	}
-	return s, b.edition, sound
+	return b.tally.State(), b.edition
+}
+
+// mistrust counts that sums were wrong.
+func (b *book) mistrust() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.unsound++
 }
 
 // reset begins anew, and returns what was counted.

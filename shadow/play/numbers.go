@@ -28,7 +28,7 @@ func (p *Play) Numbers() Numbers {
 	p.summing.Lock()
 	defer p.summing.Unlock()
 	if p.summed.Coverage == nil || p.summed.Edition != edition {
-		s, edition := p.state()
+		s, edition := p.book.state(p.options.Now())
 		p.summed = sum(p.make(s))
 		p.summed.Edition = edition
 	}

@@ -26,7 +26,7 @@ type Play struct {
 	ignore   []shadow.Ignore // the user's rules, and then what is built in
 	dial     runner.Options  // what each of its runners is made of
 	book     *book
-	unsound  sync.Once
+	mistrust sync.Once // says that sums are wrong
 
 	running atomic.Pointer[runner.Runner] // nil: no flow is played
 
@@ -162,7 +162,7 @@ type Counts struct {
 	Open     int64
 	Declined runner.Declined
 	Panicked uint64 // shadows that a panic has ended
-	Unsound  uint64 // times that coverage did not add up
+	Unsound  uint64 // times that sums were wrong
 	// Breaker says why the candidate is left alone for a while; "" when it is not.
 	Breaker string
 }
@@ -235,30 +235,31 @@ func took(r shadow.Reply) (t Took, ok bool) {
 	return Took{r.First.Sub(r.Asked), r.Last.Sub(r.Asked)}, true
 }
 
-// state is what was counted. That it does not add up is logged once, and counted.
-func (p *Play) state() (tally.State, uint64) {
-	s, edition, sound := p.book.state(p.options.Now())
-	if !sound {
-		p.unsound.Do(func() {
-			p.options.Log.Error("coverage does not add up: this is a bug of splitd, and the report is not to be trusted until it is reset", "coverage", fmt.Sprintf("%+v", s.Coverage))
-		})
-	}
-	return s, edition
-}
-
 // Report is what is known of how the candidate answers.
 func (p *Play) Report() report.Report {
-	s, _ := p.state()
+	s, _ := p.book.state(p.options.Now())
 	return p.make(s)
 }
 
 func (p *Play) make(s tally.State) report.Report {
 	split := p.options.Split
 	effect := float64(split.Shadow.MinEffect) / float64(traffic.Whole)
-	return report.Make(s, report.Options{
+	r := report.Make(s, report.Options{
 		Split: split.Name, Primary: split.Primary.Name, Candidate: p.book.candidate, Rule: p.Rule(),
 		Thresholds: tally.Thresholds{Effect: effect, Least: tally.DefaultThresholds().Least},
 	})
+	p.judge(r)
+	return r
+}
+
+// judge counts a report whose sums are wrong, and logs the first.
+func (p *Play) judge(r report.Report) {
+	wrong := r.Unaccounted()
+	if wrong == "" {
+		return
+	}
+	p.book.mistrust()
+	p.mistrust.Do(func() { p.options.Log.Error("do not rely on the report", "because", wrong) })
 }
 
 // Reset forgets what was counted, and says what that was. Flows that are played go on, and
@@ -304,7 +305,7 @@ func (p *Play) Edition() uint64 {
 // Bytes writes what was counted, for Options.Kept of a later process, and says of
 // which edition it is.
 func (p *Play) Bytes() (text []byte, edition uint64, err error) {
-	s, edition := p.state()
+	s, edition := p.book.state(p.options.Now())
 	counted, err := json.Marshal(s)
 	if err == nil {
 		text, err = json.Marshal(kept{p.book.candidate, p.book.protocol, p.options.Split.Shadow.FullSamples, counted})

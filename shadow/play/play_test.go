@@ -80,6 +80,12 @@ func (s *stage) logged(text string) bool {
 	return strings.Contains(s.log.String(), text)
 }
 
+func (s *stage) times(text string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return strings.Count(s.log.String(), text)
+}
+
 // mx is a split whose shadow goes to "new".
 func mx(change func(*traffic.Split)) traffic.Split {
 	s := traffic.Split{
@@ -754,6 +760,30 @@ func TestAPlayFollowsASplitWhoseWeightsChangeAndNotOneThatIsRedefined(t *testing
 			t.Errorf("another %s makes none", name)
 		}
 	}
+}
+
+func TestAReportWhoseSumsAreWrongIsCountedEachTimeAndSaidOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStage(t, mta(io.Discard, nil))
+		p := s.play(nil)
+		right := report.Report{Cover: tally.Coverage{Eligible: 2, Compared: 1, Opaque: 1}, Exchanges: report.Exchanges{Noise: 1}}
+		coverage, found := right, right
+		coverage.Cover.Eligible++
+		found.Exchanges.Match++
+		if p.judge(right); p.Counts().Unsound != 0 || s.logged("rely") {
+			t.Errorf("sums that are right: %+v", p.Counts())
+		}
+		p.judge(coverage)
+		if p.judge(coverage); p.Counts().Unsound != 2 || p.Numbers().Unsound != 2 {
+			t.Errorf("coverage is wrong twice: %+v", p.Counts())
+		}
+		if p.judge(found); p.Counts().Unsound != 3 {
+			t.Errorf("match, mismatch and noise are wrong: %+v", p.Counts())
+		}
+		if times := s.times("do not add up"); times != 1 {
+			t.Errorf("it is said %d times", times)
+		}
+	})
 }
 
 // Whatever candidates, clients and budgets do, what was seen is accounted for.
