@@ -20,7 +20,7 @@ type Shadow struct {
 	// unknown.
 	Sampled, Played, Left *uint64
 	// Declined are flows that were sampled and not played, by reason: full | broken |
-	// stopped | late | lost.
+	// stopped | late | lost, which also counts those that were lost while they were.
 	Declined map[string]uint64
 	// Open is how many shadows run.
 	Open int64
@@ -144,7 +144,7 @@ func newShadowNames() shadowNames {
 		left: counter("splitd_shadow_flows_left_total",
 			"Played flows whose shadow was over before they were.", labelSplit),
 		declined: counter("splitd_shadow_flows_declined_total",
-			"Sampled flows that were not played, by reason.", labelSplit, labelReason),
+			"Sampled flows that were not played, or were lost while they were, by reason.", labelSplit, labelReason),
 		open: gauge("splitd_shadow_flows_open",
 			"Shadows that run now.", labelSplit),
 		panics: counter("splitd_shadow_panics_total",

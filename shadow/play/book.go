@@ -17,12 +17,14 @@ type book struct {
 	protocol, candidate string
 	totals              runner.Totals // runners count into it, without a lock
 
-	mu      sync.Mutex // guards what follows, for as long as an addition takes
-	tally   *tally.Tally
-	learner learner
-	missed  runner.Declined // those of the totals that the tally has
-	edition uint64          // +1 with every change
-	unsound uint64          // times that sums were wrong
+	mu        sync.Mutex // guards what follows, for as long as an addition takes
+	tally     *tally.Tally
+	learner   learner
+	elsewhere runner.Declined // that were declined on the way here
+	missed    runner.Declined // those of the totals and elsewhere that the tally has
+	edition   uint64          // +1 with every change
+	resets    uint64
+	unsound   uint64 // times that sums were wrong
 }
 
 func newBook(p protocol, candidate string, t *tally.Tally) *book {
@@ -69,12 +71,12 @@ func (b *book) again(endpoint string, draw float64, now time.Time) bool {
 
 // settle counts the flows that were declined since; b.mu is held.
 func (b *book) settle(at time.Time) {
-	now := b.totals.Declined()
+	now := b.totals.Declined().Plus(b.elsewhere)
 	for _, why := range [...]struct {
 		count  uint64
 		reason string
 	}{
-		{now.Full - b.missed.Full, "as many flows are shadowed already as max_flows lets"},
+		{now.Full - b.missed.Full, "as many flows are shadowed already as max_flows lets, or as one of the relay's threads can have"},
 		{now.Broken - b.missed.Broken, "the candidate fails or lags: it is left alone for a while"},
 		{now.Stopped - b.missed.Stopped, "splitd ends, or shadows the split no more"},
 		{now.Late - b.missed.Late, "the process that plays shadows is late: it has no processor"},
@@ -96,6 +98,13 @@ func (b *book) state(at time.Time) (s tally.State, edition uint64) {
 	return b.tally.State(), b.edition
 }
 
+// decline counts flows that were declined on the way here.
+func (b *book) decline(d runner.Declined) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.elsewhere = b.elsewhere.Plus(d)
+}
+
 // mistrust counts that sums were wrong.
 func (b *book) mistrust() {
 	b.mu.Lock()
@@ -112,6 +121,7 @@ func (b *book) reset(at time.Time) tally.State {
 	b.tally.Reset()
 	b.learner = learner{}
 	b.edition++
+	b.resets++
 	return held
 }
 

@@ -58,9 +58,12 @@ func parts(r report.Report) map[string]uint64 {
 	return named
 }
 
-// Decline counts flows that somebody else, who stands between the relay and this Play,
-// has not had played.
+// Decline counts flows that were to be opened here, and were not.
 func (p *Play) Decline(d runner.Declined) { p.book.totals.Decline(d) }
+
+// DeclineElsewhere counts flows that somebody else, who stands between the relay and
+// this Play, has not had played.
+func (p *Play) DeclineElsewhere(d runner.Declined) { p.book.decline(d) }
 
 // Forgotten is what a Reset has forgotten, in short. From is zero where there was
 // nothing.

@@ -32,6 +32,9 @@ type Options struct {
 	// Observe is told of every compared exchange whose times are known; nil is nobody.
 	// It is called from many goroutines.
 	Observe func(Timed)
+	// Ended is told whenever the shadow of a flow that Open had begun has ended and is
+	// counted; nil is nobody. It is called from many goroutines.
+	Ended func()
 	// Draw returns a number from 0 on below 1; nil is math/rand/v2.
 	Draw func() float64
 	Now  func() time.Time // nil: time.Now

@@ -63,7 +63,7 @@ func New(o Options) (*Play, error) {
 	p.dial = runner.Options{
 		Driver: spoken.driver, Dial: o.toCandidate(to), Sink: p,
 		Budget: o.Budget, FlowBudget: s.FlowBudget, Keep: int(s.FlowBudget / keepShare), Flows: int64(s.MaxFlows),
-		Patience: s.Patience, Totals: &p.book.totals, Now: o.Now, Log: o.Log,
+		Patience: s.Patience, Totals: &p.book.totals, Ended: o.Ended, Now: o.Now, Log: o.Log,
 	}
 	if spoken.learns {
 		p.dial.Control, p.dial.Learns, p.dial.Again = o.toControl(), p.learns, p.again
@@ -144,25 +144,28 @@ func (p *Play) Close() {
 }
 
 // Open begins the shadow of a flow that the primary has answered; nil says that
-// there is none. It waits for nothing, and takes no lock.
+// there is none, which is counted. It waits for nothing, and takes no lock.
 func (p *Play) Open(of runner.Flow) *runner.Tap {
 	r := p.running.Load()
-	if r == nil {
-		return nil // its sample is 0, or becomes so at this moment
+	if r == nil { // its sample was above 0 when it was drawn
+		p.Decline(runner.Declined{Stopped: 1})
+		return nil
 	}
 	return r.Open(of)
 }
 
 var _ runner.Sink = (*Play)(nil)
 
-// Counts are the numbers of a Play. Open is of now; the others only grow, over all
-// plays that followed one another, and begin with the process.
+// Counts are the numbers of a Play. Open is of now; the other numbers only grow, over
+// all plays that followed one another, and begin with the process.
 type Counts struct {
-	Running  bool // flows are played
-	Open     int64
-	Declined runner.Declined
-	Panicked uint64 // shadows that a panic has ended
-	Unsound  uint64 // times that sums were wrong
+	Running   bool // flows are played
+	Open      int64
+	Declined  runner.Declined
+	Elsewhere runner.Declined // those of them that DeclineElsewhere has told of
+	Panicked  uint64          // shadows that a panic has ended
+	Unsound   uint64          // times that sums were wrong
+	Resets    uint64
 	// Breaker says why the candidate is left alone for a while; "" when it is not.
 	Breaker string
 }
@@ -181,7 +184,8 @@ func (p *Play) Counts() Counts {
 	}
 	p.book.mu.Lock()
 	defer p.book.mu.Unlock()
-	c.Unsound = p.book.unsound
+	c.Declined, c.Elsewhere = c.Declined.Plus(p.book.elsewhere), p.book.elsewhere
+	c.Unsound, c.Resets = p.book.unsound, p.book.resets
 	return c
 }
 

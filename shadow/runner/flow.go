@@ -52,6 +52,7 @@ func (f *flow) drop(reason string) {
 // run plays the flow to its end.
 func (f *flow) run() {
 	defer f.runner.gate.leave()
+	defer f.runner.options.Ended()
 	budget := f.runner.options.Budget
 	budget.enter(f)
 	defer func() {

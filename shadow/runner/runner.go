@@ -42,6 +42,9 @@ type Options struct {
 	// Totals are counted into; nil are the runner's own. Runners that follow one
 	// another may share them.
 	Totals *Totals
+	// Ended is told when the shadow of a flow has ended and the Sink has been told all
+	// of it. It is called from many goroutines; nil is nobody.
+	Ended func()
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 	Log *slog.Logger // nil: nothing is logged
@@ -103,6 +106,9 @@ func New(o Options) *Runner {
 	if o.Totals == nil {
 		o.Totals = &Totals{}
 	}
+	if o.Ended == nil {
+		o.Ended = func() {}
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	r := &Runner{options: o, ctx: ctx, stop: stop, totals: o.Totals, gate: gate{most: o.Flows, empty: make(chan struct{})}}
 	r.breaker.Store(&Breaker{})
@@ -120,6 +126,17 @@ type Counts struct {
 // Declined are flows that were not played, by why: too many at once, the breaker
 // was open, the runner was stopped; or their process was late, or was lost.
 type Declined struct{ Full, Broken, Stopped, Late, Lost uint64 }
+
+// Plus are those of both.
+func (d Declined) Plus(o Declined) Declined {
+	return Declined{d.Full + o.Full, d.Broken + o.Broken, d.Stopped + o.Stopped, d.Late + o.Late, d.Lost + o.Lost}
+}
+
+// Less are those that another count has not; what it has more of is none.
+func (d Declined) Less(o Declined) Declined {
+	less := func(a, b uint64) uint64 { return a - min(a, b) }
+	return Declined{less(d.Full, o.Full), less(d.Broken, o.Broken), less(d.Stopped, o.Stopped), less(d.Late, o.Late), less(d.Lost, o.Lost)}
+}
 
 // Counts returns the numbers as they are now.
 func (r *Runner) Counts() Counts {

@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -26,54 +28,103 @@ type desk struct {
 
 	mu      sync.Mutex // guards what follows, never for longer than a play takes to make
 	plays   map[uint64]*seat
-	highest uint64        // of those that were made, or could not be
+	lines   map[uint64]*line
+	highest uint64        // of the plays that were made, or could not be
 	news    chan struct{} // closed when a play was made, or begins or ends to run
 }
 
 // seat is a play, and what the daemon has still to be told of it.
 type seat struct {
 	play  *play.Play
+	line  *line
 	run   uint64 // odd: flows are played; the desk's mu guards it
 	mu    sync.Mutex
 	timed []play.Timed
-	seen  runner.Declined // of those that were declined on its side
 }
+
+// line is what plays that follow one another have in common.
+type line struct {
+	last    *seat           // the desk's mu guards it; nil: none is made yet
+	early   runner.Declined // of those that could not wait for that; the desk's mu guards it
+	settled atomic.Uint64   // flows of the ring that are counted and will be no more
+	mu      sync.Mutex
+	seen    runner.Declined // of those that were declined on the daemon's side
+}
+
+// settle says that a flow is counted, and will be no more.
+func (l *line) settle() { l.settled.Add(1) }
 
 // timedMost is how many exchanges are remembered for a daemon that asks too seldom.
 const timedMost = 1 << 16
 
 func newDesk(budget *runner.Budget, log *slog.Logger) *desk {
-	return &desk{budget: budget, log: log, plays: map[uint64]*seat{}, news: make(chan struct{})}
+	return &desk{budget: budget, log: log, plays: map[uint64]*seat{}, lines: map[uint64]*line{}, news: make(chan struct{})}
 }
 
 // awaitMost is how long a flow waits for its play, which is told of before it, but by
 // another way.
 const awaitMost = 10 * time.Second
 
-// await returns a play in that run, nil where there is none, or none any more.
-func (d *desk) await(ctx context.Context, id, run uint64) *seat {
+// open begins the shadow of a flow; nil says that there is none, which is counted.
+func (d *desk) open(ctx context.Context, at part, of runner.Flow) *runner.Tap {
+	one, why := d.await(ctx, at)
+	if one == nil {
+		d.decline(at, why)
+		return nil
+	}
+	tap := one.play.Open(of)
+	if tap == nil {
+		one.line.settle()
+	}
+	return tap
+}
+
+// await returns a play in that run, or says why a flow of it is declined: there is none
+// any more, or it does not come.
+func (d *desk) await(ctx context.Context, at part) (one *seat, why runner.Declined) {
 	late := time.NewTimer(awaitMost)
 	defer late.Stop()
 	for {
 		d.mu.Lock()
-		one, highest, news := d.plays[id], d.highest, d.news
-		there := one != nil && one.run == run
-		none := one == nil && id <= highest || one != nil && one.run > run
+		one, highest, news := d.plays[at.play], d.highest, d.news
+		there := one != nil && one.run == at.run
+		none := one == nil && at.play <= highest || one != nil && one.run > at.run
 		d.mu.Unlock()
 		switch {
 		case there:
-			return one
+			return one, why
 		case none:
-			return nil
+			return nil, runner.Declined{Stopped: 1}
 		}
 		select {
 		case <-news:
 		case <-late.C:
-			return nil
+			return nil, runner.Declined{Late: 1}
 		case <-ctx.Done():
-			return nil
+			return nil, why
 		}
 	}
+}
+
+// decline counts a flow that is not played, where the last of its plays is, or when
+// that is made. When all are closed nobody asks.
+func (d *desk) decline(at part, why runner.Declined) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	l := d.lines[at.line]
+	switch {
+	case l == nil && at.play <= d.highest:
+		return
+	case l == nil:
+		l = &line{}
+		d.lines[at.line] = l
+	}
+	if l.last != nil {
+		l.last.play.Decline(why)
+	} else {
+		l.early = l.early.Plus(why)
+	}
+	l.settle()
 }
 
 // tell wakes who awaits something; d.mu is held.
@@ -90,21 +141,32 @@ func (d *desk) Make(m Making, _ *struct{}) error {
 		d.highest = max(d.highest, m.ID)
 		d.tell()
 	}()
-	one := &seat{seen: m.Declined}
-	o := play.Options{Split: m.Split, Budget: d.budget, Dial: dialer(m.Mark), Kept: m.Kept, Observe: one.observe, Log: d.log}
+	l := d.lines[m.Line]
+	if l == nil {
+		l = &line{}
+	}
+	one := &seat{line: l}
+	o := play.Options{Split: m.Split, Budget: d.budget, Dial: dialer(m.Mark), Kept: m.Kept, Observe: one.observe, Ended: l.settle, Log: d.log}
 	if after := d.plays[m.After]; after != nil {
 		o.After = after.play
-		after.mu.Lock()
-		one.seen = after.seen
-		after.mu.Unlock()
 	}
 	made, err := play.New(o)
 	if err != nil {
 		return err
 	}
 	one.play = made
-	d.plays[m.ID] = one
+	if l.last == nil {
+		l.begin(m.Declined)
+		made.Decline(l.early)
+	}
+	l.last, d.plays[m.ID], d.lines[m.Line] = one, one, l
 	return nil
+}
+
+func (l *line) begin(seen runner.Declined) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.seen = seen
 }
 
 func (s *seat) observe(t play.Timed) {
@@ -115,12 +177,23 @@ func (s *seat) observe(t play.Timed) {
 	}
 }
 
-// news is by how much the declined are more than was seen, however late they are told;
-// s.mu is held.
-func (s *seat) news(now runner.Declined) runner.Declined {
-	was := s.seen
-	s.seen.Late, s.seen.Lost = max(was.Late, now.Late), max(was.Lost, now.Lost)
-	return runner.Declined{Late: s.seen.Late - was.Late, Lost: s.seen.Lost - was.Lost}
+// takeTimed takes what was timed since.
+func (s *seat) takeTimed() []play.Timed {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	timed := s.timed
+	s.timed = nil
+	return timed
+}
+
+// hear counts at a play by how much the declined are more than was seen, however late
+// they are told.
+func (l *line) hear(now runner.Declined, at *play.Play) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	news := now.Less(l.seen)
+	l.seen = l.seen.Plus(news)
+	at.DeclineElsewhere(news)
 }
 
 // find returns a play for which the daemon asks.
@@ -166,7 +239,9 @@ func (d *desk) End(id uint64, _ *struct{}) error {
 func (d *desk) Close(id uint64, _ *struct{}) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	one := d.plays[id]
 	delete(d.plays, id)
+	maps.DeleteFunc(d.lines, func(_ uint64, l *line) bool { return one != nil && l.last == one })
 	return nil
 }
 
@@ -176,10 +251,8 @@ func (d *desk) Numbers(asking Asking, a *Answer) error {
 	if err != nil {
 		return err
 	}
-	one.mu.Lock()
-	one.play.Decline(one.news(asking.Declined))
-	a.Timed, one.timed = one.timed, nil
-	one.mu.Unlock()
+	one.line.hear(asking.Declined, one.play)
+	a.Timed = one.takeTimed()
 	a.Numbers, a.Used = one.play.Numbers(), d.budget.Used()
 	return nil
 }
@@ -205,7 +278,7 @@ func (d *desk) Report(id uint64, text *[]byte) error {
 }
 
 // Reset forgets what was counted of a play.
-func (d *desk) Reset(r Resetting, forgotten *play.Forgotten) error {
+func (d *desk) Reset(r Resetting, forgotten *Forgotten) error {
 	one, err := d.find(r.ID)
 	if err != nil {
 		return err
@@ -213,7 +286,12 @@ func (d *desk) Reset(r Resetting, forgotten *play.Forgotten) error {
 	if time.Now().After(r.Until) {
 		return errors.New("it was asked for too long ago")
 	}
-	*forgotten = one.play.Reset()
+	l := one.line
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	forgotten.Declined, forgotten.Settled = l.seen, l.settled.Load() // first: what ends meanwhile is rather lost too
+	forgotten.Forgotten = one.play.Reset()
+	forgotten.Resets = one.play.Counts().Resets
 	return nil
 }
 
@@ -223,9 +301,10 @@ func (d *desk) Bytes(id uint64, c *Counted) error {
 	if err != nil {
 		return err
 	}
-	one.mu.Lock()
-	defer one.mu.Unlock()
-	c.Declined = one.seen
+	l := one.line
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c.Declined, c.Settled = l.seen, l.settled.Load() // first: what ends meanwhile is rather lost too
 	c.Text, c.Edition, err = one.play.Bytes()
 	return err
 }

@@ -107,16 +107,14 @@ func (in *inlet) heed(ctx context.Context, r ring.Record) error {
 
 // open begins the shadow of a flow.
 func (in *inlet) open(ctx context.Context, r ring.Record) error {
-	id, run, of, err := openedOf(r)
+	at, of, err := openedOf(r)
 	if err != nil {
 		return err
 	}
 	delete(in.taps, r.Slot)
-	if one := in.desk.await(ctx, id, run); one != nil {
-		if tap := one.play.Open(of); tap != nil {
-			in.taps[r.Slot] = tap
-			return nil
-		}
+	if tap := in.desk.open(ctx, at, of); tap != nil {
+		in.taps[r.Slot] = tap
+		return nil
 	}
 	in.reader.Flag(r.Slot, r.Turn)
 	return nil

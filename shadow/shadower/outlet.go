@@ -73,15 +73,28 @@ func (o *outlet) kill() {
 	runtime.KeepAlive(o)
 }
 
-// open gives a flow a slot and tells the ring of it. Half of the ring is for flows that
-// have begun: the newest lose their shadow first.
-func (o *outlet) open(r ring.Record) (slot, turn uint32, ok bool) {
+// What an outlet says to a flow that is to be opened.
+type welcome int
+
+const (
+	welcomed welcome = iota
+	noRoom           // in the ring, whose reader is late
+	noSlot           // the thread has as many flows as it can
+	noReader
+)
+
+// open gives a flow a slot, tells the ring of it, and counts that. Half of the ring is
+// for flows that have begun: the newest lose their shadow first.
+func (o *outlet) open(r ring.Record, opened *atomic.Uint64) (slot, turn uint32, said welcome) {
 	if !o.enter() {
-		return 0, 0, false
+		if o.dead.Load() {
+			return 0, 0, noReader
+		}
+		return 0, 0, noRoom
 	}
 	defer o.leave()
 	if len(o.free) == 0 {
-		return 0, 0, false
+		return 0, 0, noSlot
 	}
 	last := len(o.free) - 1
 	if o.turn++; o.turn == 0 { // what flags are at first
@@ -89,10 +102,11 @@ func (o *outlet) open(r ring.Record) (slot, turn uint32, ok bool) {
 	}
 	r.Slot, r.Turn = o.free[last], o.turn
 	if !o.writer.Put(r, o.records/2) {
-		return 0, 0, false
+		return 0, 0, noRoom
 	}
+	opened.Add(1) // in here: when the outlet is dead all are counted
 	o.free = o.free[:last]
-	return r.Slot, r.Turn, true
+	return r.Slot, r.Turn, welcomed
 }
 
 // put tells the ring of a chunk. Some room is left for the ends of flows.

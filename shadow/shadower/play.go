@@ -45,13 +45,10 @@ type Play struct {
 	process *Process
 	id      uint64
 	options Options
+	after   uint64        // the id of the play that it follows; 0 is none
 	run     atomic.Uint64 // odd: flows are played. It only grows
-	missed  *missed       // by all plays that follow one another
-
-	ended   bool            // under process.mu, as what follows
-	kept    []byte          // what was counted, for a process that takes over
-	counted runner.Declined // what of those that were missed is in there
-	resets  int
+	account *account      // of all plays that follow one another
+	ended   bool          // under process.mu
 
 	numbers inquiry[Answer]
 	edition inquiry[uint64]
@@ -59,14 +56,7 @@ type Play struct {
 	bytes   inquiry[Counted]
 
 	answered sync.Mutex // guards what follows
-	last     play.Numbers
-}
-
-// missed are flows that got no further than the daemon.
-type missed struct{ late, lost atomic.Uint64 }
-
-func (m *missed) declined() runner.Declined {
-	return runner.Declined{Late: m.late.Load(), Lost: m.lost.Load()}
+	shown    shown
 }
 
 // Split is what the Play was made for.
@@ -110,10 +100,10 @@ func (p *Play) halt() {
 	})
 }
 
-// tellMake has the process make the play, which follows another one or goes on with
-// what was kept; process.mu is held.
-func (p *Play) tellMake(after uint64, kept []byte) order {
-	making := Making{ID: p.id, Split: p.options.Split, After: after, Kept: kept, Mark: p.options.Mark, Declined: p.counted}
+// tellMake has the process make the play, which follows another one, or where that is not
+// there goes on with what was kept; process.mu is held.
+func (p *Play) tellMake(kept []byte) order {
+	making := Making{ID: p.id, Line: p.account.id, Split: p.options.Split, After: p.after, Kept: kept, Mark: p.options.Mark, Declined: p.account.counted}
 	return func(c *rpc.Client) error { return c.Call(methodMake, making, &struct{}{}) }
 }
 
@@ -154,71 +144,31 @@ func (p *Play) Close() {
 }
 
 // Open begins the shadow of a flow that the primary has answered; nil says that there
-// is none. It waits for nothing, and takes no lock. The worker is the relay's thread.
+// is none, which is counted. It waits for nothing, and takes no lock. The worker is the
+// relay's thread.
 func (p *Play) Open(of runner.Flow, worker int) *Tap {
-	run := p.run.Load()
-	if run%2 == 0 {
-		return nil // its sample is 0, or becomes so at this moment
-	}
-	outlets := p.process.outlets.Load()
-	if outlets == nil {
-		p.missed.lost.Add(1)
+	run, outlets := p.run.Load(), p.process.outlets.Load()
+	switch {
+	case run%2 == 0: // its sample was above 0 when it was drawn
+		p.account.stopped.Add(1)
+		return nil
+	case outlets == nil:
+		p.account.lost.Add(1)
 		return nil
 	}
 	o := (*outlets)[worker%len(*outlets)]
-	slot, turn, ok := o.open(opened(p.id, run, of))
-	switch {
-	case ok:
+	slot, turn, said := o.open(opened(part{p.account.id, p.id, run}, of), &p.account.opened)
+	switch said {
+	case welcomed:
 		return &Tap{outlet: o, play: p, run: run, slot: slot, turn: turn}
-	case o.dead.Load():
-		p.missed.lost.Add(1)
-	default:
-		p.missed.late.Add(1)
+	case noRoom:
+		p.account.late.Add(1)
+	case noSlot:
+		p.account.full.Add(1)
+	case noReader:
+		p.account.lost.Add(1)
 	}
 	return nil
-}
-
-// Numbers returns what is known now, or where the process is too busy to say that in
-// time, what was known a moment ago.
-func (p *Play) Numbers() play.Numbers {
-	if !p.numbers.isLate() {
-		p.update()
-	}
-	p.answered.Lock()
-	defer p.answered.Unlock()
-	return p.last
-}
-
-// update asks for the numbers, and tells what was missed on this side. What is answered
-// late is heard as well.
-func (p *Play) update() {
-	edition, err := p.process.editions()
-	if err != nil {
-		return
-	}
-	_, _ = p.numbers.ask(p.process, numbersPatience, func(c *rpc.Client) (a Answer, err error) {
-		if err = c.Call(methodNumbers, Asking{p.id, p.missed.declined()}, &a); err == nil {
-			p.hear(a, edition)
-		}
-		return a, err
-	})
-}
-
-func (p *Play) hear(a Answer, edition uint64) {
-	p.answered.Lock()
-	defer p.answered.Unlock()
-	p.last = a.Numbers
-	p.last.Edition += edition
-	p.process.used.Store(a.Used)
-	for _, t := range a.Timed {
-		p.observe(t)
-	}
-}
-
-func (p *Play) observe(t play.Timed) {
-	if p.options.Observe != nil {
-		p.options.Observe(t)
-	}
 }
 
 // Edition changes whenever what was counted does; where the process does not say, it
@@ -243,7 +193,7 @@ func (p *Play) Report() (json.RawMessage, error) {
 		return text, nil
 	}
 	p.process.mu.Lock()
-	kept := p.kept
+	kept := p.account.kept
 	p.process.mu.Unlock()
 	if kept == nil {
 		return nil, p.failed("report", err)
@@ -258,20 +208,30 @@ func (p *Play) Report() (json.RawMessage, error) {
 // Reset forgets what was counted, and says what that was. A process that is late does
 // not do it afterwards.
 func (p *Play) Reset() (play.Forgotten, error) {
+	life, err := p.process.editions()
+	if err != nil {
+		return play.Forgotten{}, p.failed("reset report of", err)
+	}
 	resetting := Resetting{p.id, time.Now().Add(answerPatience - time.Second)}
-	var one inquiry[play.Forgotten]
-	forgotten, err := one.ask(p.process, answerPatience, func(c *rpc.Client) (f play.Forgotten, err error) {
+	var one inquiry[Forgotten]
+	f, err := one.ask(p.process, answerPatience, func(c *rpc.Client) (f Forgotten, err error) {
 		err = c.Call(methodReset, resetting, &f)
 		return f, err
 	})
 	if err != nil {
-		return forgotten, p.failed("reset report of", err)
+		return play.Forgotten{}, p.failed("reset report of", err)
 	}
 	p.process.mu.Lock()
 	defer p.process.mu.Unlock()
-	p.resets++ // behind it: what is being kept is from before
-	p.kept, p.counted = nil, p.missed.declined()
-	return forgotten, nil
+	if !p.process.isIn(life) { // another has taken over with what was to be forgotten
+		return play.Forgotten{}, p.failed("reset report of", ErrGone)
+	}
+	p.account.resets++ // behind it: what is being kept is from before
+	p.account.keep(nil, f.Declined, f.Settled)
+	p.answered.Lock()
+	defer p.answered.Unlock()
+	p.shown.forget(life, f.Resets)
+	return f.Forgotten, nil
 }
 
 // Bytes writes what was counted, for Options.Kept of a later daemon, and says of which
@@ -282,7 +242,7 @@ func (p *Play) Bytes() (text []byte, edition uint64, err error) {
 		return nil, 0, p.failed("keep report of", err)
 	}
 	p.process.mu.Lock()
-	resets := p.resets
+	resets := p.account.resets
 	p.process.mu.Unlock()
 	c, err := p.bytes.fetch(p, methodBytes)
 	if err != nil {
@@ -290,8 +250,11 @@ func (p *Play) Bytes() (text []byte, edition uint64, err error) {
 	}
 	p.process.mu.Lock()
 	defer p.process.mu.Unlock()
-	if p.resets == resets {
-		p.kept, p.counted = c.Text, c.Declined
+	if !p.process.isIn(base) { // what is lost with a process was counted
+		return nil, 0, p.failed("keep report of", ErrGone)
+	}
+	if p.account.resets == resets {
+		p.account.keep(c.Text, c.Declined, c.Settled)
 	}
 	return c.Text, base + c.Edition, nil
 }

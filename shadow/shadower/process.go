@@ -78,18 +78,14 @@ func (p *Process) Play(o Options) (*Play, error) {
 		close(p.begun)
 	}
 	p.made++
-	made := &Play{process: p, id: p.made, options: o, kept: o.Kept, missed: &missed{}}
-	after := uint64(0)
+	made := &Play{process: p, id: p.made, options: o, account: &account{id: p.made, kept: o.Kept}}
 	if o.After != nil {
-		after, made.kept, made.counted, made.missed = o.After.id, o.After.kept, o.After.counted, o.After.missed
-		o.After.answered.Lock()
-		made.last = o.After.last
-		o.After.answered.Unlock()
+		made.after, made.account, made.shown = o.After.id, o.After.account, o.After.shownTo(o.Split)
 	}
 	made.options.After, made.options.Kept = nil, nil // they may be large
 	p.plays[made.id] = made
 	if !p.isClosed {
-		p.order(made.tellMake(after, o.Kept))
+		p.order(made.tellMake(o.Kept))
 	}
 	return made, nil
 }
@@ -140,6 +136,9 @@ func (p *Process) editions() (uint64, error) {
 	}
 	return p.life.number << 40, nil
 }
+
+// isIn says whether a life whose editions begin behind that goes on; p.mu is held.
+func (p *Process) isIn(life uint64) bool { return p.life != nil && p.life.number<<40 == life }
 
 // tell has the process told something behind all else, and says whether there is one.
 func (p *Process) tell(o order) bool {
@@ -201,12 +200,20 @@ func (p *Process) live() error {
 		}
 	}
 	err := l.run(p)
+	p.bury()
+	return err
+}
+
+// bury forgets a life, and counts the flows that have gone with it.
+func (p *Process) bury() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.outlets.Store(nil)
 	p.used.Store(0)
 	p.life = nil
-	return err
+	for _, one := range p.plays {
+		one.account.die()
+	}
 }
 
 // takeOver begins another life, and tells it of all plays.
@@ -221,7 +228,7 @@ func (p *Process) takeOver() (*life, error) {
 	}
 	for id := uint64(1); id <= p.made; id++ {
 		if one := p.plays[id]; one != nil {
-			p.order(one.tellMake(0, one.kept))
+			p.order(one.tellMake(one.account.kept))
 			if one.run.Load()%2 == 1 {
 				p.order(one.tellRun)
 			}

@@ -27,10 +27,16 @@ const (
 	endPrimaryReset
 )
 
-// opened writes which flow a record is about, of which play and of which run of that.
-func opened(play, run uint64, of runner.Flow) ring.Record {
-	body := binary.NativeEndian.AppendUint64(make([]byte, 0, 96), play)
-	body = binary.NativeEndian.AppendUint64(body, run)
+// A part is what a flow is played in: a play, which one of those that follow one
+// another, and which of its runs.
+type part struct{ line, play, run uint64 }
+
+// opened writes which flow a record is about, and of which part.
+func opened(at part, of runner.Flow) ring.Record {
+	body := make([]byte, 0, 96)
+	for _, n := range [...]uint64{at.line, at.play, at.run} {
+		body = binary.NativeEndian.AppendUint64(body, n)
+	}
 	for _, a := range [...]netip.AddrPort{of.Client, of.Service, of.Primary} {
 		at := len(body)
 		body, _ = a.AppendBinary(append(body, 0)) // it has no error
@@ -40,23 +46,25 @@ func opened(play, run uint64, of runner.Flow) ring.Record {
 }
 
 // openedOf reads what opened writes.
-func openedOf(r ring.Record) (play, run uint64, of runner.Flow, err error) {
+func openedOf(r ring.Record) (at part, of runner.Flow, err error) {
 	errShort := errors.New("read the opening of a flow: it is cut off")
-	if len(r.Body) < 16 {
-		return 0, 0, of, errShort
+	rest := r.Body
+	for _, n := range [...]*uint64{&at.line, &at.play, &at.run} {
+		if len(rest) < 8 {
+			return at, of, errShort
+		}
+		*n, rest = binary.NativeEndian.Uint64(rest), rest[8:]
 	}
-	play, run = binary.NativeEndian.Uint64(r.Body), binary.NativeEndian.Uint64(r.Body[8:])
-	rest := r.Body[16:]
 	for _, a := range [...]*netip.AddrPort{&of.Client, &of.Service, &of.Primary} {
 		if len(rest) < 1 || len(rest) < 1+int(rest[0]) {
-			return 0, 0, of, errShort
+			return at, of, errShort
 		}
 		if err := a.UnmarshalBinary(rest[1 : 1+rest[0]]); err != nil {
-			return 0, 0, of, err
+			return at, of, err
 		}
 		rest = rest[1+rest[0]:]
 	}
-	return play, run, of, nil
+	return at, of, nil
 }
 
 // party is who said something.

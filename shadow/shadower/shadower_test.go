@@ -327,6 +327,10 @@ func TestAProcessThatDiesCostsWhatItHadInHandAndAnotherOneGoesOn(t *testing.T) {
 	if _, _, err := p.Bytes(); err != nil { // as every ten seconds
 		t.Fatal(err)
 	}
+	for range 5 {
+		visit(p, 0)
+	}
+	await(t, p, "others are compared that no save has", func(n play.Numbers) bool { return n.Coverage["compared"] == 6 })
 	tap := p.Open(flow, 1)
 	if tap == nil || !tap.Take(shadow.Client, []byte(request), false, time.Now()) {
 		t.Fatal("a flow is not played")
@@ -336,17 +340,51 @@ func TestAProcessThatDiesCostsWhatItHadInHandAndAnotherOneGoesOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	nettest.Eventually(t, "its flow's shadow is over", func() bool { return !tap.Take(shadow.Client, []byte(request), false, time.Now()) })
-	nettest.Eventually(t, "another one plays", func() bool { return visit(p, 1) })
-	await(t, p, "it goes on with what was counted", func(n play.Numbers) bool { return n.Coverage["compared"] == 2 })
-	// Those that came meanwhile are lost too.
-	if n := p.Numbers(); n.Declined.Lost == 0 || n.Eligible != 2+n.Declined.Lost || n.Coverage["dropped"] != n.Declined.Lost {
-		t.Errorf("what was lost is not told of: %+v", n)
+	missed, last := int64(0), p.Numbers()
+	look := func() play.Numbers {
+		n := p.Numbers()
+		wantNoLess(t, last, n)
+		last = n
+		return n
 	}
+	nettest.Eventually(t, "another one plays", func() bool {
+		look()
+		played := visit(p, 1)
+		if !played {
+			missed++
+		}
+		return played
+	})
+	nettest.Eventually(t, "it goes on with what was counted", func() bool { look(); return reportOf(t, p).Cover.Compared == 2 }, func() any { return look() })
+	// Those that came meanwhile are lost too, and those that were compared behind the save.
+	c := reportOf(t, p).Cover
+	if lost := 5 + 1 + missed; c.Eligible != 2+lost || c.Dropped != lost || int64(look().Declined.Lost) != lost {
+		t.Errorf("%d flows are lost; it is told of %+v, and of coverage %+v", lost, last.Declined, c)
+	}
+	for range 5 {
+		visit(p, 1)
+	}
+	nettest.Eventually(t, "metrics have no more than the report", func() bool {
+		c, n := reportOf(t, p).Cover, look()
+		return c.Compared == 7 && n.Coverage["compared"] == 7 && n.Eligible == uint64(c.Eligible)
+	}, func() any { return look() })
 	if second := th.process(t); second == first {
 		t.Errorf("it is the same process")
 	}
 	if !strings.Contains(th.said.String(), "another takes over") {
 		t.Error("nothing is said of it")
+	}
+}
+
+// wantNoLess judges numbers that are counters in metrics.
+func wantNoLess(t *testing.T, was, is play.Numbers) {
+	t.Helper()
+	less := is.Eligible < was.Eligible || is.Panicked < was.Panicked || is.Unsound < was.Unsound || was.Declined.Less(is.Declined) != runner.Declined{}
+	for part, n := range was.Coverage {
+		less = less || is.Coverage[part] < n
+	}
+	if less {
+		t.Errorf("counters go back from %+v to %+v", was, is)
 	}
 }
 
@@ -562,7 +600,7 @@ func TestTheEndsOfAllFlowsAreToldAtLast(t *testing.T) {
 	ended := map[uint32]bool{}
 	opened := 0
 	for ; opened < 2000; opened++ {
-		if _, _, ok := o.open(ring.Record{Kind: kindOpened}); !ok {
+		if _, _, how := o.open(ring.Record{Kind: kindOpened}, new(atomic.Uint64)); how != welcomed {
 			t.Fatal("a flow finds no room")
 		}
 	}
@@ -753,14 +791,14 @@ func fill(random *rand.Rand, v reflect.Value) {
 }
 
 func FuzzWhatIsNoOpeningIsRefused(f *testing.F) {
-	f.Add(opened(7, 1, flow).Body)
+	f.Add(opened(part{5, 7, 1}, flow).Body)
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, body []byte) {
-		r := opened(0, 0, runner.Flow{})
+		r := opened(part{}, runner.Flow{})
 		r.Body = body
-		if play, run, of, err := openedOf(r); err == nil {
-			if again, ran, back, err := openedOf(opened(play, run, of)); err != nil || again != play || ran != run || back != of {
-				t.Errorf("%d, %d, %+v becomes %d, %d, %+v, %v", play, run, of, again, ran, back, err)
+		if at, of, err := openedOf(r); err == nil {
+			if again, back, err := openedOf(opened(at, of)); err != nil || again != at || back != of {
+				t.Errorf("%+v, %+v becomes %+v, %+v, %v", at, of, again, back, err)
 			}
 		}
 	})

@@ -54,10 +54,7 @@ func (t *Tap) EndByPrimary(_ shadow.End, at time.Time) {
 
 func (t *Tap) end(r ring.Record) {
 	if t.outlet.dead.Load() {
-		if t.play.run.Load() == t.run { // else it was over before
-			t.play.missed.lost.Add(1)
-		}
-		return
+		return // its process has counted it, or the account has
 	}
 	r.Slot, r.Turn = t.slot, t.turn
 	t.outlet.end(r)

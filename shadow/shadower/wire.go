@@ -13,6 +13,7 @@ type (
 	// Making makes a play.
 	Making struct {
 		ID    uint64
+		Line  uint64 // the ID of the first of the plays that follow one another
 		Split traffic.Split
 		After uint64 // the play that it follows; 0 is none
 		Kept  []byte
@@ -35,17 +36,25 @@ type (
 		Timed   []play.Timed // since the last answer
 		Used    int64        // bytes that all shadows hold
 	}
-	// Counted is what was counted, for a disk, and what of those that were declined on
-	// the daemon's side is in it.
+	// Counted is what was counted, for a disk, what of those that were declined on the
+	// daemon's side is in it, and how many flows of the ring are.
 	Counted struct {
 		Text     []byte
 		Edition  uint64
 		Declined runner.Declined
+		Settled  uint64
 	}
 	// Resetting forgets what was counted of a play, but not after a time.
 	Resetting struct {
 		ID    uint64
 		Until time.Time
+	}
+	// Forgotten is what it has forgotten: as Counted, it says which flows are told of no
+	// more. Resets is how often that was.
+	Forgotten struct {
+		play.Forgotten
+		Declined        runner.Declined
+		Settled, Resets uint64
 	}
 )
 

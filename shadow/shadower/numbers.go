@@ -1,0 +1,133 @@
+package shadower
+
+import (
+	"net/rpc"
+
+	"github.com/splitd/splitd/shadow/play"
+	"github.com/splitd/splitd/shadow/runner"
+	"github.com/splitd/splitd/traffic"
+)
+
+// shown is what is known of the numbers of a play. Those that are counters in metrics
+// do not go back with a process that dies, but only when the report begins anew.
+type shown struct {
+	life, resets uint64 // of the newest answer
+	last         play.Numbers
+	own, earlier own // of this process and of those before
+}
+
+// own is what a process counts that no report has.
+type own struct {
+	declined          runner.Declined
+	panicked, unsound uint64
+}
+
+func (c own) plus(o own) own {
+	return own{c.declined.Plus(o.declined), c.panicked + o.panicked, c.unsound + o.unsound}
+}
+
+// turn goes on to a life and its resets; false says that more of these are known.
+func (s *shown) turn(life, resets uint64) bool {
+	switch {
+	case life != s.life:
+		s.earlier, s.own = s.earlier.plus(s.own), own{}
+	case resets < s.resets:
+		return false
+	case resets > s.resets:
+		s.last.Eligible, s.last.Coverage = 0, nil
+	}
+	s.life, s.resets = life, resets
+	return true
+}
+
+// hear takes an answer, unless it is from before a reset that is known.
+func (s *shown) hear(n play.Numbers, life uint64) {
+	if !s.turn(life, n.Resets) {
+		return
+	}
+	s.own = own{n.Declined.Less(n.Elsewhere), n.Panicked, n.Unsound}
+	all := s.earlier.plus(s.own)
+	n.Declined, n.Panicked, n.Unsound = all.declined, all.panicked, all.unsound
+	n.Eligible, n.Coverage = notBelow(n.Coverage, s.last.Coverage)
+	n.Edition += life
+	s.last = n
+}
+
+// forget is told of a reset.
+func (s *shown) forget(life, resets uint64) {
+	s.turn(life, 0) // of a life that was not heard of
+	s.turn(life, resets)
+}
+
+// shownTo is what a play that follows shows at first. With another candidate or protocol
+// its report begins anew.
+func (p *Play) shownTo(s traffic.Split) shown {
+	p.answered.Lock()
+	defer p.answered.Unlock()
+	if of := p.options.Split; of.Shadow.To == s.Shadow.To && of.Protocol == s.Protocol {
+		return p.shown
+	}
+	return shown{earlier: p.shown.earlier.plus(p.shown.own)}
+}
+
+// notBelow has no part be below what it was, and says what they add up to. What a
+// process that died had not saved is seen again, as what was lost, so the sum is right
+// once as much has come as was not saved.
+func notBelow(now, was map[string]uint64) (sum uint64, parts map[string]uint64) {
+	parts = make(map[string]uint64, len(now))
+	for name, n := range now {
+		parts[name] = max(n, was[name])
+		sum += parts[name]
+	}
+	return sum, parts
+}
+
+// Numbers returns what is known now, or where the process is too busy to say that in
+// time, what was known a moment ago.
+func (p *Play) Numbers() play.Numbers {
+	if !p.numbers.isLate() {
+		p.update()
+	}
+	p.answered.Lock()
+	defer p.answered.Unlock()
+	n := p.shown.last
+	n.Declined = n.Declined.Plus(p.account.declined())
+	return n
+}
+
+// update asks for the numbers, and tells what was missed on this side. What is answered
+// late is heard as well.
+func (p *Play) update() {
+	life, err := p.process.editions()
+	if err != nil {
+		return
+	}
+	_, _ = p.numbers.ask(p.process, numbersPatience, func(c *rpc.Client) (a Answer, err error) {
+		if err = c.Call(methodNumbers, Asking{p.id, p.account.declined()}, &a); err == nil {
+			p.hear(a, life)
+		}
+		return a, err
+	})
+}
+
+// hear takes an answer of a life, unless that is over.
+func (p *Play) hear(a Answer, life uint64) {
+	for _, t := range a.Timed {
+		p.observe(t)
+	}
+	p.process.mu.Lock()
+	defer p.process.mu.Unlock()
+	if !p.process.isIn(life) {
+		return
+	}
+	p.process.used.Store(a.Used)
+	p.answered.Lock()
+	defer p.answered.Unlock()
+	p.shown.hear(a.Numbers, life)
+}
+
+func (p *Play) observe(t play.Timed) {
+	if p.options.Observe != nil {
+		p.options.Observe(t)
+	}
+}
