@@ -166,8 +166,10 @@ type Counts struct {
 	Panicked  uint64          // shadows that a panic has ended
 	Unsound   uint64          // times that sums were wrong
 	Resets    uint64
-	// Breaker says why the candidate is left alone for a while; "" when it is not.
+	// Breaker says why the candidate is left alone for a while; "" when it is not. Rests
+	// is for how long yet it lets no flow through, unless one that runs is answered.
 	Breaker string
+	Rests   time.Duration
 }
 
 // Counts returns the numbers as they are now.
@@ -180,7 +182,7 @@ func (p *Play) Counts() Counts {
 	}
 	if r := p.running.Load(); r != nil {
 		now := r.Counts()
-		c.Running, c.Open, c.Breaker = true, c.Open+now.Open, now.Breaker
+		c.Running, c.Open, c.Breaker, c.Rests = true, c.Open+now.Open, now.Breaker, now.Rests
 	}
 	p.book.mu.Lock()
 	defer p.book.mu.Unlock()

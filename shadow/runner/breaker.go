@@ -24,6 +24,15 @@ type Breaker struct {
 // Open says whether flows are kept from the candidate, and why.
 func (b Breaker) Open() (reason string, open bool) { return b.reason, !b.retry.IsZero() }
 
+// Rests is for how long yet no flow may be played, also while the outcome of one is
+// waited for; 0 while it is closed, and when the next one may.
+func (b Breaker) Rests(now time.Time) time.Duration {
+	if b.retry.IsZero() {
+		return 0
+	}
+	return max(0, b.retry.Sub(now))
+}
+
 // Ask is b after a flow has asked whether it may be played. Behind an open breaker
 // one may when the pause is over, and no other before its outcome is known or
 // patience is over.

@@ -121,6 +121,9 @@ type Counts struct {
 	Declined Declined // flows that were not played
 	Panicked uint64   // shadows that ended by a panic of their driver
 	Breaker  string   // why the breaker is open; "" when it is not
+	// Rests is for how long yet an open breaker lets no flow through, unless a shadow
+	// that runs is answered before.
+	Rests time.Duration
 }
 
 // Declined are flows that were not played, by why: too many at once, the breaker
@@ -141,8 +144,9 @@ func (d Declined) Less(o Declined) Declined {
 // Counts returns the numbers as they are now.
 func (r *Runner) Counts() Counts {
 	c := Counts{Open: r.gate.open(), Declined: r.totals.Declined(), Panicked: r.totals.Panicked()}
-	if reason, open := r.breaker.Load().Open(); open {
-		c.Breaker = reason
+	b := r.breaker.Load()
+	if reason, open := b.Open(); open {
+		c.Breaker, c.Rests = reason, b.Rests(r.options.Now())
 	}
 	return c
 }

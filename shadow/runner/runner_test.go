@@ -354,10 +354,21 @@ func TestACandidateThatFailsIsLeftAloneAndTriedNowAndThen(t *testing.T) {
 		if play() || !strings.Contains(r.Counts().Breaker, "refused") {
 			t.Errorf("after %d failures it is played to, or no reason is told: %+v", breakerFailures, r.Counts())
 		}
-		time.Sleep(breakerPause)
+		rests := func(want time.Duration) {
+			t.Helper()
+			if got := r.Counts().Rests; got != want {
+				t.Errorf("it rests for %v, want %v", got, want)
+			}
+		}
+		rests(breakerPause)
+		time.Sleep(breakerPause / 4)
+		rests(3 * breakerPause / 4)
+		time.Sleep(3 * breakerPause / 4)
+		rests(0)
 		if !play() || play() {
 			t.Error("after the pause, want one flow and no second one")
 		}
+		rests(2 * breakerPause)
 		mu.Lock()
 		dial = candidate(answers("new "))
 		mu.Unlock()
@@ -365,6 +376,7 @@ func TestACandidateThatFailsIsLeftAloneAndTriedNowAndThen(t *testing.T) {
 		if first, second := play(), play(); !first || !second || r.Counts().Breaker != "" {
 			t.Errorf("it answers again, and is left alone: %+v", r.Counts())
 		}
+		rests(0)
 	})
 }
 

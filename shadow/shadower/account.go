@@ -12,7 +12,7 @@ type account struct {
 	id     uint64        // of the first of the plays
 	opened atomic.Uint64 // flows that a ring was told of
 
-	full, stopped, late, lost atomic.Uint64 // flows that got no further than the daemon
+	full, broken, stopped, late, lost atomic.Uint64 // flows that got no further than the daemon
 
 	// Under process.mu:
 	kept    []byte          // what was counted, for a process that takes over
@@ -24,7 +24,7 @@ type account struct {
 
 // declined are the flows that got no further than the daemon, or were lost on the way.
 func (a *account) declined() runner.Declined {
-	return runner.Declined{Full: a.full.Load(), Stopped: a.stopped.Load(), Late: a.late.Load(), Lost: a.lost.Load()}
+	return runner.Declined{Full: a.full.Load(), Broken: a.broken.Load(), Stopped: a.stopped.Load(), Late: a.late.Load(), Lost: a.lost.Load()}
 }
 
 // keep is told what was saved. Of the flows that this process was told of so many are

@@ -251,6 +251,9 @@ func (d *desk) Numbers(asking Asking, a *Answer) error {
 	if err != nil {
 		return err
 	}
+	d.mu.Lock()
+	a.Run = one.run // first: numbers of an earlier run are not for a later one
+	d.mu.Unlock()
 	one.line.hear(asking.Declined, one.play)
 	a.Timed = one.takeTimed()
 	a.Numbers, a.Used = one.play.Numbers(), d.budget.Used()

@@ -2,6 +2,7 @@ package shadower
 
 import (
 	"net/rpc"
+	"time"
 
 	"github.com/splitd/splitd/shadow/play"
 	"github.com/splitd/splitd/shadow/runner"
@@ -102,16 +103,17 @@ func (p *Play) update() {
 	if err != nil {
 		return
 	}
+	asked := time.Now()
 	_, _ = p.numbers.ask(p.process, numbersPatience, func(c *rpc.Client) (a Answer, err error) {
 		if err = c.Call(methodNumbers, Asking{p.id, p.account.declined()}, &a); err == nil {
-			p.hear(a, life)
+			p.hear(a, life, asked)
 		}
 		return a, err
 	})
 }
 
 // hear takes an answer of a life, unless that is over.
-func (p *Play) hear(a Answer, life uint64) {
+func (p *Play) hear(a Answer, life uint64, asked time.Time) {
 	for _, t := range a.Timed {
 		p.observe(t)
 	}
@@ -121,6 +123,7 @@ func (p *Play) hear(a Answer, life uint64) {
 		return
 	}
 	p.process.used.Store(a.Used)
+	p.rest.Store(restOf(a, asked))
 	p.answered.Lock()
 	defer p.answered.Unlock()
 	p.shown.hear(a.Numbers, life)
@@ -130,4 +133,24 @@ func (p *Play) observe(t play.Timed) {
 	if p.options.Observe != nil {
 		p.options.Observe(t)
 	}
+}
+
+// rest says until when the breaker of a run lets no flow through: so long none is
+// written into a ring. When it is over the process alone decides who tries.
+type rest struct {
+	run   uint64
+	until time.Time
+}
+
+// restOf is what an answer says of it; nil is none. It ends rather early.
+func restOf(a Answer, asked time.Time) *rest {
+	if a.Numbers.Rests <= 0 {
+		return nil
+	}
+	return &rest{a.Run, asked.Add(a.Numbers.Rests)}
+}
+
+// holds says whether flows of a run are left alone at this moment.
+func (r *rest) holds(run uint64) bool {
+	return r != nil && r.run == run && time.Now().Before(r.until)
 }

@@ -3,6 +3,8 @@ package shadower
 import (
 	"net/netip"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -95,6 +97,56 @@ func TestCountersGoBackOnlyWhenTheReportBeginsAnew(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestWhileTheCandidateIsLeftAloneNoFlowIsWrittenIntoARing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := unheard()
+		one := begun(t, p)
+		life, err := p.editions()
+		if err != nil {
+			t.Fatal(err)
+		}
+		hear := func(run uint64, rests time.Duration) {
+			one.hear(Answer{Run: run, Numbers: play.Numbers{Counts: play.Counts{Breaker: "it hangs", Rests: rests}}}, life, time.Now())
+		}
+		var want runner.Declined
+		flows := func(what string, played bool) {
+			t.Helper()
+			told := one.account.opened.Load()
+			if got := one.Open(flow, 0) != nil; got != played || one.account.opened.Load()-told != map[bool]uint64{true: 1}[played] {
+				t.Errorf("%s: a flow is played: %t, want %t", what, got, played)
+			}
+			if !played {
+				want.Broken++
+			}
+			if diff := cmp.Diff(want, one.account.declined()); diff != "" {
+				t.Errorf("%s: declined (-want +got):\n%s", what, diff)
+			}
+		}
+		flows("nothing is heard", true)
+		hear(1, time.Minute)
+		flows("the breaker is open", false)
+		time.Sleep(time.Minute - time.Nanosecond)
+		flows("it is open yet", false)
+		time.Sleep(time.Nanosecond)
+		flows("the pause is over", true)
+		hear(1, time.Minute)
+		hear(1, 0)
+		flows("it was answered before", true)
+		hear(1, time.Minute)
+		one.Halt()
+		one.Begin()
+		flows("another run has a breaker of its own", true)
+		hear(1, time.Minute)
+		flows("an answer is about the last run", true)
+		hear(3, time.Minute)
+		flows("the breaker of this one is open", false)
+		p.bury()
+		if one.rest.Load() != nil {
+			t.Error("another process has the breaker of the last one")
+		}
+	})
 }
 
 func TestAFlowOfAThreadThatHasAsManyAsItCanIsNotLate(t *testing.T) {

@@ -45,10 +45,11 @@ type Play struct {
 	process *Process
 	id      uint64
 	options Options
-	after   uint64        // the id of the play that it follows; 0 is none
-	run     atomic.Uint64 // odd: flows are played. It only grows
-	account *account      // of all plays that follow one another
-	ended   bool          // under process.mu
+	after   uint64               // the id of the play that it follows; 0 is none
+	run     atomic.Uint64        // odd: flows are played. It only grows
+	rest    atomic.Pointer[rest] // nil: none
+	account *account             // of all plays that follow one another
+	ended   bool                 // under process.mu
 
 	numbers inquiry[Answer]
 	edition inquiry[uint64]
@@ -154,6 +155,9 @@ func (p *Play) Open(of runner.Flow, worker int) *Tap {
 		return nil
 	case outlets == nil:
 		p.account.lost.Add(1)
+		return nil
+	case p.rest.Load().holds(run):
+		p.account.broken.Add(1)
 		return nil
 	}
 	o := (*outlets)[worker%len(*outlets)]

@@ -212,6 +212,7 @@ func (p *Process) bury() {
 	p.used.Store(0)
 	p.life = nil
 	for _, one := range p.plays {
+		one.rest.Store(nil)
 		one.account.die()
 	}
 }

@@ -476,6 +476,39 @@ func TestAReportIsThereAlsoWhereTheProcessGetsNoProcessor(t *testing.T) {
 	}
 }
 
+func TestBesideACandidateThatFailsFlowsAreDeclinedHereUntilItAnswersAgain(t *testing.T) {
+	th := newTheatre(t, 4<<20)
+	var well atomic.Bool
+	at := listen(t, func(c net.Conn) {
+		for lines := bufio.NewScanner(c); well.Load() && lines.Scan(); {
+			if lines.Text() == "" {
+				_, _ = io.WriteString(c, answer(`{"n":1}`))
+			}
+		}
+	})
+	p := th.play(t, Options{Split: split(at)})
+	p.Begin()
+	told := uint64(0)
+	tell := func() {
+		told++
+		visit(p, 0)
+	}
+	nettest.Eventually(t, "flows are declined before they are written into a ring", func() bool {
+		tell()
+		p.Numbers() // as every second
+		return p.account.broken.Load() > 10
+	}, func() any { return p.Numbers() })
+	well.Store(true)
+	nettest.Eventually(t, "it is tried, and flows are played again", func() bool {
+		tell()
+		n := p.Numbers()
+		return n.Breaker == "" && n.Coverage["compared"] > 0
+	}, func() any { return p.Numbers() })
+	await(t, p, "each flow is counted once", func(n play.Numbers) bool {
+		return n.Open == 0 && n.Eligible == told && n.Coverage["dropped"] == n.Declined.Broken && n.Declined.Broken >= p.account.broken.Load()
+	})
+}
+
 // The relay's threads take none of the locks that others hold.
 func TestWhatTheRelayCallsWaitsForNoLockAndAllocatesNothing(t *testing.T) {
 	th := newTheatre(t, 64<<20)

@@ -33,6 +33,7 @@ type (
 	// Answer is what it gets.
 	Answer struct {
 		Numbers play.Numbers
+		Run     uint64       // that the numbers are of, or a later one
 		Timed   []play.Timed // since the last answer
 		Used    int64        // bytes that all shadows hold
 	}
