@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"github.com/splitd/splitd/metrics"
+	"github.com/splitd/splitd/shadow/play"
 	"github.com/splitd/splitd/splitter"
 )
 
@@ -29,13 +30,12 @@ func (s *shadows) sample(name string, tees map[string]splitter.TeeCounts) *metri
 	return m
 }
 
-// breaker says why the candidate of a split is left alone for a while; "" when it
-// is not.
-func (s *shadows) breaker(name string) string {
+// numbers are what is known of the shadow of a split in short; none where there is none.
+func (s *shadows) numbers(name string) play.Numbers {
 	if one := s.find(name); one != nil && one.play != nil {
-		return one.play.Numbers().Breaker
+		return one.play.Numbers()
 	}
-	return ""
+	return play.Numbers{}
 }
 
 // memory is what all shadows together hold; nil where none has run.

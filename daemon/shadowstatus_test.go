@@ -1,6 +1,8 @@
 package daemon
 
 import (
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -10,6 +12,7 @@ import (
 	"github.com/splitd/splitd/shadow/play"
 	"github.com/splitd/splitd/shadow/runner"
 	"github.com/splitd/splitd/splitter"
+	"github.com/splitd/splitd/traffic"
 )
 
 // telling is a Play whose numbers a test says.
@@ -19,6 +22,20 @@ type telling struct {
 }
 
 func (t telling) Numbers() play.Numbers { return *t.numbers }
+
+// told is a Stage of such.
+type told struct {
+	Stage
+	numbers *play.Numbers
+}
+
+func (s told) Play(o PlayOptions) (Play, error) {
+	if before, ok := o.After.(telling); ok {
+		o.After = before.Play
+	}
+	made, err := s.Stage.Play(o)
+	return telling{made, s.numbers}, err
+}
 
 func TestEachNumberOfAShadowHasALabelOfItsOwn(t *testing.T) {
 	of := telling{numbers: &play.Numbers{
@@ -39,5 +56,26 @@ func TestEachNumberOfAShadowHasALabelOfItsOwn(t *testing.T) {
 	tees := map[string]splitter.TeeCounts{"web": {Sampled: 15, Tapped: 16, Refused: 17, Panicked: 18, Declined: 19}}
 	if diff := cmp.Diff(want, s.sample("web", tees), cmpopts.IgnoreFields(metrics.Shadow{}, "Latency")); diff != "" {
 		t.Errorf("labels (-want +got):\n%s", diff)
+	}
+}
+
+func TestStatusSaysThatWhoPlaysShadowsIsAway(t *testing.T) {
+	w := newWorld(t, shadowedSplit("web", website(t, `{"n":1}`), traffic.Whole))
+	var numbers play.Numbers
+	d, err := w.bootWith(func(d *Daemon) { d.shadows.stage = told{d.shadows.stage, &numbers} })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.stop() //nolint:errcheck // the test is over
+	warned := func() []string {
+		warnings := d.read(t.Context()).item("web").Warnings
+		return slices.DeleteFunc(warnings, func(w string) bool { return !strings.Contains(w, "of some time ago") })
+	}
+	if got := warned(); len(got) > 0 {
+		t.Errorf("while it is there status warns %q", got)
+	}
+	numbers.Away = "it is gone"
+	if diff := cmp.Diff([]string{`what is known of the shadow at "new", and its report, is of some time ago: it is gone`}, warned()); diff != "" {
+		t.Errorf("warnings (-want +got):\n%s", diff)
 	}
 }

@@ -176,13 +176,14 @@ func (d *Daemon) warnings(r reading) []string {
 func (r reading) item(name string) api.Split {
 	record := r.view.records.get(name)
 	split := r.view.split(name)
+	played := r.shadows.numbers(name)
 	item := api.Split{
 		Name: name, Mode: string(split.Mode), ModeConfigured: string(record.Definition.Mode), Protocol: split.Protocol,
 		Service: serviceItem(split.Service), Draw: items.Draw(split), Generation: uint64(record.Generation), WeightPPM: int(split.CandidateWeight()),
 		ObservedPPM: r.observed(record), Origin: originItem(record), Pinned: split.Pinned,
 		Flows:  api.Flows{AsOf: r.at},
 		Health: healthItem(split),
-		Shadow: shadowItem(record, split, r.shadows.breaker(name)), Definition: r.view.places[name].String(), DiffersFrom: r.view.differsFrom,
+		Shadow: shadowItem(record, split, played.Breaker), Definition: r.view.places[name].String(), DiffersFrom: r.view.differsFrom,
 	}
 	if split.Mode == traffic.ModeKernel || split.Transparent() {
 		item.Kernel = &api.Kernel{InSync: r.inSync(split)}
@@ -204,6 +205,9 @@ func (r reading) item(name string) api.Split {
 	}
 	if why := item.Shadow.Reason; why != "" {
 		item.Warnings = append(item.Warnings, fmt.Sprintf("flows are not played to %q, but one now and then to see whether it answers again: %s", item.Shadow.To, why))
+	}
+	if why := played.Away; why != "" {
+		item.Warnings = append(item.Warnings, fmt.Sprintf("what is known of the shadow at %q, and its report, is of some time ago: %s", item.Shadow.To, why))
 	}
 	for _, e := range r.evidence[name] {
 		item.Evidence = append(item.Evidence, items.Evidence(e))

@@ -20,6 +20,8 @@ type Numbers struct {
 	Coverage map[string]uint64
 	// Match, Mismatch and Noise are the compared exchanges by what was found.
 	Match, Mismatch, Noise uint64
+	// Away says why these are of some time ago; "" is of now.
+	Away string
 }
 
 // Numbers returns what is known now. While nothing is counted they cost little.

@@ -35,6 +35,8 @@ type Options struct {
 	// Ended is told whenever the shadow of a flow that Open had begun has ended and is
 	// counted; nil is nobody. It is called from many goroutines.
 	Ended func()
+	// Away says why a report is of what was kept, and not of now; "" is of now.
+	Away string
 	// Draw returns a number from 0 on below 1; nil is math/rand/v2.
 	Draw func() float64
 	Now  func() time.Time // nil: time.Now

@@ -16,7 +16,7 @@ func clean(text string) string { return shadow.Clean(text, longest) }
 // cleaned is the report without anything that writes to a terminal or is no UTF-8,
 // and with no list that is null. Reports come over sockets and out of files too.
 func cleaned(r Report) Report {
-	for _, text := range []*string{&r.APIVersion, &r.Kind, &r.Split, &r.Protocol, &r.Primary, &r.Candidate, &r.Rule, &r.NeverCompared, &r.Untold, &r.Summary, &r.Doubt} {
+	for _, text := range []*string{&r.APIVersion, &r.Kind, &r.Split, &r.Protocol, &r.Primary, &r.Candidate, &r.Rule, &r.NeverCompared, &r.Away, &r.Untold, &r.Summary, &r.Doubt} {
 		*text = clean(*text)
 	}
 	r.Verdict = Verdict(clean(string(r.Verdict)))

@@ -16,6 +16,8 @@ type Options struct {
 	Primary, Candidate string // the backends' names
 	// Rule says what may be written to the candidate.
 	Rule string
+	// Away says why the report is of what was saved last, and not of now; "" is of now.
+	Away string
 	// Thresholds that are zero are the default ones.
 	Thresholds tally.Thresholds
 	// Level is the lightest that counts; what is lighter is masked.
@@ -39,7 +41,7 @@ func Make(s tally.State, o Options) Report {
 	m.judge()
 	m.charge()
 	r := Report{
-		APIVersion: apiVersion, Kind: kind, Split: o.Split, Protocol: s.Protocol, Primary: o.Primary, Candidate: o.Candidate, Rule: o.Rule, NeverCompared: neverCompared(s.Protocol), Untold: untold(s),
+		APIVersion: apiVersion, Kind: kind, Split: o.Split, Protocol: s.Protocol, Primary: o.Primary, Candidate: o.Candidate, Rule: o.Rule, NeverCompared: neverCompared(s.Protocol), Untold: untold(s), Away: o.Away,
 		Cover: s.Coverage, Exchanges: m.exchanges, Folded: s.Folded,
 		Differences: m.list(tally.Reported), Suspects: m.list(tally.Suspect), Masked: m.masked(),
 		Latency: latency(s.Latency), NotCompared: s.Reasons, Endpoints: s.Endpoints, UnusedRules: m.unused(),

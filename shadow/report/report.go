@@ -24,6 +24,8 @@ type Report struct {
 	Window  *Window `json:"window"`
 	Verdict Verdict `json:"verdict"`
 	Summary string  `json:"summary"`
+	// Away says why this is of what was saved last; empty where it is of now.
+	Away string `json:"away"`
 	// Untold says that the candidate was to be told who the client is, and was not.
 	Untold string `json:"untold"`
 	// Doubt says why what is taken for noise may hide that the candidate is wrong;

@@ -65,6 +65,9 @@ func summary(r Report, o Options) string {
 	if missed := r.Cover.Eligible - of; missed > 0 {
 		fmt.Fprintf(&b, " %s of what was seen was not compared%s.", percent(share(missed, r.Cover.Eligible)), aboveAll(r.NotCompared))
 	}
+	if r.Away != "" {
+		fmt.Fprintf(&b, " This is what was saved last, of some time ago: %s.", r.Away)
+	}
 	if wrong := r.Unaccounted(); wrong != "" {
 		b.WriteString(" Do not rely on this: " + wrong + ".")
 	}

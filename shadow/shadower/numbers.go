@@ -1,6 +1,7 @@
 package shadower
 
 import (
+	"errors"
 	"net/rpc"
 	"time"
 
@@ -84,36 +85,52 @@ func notBelow(now, was map[string]uint64) (sum uint64, parts map[string]uint64) 
 }
 
 // Numbers returns what is known now, or where the process is too busy to say that in
-// time, what was known a moment ago.
+// time, or gone, what was known a moment ago, and why.
 func (p *Play) Numbers() play.Numbers {
-	if !p.numbers.isLate() {
-		p.update()
-	}
+	err := p.update()
 	p.answered.Lock()
 	defer p.answered.Unlock()
 	n := p.shown.last
 	n.Declined = n.Declined.Plus(p.account.declined())
+	if err != nil {
+		n.Away = err.Error()
+	}
 	return n
 }
 
 // update asks for the numbers, and tells what was missed on this side. What is answered
-// late is heard as well.
-func (p *Play) update() {
+// late is heard as well. Where one play waits in vain no other waits.
+func (p *Play) update() error {
+	if p.numbers.isLate() {
+		return ErrLate
+	}
 	life, err := p.process.editions()
 	if err != nil {
-		return
+		return err
+	}
+	patience := numbersPatience
+	if p.process.late.Load() {
+		patience = 0
 	}
 	asked := time.Now()
-	_, _ = p.numbers.ask(p.process, numbersPatience, func(c *rpc.Client) (a Answer, err error) {
+	_, err = p.numbers.ask(p.process, patience, func(c *rpc.Client) (a Answer, err error) {
 		if err = c.Call(methodNumbers, Asking{p.id, p.account.declined()}, &a); err == nil {
 			p.hear(a, life, asked)
 		}
 		return a, err
 	})
+	switch {
+	case errors.Is(err, ErrLate):
+		p.process.late.Store(true)
+	case isGone(err):
+		err = ErrGone
+	}
+	return err
 }
 
 // hear takes an answer of a life, unless that is over.
 func (p *Play) hear(a Answer, life uint64, asked time.Time) {
+	p.process.late.Store(false)
 	for _, t := range a.Timed {
 		p.observe(t)
 	}

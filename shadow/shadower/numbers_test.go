@@ -99,6 +99,35 @@ func TestCountersGoBackOnlyWhenTheReportBeginsAnew(t *testing.T) {
 	}
 }
 
+func TestWhereOneAnswerIsLateNobodyElseWaitsForHis(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := unheard()
+		var plays []*Play
+		for range 100 {
+			plays = append(plays, begun(t, p))
+		}
+		begin := time.Now()
+		for _, one := range plays {
+			if n := one.Numbers(); n.Away != ErrLate.Error() {
+				t.Errorf("away is %q", n.Away)
+			}
+		}
+		if waited := time.Since(begin); waited != numbersPatience {
+			t.Errorf("all together wait %v, want %v", waited, numbersPatience)
+		}
+		life, err := p.editions()
+		if err != nil {
+			t.Fatal(err)
+		}
+		plays[7].hear(Answer{}, life, time.Now())
+		begin = time.Now()
+		begun(t, p).Numbers()
+		if waited := time.Since(begin); waited != numbersPatience {
+			t.Errorf("after an answer the next one waits %v, want %v", waited, numbersPatience)
+		}
+	})
+}
+
 func TestWhileTheCandidateIsLeftAloneNoFlowIsWrittenIntoARing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := unheard()

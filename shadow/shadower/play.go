@@ -202,7 +202,10 @@ func (p *Play) Report() (json.RawMessage, error) {
 	if kept == nil {
 		return nil, p.failed("report", err)
 	}
-	saved, broken := play.New(play.Options{Split: p.options.Split, Kept: kept})
+	if isGone(err) {
+		err = ErrGone
+	}
+	saved, broken := play.New(play.Options{Split: p.options.Split, Kept: kept, Away: err.Error()})
 	if broken != nil {
 		return nil, p.failed("report", errors.Join(err, broken))
 	}

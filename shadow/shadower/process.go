@@ -36,6 +36,7 @@ type Process struct {
 	options ProcessOptions
 	records int // bytes of a ring
 	used    atomic.Int64
+	late    atomic.Bool               // it has not answered in time, and not since
 	outlets atomic.Pointer[[]*outlet] // nil: nobody reads any
 
 	patience      time.Duration // haltPatience
@@ -211,6 +212,7 @@ func (p *Process) bury() {
 	p.outlets.Store(nil)
 	p.used.Store(0)
 	p.life = nil
+	p.late.Store(false)
 	for _, one := range p.plays {
 		one.rest.Store(nil)
 		one.account.die()

@@ -464,16 +464,17 @@ func TestAReportIsThereAlsoWhereTheProcessGetsNoProcessor(t *testing.T) {
 	visit(p, 0)
 	await(t, p, "another one is compared", func(n play.Numbers) bool { return n.Coverage["compared"] == 2 })
 	stop(syscall.SIGSTOP)
-	if r := reportOf(t, p); r.Cover.Compared != 1 {
-		t.Errorf("of what was saved the report has %+v", r.Cover)
+	if r := reportOf(t, p); r.Cover.Compared != 1 || r.Away != ErrLate.Error() || !strings.Contains(r.Summary, "what was saved last") {
+		t.Errorf("of what was saved the report has %+v, away %q, summary %q", r.Cover, r.Away, r.Summary)
 	}
-	if n := p.Numbers(); n.Coverage["compared"] != 2 {
+	if n := p.Numbers(); n.Coverage["compared"] != 2 || !strings.Contains(n.Away, "no processor") {
 		t.Errorf("the last numbers that were heard are %+v", n)
 	}
 	stop(syscall.SIGCONT)
-	if r := reportOf(t, p); r.Cover.Compared != 2 {
-		t.Errorf("when it goes on the report has %+v", r.Cover)
+	if r := reportOf(t, p); r.Cover.Compared != 2 || r.Away != "" || strings.Contains(r.Summary, "saved") {
+		t.Errorf("when it goes on the report has %+v, away %q, summary %q", r.Cover, r.Away, r.Summary)
 	}
+	await(t, p, "its numbers are of now", func(n play.Numbers) bool { return n.Away == "" })
 }
 
 func TestBesideACandidateThatFailsFlowsAreDeclinedHereUntilItAnswersAgain(t *testing.T) {
@@ -753,6 +754,7 @@ func TestWhereNoProcessCanBeStartedNothingIsPlayedAndItIsSaid(t *testing.T) {
 		_, err := one.Report()
 		return err != nil && strings.Contains(err.Error(), "try again")
 	})
+	nettest.Eventually(t, "numbers say that it is not there", func() bool { return one.Numbers().Away == ErrGone.Error() }, func() any { return one.Numbers() })
 	one.Close()
 	p.Close()
 	if err := <-ended; err != nil {

@@ -141,7 +141,7 @@ func (o *ordeal) settle() {
 	nettest.Eventually(o.t, "each flow is counted", func() bool {
 		n = o.play.Numbers()
 		r = reportOf(o.t, o.play)
-		return n.Open == 0 && r.Cover.Eligible >= int64(o.since)
+		return n.Away == "" && n.Open == 0 && r.Cover.Eligible >= int64(o.since)
 	}, func() any {
 		return fmt.Sprintf("of %d flows, %d behind a reset: %+v, %+v, %+v", o.flows, o.since, n, r.Cover, r.NotCompared)
 	})
