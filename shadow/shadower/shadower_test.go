@@ -27,6 +27,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"golang.org/x/sys/unix"
 
 	"github.com/splitd/splitd/internal/nettest"
 	"github.com/splitd/splitd/shadow"
@@ -141,6 +142,17 @@ func (th *theatre) process(t *testing.T) int {
 		return true
 	})
 	return pid
+}
+
+// freeze stops the process where it is, and waits until no thread of it runs.
+func freeze(t *testing.T, pid int) {
+	t.Helper()
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Waitid(unix.P_PID, pid, nil, unix.WSTOPPED|unix.WNOWAIT, nil); err != nil {
+		t.Fatalf("wait for the process to stop: %v", err)
+	}
 }
 
 // website answers each request with a body of JSON.
@@ -395,9 +407,7 @@ func TestAFlowThatFindsNoRoomLosesItsShadowAloneAndIsCounted(t *testing.T) {
 	visit(p, 0)
 	await(t, p, "it runs", func(n play.Numbers) bool { return n.Coverage["compared"] == 1 })
 	pid := th.process(t)
-	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	freeze(t, pid)
 	var taps []*Tap
 	for range 100 {
 		if tap := p.Open(flow, 0); tap != nil {
@@ -447,30 +457,30 @@ func TestAReportIsThereAlsoWhereTheProcessGetsNoProcessor(t *testing.T) {
 	visit(p, 0)
 	await(t, p, "it is compared", func(n play.Numbers) bool { return n.Coverage["compared"] == 1 })
 	pid := th.process(t)
-	stop := func(by syscall.Signal) {
-		if err := syscall.Kill(pid, by); err != nil {
+	thaw := func() {
+		if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
 			t.Fatal(err)
 		}
 	}
-	stop(syscall.SIGSTOP)
+	freeze(t, pid)
 	if _, err := p.Report(); !errors.Is(err, ErrLate) {
 		t.Errorf("nothing was saved yet, and the report's error is %v", err)
 	}
-	stop(syscall.SIGCONT)
+	thaw()
 	reportOf(t, p) // also the one that came late
 	if _, _, err := p.Bytes(); err != nil {
 		t.Fatal(err)
 	}
 	visit(p, 0)
 	await(t, p, "another one is compared", func(n play.Numbers) bool { return n.Coverage["compared"] == 2 })
-	stop(syscall.SIGSTOP)
+	freeze(t, pid)
 	if r := reportOf(t, p); r.Cover.Compared != 1 || r.Away != ErrLate.Error() || !strings.Contains(r.Summary, "what was saved last") {
 		t.Errorf("of what was saved the report has %+v, away %q, summary %q", r.Cover, r.Away, r.Summary)
 	}
 	if n := p.Numbers(); n.Coverage["compared"] != 2 || !strings.Contains(n.Away, "no processor") {
 		t.Errorf("the last numbers that were heard are %+v", n)
 	}
-	stop(syscall.SIGCONT)
+	thaw()
 	if r := reportOf(t, p); r.Cover.Compared != 2 || r.Away != "" || strings.Contains(r.Summary, "saved") {
 		t.Errorf("when it goes on the report has %+v, away %q, summary %q", r.Cover, r.Away, r.Summary)
 	}
@@ -577,9 +587,7 @@ func TestAProcessThatIsLateIsNotAskedMoreAndMore(t *testing.T) {
 	visit(p, 0)
 	await(t, p, "it runs", func(n play.Numbers) bool { return n.Coverage["compared"] == 1 })
 	pid := th.process(t)
-	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	freeze(t, pid)
 	p.Numbers()
 	before := runtime.NumGoroutine()
 	for range 1000 {
@@ -608,9 +616,7 @@ func TestWhoIsInAHurryWaitsForNoAnswer(t *testing.T) {
 	visit(p, 0)
 	await(t, p, "it runs", func(n play.Numbers) bool { return n.Coverage["compared"] == 1 })
 	pid := th.process(t)
-	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	freeze(t, pid)
 	th.Hurry(0)
 	begin := time.Now()
 	if _, _, err := p.Bytes(); !errors.Is(err, ErrLate) || time.Since(begin) > answerPatience/2 {
@@ -679,9 +685,7 @@ func TestAHaltThatIsNotHeardEndsTheProcess(t *testing.T) {
 	await(t, p, "it runs", func(n play.Numbers) bool { return n.Coverage["compared"] == 1 })
 	tap := p.Open(flow, 0)
 	pid := th.process(t)
-	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	freeze(t, pid)
 	p.Halt()
 	if tap.Take(shadow.Client, []byte(request), false, time.Now()) || p.Open(flow, 0) != nil {
 		t.Error("flows are told of after the halt")
