@@ -10,5 +10,6 @@
 //
 // The process has no capability but the one that marks its packets, is the first to
 // go where memory runs out, and ends with the daemon, whatever ends that. Where it ends
-// first, another one takes over with what was counted when it was last asked.
+// first, another one takes over with what was counted when it was last asked; of the
+// flows that were told of, those that this does not have to their end are counted as lost.
 package shadower
