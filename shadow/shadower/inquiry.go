@@ -5,7 +5,9 @@ import (
 	"io"
 	"net"
 	"net/rpc"
+	"slices"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -18,7 +20,9 @@ var (
 
 // isGone says whether a question found no process, or one that ended.
 func isGone(err error) bool {
-	return errors.Is(err, ErrGone) || errors.Is(err, rpc.ErrShutdown) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed)
+	return slices.ContainsFunc([]error{
+		ErrGone, rpc.ErrShutdown, io.ErrUnexpectedEOF, net.ErrClosed, syscall.EPIPE, syscall.ECONNRESET,
+	}, func(gone error) bool { return errors.Is(err, gone) })
 }
 
 // An inquiry is a question that is under way once at a time, so that a process that is
