@@ -30,7 +30,8 @@ const (
 
 // An Event is something that a party of a flow did: it said bytes, or said that it
 // says no more, or both in this order. Of client and primary the events come as
-// the relay saw them: what answers something comes after it.
+// the relay saw them: what answers something comes after it. Neither bytes nor an end
+// of the candidate says that it is connected: what was to be sent to it before goes now.
 type Event struct {
 	From  Party
 	Bytes []byte // lent until Hear returns

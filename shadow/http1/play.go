@@ -74,6 +74,13 @@ func (s *session) mayResend(e *exchange) bool {
 	return s.reused && e.safe && !e.again && e.candidate.bytes == 0
 }
 
+// connected is told that the candidate has what it was to be sent: only now is it asked.
+func (s *session) connected() {
+	if e := s.playing; e != nil && e.candidate.bytes == 0 {
+		e.candidate.asked = s.now
+	}
+}
+
 func (s *session) hearCandidate(b []byte) {
 	for !s.over && (len(b) > 0 || s.playing != nil) {
 		if s.tunnel != nil && s.tunnel.open {

@@ -70,6 +70,10 @@ func (s *session) Hear(e shadow.Event) shadow.Moves {
 			s.primaryEnds(e.End)
 		}
 	case shadow.Candidate:
+		if len(e.Bytes) == 0 && e.End == shadow.Open {
+			s.connected()
+			break
+		}
 		s.hearCandidate(e.Bytes)
 		if e.End != shadow.Open && !s.moves.Redial {
 			s.candidateEnds(e.End)

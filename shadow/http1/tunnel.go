@@ -38,7 +38,6 @@ func newTunnel(s *session, e *exchange) *tunnel {
 	case !s.options.allows(Upgraded, path):
 		t.refused = "what follows 101 is sent only where " + Upgraded + " is allowed for the path"
 	}
-	t.primary.Asked, t.candidate.Asked = s.now, s.now
 	return t
 }
 
@@ -64,7 +63,7 @@ func (t *tunnel) begin(s *session, e *exchange) {
 		t.give(s, t.verdict, t.reason)
 	default:
 		t.open = true
-		s.moves.Send = append(s.moves.Send, t.unsent...)
+		t.send(s, t.unsent)
 		t.unsent = nil
 		t.hearCandidate(s, s.early)
 		s.early = nil
@@ -83,10 +82,17 @@ func (t *tunnel) truncate(what string) {
 	t.unsent, t.ahead = nil, nil
 }
 
+// send gives the candidate what the client has said.
+func (t *tunnel) send(s *session, b []byte) {
+	asked(&t.candidate, b, s.now)
+	s.moves.Send = append(s.moves.Send, b...)
+}
+
 func (t *tunnel) hearClient(s *session, b []byte) {
+	asked(&t.primary, b, s.now)
 	switch {
 	case t.open:
-		s.moves.Send = append(s.moves.Send, b...)
+		t.send(s, b)
 	case t.refused != "" || t.verdict != "":
 	case len(t.unsent)+len(b) > t.keep:
 		t.truncate("client is")
@@ -105,6 +111,14 @@ func (t *tunnel) hearPrimary(s *session, b []byte) {
 func (t *tunnel) hearCandidate(s *session, b []byte) {
 	count(&t.candidate, b, s.now)
 	t.say(shadow.Candidate, b)
+}
+
+// asked notes when a server was sent the client's first byte, which is all that is known
+// of when it was asked.
+func asked(r *shadow.Reply, b []byte, at time.Time) {
+	if len(b) > 0 && r.Asked.IsZero() {
+		r.Asked = at
+	}
 }
 
 func count(r *shadow.Reply, b []byte, at time.Time) {

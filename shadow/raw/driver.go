@@ -33,6 +33,7 @@ type driver struct {
 	session shadow.Session
 
 	asked   time.Time // when the client said its first byte
+	passed  time.Time // when it was sent to the candidate, or could be: that is connected
 	said    int64     // bytes of the client
 	turns   bool      // the client's next byte is the first behind what the primary said
 	opening []byte    // of such a turn, while it may be TLS, or of a line, while it may be mail
@@ -61,6 +62,11 @@ func (d *driver) Hear(e shadow.Event) shadow.Moves {
 		return d.client(e)
 	case e.From == shadow.Primary:
 		return d.primary(e)
+	case len(e.Bytes) == 0 && e.End == shadow.Open: // the candidate is connected
+		if !d.passed.IsZero() {
+			d.passed = e.At
+		}
+		return d.settle(shadow.Moves{})
 	default:
 		d.server(candidate, e)
 		return d.settle(shadow.Moves{})
@@ -93,7 +99,7 @@ func (d *driver) client(e shadow.Event) shadow.Moves {
 		}
 		d.turns = false
 	}
-	d.passes(m.Send)
+	d.passes(m.Send, e.At)
 	if e.End != shadow.Open && d.left == shadow.Open {
 		d.left = e.End
 		d.ended("the client")
@@ -106,8 +112,11 @@ func (d *driver) client(e shadow.Event) shadow.Moves {
 }
 
 // passes counts what the candidate gets of the client.
-func (d *driver) passes(said []byte) {
+func (d *driver) passes(said []byte, at time.Time) {
 	if len(said) > 0 {
+		if d.said == 0 {
+			d.passed = at
+		}
 		d.said += int64(len(said))
 		d.inLine = said[len(said)-1] != '\n'
 	}
@@ -128,7 +137,7 @@ func (d *driver) primary(e shadow.Event) shadow.Moves {
 	case mails == perhaps && e.End == shadow.Open:
 	case len(e.Bytes) > 0 || e.End != shadow.Open:
 		m.Send, d.opening = d.opening, nil
-		d.passes(m.Send)
+		d.passes(m.Send, e.At)
 	}
 	if len(e.Bytes) > 0 {
 		d.turns = true

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/splitd/splitd/shadow"
 )
@@ -32,11 +33,11 @@ func (d *driver) request() []shadow.Field {
 	}
 }
 
-// reply has the times from when the client said its first byte. Where a server
-// speaks first it is not known since when it might have.
+// reply has the times from when the server was sent the client's first byte. Where a
+// server speaks first it is not known since when it might have.
 func (d *driver) reply(who int) shadow.Reply {
 	r := d.times[who]
-	r.Asked = d.asked
+	r.Asked = [...]time.Time{d.asked, d.passed}[who]
 	return r
 }
 

@@ -26,7 +26,7 @@ func (o *once) Hear(e shadow.Event) shadow.Moves {
 	case o.over:
 	case e.From == shadow.Client:
 		m.Send = bytes.Clone(e.Bytes)
-	case e.From == shadow.Candidate:
+	case e.From == shadow.Candidate && len(e.Bytes) > 0:
 		o.over, m.Done, m.FIN = true, true, true
 		m.Exchanges = []shadow.Exchange{{Endpoint: "once", Verdict: shadow.Opaque, Reason: "it is over"}}
 	}

@@ -159,6 +159,7 @@ func (s *session) told(n news) {
 	case n.conn != nil:
 		s.dialling = false
 		s.await()
+		s.hear(shadow.Event{From: shadow.Candidate, At: s.flow.runner.options.Now()})
 	case n.end != shadow.Open:
 		s.dialling = false
 		if n.end != shadow.Closed {
