@@ -12,7 +12,7 @@ import (
 
 // The bounds of shadows.
 const (
-	// budgetLeast has room for one flow of the default flow_budget.
+	// budgetLeast has room for about one flow of the default flow_budget.
 	budgetLeast, budgetMost = 1 << 20, 64 << 30
 	// flowBudgetLeast holds a chunk as the relay reads them, and its reply.
 	flowBudgetLeast, flowBudgetMost = 128 << 10, 1 << 30

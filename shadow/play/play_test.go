@@ -786,6 +786,9 @@ func TestAReportWhoseSumsAreWrongIsCountedEachTimeAndSaidOnce(t *testing.T) {
 	})
 }
 
+// connection is what one takes of a budget, and a little more.
+const connection = 40 << 10
+
 // Whatever candidates, clients and budgets do, what was seen is accounted for.
 func TestCoverageAddsUpWhateverHappens(t *testing.T) {
 	for seed := range uint64(40) {
@@ -804,7 +807,7 @@ func TestCoverageAddsUpWhateverHappens(t *testing.T) {
 			var next atomic.Int64
 			s.servers[candidateAt] = func(c net.Conn) { kinds[order[int(next.Add(1))%len(kinds)]](c) }
 			p := s.play(func(o *Options) {
-				o.Budget = runner.NewBudget(int64(4 << 10 << draw.IntN(6)))
+				o.Budget = runner.NewBudget(int64(draw.IntN(8)*connection + 4<<10<<draw.IntN(6)))
 				o.Split = mx(func(s *traffic.Split) { s.Shadow.MaxFlows = draw.IntN(3) })
 			})
 			played, all := int64(0), session()

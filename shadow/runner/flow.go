@@ -25,6 +25,7 @@ type flow struct {
 	queue  *queue
 
 	charged atomic.Int64           // bytes that the budget counts as its
+	fixed   atomic.Int64           // of these, what its connections take: no part of FlowBudget
 	over    atomic.Bool            // nothing is taken any more
 	dropped atomic.Pointer[string] // why it is to end early
 	ended   atomic.Bool            // the relay's flow is over
@@ -40,6 +41,9 @@ type flow struct {
 func newFlow(r *Runner, of Flow) *flow {
 	return &flow{runner: r, of: of, queue: newQueue(), news: make(chan news)}
 }
+
+// held is how many bytes it holds of what FlowBudget bounds.
+func (f *flow) held() int64 { return f.charged.Load() - f.fixed.Load() }
 
 // drop has the shadow end; the first reason counts. It may be called from any
 // goroutine and does not wait.
@@ -83,7 +87,10 @@ func (f *flow) forget() {
 func (f *flow) begin() {
 	o := f.runner.options
 	f.sessions = append(f.sessions, newSession(f, false, o.Dial))
-	if o.Control != nil && o.Learns != nil && o.Learns() {
+	if f.dropped.Load() != nil {
+		return // it tells why, and connects nobody
+	}
+	if o.Control != nil && o.Learns != nil && o.Learns() && o.Budget.admit(f) {
 		f.sessions = append(f.sessions, newSession(f, true, o.Control))
 	}
 	for _, s := range f.sessions {
@@ -216,7 +223,7 @@ func (f *flow) hold() {
 	switch {
 	case grown <= 0:
 		o.Budget.refund(f, -grown)
-	case f.charged.Load()+grown > o.FlowBudget:
+	case f.held()+grown > o.FlowBudget:
 		f.drop(overFlowBudget)
 		return
 	case !o.Budget.charge(f, grown):

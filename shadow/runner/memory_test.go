@@ -8,6 +8,7 @@ import (
 	"net"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -134,6 +135,51 @@ func TestWhatADroppedShadowHeldIsFreeThoughTheRelayHoldsItsTap(t *testing.T) {
 		t.Errorf("%d shadows that were dropped hold %d KiB", flows, grown>>10)
 	}
 	runtime.KeepAlive(taps)
+}
+
+// A connection costs memory though nothing is said in it: of idle flows no more run than
+// the budget has room for, also where nothing else bounds them, and the others connect to
+// nobody.
+func TestIdleShadowsAreBoundedByTheBudget(t *testing.T) {
+	const most, flows = 1 << 20, 1000
+	for name, learns := range map[string]bool{"played": false, "played to the control too": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var sink told
+				var dialled atomic.Int64
+				budget := NewBudget(most)
+				r := start(t, &sink, func(o *Options) {
+					o.Dial = func(ctx context.Context, of Flow) (net.Conn, error) {
+						dialled.Add(1)
+						return hangs(ctx, of)
+					}
+					o.Control, o.Learns = o.Dial, func() bool { return learns }
+					o.Budget, o.Flows = budget, 0
+				})
+				for range flows {
+					r.Open(Flow{})
+					synctest.Wait()
+				}
+				open := r.Counts().Open
+				if used := budget.Used(); open == 0 || used != dialled.Load()*connection || used > most || learns == (dialled.Load() == open) {
+					t.Errorf("%d shadows run, with %d connections, and hold %d bytes of %d", open, dialled.Load(), used, most)
+				}
+				dropped := sink.all()
+				if int64(len(dropped)) != flows-open {
+					t.Errorf("%d of %d run, and %d are told to be dropped", open, flows, len(dropped))
+				}
+				for _, line := range dropped {
+					if line != ": dropped, over shadow.budget" {
+						t.Fatalf("told %q", line)
+					}
+				}
+				r.Close()
+				if used := budget.Used(); used != 0 {
+					t.Errorf("%d bytes are charged, and no flow is left", used)
+				}
+			})
+		})
+	}
 }
 
 // heap is how many bytes are in use.

@@ -35,7 +35,7 @@ type Options struct {
 	Budget     *Budget
 	FlowBudget int64
 	Keep       int
-	// Flows is how many shadows may run at once; 0 is no limit.
+	// Flows is how many shadows may run at once; 0 is no limit but the budget's.
 	Flows int64
 	// Patience is how long the candidate may owe a reply, or take to be connected.
 	Patience time.Duration
@@ -183,6 +183,9 @@ func (r *Runner) Open(of Flow) *Tap {
 		return nil
 	}
 	f := newFlow(r, of)
+	if !r.options.Budget.admit(f) {
+		f.drop(overBudget)
+	}
 	go f.run()
 	return &Tap{flow: f}
 }
@@ -242,7 +245,7 @@ func (t *Tap) Take(from shadow.Party, bytes []byte, fin bool, at time.Time) bool
 		return false
 	}
 	n := int64(len(bytes)) + overhead
-	if f.charged.Load()+n > f.runner.options.FlowBudget {
+	if f.held()+n > f.runner.options.FlowBudget {
 		f.drop(overFlowBudget)
 		return false
 	}

@@ -275,6 +275,9 @@ func (d *recorded) Stop(why shadow.Verdict, reason string) []shadow.Exchange {
 	return all
 }
 
+// connections is what one takes of a budget, and a little more.
+const connections = 40 << 10
+
 // Whatever servers, clients and budgets do: every flow that was taken is in the
 // coverage, with every exchange that its driver has told, and the parts add up.
 func TestEveryFlowIsAccountedForWhateverHappens(t *testing.T) {
@@ -290,7 +293,7 @@ func TestEveryFlowIsAccountedForWhateverHappens(t *testing.T) {
 				return random.IntN(n)
 			}
 			var accounts []*account
-			budget := runner.NewBudget(int64(8<<10 + draw(64<<10)))
+			budget := runner.NewBudget(int64(draw(16)*connections + 8<<10 + draw(64<<10)))
 			r := runner.New(runner.Options{
 				Driver: func(s shadow.Session) shadow.Driver {
 					d := &recorded{Driver: p.driver(s), account: new(account), panic: draw(20) == 0, rest: draw(6)}
