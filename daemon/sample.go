@@ -121,15 +121,14 @@ func withoutSample(overrides traffic.Overrides) traffic.Overrides {
 	return left
 }
 
-// shadowItem is the state of shadowing, and which layer decided the sample; breaker
-// is why the candidate is left alone, "" when it is not.
-func shadowItem(record state.Record, split traffic.Split, breaker string) api.Shadow {
+// shadowItem is the state of shadowing, and which layer decided the sample.
+func shadowItem(record state.Record, split traffic.Split, is shadowing) api.Shadow {
 	item := api.Shadow{SamplePPM: int(split.Sample), State: api.ShadowOff}
 	if split.Sample > 0 {
 		item.State, item.To = api.ShadowOn, split.Shadow.To
 	}
-	if breaker != "" && split.Sample > 0 {
-		item.State, item.Reason = api.ShadowPaused, breaker
+	if is.paused != "" && split.Sample > 0 {
+		item.State, item.Reason = api.ShadowPaused, is.paused
 	}
 	if o := record.Overrides[traffic.SampleKey]; split.Sample > 0 || !o.Since.IsZero() && o.Holds(record.Definition) {
 		item.Origin = new(overrideItem(record, o))

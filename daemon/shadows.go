@@ -39,11 +39,12 @@ type shadows struct {
 // shadowed is the shadow of one split. It is changed under the lock of shadows;
 // who reads it without gets a copy.
 type shadowed struct {
-	play    Play  // nil: it cannot be played
-	fault   error // why
-	latency *metrics.Latency
-	saved   *atomic.Uint64 // the edition that is on the disk
-	resets  *atomic.Uint64 // how often it began anew: what was read before is not saved behind that
+	play     Play           // of before, where it cannot be played; nil: there was none
+	fault    error          // why it cannot
+	unplayed *atomic.Uint64 // flows that were sampled meanwhile
+	latency  *metrics.Latency
+	saved    *atomic.Uint64 // the edition that is on the disk
+	resets   *atomic.Uint64 // how often it began anew: what was read before is not saved behind that
 }
 
 func newShadows(o Options) *shadows {
@@ -99,10 +100,10 @@ func (s *shadows) halt(records []state.Record) {
 
 // show has the relay find the plays of now; s.mu is held.
 func (s *shadows) show() {
-	plays := make(map[string]Play, len(s.splits))
+	plays := make(map[string]teed, len(s.splits))
 	for name, one := range s.splits {
-		if one.play != nil {
-			plays[name] = one.play
+		if plays[name] = (teed{one.play, one.unplayed}); one.fault != nil {
+			plays[name] = teed{unplayed: one.unplayed}
 		}
 	}
 	s.tee.plays.Store(&plays)
@@ -116,16 +117,18 @@ func (s *shadows) one(split traffic.Split) (changed bool) {
 		if split.Sample == 0 && s.kept[split.Name] == nil {
 			return false
 		}
-		one = &shadowed{latency: metrics.NewLatency(split.Name), saved: new(atomic.Uint64), resets: new(atomic.Uint64)}
+		one = &shadowed{latency: metrics.NewLatency(split.Name), unplayed: new(atomic.Uint64), saved: new(atomic.Uint64), resets: new(atomic.Uint64)}
 		s.splits[split.Name] = one
 	}
+	before := one.fault
 	if one.play == nil || !one.play.Follows(split) {
 		changed = s.make(one, split)
 	} else {
 		one.fault = nil // of a definition that was taken back
 	}
+	changed = changed || (before == nil) != (one.fault == nil)
 	switch {
-	case one.play == nil:
+	case one.fault != nil: // what was played by another definition is halted
 	case split.Sample > 0 && split.Shadow.To == one.play.Split().Shadow.To:
 		one.play.Begin()
 	default:

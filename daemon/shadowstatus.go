@@ -10,13 +10,14 @@ import (
 // was shadowed since the daemon began.
 func (s *shadows) sample(name string, tees map[string]splitter.TeeCounts) *metrics.Shadow {
 	one := s.find(name)
-	if one == nil || one.play == nil {
+	if one == nil || one.play == nil && one.fault == nil {
 		return nil
 	}
-	n := one.play.Numbers()
+	n := one.numbers()
 	m := &metrics.Shadow{
 		Declined: map[string]uint64{
 			"full": n.Declined.Full, "broken": n.Declined.Broken, "stopped": n.Declined.Stopped, "late": n.Declined.Late, "lost": n.Declined.Lost,
+			"fault": one.unplayed.Load(),
 		},
 		Open: n.Open, Panics: map[string]uint64{"driver": n.Panicked}, BreakerOpen: n.Breaker != "",
 		Eligible: n.Eligible, Coverage: n.Coverage, Unsound: n.Unsound,
@@ -30,12 +31,33 @@ func (s *shadows) sample(name string, tees map[string]splitter.TeeCounts) *metri
 	return m
 }
 
-// numbers are what is known of the shadow of a split in short; none where there is none.
-func (s *shadows) numbers(name string) play.Numbers {
-	if one := s.find(name); one != nil && one.play != nil {
-		return one.play.Numbers()
+// numbers is what is known of its play; nothing where there is none.
+func (s shadowed) numbers() play.Numbers {
+	if s.play == nil {
+		return play.Numbers{}
 	}
-	return play.Numbers{}
+	return s.play.Numbers()
+}
+
+// shadowing is how the shadow of a split fares.
+type shadowing struct {
+	paused string // why nothing is played, or little; "" where it is
+	fault  bool   // it cannot be, whatever the candidate does
+	away   string // why what is known is of some time ago
+}
+
+// faring says how the shadow of a split fares.
+func (s *shadows) faring(name string) shadowing {
+	one := s.find(name)
+	if one == nil {
+		return shadowing{}
+	}
+	n := one.numbers()
+	is := shadowing{paused: n.Breaker, away: n.Away}
+	if one.fault != nil {
+		is.paused, is.fault = one.fault.Error(), true
+	}
+	return is
 }
 
 // memory is what all shadows together hold; nil where none has run.

@@ -175,15 +175,14 @@ func (d *Daemon) warnings(r reading) []string {
 // item is one split as the API shows it.
 func (r reading) item(name string) api.Split {
 	record := r.view.records.get(name)
-	split := r.view.split(name)
-	played := r.shadows.numbers(name)
+	split, shadow := r.view.split(name), r.shadows.faring(name)
 	item := api.Split{
 		Name: name, Mode: string(split.Mode), ModeConfigured: string(record.Definition.Mode), Protocol: split.Protocol,
 		Service: serviceItem(split.Service), Draw: items.Draw(split), Generation: uint64(record.Generation), WeightPPM: int(split.CandidateWeight()),
 		ObservedPPM: r.observed(record), Origin: originItem(record), Pinned: split.Pinned,
 		Flows:  api.Flows{AsOf: r.at},
 		Health: healthItem(split),
-		Shadow: shadowItem(record, split, played.Breaker), Definition: r.view.places[name].String(), DiffersFrom: r.view.differsFrom,
+		Shadow: shadowItem(record, split, shadow), Definition: r.view.places[name].String(), DiffersFrom: r.view.differsFrom,
 	}
 	if split.Mode == traffic.ModeKernel || split.Transparent() {
 		item.Kernel = &api.Kernel{InSync: r.inSync(split)}
@@ -203,10 +202,13 @@ func (r reading) item(name string) api.Split {
 			item.Warnings = append(item.Warnings, fmt.Sprintf("nothing came back through this host for any of the flows that %q was given: it lacks a return path, or does not answer clients: see `splitctl doctor`", b.Name))
 		}
 	}
-	if why := item.Shadow.Reason; why != "" {
+	switch why := item.Shadow.Reason; {
+	case why != "" && shadow.fault:
+		item.Warnings = append(item.Warnings, fmt.Sprintf("flows are not played to %q: %s", item.Shadow.To, why))
+	case why != "":
 		item.Warnings = append(item.Warnings, fmt.Sprintf("flows are not played to %q, but one now and then to see whether it answers again: %s", item.Shadow.To, why))
 	}
-	if why := played.Away; why != "" {
+	if why := shadow.away; why != "" {
 		item.Warnings = append(item.Warnings, fmt.Sprintf("what is known of the shadow at %q, and its report, is of some time ago: %s", item.Shadow.To, why))
 	}
 	for _, e := range r.evidence[name] {

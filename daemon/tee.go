@@ -12,7 +12,13 @@ import (
 // is ready, and plays none. The relay's threads call it, so it waits for nobody: it
 // finds the play in a map that never changes once it is there.
 type Tee struct {
-	plays atomic.Pointer[map[string]Play]
+	plays atomic.Pointer[map[string]teed]
+}
+
+// teed is who is told of the sampled flows of one split.
+type teed struct {
+	play     Play           // nil: it cannot be played
+	unplayed *atomic.Uint64 // counts the flows then
 }
 
 // Open implements [splitter.Tee].
@@ -21,11 +27,15 @@ func (t *Tee) Open(flow splitter.Opened) splitter.Tap {
 	if plays == nil {
 		return nil
 	}
-	p := (*plays)[flow.Split]
-	if p == nil {
+	to, known := (*plays)[flow.Split]
+	switch {
+	case !known:
+		return nil
+	case to.play == nil:
+		to.unplayed.Add(1)
 		return nil
 	}
-	tap := p.Open(runner.Flow{Client: flow.Client, Service: flow.Service, Primary: flow.Server}, flow.Worker)
+	tap := to.play.Open(runner.Flow{Client: flow.Client, Service: flow.Service, Primary: flow.Server}, flow.Worker)
 	if tap == nil {
 		return nil
 	}

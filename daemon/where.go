@@ -64,7 +64,7 @@ func (d *Daemon) Where(ctx context.Context, name string, client netip.Addr) (api
 	for _, s := range splits {
 		item := items.Where(s, s.Where(client))
 		if item.Sampled != nil {
-			item.Sampled.Paused = d.shadows.numbers(s.Name).Breaker
+			item.Sampled.Paused = d.shadows.faring(s.Name).paused
 		}
 		if known || s.Mode == traffic.ModeProxy {
 			item.Flows = append([]api.ClientFlow{}, flows[s.Name]...)

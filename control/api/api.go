@@ -251,7 +251,7 @@ type Lifetimes struct {
 const (
 	ShadowOff    = "off" // the sample is 0
 	ShadowOn     = "on"
-	ShadowPaused = "paused" // the candidate fails or lags, and is left alone for a while
+	ShadowPaused = "paused" // the candidate fails or lags, and is left alone for a while; or splitd cannot play
 )
 
 // Shadow is the state of shadowing.
