@@ -170,6 +170,9 @@ func TestASampledSplitIsPlayedAndASampleOfZeroEndsThatAndLeavesTheReport(t *test
 	if len(r.Differences) != 1 || r.Differences[0].Field != "body $.n" || r.Differences[0].Count != 5 || r.Verdict != report.Differs {
 		t.Errorf("the report is %+v", r)
 	}
+	if s, _ := shadowOf(t, d); s.Differs == nil || *s.Differs != (api.Differing{Exchanges: 5, Of: 5}) {
+		t.Errorf("status has %+v", s)
+	}
 	if visit(d, "nobody") {
 		t.Error("a flow of no split is played")
 	}

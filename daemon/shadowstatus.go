@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"github.com/splitd/splitd/control/api"
 	"github.com/splitd/splitd/metrics"
 	"github.com/splitd/splitd/shadow/play"
 	"github.com/splitd/splitd/splitter"
@@ -41,9 +42,10 @@ func (s shadowed) numbers() play.Numbers {
 
 // shadowing is how the shadow of a split fares.
 type shadowing struct {
-	paused string // why nothing is played, or little; "" where it is
-	fault  bool   // it cannot be, whatever the candidate does
-	away   string // why what is known is of some time ago
+	paused  string // why nothing is played, or little; "" where it is
+	fault   bool   // it cannot be, whatever the candidate does
+	away    string // why what is known is of some time ago
+	differs *api.Differing
 }
 
 // faring says how the shadow of a split fares.
@@ -54,6 +56,9 @@ func (s *shadows) faring(name string) shadowing {
 	}
 	n := one.numbers()
 	is := shadowing{paused: n.Breaker, away: n.Away}
+	if failed := n.Coverage["candidate_error"]; n.Coverage["compared"]+failed > 0 {
+		is.differs = &api.Differing{Exchanges: n.Mismatch + failed, Of: n.Coverage["compared"] + failed}
+	}
 	if one.fault != nil {
 		is.paused, is.fault = one.fault.Error(), true
 	}

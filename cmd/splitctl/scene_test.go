@@ -119,6 +119,9 @@ func counted(s *api.Split) {
 	if s.Shadow.Origin != nil {
 		s.Shadow.Origin.Actor = "root"
 	}
+	if s.Shadow.SamplePPM > 0 {
+		s.Shadow.Differs = &api.Differing{Exchanges: 6, Of: 1000}
+	}
 }
 
 // drawn gives every split all that a definition can say about who is drawn.

@@ -105,7 +105,7 @@ func (a *app) backends(splits []api.Split) *table {
 
 // shadows is the table of the splits whose flows are played to a candidate.
 func (a *app) shadows(splits []api.Split) *table {
-	t := a.table([]string{"SAMPLE"}, "SPLIT", "SHADOW", "SAMPLE", "PLAYED TO", "ORIGIN")
+	t := a.table([]string{"SAMPLE"}, "SPLIT", "SHADOW", "SAMPLE", "PLAYED TO", "DIFFERS", "ORIGIN")
 	for _, s := range splits {
 		if s.Shadow.SamplePPM == 0 && s.Shadow.Origin == nil {
 			continue // the file's 0, which nobody asks about
@@ -114,9 +114,18 @@ func (a *app) shadows(splits []api.Split) *table {
 		if s.Shadow.Origin != nil {
 			origin = a.originText(*s.Shadow.Origin)
 		}
-		t.row(s.Name, s.Shadow.State, percent(s.Shadow.SamplePPM), cmp.Or(s.Shadow.To, none), origin)
+		t.row(s.Name, s.Shadow.State, percent(s.Shadow.SamplePPM), cmp.Or(s.Shadow.To, none), differsText(s.Shadow.Differs), origin)
 	}
 	return t
+}
+
+// differsText says in how many exchanges a candidate answers otherwise: what differs is
+// for `splitctl report`.
+func differsText(d *api.Differing) string {
+	if d == nil {
+		return none
+	}
+	return fmt.Sprintf("%d of %d", d.Exchanges, d.Of)
 }
 
 // warnAbout says on standard error what the data formats hold as warnings, a

@@ -262,6 +262,16 @@ type Shadow struct {
 	To        string `json:"to,omitempty"`     // the candidate that flows are played to, unless it is off
 	// Origin is the layer that decided the sample; left out where it is the file's 0.
 	Origin *Origin `json:"origin,omitempty"`
+	// Differs is what the report says in short; left out before the candidate was to
+	// answer anything.
+	Differs *Differing `json:"differs,omitempty"`
+}
+
+// Differing is in how many exchanges a candidate answered otherwise than the primary,
+// or not at all, of how many that it was to answer, since its report began.
+type Differing struct {
+	Exchanges uint64 `json:"exchanges"`
+	Of        uint64 `json:"of"`
 }
 
 // Kernel says whether the kernel does what the daemon wants.
