@@ -2,7 +2,6 @@ package raw
 
 import (
 	"bytes"
-	"slices"
 
 	"github.com/splitd/splitd/shadow"
 )
@@ -17,6 +16,8 @@ const (
 	early = 4096
 	// longGreets is how much of a server's first words tells what it is.
 	longGreets = 4
+	// blanks are what servers of mail may skip before a verb: Postfix does.
+	blanks = " \t\v\f\r"
 
 	mailReason = "SMTP, which would be delivered twice: write `protocol: smtp`"
 )
@@ -66,13 +67,14 @@ func hello(said []byte, inLine bool) answer {
 
 // begins is whether a line has a verb, in any case. A beginning of one may become it.
 func begins(line []byte, verb string) answer {
-	word := line[:min(len(line), len(verb))]
+	said := bytes.TrimLeft(line, blanks)
+	word := said[:min(len(said), len(verb))]
 	switch {
 	case len(line) == 0 || !bytes.EqualFold(word, []byte(verb[:len(word)])):
 		return no
-	case len(line) > len(verb) && slices.Contains([]byte(" \t\r\n"), line[len(verb)]):
+	case len(said) > len(verb) && bytes.IndexByte([]byte(blanks+"\n"), said[len(verb)]) >= 0:
 		return yes
-	case len(line) <= len(verb):
+	case len(said) <= len(verb):
 		return perhaps
 	default:
 		return no
