@@ -70,7 +70,7 @@ func TestTruthIsFoundAndNoiseIsNot(t *testing.T) {
 			got, verdicts := truth.play()
 			total.add(truth.want, got)
 			if diff := cmp.Diff(truth.want, got); diff != "" {
-				t.Logf("%s: %s (-want +got):\n%s", filepath.Base(file), truth.name, diff)
+				t.Errorf("%s: %s (-want +got):\n%s", filepath.Base(file), truth.name, diff)
 			}
 			if diff := cmp.Diff(truth.verdicts, verdicts); diff != "" {
 				t.Errorf("%s: %s: not compared (-want +got):\n%s", filepath.Base(file), truth.name, diff)
