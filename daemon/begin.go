@@ -24,7 +24,6 @@ func (d *Daemon) begins(ctx context.Context) error {
 	if err := d.mayBeAlone(known); err != nil {
 		return err
 	}
-	d.loadReports(ctx)
 	definition, running, differsFrom := d.runningDefinition(ctx)
 	modes, notes := d.resolved(definition.Splits)
 	inKernel, err := d.kernelState(ctx, definition, modes, known)
@@ -72,6 +71,7 @@ func (d *Daemon) begins(ctx context.Context) error {
 			d.log.Warn("clients that would newly go to a candidate by its groups stay with the primary: apply again when the store can be written", "split", name)
 		}
 	}
+	d.loadReports(ctx, p.next)
 	return d.firstApply(ctx, p, storeErr == nil)
 }
 

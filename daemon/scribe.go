@@ -19,7 +19,8 @@ type Store interface {
 	History(split string, limit int) ([]state.Entry, error)
 	Running() (state.Running, error)
 	SaveReports(reports ...state.Report) error
-	Reports() (reports map[string]state.Report, broken map[string]error, err error)
+	KeptReports() ([]state.KeptReport, error)
+	Reports(wanted func(split string) bool) (reports map[string]state.Report, broken map[string]error, err error)
 	DropReport(split string) error
 	// Gone is the error when the store's file is not at its path any more; Made
 	// says that there was none when it was opened.

@@ -17,7 +17,7 @@ import (
 func onDisk(t *testing.T, d *Daemon) []byte {
 	t.Helper()
 	all, err := ask(t.Context(), d.scribe, func(store Store) (map[string]state.Report, error) {
-		reports, _, err := store.Reports()
+		reports, _, err := store.Reports(func(split string) bool { return split == "web" })
 		return reports, err
 	})
 	if err != nil {

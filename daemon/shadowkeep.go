@@ -18,31 +18,6 @@ const (
 	endPatience = 3 * time.Second
 )
 
-// loadReports takes up what an earlier run has counted. What cannot be read begins
-// anew: it keeps nothing from starting.
-func (d *Daemon) loadReports(ctx context.Context) {
-	type found struct {
-		reports map[string]state.Report
-		broken  map[string]error
-	}
-	all, err := ask(ctx, d.scribe, func(store Store) (f found, err error) {
-		f.reports, f.broken, err = store.Reports()
-		return f, err
-	})
-	if err != nil {
-		d.log.Warn("reports of shadows begin anew", "error", err)
-		return
-	}
-	for name, why := range all.broken {
-		d.log.Warn("report begins anew: what the store has of it cannot be read", "split", name, "error", why)
-	}
-	d.shadows.mu.Lock()
-	defer d.shadows.mu.Unlock()
-	for name, r := range all.reports {
-		d.shadows.kept[name] = r.Text
-	}
-}
-
 // keepReports saves reports at once, now and then, and when the relay has ended, which ctx
 // says: then it ends the shadows first.
 func (d *Daemon) keepReports(ctx context.Context) error {
@@ -53,7 +28,7 @@ func (d *Daemon) keepReports(ctx context.Context) error {
 	for {
 		select {
 		case <-now.C:
-			d.saveReports()
+			d.tendReports()
 		case <-ctx.Done():
 			d.shadows.end(endPatience)
 			d.save(d.unsavedReports()) // behind one that is under way
@@ -61,6 +36,13 @@ func (d *Daemon) keepReports(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// tendReports saves reports that have changed, and lets go of splits that are no more and
+// whose reports have not.
+func (d *Daemon) tendReports() {
+	d.letGo()
+	d.saveReports()
 }
 
 // saving is a report on its way to the disk.

@@ -31,9 +31,11 @@ type shadows struct {
 
 	mu      sync.Mutex // guards what follows, never for longer than a play takes to make
 	splits  map[string]*shadowed
-	kept    map[string][]byte // what a store had of splits that have no play yet
-	retired sync.WaitGroup    // plays that others have followed, until they have ended
-	saving  atomic.Bool       // the disk has reports to write
+	kept    map[string]keptReport // of splits that have no play
+	follows uint64                // calls of follow
+	shelved uint64                // reports of splits that are no more
+	retired sync.WaitGroup        // plays that others have followed, until they have ended
+	saving  atomic.Bool           // the disk has reports to write
 }
 
 // shadowed is the shadow of one split. It is changed under the lock of shadows;
@@ -42,6 +44,7 @@ type shadowed struct {
 	play     Play           // of before, where it cannot be played; nil: there was none
 	fault    error          // why it cannot
 	unplayed *atomic.Uint64 // flows that were sampled meanwhile
+	gone     uint64         // since which call of follow its split is no more; 0: it is there
 	latency  *metrics.Latency
 	saved    *atomic.Uint64 // the edition that is on the disk
 	resets   *atomic.Uint64 // how often it began anew: what was read before is not saved behind that
@@ -50,7 +53,7 @@ type shadowed struct {
 func newShadows(o Options) *shadows {
 	s := &shadows{
 		tee: o.Tee, stage: o.Stage, most: budgetOf(o.Config), mark: o.CheckMark, log: o.Log,
-		splits: map[string]*shadowed{}, kept: map[string][]byte{},
+		splits: map[string]*shadowed{}, kept: map[string]keptReport{},
 	}
 	if s.tee == nil {
 		s.tee = &Tee{}
@@ -68,6 +71,7 @@ func budgetOf(cfg configs.Config) int64 { return cmp.Or(cfg.Shadow.Budget, shado
 func (s *shadows) follow(v *view) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.follows++
 	changed := false
 	for _, h := range v.records.held {
 		if h.split.Shadow.To != "" || s.splits[h.record.Name] != nil {
@@ -75,8 +79,23 @@ func (s *shadows) follow(v *view) {
 		}
 	}
 	for name, one := range s.splits {
-		if !v.records.has(name) && one.play != nil {
+		switch {
+		case v.records.has(name):
+			one.gone = 0
+			continue
+		case one.gone == 0:
+			one.gone = s.follows
+		}
+		if one.play != nil {
 			one.play.Halt()
+		}
+	}
+	for name, k := range s.kept {
+		switch there := v.records.has(name); {
+		case there:
+			s.kept[name] = keptReport{text: k.text}
+		case k.gone == 0:
+			s.shelve(name, k.text)
 		}
 	}
 	if changed {
@@ -114,7 +133,7 @@ func (s *shadows) show() {
 func (s *shadows) one(split traffic.Split) (changed bool) {
 	one := s.splits[split.Name]
 	if one == nil {
-		if split.Sample == 0 && s.kept[split.Name] == nil {
+		if split.Sample == 0 && s.kept[split.Name].text == nil {
 			return false
 		}
 		one = &shadowed{latency: metrics.NewLatency(split.Name), unplayed: new(atomic.Uint64), saved: new(atomic.Uint64), resets: new(atomic.Uint64)}
@@ -141,7 +160,7 @@ func (s *shadows) one(split traffic.Split) (changed bool) {
 func (s *shadows) make(one *shadowed, split traffic.Split) (changed bool) {
 	before := one.play
 	made, err := s.stage.Play(PlayOptions{
-		Split: split, After: before, Kept: s.kept[split.Name], Mark: s.markOf(split),
+		Split: split, After: before, Kept: s.kept[split.Name].text, Mark: s.markOf(split),
 		Observe: func(t play.Timed) {
 			one.latency.Observe(traffic.RolePrimary, t.Primary.First, t.Primary.Total)
 			one.latency.Observe(traffic.RoleCandidate, t.Candidate.First, t.Candidate.Total)
@@ -157,8 +176,10 @@ func (s *shadows) make(one *shadowed, split traffic.Split) (changed bool) {
 		}
 		return false
 	}
-	_, had := s.kept[split.Name]
-	delete(s.kept, split.Name)
+	kept, had := s.kept[split.Name]
+	if delete(s.kept, split.Name); had && kept.text == nil {
+		s.log.Warn("report begins anew: the split was gone, and of such splits the newest reports alone are held", "split", split.Name, "bytes", goneMost)
+	}
 	one.play, one.fault = made, nil
 	if before != nil || had {
 		// It may count anew, in editions that the disk had once, or have left samples

@@ -1,8 +1,6 @@
 package state
 
 import (
-	"bytes"
-	"cmp"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -64,37 +62,57 @@ func putReport(bucket *bbolt.Bucket, r Report) error {
 }
 
 // pruneReports drops those saved longest ago until the others have at most so many
-// bytes. What has no time is the oldest.
+// bytes.
 func pruneReports(bucket *bbolt.Bucket, most int) error {
-	type kept struct {
-		name  []byte
-		at    uint64
-		bytes int
-	}
-	var all []kept
+	all, err := keptIn(bucket)
 	size := 0
-	err := bucket.ForEach(func(name, value []byte) error {
-		k := kept{name: bytes.Clone(name), bytes: len(value)}
-		if len(value) >= 8 {
-			k.at = binary.BigEndian.Uint64(value)
-		}
-		all = append(all, k)
-		size += len(value)
-		return nil
-	})
-	slices.SortFunc(all, func(a, b kept) int { return cmp.Compare(a.at, b.at) })
 	for _, k := range all {
+		size += k.Bytes
+	}
+	for _, k := range slices.Backward(all) {
 		if size <= most || err != nil {
 			break
 		}
-		size -= k.bytes
-		err = bucket.Delete(k.name)
+		size -= k.Bytes
+		err = bucket.Delete([]byte(k.Split))
 	}
 	return err
 }
 
-// Reports returns the reports by split, and why others cannot be read.
-func (s *Store) Reports() (reports map[string]Report, broken map[string]error, err error) {
+// KeptReport is what the store has of a report without reading it.
+type KeptReport struct {
+	Split   string
+	SavedAt time.Time // what has none is the oldest
+	Bytes   int
+}
+
+// KeptReports are all reports, also those that cannot be read, the one saved last first.
+func (s *Store) KeptReports() (all []KeptReport, err error) {
+	err = s.view("read reports of store", func(tx *bbolt.Tx) error {
+		if bucket := tx.Bucket(bucketReports); bucket != nil {
+			all, err = keptIn(bucket)
+		}
+		return err
+	})
+	return all, err
+}
+
+func keptIn(bucket *bbolt.Bucket) (all []KeptReport, err error) {
+	err = bucket.ForEach(func(name, value []byte) error {
+		k := KeptReport{Split: string(name), Bytes: len(value)}
+		if len(value) >= 8 {
+			k.SavedAt = savedAt(value)
+		}
+		all = append(all, k)
+		return nil
+	})
+	slices.SortStableFunc(all, func(a, b KeptReport) int { return b.SavedAt.Compare(a.SavedAt) })
+	return all, err
+}
+
+// Reports returns the reports of the splits that are wanted, and why others of these
+// cannot be read.
+func (s *Store) Reports(wanted func(split string) bool) (reports map[string]Report, broken map[string]error, err error) {
 	reports, broken = map[string]Report{}, map[string]error{}
 	err = s.view("read reports of store", func(tx *bbolt.Tx) error {
 		bucket := tx.Bucket(bucketReports)
@@ -102,6 +120,9 @@ func (s *Store) Reports() (reports map[string]Report, broken map[string]error, e
 			return nil
 		}
 		return bucket.ForEach(func(name, value []byte) error {
+			if !wanted(string(name)) {
+				return nil
+			}
 			r, err := readReport(name, value)
 			if err != nil {
 				broken[string(name)] = err
@@ -127,8 +148,13 @@ func readReport(name, value []byte) (r Report, err error) {
 	if r.Split != string(name) {
 		return r, fmt.Errorf("it is of %q", r.Split)
 	}
-	r.SavedAt = time.Unix(0, int64(binary.BigEndian.Uint64(value))).UTC()
+	r.SavedAt = savedAt(value)
 	return r, nil
+}
+
+// savedAt is when a report was saved, by its first eight bytes.
+func savedAt(value []byte) time.Time {
+	return time.Unix(0, int64(binary.BigEndian.Uint64(value))).UTC()
 }
 
 // DropReport forgets the report of a split.

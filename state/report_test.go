@@ -29,6 +29,8 @@ func reopened(t *testing.T, s *Store) *Store {
 	return s
 }
 
+func anyOf(string) bool { return true }
+
 var noonUTC = time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC)
 
 func TestReportsOutliveTheProcessUntilTheyAreReplacedOrDropped(t *testing.T) {
@@ -38,7 +40,7 @@ func TestReportsOutliveTheProcessUntilTheyAreReplacedOrDropped(t *testing.T) {
 	}
 	read := func() map[string]Report {
 		t.Helper()
-		all, broken, err := s.Reports()
+		all, broken, err := s.Reports(anyOf)
 		if err != nil || len(broken) > 0 {
 			t.Fatal(broken, err)
 		}
@@ -83,14 +85,18 @@ func TestOverTheirBoundTheReportsThatWereSavedLongestAgoGo(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	all, _, err := s.Reports()
+	all, _, err := s.Reports(anyOf)
 	if len(all) != 2 || all["a"].Split == "" || all["b"].Split == "" || err != nil {
 		t.Errorf("%d are left: %v", len(all), err)
 	}
 	if err := s.SaveReports(reportOf("huge", noonUTC, `"`+strings.Repeat("x", largestReport)+`"`)); err == nil || !strings.Contains(err.Error(), "more than the") {
 		t.Errorf("one report over its bound: %v", err)
 	}
-	if again, _, _ := s.Reports(); len(again) != 2 {
+	kept, err := s.KeptReports()
+	if len(kept) != 2 || kept[0].Split != "b" || kept[1].Split != "a" || !kept[0].SavedAt.Equal(noonUTC.Add(2*time.Second)) || kept[0].Bytes < len(text) || err != nil {
+		t.Errorf("kept are %+v, %v, want b and then a", kept, err)
+	}
+	if again, _, _ := s.Reports(anyOf); len(again) != 2 {
 		t.Errorf("it has left %d of 2", len(again))
 	}
 }
@@ -119,7 +125,7 @@ func TestADamagedReportIsToldApartAndDamagesNothingElse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	all, broken, err := s.Reports()
+	all, broken, err := s.Reports(anyOf)
 	if diff := cmp.Diff(map[string]Report{"good": good}, all); diff != "" || err != nil {
 		t.Errorf("reports (-want +got): %v\n%s", err, diff)
 	}
@@ -127,6 +133,9 @@ func TestADamagedReportIsToldApartAndDamagesNothingElse(t *testing.T) {
 		if why := broken[name]; why == nil || !strings.Contains(why.Error(), want) {
 			t.Errorf("%s: %v, want %q", name, why, want)
 		}
+	}
+	if all, broken, err := s.Reports(func(split string) bool { return split == "other" }); len(all) != 0 || len(broken) != 1 || err != nil {
+		t.Errorf("of those that nobody wants are read %v, %v, %v", all, broken, err)
 	}
 	if _, err := s.Records(); err != nil {
 		t.Errorf("the store is refused: %v", err)
