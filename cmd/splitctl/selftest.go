@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -71,23 +72,23 @@ func (a *app) selfTest(ctx context.Context, split string, f selfTestFlags, outpu
 	if err != nil {
 		return err
 	}
-	limits, whose, err := a.limitsOf(ctx, split)
+	of, err := a.limitsOf(ctx, split)
 	if err != nil {
 		return err
 	}
-	a.say(fmt.Sprintf("splitctl: %s shadows HTTP with %s to built-in candidates, on loopback, for %v; the running daemon is left alone", program, whose, d))
+	a.say(fmt.Sprintf("splitctl: %s shadows HTTP with %s to built-in candidates, on loopback, for %v; the running daemon is left alone", program, of.whose, d))
 	// The loops of clients and primary own a thread each.
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(runtime.NumCPU() + 2))
 	done, err := ladder.Climb(ctx, ladder.Options{
 		Start: func(ctx context.Context, primary, candidate netip.AddrPort) (ladder.Subject, error) {
-			d, err := ladder.StartDaemon(ctx, program, limits, primary, candidate)
+			d, err := ladder.StartDaemon(ctx, program, of.limits, primary, candidate)
 			if err != nil {
 				return nil, err
 			}
 			return d, nil
 		},
 		Candidates: ladder.Self(candidateWord),
-		For:        d, Rate: float64(f.rate), Pairs: selfTestPairs, Budget: limits.BudgetOf(), Seed: uint64(a.now().UnixNano()),
+		For:        d, Rate: float64(f.rate), Pairs: selfTestPairs, Budget: of.limits.BudgetOf(), Seed: uint64(a.now().UnixNano()),
 		Done: func(r ladder.Rung) {
 			a.say(fmt.Sprintf("splitctl: a candidate that is %s (%s): %s", r.Behaviour, r.Behaviour.About(), r.Verdict()))
 		},
@@ -98,7 +99,7 @@ func (a *app) selfTest(ctx context.Context, split string, f selfTestFlags, outpu
 	if err != nil {
 		return fmt.Errorf("self-test: %w", err)
 	}
-	answer := selfTestOf(done, whose)
+	answer := selfTestOf(done, of)
 	if err := a.print(output, answer, func(w io.Writer) error { return a.writeSelfTest(w, answer) }, nil); err != nil {
 		return err
 	}
@@ -132,29 +133,56 @@ func (a *app) findDaemon() (string, error) {
 	return path, nil
 }
 
-// limitsOf are the limits of the named split's shadows, as its file says them, and
-// whose they are, in words. Without a name they are splitd's own.
-func (a *app) limitsOf(ctx context.Context, name string) (ladder.Limits, string, error) {
+// tested is whose limits are tested, and what of its split is not.
+type tested struct {
+	limits          ladder.Limits
+	whose           string // in words
+	split, protocol string // "": the limits are splitd's own
+	mode            traffic.Mode
+}
+
+// unlike says what of the split is otherwise than what is tested, a sentence each.
+func (t tested) unlike() []string {
+	unlike := []string{}
+	if t.split != "" && t.protocol != protocolHTTP {
+		unlike = append(unlike, fmt.Sprintf("%q is %s, and this is HTTP: the relay copies bytes of all protocols alike, and what reads and compares them is a process of its own.", t.split, t.protocol))
+	}
+	if t.mode == traffic.ModeKernel {
+		unlike = append(unlike, fmt.Sprintf("%q is in mode kernel, and this is a relay, also without a shadow: flows of %q that are sampled pass one, all others stay in the kernel and cost what they did.", t.split, t.split))
+	}
+	return unlike
+}
+
+// protocolHTTP is what a self-test speaks.
+const protocolHTTP = "http"
+
+// limitsOf are the limits of the named split's shadows, as its file says them. Without a
+// name they are splitd's own.
+func (a *app) limitsOf(ctx context.Context, name string) (tested, error) {
 	if name == "" {
-		return ladder.Limits{}, "splitd's own limits", nil
+		return tested{whose: "splitd's own limits"}, nil
 	}
 	var files []string // none: the standard places
+	var mode traffic.Mode
 	list, err := a.client(0).Splits(ctx, name)
 	if _, refused := errors.AsType[*api.Error](err); refused {
-		return ladder.Limits{}, "", err
+		return tested{}, err
 	}
 	if err == nil && len(list.Items) == 1 {
-		files = fileOf(list.Items[0].Definition)
+		files, mode = fileOf(list.Items[0].Definition), traffic.Mode(list.Items[0].Mode)
 	}
 	config, err := a.load(files)
 	for _, s := range config.Splits {
 		if err == nil && s.Name == name {
-			return ladder.Limits{
-				Budget: &config.Shadow.Budget, FlowBudget: &s.Shadow.FlowBudget, Patience: &s.Shadow.Patience, MaxFlows: &s.Shadow.MaxFlows,
-			}, fmt.Sprintf("the limits of %q", name), nil
+			return tested{
+				limits: ladder.Limits{
+					Budget: &config.Shadow.Budget, FlowBudget: &s.Shadow.FlowBudget, Patience: &s.Shadow.Patience, MaxFlows: &s.Shadow.MaxFlows,
+				},
+				whose: fmt.Sprintf("the limits of %q", name), split: name, protocol: s.Protocol, mode: cmp.Or(mode, s.Mode),
+			}, nil
 		}
 	}
-	return ladder.Limits{}, "", errors.Join(err, fmt.Errorf("read the limits of split %q: no file that can be read here has it: leave the name out to measure splitd's own limits", name))
+	return tested{}, errors.Join(err, fmt.Errorf("read the limits of split %q: no file that can be read here has it: leave the name out to measure splitd's own limits", name))
 }
 
 // fileOf is the file of a definition, FILE:LINE; none where that stands in a standard
@@ -171,6 +199,7 @@ func fileOf(definition string) []string {
 type selfTestAnswer struct {
 	api.Envelope
 	Tested     string         `json:"tested"`
+	Unlike     []string       `json:"unlike"`           // what of the split is otherwise
 	Saturating float64        `json:"saturating_rate"`  // requests a second without a shadow
 	Rate       float64        `json:"rate"`             // at which clients asked
 	Yields     string         `json:"candidates_yield"` // by what means they leave the processors to others
@@ -216,9 +245,9 @@ type selfTestMemory struct {
 	Bound  int64   `json:"bound_bytes"`
 }
 
-func selfTestOf(l ladder.Ladder, whose string) selfTestAnswer {
+func selfTestOf(l ladder.Ladder, of tested) selfTestAnswer {
 	answer := selfTestAnswer{
-		Envelope: api.Of("ShadowSelfTest"), Tested: "HTTP with " + whose, Saturating: l.Saturating, Rate: l.Rate, Yields: l.Yields, Counted: countedMemory,
+		Envelope: api.Of("ShadowSelfTest"), Tested: "HTTP with " + of.whose, Unlike: of.unlike(), Saturating: l.Saturating, Rate: l.Rate, Yields: l.Yields, Counted: countedMemory,
 		Verdict: l.Verdict(), Holds: l.Verdict() == ladder.Holds, Comparable: l.Comparable(),
 		Rungs: make([]selfTestRung, 0, len(l.Rungs)),
 	}
@@ -275,6 +304,9 @@ func (a *app) writeSelfTest(w io.Writer, answer selfTestAnswer) error {
 		if r.Rate != answer.Rate {
 			fmt.Fprintf(&text, "Beside %s they asked for 64 KiB %.0f times a second; of these up to %.0f are answered.\n", r.Candidate, r.Rate, r.Saturating)
 		}
+	}
+	for _, sentence := range answer.Unlike {
+		text.WriteString(printable(sentence) + "\n")
 	}
 	fmt.Fprintf(&text, "Candidates are processes of their own that yield the processors: %s.\n", printable(answer.Yields))
 	fmt.Fprintf(&text, "MEMORY before a shadow, and the MOST with it: %s.\n", answer.Counted)

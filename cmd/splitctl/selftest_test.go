@@ -27,12 +27,32 @@ func TestTheSelfTestsTableSaysWhatDoesNotHold(t *testing.T) {
 	busy.On = []ladder.Times{{P50: 300 * us, P99: 6 * ms}}
 	costly := good
 	costly.On = []ladder.Times{{P50: 2 * ms, P99: 2 * ms}}
+	own := tested{whose: "splitd's own limits"}
 	for _, tc := range []struct {
 		name  string
+		of    tested
 		rungs []ladder.Rung
 		want  string
 	}{
-		{"all hold", []ladder.Rung{good}, `CANDIDATE  P50 OFF   P50 ON  P99 OFF   P99 ON  REQUESTS  FAILED  SHADOWED    MEMORY      MOST  HOLDS
+		{"the split is another kind", tested{whose: `the limits of "mx"`, split: "mx", protocol: "smtp", mode: "kernel"}, []ladder.Rung{good}, `CANDIDATE  P50 OFF   P50 ON  P99 OFF   P99 ON  REQUESTS  FAILED  SHADOWED    MEMORY      MOST  HOLDS
+healthy    0.31 ms  0.39 ms  2.00 ms  2.50 ms     41000       0     20000  16.0 MiB  30.0 MiB  yes
+
+HTTP with the limits of "mx"; clients asked 15000 times a second; without a shadow up to 30000 are answered.
+"mx" is smtp, and this is HTTP: the relay copies bytes of all protocols alike, and what reads and compares them is a process of its own.
+"mx" is in mode kernel, and this is a relay, also without a shadow: flows of "mx" that are sampled pass one, all others stay in the kernel and cost what they did.
+Candidates are processes of their own that yield the processors: SCHED_IDLE.
+MEMORY before a shadow, and the MOST with it: what splitd and the processes that it has started have resident, added up (a page that two of them share counts twice).
+holds: whatever the candidate does, p50 and p99 stay within 1.1x or 1 ms, memory is flat, and no client sees an error
+`},
+		{"the split is of this kind", tested{whose: `the limits of "web"`, split: "web", protocol: "http", mode: "proxy"}, []ladder.Rung{good}, `CANDIDATE  P50 OFF   P50 ON  P99 OFF   P99 ON  REQUESTS  FAILED  SHADOWED    MEMORY      MOST  HOLDS
+healthy    0.31 ms  0.39 ms  2.00 ms  2.50 ms     41000       0     20000  16.0 MiB  30.0 MiB  yes
+
+HTTP with the limits of "web"; clients asked 15000 times a second; without a shadow up to 30000 are answered.
+Candidates are processes of their own that yield the processors: SCHED_IDLE.
+MEMORY before a shadow, and the MOST with it: what splitd and the processes that it has started have resident, added up (a page that two of them share counts twice).
+holds: whatever the candidate does, p50 and p99 stay within 1.1x or 1 ms, memory is flat, and no client sees an error
+`},
+		{"all hold", own, []ladder.Rung{good}, `CANDIDATE  P50 OFF   P50 ON  P99 OFF   P99 ON  REQUESTS  FAILED  SHADOWED    MEMORY      MOST  HOLDS
 healthy    0.31 ms  0.39 ms  2.00 ms  2.50 ms     41000       0     20000  16.0 MiB  30.0 MiB  yes
 
 HTTP with splitd's own limits; clients asked 15000 times a second; without a shadow up to 30000 are answered.
@@ -40,7 +60,7 @@ Candidates are processes of their own that yield the processors: SCHED_IDLE.
 MEMORY before a shadow, and the MOST with it: what splitd and the processes that it has started have resident, added up (a page that two of them share counts twice).
 holds: whatever the candidate does, p50 and p99 stay within 1.1x or 1 ms, memory is flat, and no client sees an error
 `},
-		{"a large page has its own rate", []ladder.Rung{large}, `CANDIDATE  P50 OFF   P50 ON  P99 OFF   P99 ON  REQUESTS  FAILED  SHADOWED    MEMORY      MOST  HOLDS
+		{"a large page has its own rate", own, []ladder.Rung{large}, `CANDIDATE  P50 OFF   P50 ON  P99 OFF   P99 ON  REQUESTS  FAILED  SHADOWED    MEMORY      MOST  HOLDS
 differing  0.31 ms  0.39 ms  2.00 ms  2.50 ms     41000       0     20000  16.0 MiB  30.0 MiB  yes
 
 HTTP with splitd's own limits; clients asked 15000 times a second; without a shadow up to 30000 are answered.
@@ -49,7 +69,7 @@ Candidates are processes of their own that yield the processors: SCHED_IDLE.
 MEMORY before a shadow, and the MOST with it: what splitd and the processes that it has started have resident, added up (a page that two of them share counts twice).
 holds: whatever the candidate does, p50 and p99 stay within 1.1x or 1 ms, memory is flat, and no client sees an error
 `},
-		{"one does not", []ladder.Rung{good, bad}, `CANDIDATE  P50 OFF   P50 ON  P99 OFF    P99 ON  REQUESTS  FAILED  SHADOWED    MEMORY      MOST  HOLDS
+		{"one does not", own, []ladder.Rung{good, bad}, `CANDIDATE  P50 OFF   P50 ON  P99 OFF    P99 ON  REQUESTS  FAILED  SHADOWED    MEMORY      MOST  HOLDS
 healthy    0.31 ms  0.39 ms  2.00 ms   2.50 ms     41000       0     20000  16.0 MiB  30.0 MiB  yes
 hanging    0.31 ms  0.40 ms  2.00 ms  90.00 ms     41000       3     20000  16.0 MiB  30.0 MiB  no
 
@@ -60,7 +80,7 @@ hanging: p99 is 90.00 ms with the shadow and 2.00 ms without (2.00 ms to 2.00 ms
 hanging: 3 requests failed: read answer: unexpected EOF
 does not hold: see above; where it is close repeat it while the machine does nothing else, or give --for more time
 `},
-		{"of one nobody can tell", []ladder.Rung{good, busy}, `CANDIDATE  P50 OFF   P50 ON  P99 OFF   P99 ON  REQUESTS  FAILED  SHADOWED    MEMORY      MOST  HOLDS
+		{"of one nobody can tell", own, []ladder.Rung{good, busy}, `CANDIDATE  P50 OFF   P50 ON  P99 OFF   P99 ON  REQUESTS  FAILED  SHADOWED    MEMORY      MOST  HOLDS
 healthy    0.31 ms  0.39 ms  2.00 ms  2.50 ms     41000       0     20000  16.0 MiB  30.0 MiB  yes
 dead       0.31 ms  0.30 ms  4.00 ms  6.00 ms     41000       0     20000  16.0 MiB  30.0 MiB  cannot tell
 
@@ -70,7 +90,7 @@ MEMORY before a shadow, and the MOST with it: what splitd and the processes that
 dead: p99 is 6.00 ms with the shadow and 4.00 ms without (2.00 ms to 80.00 ms from slice to slice): those without differ too much among themselves
 cannot tell: what clients wait without a shadow scatters by more than what is looked for: repeat it while the machine does nothing else, or give --for more time
 `},
-		{"the shadow itself costs", []ladder.Rung{costly, large}, `CANDIDATE  P50 OFF   P50 ON  P99 OFF   P99 ON  REQUESTS  FAILED  SHADOWED    MEMORY      MOST  HOLDS
+		{"the shadow itself costs", own, []ladder.Rung{costly, large}, `CANDIDATE  P50 OFF   P50 ON  P99 OFF   P99 ON  REQUESTS  FAILED  SHADOWED    MEMORY      MOST  HOLDS
 healthy    0.31 ms  2.00 ms  2.00 ms  2.00 ms     41000       0     20000  16.0 MiB  30.0 MiB  no
 differing  0.31 ms  0.39 ms  2.00 ms  2.50 ms     41000       0     20000  16.0 MiB  30.0 MiB  yes
 
@@ -85,7 +105,7 @@ does not hold: see above; where it is close repeat it while the machine does not
 	} {
 		var out bytes.Buffer
 		a := &app{env: env{stdout: &out, getenv: func(string) string { return "" }, isTerminal: isTerminal}}
-		answer := selfTestOf(ladder.Ladder{Pace: good.Pace, Yields: "SCHED_IDLE", Rungs: tc.rungs}, "splitd's own limits")
+		answer := selfTestOf(ladder.Ladder{Pace: good.Pace, Yields: "SCHED_IDLE", Rungs: tc.rungs}, tc.of)
 		if err := a.writeSelfTest(&out, answer); err != nil {
 			t.Fatal(err)
 		}
