@@ -44,7 +44,7 @@ func (s shadowed) numbers() play.Numbers {
 type shadowing struct {
 	paused  string // why nothing is played, or little; "" where it is
 	fault   bool   // it cannot be, whatever the candidate does
-	away    string // why what is known is of some time ago
+	away    string // why what is known is of some time ago; "" where it is of now
 	differs *api.Differing
 }
 

@@ -3,6 +3,7 @@ package daemon
 import (
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -45,10 +46,12 @@ func TestEachNumberOfAShadowHasALabelOfItsOwn(t *testing.T) {
 		},
 		Eligible: 9, Coverage: map[string]uint64{"compared": 10, "dropped": 11}, Match: 12, Mismatch: 13, Noise: 14,
 	}}
-	s := &shadows{splits: map[string]*shadowed{"web": {play: of}}}
+	var unplayed atomic.Uint64
+	unplayed.Store(20)
+	s := &shadows{splits: map[string]*shadowed{"web": {play: of, unplayed: &unplayed}}}
 	want := &metrics.Shadow{
 		Sampled: new(uint64(15)), Played: new(uint64(16)), Left: new(uint64(17)),
-		Declined: map[string]uint64{"full": 4, "broken": 5, "stopped": 6, "late": 7, "lost": 8},
+		Declined: map[string]uint64{"full": 4, "broken": 5, "stopped": 6, "late": 7, "lost": 8, "fault": 20},
 		Open:     1, Panics: map[string]uint64{"tee": 18, "driver": 2}, BreakerOpen: true,
 		Eligible: 9, Coverage: map[string]uint64{"compared": 10, "dropped": 11}, Unsound: 3,
 		Compared: map[string]uint64{"match": 12, "mismatch": 13, "noise": 14},

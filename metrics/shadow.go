@@ -20,7 +20,8 @@ type Shadow struct {
 	// unknown.
 	Sampled, Played, Left *uint64
 	// Declined are flows that were sampled and not played, by reason: full | broken |
-	// stopped | late | lost, which also counts those that were lost while they were | fault.
+	// stopped | late | lost, which also counts those that were lost while they were, |
+	// fault.
 	Declined map[string]uint64
 	// Open is how many shadows run.
 	Open int64
