@@ -35,6 +35,10 @@ func (w *worker) listen(f *front, socket int) {
 		w.listeners = append(w.listeners, listener{})
 	}
 	w.listeners[place] = listener{front: f, socket: socket, batch: 1}
+	if w.hasEnded() {
+		w.abandon(int32(place))
+		return
+	}
 	if f.udp() {
 		w.prepare()
 	}

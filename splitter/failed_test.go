@@ -44,9 +44,12 @@ func TestAWorkerThatFailsLeavesItsClientsToTheOthersAndItsSocketsNumbersToNobody
 	was := identities(t, listeners)
 	r.workers[0].fail()
 	<-r.workers[0].ended
+	late := r.openFront(t, tcpSpot(netip.AddrPortFrom(ip, freePort())), r.fronts[tcpSpot(service)].choice.Load())
 	for range 20 {
-		if letter, err := greeting(service); letter != 'o' {
-			t.Errorf("while one worker has failed a client got %q, %v", letter, err)
+		for _, at := range []netip.AddrPort{service, late} {
+			if letter, err := greeting(at); letter != 'o' {
+				t.Errorf("while one worker has failed a client of %s got %q, %v", at, letter, err)
+			}
 		}
 	}
 	for i, now := range identities(t, listeners) {
@@ -59,6 +62,20 @@ func TestAWorkerThatFailsLeavesItsClientsToTheOthersAndItsSocketsNumbersToNobody
 		t.Error("Run() = nil, want why a worker has failed")
 	}
 	nettest.Eventually(t, "no file is left", func() bool { return len(openFiles(t)) <= files }, func() any { return openFiles(t) })
+}
+
+// openFront is what Apply does for another address; r.mu is held.
+func (r *Relay) openFront(t *testing.T, at spot, c *choice) netip.AddrPort {
+	t.Helper()
+	sockets, err := listen(at, len(r.workers), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &front{address: at, sockets: sockets}
+	f.choice.Store(c)
+	r.fronts[at] = f
+	r.open(f)
+	return at.AddrPort
 }
 
 // identities are the inodes of files, 0 of numbers that are none's.

@@ -314,6 +314,16 @@ func (w *worker) obey() {
 	}
 }
 
+// hasEnded says that the worker is no more: what it is asked to do others do for it.
+func (w *worker) hasEnded() bool {
+	select {
+	case <-w.ended:
+		return true
+	default:
+		return false
+	}
+}
+
 // end closes what the worker still has, and its post.
 func (w *worker) end() {
 	defer close(w.ended)
