@@ -80,7 +80,7 @@ func (l *life) take(last bool) []order {
 	l.queue.Lock()
 	defer l.queue.Unlock()
 	orders := l.orders
-	l.orders, l.isOver = nil, last
+	l.orders, l.isOver = nil, l.isOver || last
 	return orders
 }
 
