@@ -54,8 +54,9 @@ type forced struct {
 
 // forceOff goes the way back without the daemon's help. The word to the next
 // daemon is left before this one is ended, because a supervisor may be quicker
-// to start it than we are to rewrite the kernel. Nothing but the kernel itself
-// can make it fail.
+// to start it than we are to rewrite the kernel. Where the kernel has nothing of
+// splitd the word is all there is, and it fails without; else nothing but the
+// kernel itself can make it fail.
 func (o *offCommand) forceOff(ctx context.Context, split string, alive bool) error {
 	if err := o.rescue.permitted(); err != nil {
 		return fmt.Errorf("force off: %w: use sudo", err)
@@ -71,8 +72,13 @@ func (o *offCommand) forceOff(ctx context.Context, split string, alive bool) err
 	} else {
 		daemon.pid, alive = o.rescue.holder()
 	}
+	var left string // read after the word has come
 	word := make(chan error, 1)
-	go func() { word <- o.leaveWord(daemon.pid, split) }()
+	go func() {
+		dir, err := o.leaveWord(daemon.pid, split)
+		left = dir
+		word <- err
+	}()
 	early, stop := context.WithTimeout(ctx, markerPatience)
 	err, done := receive(early, word)
 	stop()
@@ -85,6 +91,9 @@ func (o *offCommand) forceOff(ctx context.Context, split string, alive bool) err
 			err = errors.New("write forced marker: the disk does not answer")
 		}
 	}
+	if err != nil && failed == nil && split == "" && len(changes) == 0 {
+		return fmt.Errorf("force off: nothing of splitd is in the kernel, and nothing is recorded for the next start, which WOULD RESTORE the weights of mode proxy: %w", err)
+	}
 	if err != nil {
 		o.warn("%v: the next start of splitd or of this host WOULD RESTORE the old weights: stop splitd, or run `splitctl off` again when it is up", err)
 	}
@@ -93,7 +102,10 @@ func (o *offCommand) forceOff(ctx context.Context, split string, alive bool) err
 	}
 	switch {
 	case failed == nil:
-		return o.printForced(split, changes)
+		if err != nil {
+			return o.printForced(split, changes, "")
+		}
+		return o.printForced(split, changes, left)
 	case split != "" && err == nil:
 		return marked(failed, ended)
 	}
@@ -189,7 +201,9 @@ func (o *offCommand) endDaemon(ctx context.Context, daemon peer) bool {
 	return true
 }
 
-func (o *offCommand) printForced(split string, all []forced) error {
+// printForced prints what was changed; left is the directory of the word for the
+// next start, "" when there is none.
+func (o *offCommand) printForced(split string, all []forced, left string) error {
 	list := api.ChangeList{Envelope: api.Of(api.KindChangeList), Items: []api.Change{}}
 	for _, f := range all {
 		list.Items = append(list.Items, api.Change{
@@ -199,7 +213,7 @@ func (o *offCommand) printForced(split string, all []forced) error {
 	}
 	switch {
 	case len(list.Items) == 0:
-		o.say("splitctl: nothing of splitd is in the kernel: no flow goes to a candidate through it")
+		o.say(fmt.Sprintf("splitctl: nothing of splitd is in the kernel: no flow goes to a candidate through it; recorded in %q: the next start keeps all splits off", left))
 	case split != "" && len(list.Items) == 1:
 		return o.printChangeOf(o.output, list.Items[0], closed)
 	}

@@ -38,7 +38,7 @@ func (a *app) off() *cobra.Command {
 	cmd.Flags().BoolVar(&o.all, "all", false, "every split")
 	cmd.Flags().BoolVar(&o.force, "force", false, "if the daemon does not answer, end it and rewrite the kernel")
 	cmd.Flags().StringVar(&o.reason, "reason", "", "why, for the history")
-	cmd.Flags().StringVar(&o.stateDir, "state-dir", "", "with --force: the daemon's state_dir (default: as the kernel's table says, as the daemon was started, $SPLITD_STATE_DIR, "+systemStateDir+")")
+	cmd.Flags().StringVar(&o.stateDir, "state-dir", "", "with --force: the daemon's state_dir (default: as the kernel's table says, as the daemon was started, $SPLITD_STATE_DIR, or beside the socket or in "+systemStateDir+" if its files are there)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), first(args)) }
 	return cmd
 }
@@ -110,14 +110,7 @@ func (o *offCommand) orAll(ctx context.Context, err error) error {
 
 // teach names the command that needs no daemon.
 func (o *offCommand) teach(missing *client.Unreachable, split string) error {
-	words := []string{"splitctl", "off"}
-	if o.all {
-		words = append(words, "--all")
-	}
-	if split != "" {
-		words = append(words, split)
-	}
-	command := strings.Join(append(words, "--force"), " ")
+	command := o.forceLine(split)
 	if e := missing.Ending; e != nil && !e.Kernel {
 		return missing // nothing of it can be forced: its relay begins no flows
 	}
@@ -129,4 +122,16 @@ func (o *offCommand) teach(missing *client.Unreachable, split string) error {
 		text = fmt.Sprintf("%v; for splits in the kernel: %s (as root) ends it and rewrites the kernel itself", missing, command)
 	}
 	return &coded{code: exitUnreachable, err: errors.New(text)}
+}
+
+// forceLine is the command that needs no daemon.
+func (o *offCommand) forceLine(split string) string {
+	words := []string{"splitctl", "off"}
+	if o.all {
+		words = append(words, "--all")
+	}
+	if split != "" {
+		words = append(words, split)
+	}
+	return strings.Join(append(words, "--force"), " ")
 }

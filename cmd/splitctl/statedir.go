@@ -2,12 +2,14 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -18,12 +20,13 @@ import (
 	"github.com/splitd/splitd/control/client"
 )
 
-// Where the daemon keeps its state, as `off --force` finds out. It must not
-// fail, and a directory that is not the daemon's is one that nobody reads.
+// Where the daemon keeps its state, as `off --force` finds out. A directory that
+// is not the daemon's is one that nobody reads: it is not made, nor relied on.
 const (
 	systemStateDir = "/var/lib/splitd"
 	keyStateDir    = "state_dir"
 	envStateDir    = "SPLITD_STATE_DIR"
+	envSocket      = "SPLITD_CONTROL_SOCKET"
 )
 
 // checkStateDir refuses a --state-dir that is not there: nobody would read the
@@ -59,19 +62,23 @@ func mustBeDir(path string) error {
 }
 
 // leaveWord leaves the marker for the daemon's next start: where the operator
-// says, and where the kernel's table says if that is another place.
-func (o *offCommand) leaveWord(pid int, split string) error {
-	dir := o.findStateDir(pid)
-	err := o.rescue.mark(dir, split, o.request(o.reason))
+// says, and where the kernel's table says if that is another place. It returns
+// the directory in which it is, or why there is none.
+func (o *offCommand) leaveWord(pid int, split string) (string, error) {
+	dir, err := o.findStateDir(pid)
+	if err != nil {
+		return "", fmt.Errorf("%w: name its state_dir: `%s --state-dir DIR`", err, o.forceLine(split))
+	}
+	err = o.rescue.mark(dir, split, o.request(o.reason))
 	if o.stateDir == "" {
-		return err
+		return dir, err
 	}
 	inKernel, unread := o.rescue.stateDir()
 	if unread != nil || inKernel == "" || sameDir(dir, inKernel) {
-		return err
+		return dir, err
 	}
 	o.warn("--state-dir %q is not the kernel's table's word, %q: the marker is left in both", dir, inKernel)
-	return errors.Join(err, o.rescue.mark(inKernel, split, o.request(o.reason)))
+	return dir, errors.Join(err, o.rescue.mark(inKernel, split, o.request(o.reason)))
 }
 
 // sameDir says whether two paths lead to one directory.
@@ -82,22 +89,68 @@ func sameDir(a, b string) bool {
 }
 
 // findStateDir asks whom it can, who knows best first: the operator, the
-// kernel's table, the daemon's process (pid 0: none), this environment and the
-// files at the usual place.
-func (o *offCommand) findStateDir(pid int) string {
+// kernel's table, the daemon's process (pid 0: none), this environment, and the
+// places where a splitd that has been at this socket may have left its files.
+func (o *offCommand) findStateDir(pid int) (string, error) {
 	if o.stateDir != "" {
-		return o.stateDir
+		return o.stateDir, nil
 	}
 	if dir, err := o.rescue.stateDir(); err == nil && dir != "" {
-		return dir
+		return dir, nil
 	}
 	if dir := stateDirOfProcess("/proc/" + strconv.Itoa(pid)); pid > 0 && dir != "" {
-		return dir
+		return dir, nil
 	}
-	if dir := stateDirOf(configs.Options{LookupEnv: o.lookupEnv}); dir != "" {
-		return dir
+	if dir, _ := o.lookupEnv(envStateDir); dir != "" {
+		if err := mustBeDir(dir); err != nil {
+			return "", fmt.Errorf("$%s %q: %w", envStateDir, dir, err)
+		}
+		return dir, nil
 	}
-	return systemStateDir
+	for _, dir := range o.likelyStateDirs() {
+		if holdsState(dir) {
+			return dir, nil
+		}
+	}
+	return "", errors.New("where that splitd keeps its state is not known")
+}
+
+// likelyStateDirs are those beside the socket, and the usual one, or the files',
+// where the socket is theirs.
+func (o *offCommand) likelyStateDirs() []string {
+	sockets := o.client(0).Paths()
+	var dirs []string
+	for _, socket := range sockets {
+		dirs = append(dirs, filepath.Dir(socket))
+	}
+	options := configs.Options{LookupEnv: func(name string) (string, bool) {
+		if name == envSocket { // where we ask is not where the files say
+			return "", false
+		}
+		return o.lookupEnv(name)
+	}}
+	socket := client.SystemSocket
+	if config, err := configs.Load(options); err == nil {
+		socket = config.Control.Socket
+	}
+	named, _ := o.lookupEnv(envSocket)
+	if o.socket == "" && named == "" || slices.Contains(sockets, socket) {
+		dirs = append(dirs, cmp.Or(stateDirOf(options), systemStateDir))
+	}
+	return dirs
+}
+
+// holdsState says whether a splitd has kept its state there. Where everybody
+// may write, anybody may have left that.
+func holdsState(dir string) bool {
+	info, err := os.Stat(dir)
+	if err != nil || info.Mode().Perm()&0o002 != 0 {
+		return false
+	}
+	return slices.ContainsFunc([]string{"state.db", "restore.json", "history.jsonl"}, func(name string) bool {
+		file, err := os.Lstat(filepath.Join(dir, name))
+		return err == nil && file.Mode().IsRegular()
+	})
 }
 
 // stateDirOfProcess is the state_dir that the splitd of this /proc/PID was
