@@ -21,6 +21,9 @@ import (
 // the outcome.
 func (d *Daemon) begins(ctx context.Context) error {
 	known, storeErr := d.scribe.records(ctx)
+	if err := d.mustBeTheOnlyOne(storeErr); err != nil {
+		return err
+	}
 	if err := d.mayBeAlone(known); err != nil {
 		return err
 	}

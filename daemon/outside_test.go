@@ -47,14 +47,14 @@ func TestASplitOfTheRelayKeepsWhatWasInForceThoughItsStoreIsLost(t *testing.T) {
 		wasSet traffic.Weight
 		reason string
 	}{
-		"nothing is lost":              {func(*world) {}, 0, percent(20), ""},
-		"the store":                    {func(w *world) { w.lose(storeFile) }, 0, percent(20), reasonSaved},
-		"the store, to garbage":        {func(w *world) { w.spoil(storeFile) }, 0, percent(20), reasonSaved},
-		"the store, to another splitd": {func(w *world) { w.locked = errors.New("locked") }, 0, percent(20), reasonSaved},
-		"store and snapshot":           {func(w *world) { w.lose(storeFile, snapshotFile) }, 0, 0, reasonLost},
-		"both to garbage":              {func(w *world) { w.spoil(storeFile, snapshotFile) }, 0, 0, reasonLost},
-		"store, and snapshot spoilt":   {func(w *world) { w.lose(storeFile); w.spoil(snapshotFile) }, 0, 0, reasonLost},
-		"all there was":                {func(w *world) { w.lose(storeFile, snapshotFile, journalFile) }, percent(50), percent(50), ""},
+		"nothing is lost":                 {func(*world) {}, 0, percent(20), ""},
+		"the store":                       {func(w *world) { w.lose(storeFile) }, 0, percent(20), reasonSaved},
+		"the store, to garbage":           {func(w *world) { w.spoil(storeFile) }, 0, percent(20), reasonSaved},
+		"the store, to what is no splitd": {func(w *world) { w.locked = errors.New("locked") }, 0, percent(20), reasonSaved},
+		"store and snapshot":              {func(w *world) { w.lose(storeFile, snapshotFile) }, 0, 0, reasonLost},
+		"both to garbage":                 {func(w *world) { w.spoil(storeFile, snapshotFile) }, 0, 0, reasonLost},
+		"store, and snapshot spoilt":      {func(w *world) { w.lose(storeFile); w.spoil(snapshotFile) }, 0, 0, reasonLost},
+		"all there was":                   {func(w *world) { w.lose(storeFile, snapshotFile, journalFile) }, percent(50), percent(50), ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			web := proxied(percent(50))

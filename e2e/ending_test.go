@@ -63,6 +63,27 @@ func TestWhileFlowsDrainAStartSaysWhatIsInItsWay(t *testing.T) {
 	l.start()
 }
 
+// It has the store of the one that drains behind it only when that has ended.
+func TestWhileFlowsDrainAStartOfTheRelayAloneServes(t *testing.T) {
+	l := newLab(t)
+	l.configure(proxyConfig)
+	l.start()
+	c, r, _ := l.dial("10.1.0.1:2525")
+	defer func() { _ = c.Close() }()
+	first := l.daemon
+	l.ends(unix.SIGTERM)
+	l.start()
+	if who := l.who("10.1.0.1:2525"); who != "old" {
+		t.Errorf("the second daemon's client is served by %q", who)
+	}
+	if err := talks(c, r); err != nil {
+		t.Errorf("the first one's flow: %v", err)
+	}
+	_ = c.Close()
+	l.eventually("the first daemon has ended with its last flow", func() bool { return unix.Kill(first.Process.Pid, 0) != nil })
+	l.ok("set", "mx", "100%")
+}
+
 // Of a shell's background SIGINT is ignored, and of nohup's too where it is run there.
 func TestASecondSignalResetsTheFlowsThatDrain(t *testing.T) {
 	for name, tt := range map[string]struct {

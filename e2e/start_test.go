@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -154,6 +155,30 @@ func TestASecondDaemonOnTheSameSocketIsRefused(t *testing.T) {
 	l.servedBy("new")
 	if s := l.status(); s.WeightPPM != 1_000_000 || s.Generation != 2 {
 		t.Errorf("after the refused start: %d ppm at %d, want 1000000 at 2", s.WeightPPM, s.Generation)
+	}
+}
+
+func TestASecondDaemonOnTheSameStateDirIsRefused(t *testing.T) {
+	l := newLab(t)
+	l.configure(proxyConfig)
+	l.start()
+	l.ok("off", "--all")
+	file := filepath.Join(l.dir, "state", "restore.json")
+	before, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := filepath.Join(l.dir, "other.yaml")
+	text := strings.NewReplacer("splitd.sock", "other.sock", "name: mx", "name: web", ":2525", ":2526").Replace(proxyConfig)
+	if err := os.WriteFile(other, fmt.Appendf(nil, text, l.dir), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := l.run("splitd", "run", "--config", other)
+	if want := fmt.Sprintf("another splitd (pid %d) runs on the state_dir", l.daemon.Process.Pid); r.code != 1 || !strings.Contains(r.stderr, want) {
+		t.Errorf("a second run: exit %d, %q; want %q", r.code, r.stderr, want)
+	}
+	if after, err := os.ReadFile(file); err != nil || !bytes.Equal(after, before) {
+		t.Errorf("the second run changed restore.json to %s, %v; before %s", after, err, before)
 	}
 }
 

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,6 +12,22 @@ import (
 // ErrLocked says that another process, or another handle of this one, has the
 // store open.
 var ErrLocked = errors.New("locked by another process")
+
+// Locked is an ErrLocked that may know who has the lock.
+type Locked struct {
+	PID     int    // 0: not known, as from another PID namespace
+	Program string // its name, comm in proc(5); "" when not known
+}
+
+func (l *Locked) Error() string {
+	if l.PID == 0 {
+		return ErrLocked.Error()
+	}
+	return fmt.Sprintf("%v, %d (%s)", ErrLocked, l.PID, cmp.Or(l.Program, "?"))
+}
+
+// Is says that it is an ErrLocked.
+func (l *Locked) Is(target error) bool { return target == ErrLocked } //nolint:errorlint // Is itself compares
 
 // ErrCorrupt says that the store's file cannot be trusted: damaged, truncated,
 // not ours, or written by a newer splitd.

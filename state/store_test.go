@@ -1,6 +1,7 @@
 package state_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -193,7 +194,11 @@ func TestASecondOpenerIsToldThatTheStoreIsLocked(t *testing.T) {
 	if took := time.Since(begin); took > 2*time.Second {
 		t.Errorf("the refusal took %v", took)
 	}
-	want := fmt.Sprintf("open store %q: locked by another process: another splitd runs on this state_dir: stop it, or give this one its own", path)
+	comm, failed := os.ReadFile("/proc/self/comm")
+	if failed != nil {
+		t.Fatal(failed)
+	}
+	want := fmt.Sprintf("open store %q: locked by another process, %d (%s): another splitd runs on this state_dir: stop it, or give this one its own", path, os.Getpid(), bytes.TrimSpace(comm))
 	if err.Error() != want {
 		t.Errorf("error = %q, want %q", err, want)
 	}
