@@ -111,7 +111,7 @@ func (d *Daemon) firstApply(ctx context.Context, p proposal, recorded bool) erro
 	}
 	d.see(d.withBaselines(ctx, p.next))
 	d.retarget()
-	d.reloads.Store(&metrics.Reload{At: d.now(), OK: true})
+	d.reloads.Store(&reloaded{Reload: metrics.Reload{At: d.now(), OK: true}})
 	d.warnOf(d.publish(p.entries, false).wait(ctx, raisePatience))
 	d.scribe.submit(func() error { return d.tidyMarkers(recorded) })
 	return nil

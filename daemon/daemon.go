@@ -122,7 +122,7 @@ type Daemon struct {
 
 	shadows *shadows
 
-	reloads atomic.Pointer[metrics.Reload]
+	reloads atomic.Pointer[reloaded]
 
 	control *control.Server
 	web     net.Listener // nil: http is off
@@ -361,7 +361,7 @@ func (d *Daemon) tellSystemd(states ...string) {
 func (d *Daemon) snapshotPath() string { return filepath.Join(d.options.Config.StateDir, snapshotFile) }
 
 // lastReload is when the configuration was last read and whether it was taken.
-func (d *Daemon) lastReload() metrics.Reload { return *d.reloads.Load() }
+func (d *Daemon) lastReload() metrics.Reload { return d.reloads.Load().Reload }
 
 // resolved is the definition with auto modes resolved, told once.
 func (d *Daemon) resolved(definitions []traffic.Split) (map[string]traffic.Mode, []string) {

@@ -57,8 +57,8 @@ func (d *Daemon) notPinned(record state.Record, verb string) error {
 		return refuse(api.CodeConflict, "%s %q: the file pins its weights (%s) and %s holds above them: `splitctl set %s default` drops it and takes the file's",
 			verb, record.Name, place, held, record.Name)
 	}
-	return refuse(api.CodeConflict, "%s %q: the file pins its weights (%s): change the weight there and run `splitctl apply`, or remove `pinned: true`; `splitctl off` works",
-		verb, record.Name, place)
+	return refuse(api.CodeConflict, "%s %q: the file pins its weights (%s): change the weight there and run `%s`, or remove `pinned: true`; `splitctl off` works",
+		verb, record.Name, place, applyLine(d.view.Load().running))
 }
 
 // Off sets every candidate of a split to 0, now. It only lowers.

@@ -43,8 +43,7 @@ func (d *Daemon) playOf(record state.Record) (Play, error) {
 	}
 	split := d.view.Load().split(record.Name)
 	if err := split.CheckSample(); err != nil {
-		return nil, refuse(api.CodeFailed, "report %q: it is not shadowed: %v: change it there (%s) and run `splitctl apply`",
-			record.Name, err, d.view.Load().places[record.Name])
+		return nil, refuse(api.CodeFailed, "report %q: it is not shadowed: %v: %s", record.Name, err, d.whereToChange(record.Name))
 	}
 	if err := play.Check(split); err != nil {
 		return nil, refuse(api.CodeFailed, "report %q: %v", record.Name, err)

@@ -80,13 +80,13 @@ func (d *Daemon) mayShadow(record state.Record, request api.ShadowRequest) error
 		return refuse(api.CodeConflict, "shadow %q: the file pins its sample (%s) and an operator's 0%% holds above it: `splitctl shadow %s default` drops it and takes the file's",
 			name, d.view.Load().places[name], name)
 	case record.Definition.Pinned:
-		return refuse(api.CodeConflict, "shadow %q: the file pins its sample (%s): change shadow.sample there and run `splitctl apply`, or remove `pinned: true`; `splitctl shadow %s 0%%` works",
-			name, d.view.Load().places[name], name)
+		return refuse(api.CodeConflict, "shadow %q: the file pins its sample (%s): change shadow.sample there and run `%s`, or remove `pinned: true`; `splitctl shadow %s 0%%` works",
+			name, d.view.Load().places[name], applyLine(d.view.Load().running), name)
 	}
 	if err := record.Definition.CheckSample(); err != nil && !slices.ContainsFunc(record.Definition.Service.Ports, isTCP) {
 		return refuse(api.CodeInvalid, "shadow %q: %v", name, err) // there is nothing to change
 	} else if err != nil {
-		return refuse(api.CodeInvalid, "shadow %q: %v: change it there (%s) and run `splitctl apply`", name, err, d.view.Load().places[name])
+		return refuse(api.CodeInvalid, "shadow %q: %v: %s", name, err, d.whereToChange(name))
 	}
 	return nil
 }

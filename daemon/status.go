@@ -152,8 +152,8 @@ func (d *Daemon) warnings(r reading) []string {
 	if host, notes := sorted(r.host); len(host)+len(r.view.auto) > 0 { // notes alone are the plan's
 		warnings = append(warnings, aboutHost(host, len(notes)+len(r.view.auto)))
 	}
-	if !d.lastReload().OK {
-		warnings = append(warnings, "the newest reload was refused and what ran before runs on: `splitctl apply` says why")
+	if last := d.reloads.Load(); !last.OK {
+		warnings = append(warnings, last.refused(r.view.running, d.options.Sources))
 	}
 	if err := d.storeTrouble(); errors.Is(err, state.ErrGone) {
 		warnings = append(warnings, "changes are not recorded: "+err.Error())
