@@ -150,14 +150,15 @@ func TestFlagsAndEnvironmentAreJudgedToo(t *testing.T) {
 	file := write(t, t.TempDir(), "a.yaml", "log: {level: loud}\n")
 	_, err := configs.Load(configs.Options{
 		Files:     []string{file},
-		Flags:     map[string]string{"log.format": "xml", "log.colour": "always"},
+		Flags:     map[string]string{"log.format": "xml", "log.colour": "always", "state_dir": "../st"},
 		LookupEnv: env("SPLITD_CONTROL_SOCKET", "splitd.sock", "SPLITD_LOG_LEVEL", "verbose"),
 	})
 	refused(t, err,
 		file+`:1:14: log.level: "loud" is not a level: use debug, info, warn or error`,
 		`command line: log.colour: unknown key`,
 		`command line: log.format: "xml" is not a format: use text or json`,
-		`environment: SPLITD_CONTROL_SOCKET: "splitd.sock" is not an absolute path`,
+		`command line: state_dir: "../st" is not an absolute path: write "$PWD/../st" in a shell`,
+		`environment: SPLITD_CONTROL_SOCKET: "splitd.sock" is not an absolute path: write "$PWD/splitd.sock" in a shell`,
 		`environment: SPLITD_LOG_LEVEL: "verbose" is not a level: use debug, info, warn or error`)
 }
 

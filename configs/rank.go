@@ -2,6 +2,7 @@ package configs
 
 import (
 	"errors"
+	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -60,7 +61,11 @@ func rank(o Options, settings map[string]setting, r *report) ranked {
 }
 
 func check(r *report, source, name string, s scalar, text string) {
-	if err := s.check(text); err != nil {
+	err := s.check(text)
+	if errors.Is(err, errRelative) && (s.key == keySocket || s.key == keyState) {
+		err = fmt.Errorf("%w: write \"$PWD/%s\" in a shell", err, filepath.Clean(text))
+	}
+	if err != nil {
 		spot{report: r, file: source, path: name}.refuse("%s", err)
 	}
 }

@@ -169,10 +169,12 @@ func parseWorkers(text string) (int, error) {
 
 func checkAbsolute(path string) error {
 	if !filepath.IsAbs(path) || strings.ContainsRune(path, 0) {
-		return fmt.Errorf("%q is not an absolute path", path)
+		return fmt.Errorf("%q %w", path, errRelative)
 	}
 	return nil
 }
+
+var errRelative = errors.New("is not an absolute path")
 
 func checkGroup(name string) error {
 	if strings.ContainsAny(name, ": \t\n\x00/") {

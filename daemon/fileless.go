@@ -53,9 +53,9 @@ func (d *Daemon) mayBeAlone(known map[string]state.Record) error {
 	}
 	dir := d.options.Config.StateDir
 	return fmt.Errorf("start without a file: the state directory %q has %s of a configuration, which %s: "+
-		"write the split into that configuration, or give this run its own --state-dir and --control-socket, as in `--state-dir %s --control-socket %s`; "+
+		"write the split into that configuration, or give this run its own --state-dir and --control-socket, as in `--state-dir \"$PWD/splitd-state\" --control-socket \"$PWD/splitd.sock\"`; "+
 		"if nobody needs what is there, stop that splitd, run `splitd cleanup` and move the directory away",
-		dir, someOf(there), lost, "./splitd-state", "./splitd.sock")
+		dir, someOf(there), lost)
 }
 
 // someOf names the first few.

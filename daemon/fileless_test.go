@@ -40,6 +40,9 @@ func TestARunWithoutAFileStartsOverNobodysState(t *testing.T) {
 		if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: %v, want %q", name, err, test.want)
 		}
+		if paths := "`--state-dir \"$PWD/splitd-state\" --control-socket \"$PWD/splitd.sock\"`"; err != nil && !strings.Contains(err.Error(), paths) {
+			t.Errorf("%s: %v, want absolute paths as in %s", name, err, paths)
+		}
 		_ = d.stop()
 		if test.want == "" || test.locked != nil {
 			continue
