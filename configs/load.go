@@ -1,6 +1,7 @@
 package configs
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -55,10 +56,24 @@ func Check(files []string) (notes []string, err error) {
 		c := collected{settings: map[string]setting{}}
 		one := report{}
 		c.read(&one, file, text)
+		if nothingIn(text) {
+			spot{report: &one, file: file}.note("nothing is in it: should it be the only file, an apply removes all splits; write `splits: []` if there shall be none")
+		}
 		definition, _ := c.definition(&one)
 		notes, all.errors = append(notes, definition.Notes...), append(all.errors, one.errors...)
 	}
 	return notes, all.err()
+}
+
+// nothingIn says that a text has only blanks and comments: it may have been
+// emptied by accident.
+func nothingIn(text []byte) bool {
+	for row := range bytes.Lines(text) {
+		if row = bytes.TrimSpace(row); len(row) > 0 && row[0] != '#' && string(row) != "---" {
+			return false
+		}
+	}
+	return true
 }
 
 // files lists the files to read, in their order.

@@ -274,6 +274,20 @@ func TestCheckNotesWhatHasNoEffect(t *testing.T) {
 	}
 }
 
+func TestCheckNotesAFileWithNothingInIt(t *testing.T) {
+	dir := t.TempDir()
+	blank, comment := write(t, dir, "a.yaml", "\n"), write(t, dir, "b.yaml", "# mx: gone\n")
+	empty, none, set := write(t, dir, "c.yaml", ""), write(t, dir, "d.yaml", "splits: []\n"), write(t, dir, "e.yaml", "log: {level: debug}\n")
+	notes, err := configs.Check([]string{blank, comment, empty, none, set})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const what = ": nothing is in it: should it be the only file, an apply removes all splits; write `splits: []` if there shall be none"
+	if diff := cmp.Diff([]string{blank + what, comment + what, empty + what}, notes); diff != "" {
+		t.Errorf("notes (-want +got):\n%s", diff)
+	}
+}
+
 func TestAFileOverFourMebibytesIsRefused(t *testing.T) {
 	fits := mx + "#" + strings.Repeat("x", 4<<20-len(mx)-1)
 	if _, err := configs.ParseDefinition("a.yaml", []byte(fits)); err != nil {

@@ -81,6 +81,15 @@ func (d *Daemon) remove(p *proposal, known map[string]state.Record, definition c
 	}
 }
 
+// noneLeft warns of an apply that removes all splits: the text may have been
+// emptied by accident.
+func (p proposal) noneLeft(sources string) []string {
+	if len(p.next.names()) > 0 || !slices.ContainsFunc(p.records, func(r state.Record) bool { return r.Removed }) {
+		return nil
+	}
+	return []string{fmt.Sprintf("no split is left by %s: nobody listens any more for those that the relay served: put them back there and apply again", sources)}
+}
+
 // parting says what becomes of the overrides of a split that is removed.
 func parting(record state.Record) (notes []string) {
 	kept, dropped := outlasting(record.Overrides)

@@ -61,6 +61,23 @@ func TestARefusedReloadNamesTheCommandThatSaysWhyAndTakesNothingDown(t *testing.
 	}
 }
 
+func TestAnApplyThatLeavesNoSplitSaysSo(t *testing.T) {
+	w := newPair(t)
+	d := w.mustBoot()
+	w.files.Splits = w.files.Splits[:1]
+	for _, want := range []bool{false, true, false} { // one goes; the last goes; there is none
+		answer, err := d.Apply(t.Context(), control.Actor{}, api.ApplyRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		said := strings.Contains(strings.Join(answer.Warnings, "\n"), "no split is left by the files: nobody listens any more for those that the relay served: put them back there and apply again")
+		if said != want {
+			t.Errorf("warnings %q, want that no split is left: %v", answer.Warnings, want)
+		}
+		w.files.Splits = nil
+	}
+}
+
 func TestWhereToChangeAKeyIsWhereTheRunningDefinitionIs(t *testing.T) {
 	w := newWorld(t, mx(0))
 	d := w.mustBoot()

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -56,7 +57,7 @@ func (d *Daemon) reload(ctx context.Context, who control.Actor, request api.Appl
 		return api.Apply{}, err
 	}
 	hostWarnings := d.tellOfHost(findings)
-	answer := applied(p, slices.Concat(notes, autoNotes, hostWarnings, p.overruled(), p.ended, recounting, p.parting, warnings))
+	answer := applied(p, slices.Concat(notes, autoNotes, hostWarnings, p.overruled(), p.ended, recounting, p.parting, p.noneLeft(cmp.Or(request.Name, d.options.Sources)), warnings))
 	answer.Changed, answer.ReturnPathsChanged = answer.Changed || !samePaths, !samePaths
 	return answer, nil
 }

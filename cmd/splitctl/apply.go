@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"os"
@@ -24,7 +25,8 @@ func (a *app) apply() *cobra.Command {
 		Use:   "apply [-f FILE]",
 		Short: "Make the daemon read its files again, or run FILE instead",
 		Long: "Make the daemon read again the files that it was started with. With -f it runs FILE (- is standard\n" +
-			"input) instead, until the next apply without -f. A bad file changes nothing.",
+			"input) instead, also over restarts, until the next apply without -f: splits that FILE has not are removed.\n" +
+			"A bad file changes nothing.",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return usagef("name the file with -f: splitctl apply -f %s", args[0])
@@ -81,7 +83,7 @@ func (a *app) readConfiguration(file string) (name, text string, err error) {
 		return "", "", fmt.Errorf("read configuration %q: %w", name, err)
 	case len(content) > maxConfiguration:
 		return "", "", fmt.Errorf("read configuration %q: it is over %d bytes", name, maxConfiguration)
-	case len(content) == 0:
+	case len(bytes.TrimSpace(content)) == 0:
 		return "", "", fmt.Errorf("read configuration %q: it is empty: to run no split at all write `splits: []`", name)
 	}
 	return name, string(content), nil
