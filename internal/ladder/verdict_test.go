@@ -170,6 +170,10 @@ func TestSlicesThatDifferTooMuchBearOnlyWhatIsCertain(t *testing.T) {
 		{"busy, and slower than ever without but once", busy, ms(80, 100, 110, 120, 130, 120, 110), CannotTell},
 		{"busy, and slower than ever without", busy, ms(105, 100, 110, 120, 130, 120, 110), Fails},
 		{"busy, and as fast as a fast one without", busy, ms(5, 6, 7, 6, 5, 90, 100), Holds},
+		{"steady but for one, which covers what is slower", steady, ms(20, 20, 20, 40, 50, 60, 70), CannotTell},
+		{"steady but for one, and as slow as that", steady, ms(20, 20, 20, 90, 90, 90, 90), CannotTell},
+		{"steady but for one, and the middle is slower than that", steady, ms(20, 20, 20, 100, 100, 100, 100), Fails},
+		{"steady but for one, and all are slower than the others", steady, ms(22, 22, 22, 40, 50, 60, 70), Fails},
 	} {
 		if got := compare(tc.off, tc.on, p50); got != tc.want {
 			t.Errorf("%s: %s, want %s", tc.name, got, tc.want)
@@ -178,6 +182,24 @@ func TestSlicesThatDifferTooMuchBearOnlyWhatIsCertain(t *testing.T) {
 	r := Rung{Behaviour: Dead, Off: busy, On: ms(30, 30, 30), Requests: 1, Shadowed: 1, Budget: 1}
 	verdict, broken, unclear := r.Judge()
 	want := []string{"p50 is 30.00 ms with the shadow and 30.00 ms without (5.00 ms to 90.00 ms from slice to slice): those without differ too much among themselves"}
+	if diff := cmp.Diff(want, unclear); verdict != CannotTell || broken != nil || diff != "" {
+		t.Errorf("%s, broken is %q, and (-want +got):\n%s", verdict, broken, diff)
+	}
+}
+
+func TestAMedianWithinWhatSlicesWithoutAShadowTakeDecidesNothing(t *testing.T) {
+	of := func(all ...float64) (times []Times) {
+		for _, ms := range all {
+			times = append(times, Times{P50: time.Duration(ms * float64(time.Millisecond)), P99: time.Millisecond})
+		}
+		return times
+	}
+	r := Rung{
+		Behaviour: Blackholed, Requests: 1, Shadowed: 1, Budget: 1,
+		Off: of(0.28, 0.19, 0.33, 13.86, 0.29, 0.27, 1.1), On: of(0.31, 2.11, 0.27, 4.7, 0.9, 6.2, 2.3),
+	}
+	verdict, broken, unclear := r.Judge()
+	want := []string{"p50 is 2.11 ms with the shadow and 0.29 ms without (0.19 ms to 13.86 ms from slice to slice): those without differ too much among themselves"}
 	if diff := cmp.Diff(want, unclear); verdict != CannotTell || broken != nil || diff != "" {
 		t.Errorf("%s, broken is %q, and (-want +got):\n%s", verdict, broken, diff)
 	}
