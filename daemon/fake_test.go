@@ -360,6 +360,7 @@ type fakeRelay struct {
 	busy    error // why it cannot listen
 	inlets  map[string]splitter.Inlet
 	deaf    error // why it cannot listen for a sample
+	out     map[traffic.BackendKey][]splitter.LeftOut
 }
 
 var _ Relay = (*fakeRelay)(nil)
@@ -480,6 +481,8 @@ func (r *fakeRelay) inlet(does func(*splitter.Inlet)) {
 	does(&in)
 	r.inlets["mx"] = in
 }
+
+func (r *fakeRelay) LeftOut() map[traffic.BackendKey][]splitter.LeftOut { return r.out }
 
 func (r *fakeRelay) Cut() int                                        { return 0 }
 func (r *fakeRelay) Faults() splitter.Faults                         { return splitter.Faults{} }

@@ -55,6 +55,7 @@ type Relay interface {
 	SetBackends(split traffic.Split) error
 	Counts() map[traffic.BackendKey]traffic.Counts
 	Refusals() map[string]map[traffic.Refusal]uint64
+	LeftOut() map[traffic.BackendKey][]splitter.LeftOut
 	Faults() splitter.Faults
 	TeeCounts() map[string]splitter.TeeCounts
 	OpenFlows(key traffic.BackendKey) []splitter.OpenFlow

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -111,6 +112,56 @@ func TestWhatBecomesOfTheRelaysFlowsWhenACandidateIsDownIsTold(t *testing.T) {
 				t.Errorf("warnings = %q, want one that ends with %q", warnings, test.want)
 			}
 		})
+	}
+}
+
+func TestACandidateThatTheRelayLeavesOutIsTold(t *testing.T) {
+	w, d, relay := relayed(t, func(*traffic.Split) {})
+	at := func(text string) splitter.LeftOut {
+		return splitter.LeftOut{Address: netip.MustParseAddrPort(text), Transport: traffic.TCP, Since: w.now.Add(-90 * time.Second)}
+	}
+	warnings := func() (status, where []string) {
+		list, err := d.Where(t.Context(), "mx", netip.MustParseAddr("203.0.113.7"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d.warnings1(t, "mx"), list.Warnings
+	}
+	if status, where := warnings(); len(status)+len(where) != 0 {
+		t.Errorf("where all is well: %q, %q", status, where)
+	}
+	relay.out = map[traffic.BackendKey][]splitter.LeftOut{ofNew: {at("10.0.0.12:25")}}
+	status, where := warnings()
+	want := "candidate \"new\" is left out at 10.0.0.12:25 (for 1m30s): flows failed there in a row, to be connected or to get a first byte, see the log; they go to another address of it, else to the primary, and it is tried again now and then"
+	if diff := cmp.Diff([]string{want}, status); diff != "" {
+		t.Errorf("status (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"mx: " + want}, where); diff != "" {
+		t.Errorf("where (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]api.LeftOut{{Address: "10.0.0.12:25", Transport: "tcp", Since: w.now.Add(-90 * time.Second)}}, w.backend(d, 1).LeftOut); diff != "" {
+		t.Errorf("the backend (-want +got):\n%s", diff)
+	}
+	relay.out[ofNew] = []splitter.LeftOut{at("10.0.0.12:25"), at("10.0.0.12:26"), at("10.0.0.12:27"), at("10.0.0.12:28"), at("10.0.0.12:29")}
+	if status, _ := warnings(); len(status) != 1 || !strings.Contains(status[0], "at 10.0.0.12:25 (for 1m30s), 10.0.0.12:26 (for 1m30s), 10.0.0.12:27 (for 1m30s) and 2 more: ") {
+		t.Errorf("of many addresses: %q", status)
+	}
+	if _, err := w.set(d, 0); err != nil {
+		t.Fatal(err)
+	}
+	if status, where := warnings(); len(status)+len(where) != 0 {
+		t.Errorf("of a candidate that gets no flows whatever it does: %q, %q", status, where)
+	}
+}
+
+func TestACandidateThatIsDownIsNotToldToBeLeftOutAsWell(t *testing.T) {
+	w, d, relay := relayed(t, func(*traffic.Split) {})
+	dead := w.watch(d)
+	dead.Store(new4, true)
+	relayLeaves(t, relay, new4)
+	relay.out = map[traffic.BackendKey][]splitter.LeftOut{ofNew: {{Address: netip.AddrPortFrom(new4, 25), Transport: traffic.TCP}}}
+	if warnings := strings.Join(d.warnings1(t, "mx"), "\n"); strings.Contains(warnings, "left out") {
+		t.Errorf("warnings = %q", warnings)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/splitd/splitd/metrics"
 	"github.com/splitd/splitd/netfilter"
 	"github.com/splitd/splitd/netfilter/doctor"
+	"github.com/splitd/splitd/splitter"
 	"github.com/splitd/splitd/state"
 	"github.com/splitd/splitd/traffic"
 )
@@ -23,9 +24,10 @@ type reading struct {
 	at       time.Time
 	counts   map[traffic.BackendKey]traffic.Counts
 	countErr error
-	tend     *tender                       // knows what drains have ended
-	evidence map[string][]traffic.Evidence // by split
-	drift    []string                      // what differs between the wanted and the real kernel state
+	tend     *tender                                   // knows what drains have ended
+	leftOut  map[traffic.BackendKey][]splitter.LeftOut // by the relay
+	evidence map[string][]traffic.Evidence             // by split
+	drift    []string                                  // what differs between the wanted and the real kernel state
 	driftErr error
 	ofPaths  map[string]int // which of drift is about one return path alone, by line
 	health   map[string][]health.Status
@@ -53,6 +55,7 @@ func (d *Daemon) look(ctx context.Context) reading {
 	r := reading{view: d.view.Load(), at: d.now(), found: d.planes.found.Load(), sampled: d.planes.sampled(), tend: d.tend, shadows: d.shadows}
 	splits := r.view.splits()
 	r.counts, r.countErr = d.planes.counts(ctx, splits)
+	r.leftOut = d.planes.relay.LeftOut()
 	r.evidence = d.planes.evidence(ctx, splits)
 	r.drift, r.driftErr = d.planes.differences(ctx, splits, r.view.paths)
 	r.ofPaths = netfilter.LinesOfPaths(r.view.paths, netfilter.Settings(d.options.Config.Netfilter))
@@ -195,7 +198,12 @@ func (r reading) item(name string) api.Split {
 	for i, b := range split.Backends() {
 		one := r.backendItem(record, b, i > 0)
 		describeHealth(&one, statuses[b.Name])
+		out := r.leftOut[traffic.BackendKey{Split: name, Backend: b.Name}]
+		one.LeftOut = leftOutItems(leftOutOf(b, out))
 		item.Backends = append(item.Backends, one)
+		if warning := leftOutWarning(b, out, r.at); warning != "" {
+			item.Warnings = append(item.Warnings, warning)
+		}
 		if one.State == string(health.Down) {
 			item.Warnings = append(item.Warnings, downWarning(split, one))
 		} else if !b.Local && doctor.Silent(replies, split, b.Name) {

@@ -61,7 +61,13 @@ func (d *Daemon) Where(ctx context.Context, name string, client netip.Addr) (api
 	for _, f := range relayed {
 		flows[f.Split] = append(flows[f.Split], relayedItem(f))
 	}
+	out := d.planes.relay.LeftOut()
 	for _, s := range splits {
+		for _, c := range s.Candidates {
+			if warning := leftOutWarning(c, out[traffic.BackendKey{Split: s.Name, Backend: c.Name}], d.now()); warning != "" {
+				list.Warnings = append(list.Warnings, s.Name+": "+warning)
+			}
+		}
 		item := items.Where(s, s.Where(client))
 		if item.Sampled != nil {
 			item.Sampled.Paused = d.shadows.faring(s.Name).paused

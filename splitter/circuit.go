@@ -99,6 +99,7 @@ func (b breaker) probeConnected(now int64) breaker {
 type circuit struct {
 	mu      sync.Mutex
 	breaker breaker
+	since   time.Time // when it opened
 
 	// What flows read without the lock.
 	open    atomic.Bool
@@ -115,7 +116,21 @@ func (c *circuit) change(next func(breaker) breaker) (opened, closed bool) {
 	c.breaker = next(before)
 	c.open.Store(c.breaker.open())
 	c.failing.Store(c.breaker.failures > 0)
-	return !before.open() && c.breaker.open(), before.open() && !c.breaker.open()
+	opened, closed = !before.open() && c.breaker.open(), before.open() && !c.breaker.open()
+	if opened {
+		c.since = time.Now()
+	}
+	return opened, closed
+}
+
+// openSince says since when flows are kept away, if they are.
+func (c *circuit) openSince() (since time.Time, open bool) {
+	if c == nil || !c.open.Load() {
+		return time.Time{}, false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.since, c.breaker.open()
 }
 
 // served says that a flow has been; it returns whether that closed the circuit.

@@ -4,6 +4,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -261,7 +262,7 @@ func TestACandidateThatIsBackTakesItsShareAgain(t *testing.T) {
 	ip := families()["IPv6"]
 	service, candidateAt := netip.AddrPortFrom(ip, freePort()), closedPort(ip)
 	split := newSplit("mx", service, startServer(t, ip, greeter('o')), map[string]candidate{"new": {candidateAt, traffic.Whole}})
-	r := startRelay(t, Options{}, split)
+	r, began := startRelay(t, Options{}, split), time.Now()
 	for range 50 {
 		if letter, err := greeting(service); letter != 'o' || err != nil {
 			t.Fatalf("served by %q, %v, want the primary", letter, err)
@@ -270,11 +271,43 @@ func TestACandidateThatIsBackTakesItsShareAgain(t *testing.T) {
 	if got := r.numbers("new").Failed; got != circuitFailures {
 		t.Errorf("the candidate has %d failed connects, want %d", got, circuitFailures)
 	}
+	key := traffic.BackendKey{Split: "mx", Backend: "new"}
+	out := r.LeftOut()
+	if len(out) != 1 || len(out[key]) != 1 || out[key][0].Address != candidateAt || out[key][0].Transport != traffic.TCP || out[key][0].Since.Before(began) || out[key][0].Since.After(time.Now()) {
+		t.Errorf("it is told that %+v is left out, want %s of the candidate, since then", out, candidateAt)
+	}
 	startServerAt(t, candidateAt, greeter('n'))
 	nettest.Eventually(t, "the candidate serves", func() bool {
 		letter, err := greeting(service)
 		return letter == 'n' && err == nil
 	})
+	if out := r.LeftOut(); len(out) != 0 {
+		t.Errorf("it is told that %+v is left out, which serves", out)
+	}
+}
+
+func TestWhatIsLeftOutIsToldOnceAndOnlyOfWhatIsServed(t *testing.T) {
+	ip := families()["IPv4"]
+	service, dead, other := netip.AddrPortFrom(ip, freePort()), closedPort(ip), closedPort(ip)
+	split := newSplit("mx", service, startServer(t, ip, greeter('o')), map[string]candidate{"new": {dead, traffic.Whole}})
+	split.Service.Ports = append(split.Service.Ports, traffic.Port{Number: freePort(), Transport: traffic.TCP})
+	r := startRelay(t, Options{}, split)
+	for range circuitFailures {
+		if letter, err := greeting(service); letter != 'o' || err != nil {
+			t.Fatalf("served by %q, %v, want the primary", letter, err)
+		}
+	}
+	if out := r.LeftOut()[traffic.BackendKey{Split: "mx", Backend: "new"}]; len(out) != 1 {
+		t.Errorf("with two ports that lead to one address %+v is left out, want it once", out)
+	}
+	split.Candidates = slices.Clone(split.Candidates)
+	split.Candidates[0].Addresses = []traffic.Address{{IP: other.Addr(), Port: other.Port()}}
+	if err := r.Apply(t.Context(), []traffic.Split{split}); err != nil {
+		t.Fatal(err)
+	}
+	if out := r.LeftOut(); len(out) != 0 {
+		t.Errorf("%+v is left out, of which the candidate has nothing any more", out)
+	}
 }
 
 func TestWithoutAFallbackEveryFlowIsTried(t *testing.T) {

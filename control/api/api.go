@@ -155,19 +155,22 @@ type Flows struct {
 
 // Backend is the state of one backend.
 type Backend struct {
-	Name          string   `json:"name"`
-	Role          string   `json:"role"` // primary | candidate
-	Addresses     []string `json:"addresses"`
-	WeightPPM     int      `json:"weight_ppm"`
-	State         string   `json:"state"`                  // up | down | checking: nothing is known yet | unchecked
-	StateReason   string   `json:"state_reason,omitempty"` // what is down or could not be checked, and why
-	Checks        []Check  `json:"checks,omitempty"`       // by address; a local backend's is the one that is checked
-	Withdrawn     []string `json:"withdrawn,omitempty"`    // addresses that get no new flows, because they are down
-	FlowsTotal    *uint64  `json:"flows_total"`
-	FlowsActive   *uint64  `json:"flows_active"`
-	BytesIn       *uint64  `json:"bytes_in"`
-	BytesOut      *uint64  `json:"bytes_out"`
-	ConnectFailed *uint64  `json:"connect_failed"`
+	Name        string   `json:"name"`
+	Role        string   `json:"role"` // primary | candidate
+	Addresses   []string `json:"addresses"`
+	WeightPPM   int      `json:"weight_ppm"`
+	State       string   `json:"state"`                  // up | down | checking: nothing is known yet | unchecked
+	StateReason string   `json:"state_reason,omitempty"` // what is down or could not be checked, and why
+	Checks      []Check  `json:"checks,omitempty"`       // by address; a local backend's is the one that is checked
+	Withdrawn   []string `json:"withdrawn,omitempty"`    // addresses that get no new flows, because they are down
+	// LeftOut are addresses that the relay gives no flows but one now and then, because
+	// those before were not served there.
+	LeftOut       []LeftOut `json:"left_out,omitempty"`
+	FlowsTotal    *uint64   `json:"flows_total"`
+	FlowsActive   *uint64   `json:"flows_active"`
+	BytesIn       *uint64   `json:"bytes_in"`
+	BytesOut      *uint64   `json:"bytes_out"`
+	ConnectFailed *uint64   `json:"connect_failed"`
 	// HalfOpen are of FlowsActive: no answer yet. Unanswered and Refused are
 	// attempts that failed: without any answer, or with nothing but a reset;
 	// Resets are flows that a reset of whichever side ended. Kernel mode alone.
@@ -180,6 +183,13 @@ type Backend struct {
 	Drain   *Drain   `json:"drain,omitempty"`   // while it is drained
 	Origin  *Origin  `json:"origin,omitempty"`  // candidates: the layer that decided this weight
 	Clients *Clients `json:"clients,omitempty"` // candidates with groups
+}
+
+// LeftOut is an address that the relay leaves out.
+type LeftOut struct {
+	Address   string    `json:"address"`
+	Transport string    `json:"transport"` // tcp | udp
+	Since     time.Time `json:"since"`
 }
 
 // Clients counts the networks in the groups of a candidate.
@@ -375,7 +385,7 @@ type WhereList struct {
 	Envelope
 	Client string  `json:"client"`
 	Items  []Where `json:"items"`
-	// Warnings say why the open flows are not known.
+	// Warnings say why the open flows are not known, and which candidates the relay leaves out.
 	Warnings []string `json:"warnings,omitempty"`
 }
 
