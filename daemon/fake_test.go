@@ -361,6 +361,7 @@ type fakeRelay struct {
 	inlets  map[string]splitter.Inlet
 	deaf    error // why it cannot listen for a sample
 	out     map[traffic.BackendKey][]splitter.LeftOut
+	shut    map[string]map[traffic.Refusal]time.Time
 }
 
 var _ Relay = (*fakeRelay)(nil)
@@ -483,6 +484,8 @@ func (r *fakeRelay) inlet(does func(*splitter.Inlet)) {
 }
 
 func (r *fakeRelay) LeftOut() map[traffic.BackendKey][]splitter.LeftOut { return r.out }
+
+func (r *fakeRelay) ShutOut() map[string]map[traffic.Refusal]time.Time { return r.shut }
 
 func (r *fakeRelay) Cut() int                                        { return 0 }
 func (r *fakeRelay) Faults() splitter.Faults                         { return splitter.Faults{} }

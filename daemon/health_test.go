@@ -115,15 +115,15 @@ func TestThePrimaryIsWatchedAndNeverWithdrawn(t *testing.T) {
 		}
 		return nil
 	})
-	if warnings := d.warnings1(t, "mx"); len(warnings) != 1 || !strings.Contains(warnings[0], `primary "old" is`) || !strings.Contains(warnings[0], "keeps its share") {
+	if warnings := d.warnings1(t); len(warnings) != 1 || !strings.Contains(warnings[0], `primary "old" is`) || !strings.Contains(warnings[0], "keeps its share") {
 		t.Errorf("warnings = %q, want one of the primary", warnings)
 	}
 }
 
-// warnings1 are the warnings of one split.
-func (d *Daemon) warnings1(t *testing.T, split string) []string {
+// warnings1 are the warnings of mx.
+func (d *Daemon) warnings1(t *testing.T) []string {
 	t.Helper()
-	list, err := d.Splits(t.Context(), split)
+	list, err := d.Splits(t.Context(), "mx")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/splitd/splitd/health"
 	"github.com/splitd/splitd/netfilter"
@@ -55,6 +56,7 @@ type Relay interface {
 	SetBackends(split traffic.Split) error
 	Counts() map[traffic.BackendKey]traffic.Counts
 	Refusals() map[string]map[traffic.Refusal]uint64
+	ShutOut() map[string]map[traffic.Refusal]time.Time
 	LeftOut() map[traffic.BackendKey][]splitter.LeftOut
 	Faults() splitter.Faults
 	TeeCounts() map[string]splitter.TeeCounts

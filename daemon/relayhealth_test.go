@@ -108,7 +108,7 @@ func TestWhatBecomesOfTheRelaysFlowsWhenACandidateIsDownIsTold(t *testing.T) {
 			dead.Store(new4, true)
 			dead.Store(new6, true)
 			nettest.Eventually(t, "the candidate is down", func() bool { return w.backend(d, 1).State == "down" })
-			if warnings := d.warnings1(t, "mx"); len(warnings) != 1 || !strings.HasSuffix(warnings[0], test.want) {
+			if warnings := d.warnings1(t); len(warnings) != 1 || !strings.HasSuffix(warnings[0], test.want) {
 				t.Errorf("warnings = %q, want one that ends with %q", warnings, test.want)
 			}
 		})
@@ -125,7 +125,7 @@ func TestACandidateThatTheRelayLeavesOutIsTold(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return d.warnings1(t, "mx"), list.Warnings
+		return d.warnings1(t), list.Warnings
 	}
 	if status, where := warnings(); len(status)+len(where) != 0 {
 		t.Errorf("where all is well: %q, %q", status, where)
@@ -160,8 +160,22 @@ func TestACandidateThatIsDownIsNotToldToBeLeftOutAsWell(t *testing.T) {
 	dead.Store(new4, true)
 	relayLeaves(t, relay, new4)
 	relay.out = map[traffic.BackendKey][]splitter.LeftOut{ofNew: {{Address: netip.AddrPortFrom(new4, 25), Transport: traffic.TCP}}}
-	if warnings := strings.Join(d.warnings1(t, "mx"), "\n"); strings.Contains(warnings, "left out") {
+	if warnings := strings.Join(d.warnings1(t), "\n"); strings.Contains(warnings, "left out") {
 		t.Errorf("warnings = %q", warnings)
+	}
+}
+
+func TestClientsThatTheRelayShutsOutAreToldForAMinute(t *testing.T) {
+	w, d, relay := relayed(t, func(*traffic.Split) {})
+	relay.shut = map[string]map[traffic.Refusal]time.Time{"mx": {
+		traffic.RefusedMaxFlows: w.now.Add(-3 * time.Second), traffic.RefusedNoFiles: w.now.Add(-shutOutRecent), traffic.RefusedMaxClientFlows: w.now.Add(time.Millisecond),
+	}}
+	want := []string{
+		"clients are shut out (max_client_flows, the newest 0s ago): one address has as many flows as proxy.max_client_flows permits: raise it if it is a network of many behind one address",
+		"clients are shut out (max_flows, the newest 3s ago): the split has as many flows as proxy.max_flows permits: raise it if there may be more",
+	}
+	if diff := cmp.Diff(want, d.warnings1(t)); diff != "" {
+		t.Errorf("warnings (-want +got):\n%s", diff)
 	}
 }
 

@@ -26,6 +26,7 @@ type reading struct {
 	countErr error
 	tend     *tender                                   // knows what drains have ended
 	leftOut  map[traffic.BackendKey][]splitter.LeftOut // by the relay
+	shutOut  map[string]map[traffic.Refusal]time.Time  // by the relay, of each split
 	evidence map[string][]traffic.Evidence             // by split
 	drift    []string                                  // what differs between the wanted and the real kernel state
 	driftErr error
@@ -55,7 +56,7 @@ func (d *Daemon) look(ctx context.Context) reading {
 	r := reading{view: d.view.Load(), at: d.now(), found: d.planes.found.Load(), sampled: d.planes.sampled(), tend: d.tend, shadows: d.shadows}
 	splits := r.view.splits()
 	r.counts, r.countErr = d.planes.counts(ctx, splits)
-	r.leftOut = d.planes.relay.LeftOut()
+	r.leftOut, r.shutOut = d.planes.relay.LeftOut(), d.planes.relay.ShutOut()
 	r.evidence = d.planes.evidence(ctx, splits)
 	r.drift, r.driftErr = d.planes.differences(ctx, splits, r.view.paths)
 	r.ofPaths = netfilter.LinesOfPaths(r.view.paths, netfilter.Settings(d.options.Config.Netfilter))
@@ -210,6 +211,7 @@ func (r reading) item(name string) api.Split {
 			item.Warnings = append(item.Warnings, fmt.Sprintf("nothing came back through this host for any of the flows that %q was given: it lacks a return path, or does not answer clients: see `splitctl doctor`", b.Name))
 		}
 	}
+	item.Warnings = append(item.Warnings, shutOutWarnings(r.shutOut[name], r.at)...)
 	switch why := item.Shadow.Reason; {
 	case why != "" && shadow.fault:
 		item.Warnings = append(item.Warnings, fmt.Sprintf("flows are not played to %q: %s", item.Shadow.To, why))

@@ -19,10 +19,10 @@ func (w *worker) admit(socket int, from netip.AddrPort, at *front) {
 	if c.proxies.Contain(who) {
 		who = netip.Addr{} // a header will tell
 	}
-	counted, ok := c.enter(who)
-	if !ok {
+	counted, refused := c.enter(who)
+	if refused != "" {
 		w.edge.reset(socket)
-		w.tellRefused(c, from.Addr())
+		w.tellRefused(c, from.Addr(), refused)
 		return
 	}
 	f := w.take(filesOfFlow)
@@ -60,10 +60,10 @@ func (w *worker) serve(f *flow) {
 }
 
 // tellRefused says that a limit keeps a client out.
-func (w *worker) tellRefused(c *choice, from netip.Addr) {
-	if left, ok := w.relay.quiet.allow("limit of "+c.split, time.Now()); ok {
+func (w *worker) tellRefused(c *choice, from netip.Addr, limit traffic.Refusal) {
+	if left, ok := w.relay.quiet.allow(string(limit)+" of "+c.split, time.Now()); ok {
 		w.relay.say(func(log *slog.Logger) {
-			log.Warn("flow refused: proxy.max_flows or proxy.max_client_flows is reached", "split", c.split, "client", from.String(), "left_out", left)
+			log.Warn("flow refused: a limit is reached", "limit", "proxy."+string(limit), "split", c.split, "client", from.String(), "left_out", left)
 		})
 	}
 }

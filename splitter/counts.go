@@ -2,6 +2,7 @@ package splitter
 
 import (
 	"sync/atomic"
+	"time"
 
 	"github.com/splitd/splitd/traffic"
 )
@@ -113,6 +114,24 @@ func (r *Relay) Refusals() map[string]map[traffic.Refusal]uint64 {
 		}
 	}
 	return refusals
+}
+
+// ShutOut returns when the newest client was shut out by a limit (max_flows,
+// max_client_flows) or for lack of something (no_files, no_memory, no_ports), by split
+// and reason; splits and reasons that shut nobody out are not there. It may be called
+// from many goroutines.
+func (r *Relay) ShutOut() map[string]map[traffic.Refusal]time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := map[string]map[traffic.Refusal]time.Time{}
+	for name := range r.splits {
+		if g := r.gates[name]; g != nil {
+			if newest := g.shutOut(); len(newest) > 0 {
+				all[name] = newest
+			}
+		}
+	}
+	return all
 }
 
 // serves says whether the backend is one of a split served now; r.mu is held.

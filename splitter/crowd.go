@@ -63,7 +63,7 @@ func localPorts() int64 {
 func (w *worker) admits(c *choice, from netip.Addr) (counted netip.Addr, ok bool) {
 	if lack := w.lacks(); lack != 0 && !w.makeRoom(c) {
 		if lack == unix.EAGAIN {
-			c.gate.noPorts.Add(1)
+			c.gate.noPorts.another()
 		} else {
 			c.gate.lack(lack)
 		}
@@ -74,11 +74,11 @@ func (w *worker) admits(c *choice, from netip.Addr) (counted netip.Addr, ok bool
 		}
 		return netip.Addr{}, false
 	}
-	counted, ok = c.enter(from)
-	if !ok {
-		w.tellRefused(c, from)
+	counted, refused := c.enter(from)
+	if refused != "" {
+		w.tellRefused(c, from, refused)
 	}
-	return counted, ok
+	return counted, refused == ""
 }
 
 // lacks is what there is none of for another flow of UDP: EAGAIN of local ports (or

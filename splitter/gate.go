@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -21,7 +22,20 @@ type gate struct {
 
 	tees teeCounts
 	// Refused, by reason.
-	maxFlows, maxClientFlows, noFiles, noMemory, noPorts, crowdedOut, badHeader, lateHeader, noHeader, otherFamily atomic.Uint64
+	maxFlows, maxClientFlows, noFiles, noMemory, noPorts     shut
+	crowdedOut, badHeader, lateHeader, noHeader, otherFamily atomic.Uint64
+}
+
+// shut counts who is shut out by a limit or for lack of something, and knows when the
+// newest was.
+type shut struct {
+	atomic.Uint64
+	newest atomic.Int64 // Unix time in nanoseconds
+}
+
+func (s *shut) another() {
+	s.Add(1)
+	s.newest.Store(time.Now().UnixNano())
 }
 
 // room counts the flows of one transport: whoever sends datagrams may claim to be
@@ -62,43 +76,58 @@ func (g *gate) refusals() map[traffic.Refusal]uint64 {
 	return all
 }
 
+// shutOut says when the newest was shut out by limits and for lack of something, by
+// reason; what is none is left out.
+func (g *gate) shutOut() map[traffic.Refusal]time.Time {
+	newest := map[traffic.Refusal]time.Time{}
+	for reason, s := range map[traffic.Refusal]*shut{
+		traffic.RefusedMaxFlows: &g.maxFlows, traffic.RefusedMaxClientFlows: &g.maxClientFlows,
+		traffic.RefusedNoFiles: &g.noFiles, traffic.RefusedNoMemory: &g.noMemory, traffic.RefusedNoPorts: &g.noPorts,
+	} {
+		if at := s.newest.Load(); at != 0 {
+			newest[reason] = time.Unix(0, at)
+		}
+	}
+	return newest
+}
+
 // lack counts one that is refused for lack of files, or of memory.
 func (g *gate) lack(of syscall.Errno) {
 	if of == unix.ENOMEM {
-		g.noMemory.Add(1)
+		g.noMemory.another()
 		return
 	}
-	g.noFiles.Add(1)
+	g.noFiles.another()
 }
 
-// enter lets a flow in, or refuses and counts it. A flow that is let in has to
-// leave with what enter has returned. Where the client is not known yet, the
-// zero Addr, recognize counts it when it is.
-func (c *choice) enter(client netip.Addr) (counted netip.Addr, ok bool) {
+// enter lets a flow in, or refuses and counts it, and says why. A flow that is let
+// in has to leave with what enter has returned. Where the client is not known yet,
+// the zero Addr, recognize counts it when it is.
+func (c *choice) enter(client netip.Addr) (counted netip.Addr, refused traffic.Refusal) {
 	room, most := c.gate.room(c.transport), c.proxy.MaxFlows
 	if open := room.open.Add(1); most > 0 && open > int64(most) {
 		room.open.Add(-1)
-		c.gate.maxFlows.Add(1)
-		return netip.Addr{}, false
+		c.gate.maxFlows.another()
+		return netip.Addr{}, traffic.RefusedMaxFlows
 	}
-	if counted, ok = c.recognize(client); !ok {
+	if counted, refused = c.recognize(client); refused != "" {
 		room.open.Add(-1)
 	}
-	return counted, ok
+	return counted, refused
 }
 
-// recognize counts a flow that is in for its client, or refuses it: it leaves
-// with what recognize has returned.
-func (c *choice) recognize(client netip.Addr) (counted netip.Addr, ok bool) {
+// recognize counts a flow that is in for its client, or refuses it, and says why: it
+// leaves with what recognize has returned.
+func (c *choice) recognize(client netip.Addr) (counted netip.Addr, refused traffic.Refusal) {
 	most := c.proxy.MaxClientFlows
 	if most <= 0 || !client.IsValid() {
-		return netip.Addr{}, true
+		return netip.Addr{}, ""
 	}
 	if !c.gate.room(c.transport).clients.add(client, most) {
-		c.gate.maxClientFlows.Add(1)
-		return netip.Addr{}, false
+		c.gate.maxClientFlows.another()
+		return netip.Addr{}, traffic.RefusedMaxClientFlows
 	}
-	return client, true
+	return client, ""
 }
 
 // leave takes back what enter has counted.

@@ -1,9 +1,12 @@
 package splitter
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -55,7 +58,7 @@ func TestFlowsOverALimitAreResetAndCountedByReason(t *testing.T) {
 			service := netip.AddrPortFrom(ip, freePort())
 			split := newSplit("mx", service, startServer(t, ip, echo), nil)
 			split.Proxy.MaxFlows, split.Proxy.MaxClientFlows = test.proxy.MaxFlows, test.proxy.MaxClientFlows
-			r := startRelay(t, Options{}, split)
+			r, began := startRelay(t, Options{}, split), time.Now()
 			var open []*net.TCPConn
 			for _, from := range test.full {
 				c := dialFrom(t, from, service)
@@ -68,9 +71,16 @@ func TestFlowsOverALimitAreResetAndCountedByReason(t *testing.T) {
 			} else {
 				want["mx"][test.want] = 1
 				wantReset(t, test.next, service)
+				nettest.Eventually(t, "the log names the limit", func() bool {
+					return strings.Contains(r.logs.String(), fmt.Sprintf("limit=proxy.%s ", test.want))
+				})
 			}
 			if diff := cmp.Diff(want, r.Refusals()); diff != "" {
 				t.Errorf("Refusals() (-want +got):\n%s", diff)
+			}
+			newest := r.ShutOut()["mx"]
+			if at, told := newest[test.want]; told != (test.want != "") || told && (at.Before(began) || at.After(time.Now())) || len(newest) > 1 {
+				t.Errorf("ShutOut() = %v, want %q, a moment ago", newest, test.want)
 			}
 			before := r.openFlows()
 			abortConn(open[0])

@@ -104,9 +104,9 @@ func (w *worker) announced(f *flow) {
 		w.foreign(f)
 		return
 	}
-	counted, ok := next.recognize(f.client.Addr())
-	if !ok {
-		w.tellRefused(next, f.client.Addr())
+	counted, refused := next.recognize(f.client.Addr())
+	if refused != "" {
+		w.tellRefused(next, f.client.Addr(), refused)
 		w.abort(f, endStopped)
 		return
 	}
