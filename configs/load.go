@@ -128,7 +128,10 @@ func (r *report) refuseFile(name string, err error) {
 		err = fmt.Errorf("%w: name its files, one by one", err)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		err = fmt.Errorf("%w: put it back, or start splitd with the files that there are", err)
+		err = fmt.Errorf("%w: is that its name? If it was there, put it back, or start splitd with the files that there are", err)
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		err = fmt.Errorf("%w: let the user read it that splitd runs as, or run this as one who may", err)
 	}
 	spot{report: r, file: name}.refuse("read file: %s", err)
 }

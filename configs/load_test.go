@@ -242,7 +242,7 @@ func TestMistakesOfAllFilesAreReportedAtOnce(t *testing.T) {
 		c+`:3:27: splits[0].service.addresses[0]: 25/tcp at 192.0.2.25 belongs to split "mx" already: `+a+":3:27",
 		c+`:7:23: return_paths[0].name: return path "r" is there already: `+d+":1:23",
 		d+`:2:1: split: unknown key: did you mean "splits"?`,
-		missing+": read file: no such file or directory: put it back, or start splitd with the files that there are")
+		missing+": read file: no such file or directory: is that its name? If it was there, put it back, or start splitd with the files that there are")
 }
 
 func TestCheckJudgesEachFileAlone(t *testing.T) {

@@ -71,7 +71,7 @@ func TestOneLinerErrorsNameTheFlag(t *testing.T) {
 		}},
 		{"weight", "127.0.0.1:2525", "10.0.0.11:25", "10.0.0.12:25", "105%", []string{"--weight: 105% is over 100%"}},
 		{"bare weight", "127.0.0.1:2525", "10.0.0.11:25", "10.0.0.12:25", "5", []string{
-			"--weight: 5 is a bare number, which means a relative weight elsewhere: write 5%",
+			"--weight: 5 is a bare number: write 5%",
 		}},
 		{"host names", "localhost:2525", "mx1:25", "mx2.example.org", "5%", []string{
 			`--candidate: "mx2.example.org" is a host name: write its IP address`,

@@ -14,15 +14,13 @@ func (d *draft) judgeMode() {
 		mode += ", which may become proxy"
 	case traffic.ModeProxy:
 	}
-	refuse := func(at spot, what string) {
-		at.refuse("%s: %s in mode %s; set mode: kernel", what, notAvailable, mode)
-	}
+	why := notAvailable + " in mode " + mode + "; set mode: kernel"
 	for i, port := range d.split.Service.Ports {
 		if port.IsRange() {
-			refuse(d.ports[i], "port ranges")
+			d.ports[i].refuse("port ranges: %s", why)
 		}
 	}
 	if d.split.Mirror.To.IsValid() {
-		refuse(d.mirror.at, "mirror")
+		d.mirror.at.refuse("%s", why)
 	}
 }

@@ -100,8 +100,25 @@ func nearest(text string, words []string) string {
 		if len(plain) > len(word)+2 || len(word) > len(plain)+2 {
 			continue
 		}
-		if d := distance(plain, word); d < best && d < len(word)-1 {
+		if d := distance(plain, word); d < best && (d < len(word)-1 || d == 1 && strings.HasPrefix(plain, word)) {
 			best, found = d, word
+		}
+	}
+	if found == "" {
+		return reordered(plain, words)
+	}
+	return found
+}
+
+// reordered returns the word of the most parts, but of several, that are all among
+// those of text, as those of max_client_flows are in max_flows_per_client; or "".
+func reordered(text string, words []string) string {
+	given := strings.Split(text, "_")
+	most, found := 1, ""
+	for _, word := range words {
+		parts := strings.Split(word, "_")
+		if len(parts) > most && !slices.ContainsFunc(parts, func(p string) bool { return !slices.Contains(given, p) }) {
+			most, found = len(parts), word
 		}
 	}
 	return found

@@ -54,8 +54,12 @@ func cutUnit(text string) (string, *big.Rat, error) {
 	if strings.Contains(text, "/") {
 		return text, big.NewRat(int64(Whole), 1), nil
 	}
-	if _, err := strconv.ParseFloat(text, 64); err == nil {
-		return "", nil, fmt.Errorf("%s is a bare number, which means a relative weight elsewhere: write %s%%", text, text)
+	if number, err := strconv.ParseFloat(text, 64); err == nil {
+		cure := text + "%"
+		if 0 < number && number <= 1 {
+			cure += fmt.Sprintf(", or %.6g%% if it is a part of one", 100*number)
+		}
+		return "", nil, fmt.Errorf("%s is a bare number: write %s", text, cure)
 	}
 	if text == "" {
 		return "", nil, errors.New("a share is missing: write a percentage such as 5%")

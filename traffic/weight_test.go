@@ -23,7 +23,7 @@ func TestWeightsAreReadAsPeopleWriteThem(t *testing.T) {
 
 func TestAWeightThatIsNoShareIsRefusedWithTheCure(t *testing.T) {
 	tests := map[string]string{
-		"5": "write 5%", "0.5": "write 0.5%", "": "missing", "105%": "over 100%", "-1%": "negative", "3/2": "over 100%",
+		"5": "write 5%", "0.5": "write 0.5%, or 50% if", "0.07": "or 7% if", "1": "or 100% if", "0": "write 0%", "": "missing", "105%": "over 100%", "-1%": "negative", "3/2": "over 100%",
 		"1/0": "not a share", "five": "not a share", "5%%": "not a share", "1/3%": "fraction and a percentage", "1e1%": "not a share",
 		"0x5%": "not a share", "1e999999999%": "not a share", "%": "not a share", strings.Repeat("9", 40) + "%": "not a share",
 	}
