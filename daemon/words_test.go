@@ -11,9 +11,9 @@ import (
 
 func TestDownIsSaidOnce(t *testing.T) {
 	for reason, want := range map[string]string{
-		"down: refused":           "down: refused",
-		"down, checks pass again": "down: checks pass again",
-		"10.0.0.12 down: refused": "down: 10.0.0.12 down: refused",
+		"down: refused": "down: refused",
+		"down, checks pass again, but not yet often enough": "down: checks pass again, but not yet often enough",
+		"10.0.0.12 down: refused":                           "down: 10.0.0.12 down: refused",
 	} {
 		if got := down(reason); got != want {
 			t.Errorf("%q is told as %q, want %q", reason, got, want)

@@ -48,8 +48,8 @@ func (s Status) why() string {
 		return ""
 	case s.State != Down:
 		return reason
-	case s.Reason == "": // checks pass again, not yet often enough
-		return strings.TrimSuffix("down, checks pass again; "+reason, "; ")
+	case s.Reason == "":
+		return strings.TrimSuffix("down, checks pass again, but not yet often enough; "+reason, "; ")
 	}
 	return "down: " + reason
 }

@@ -161,7 +161,7 @@ func TestABackendIsDownWhenAllOfItsAddressesAre(t *testing.T) {
 		{"nothing known", []health.Status{status("10.0.0.12", health.Standing{State: health.Checking})}, health.Checking, ""},
 		{"nothing known of one", []health.Status{status("10.0.0.12", refused), status("::1", health.Standing{State: health.Checking})}, health.Checking, "10.0.0.12 down: refused"},
 		{"a first failure", []health.Status{status("10.0.0.12", health.Standing{State: health.Up, Reason: "refused"})}, health.Up, "refused"},
-		{"rising", []health.Status{status("10.0.0.12", health.Standing{State: health.Down})}, health.Down, "down, checks pass again"},
+		{"rising", []health.Status{status("10.0.0.12", health.Standing{State: health.Down})}, health.Down, "down, checks pass again, but not yet often enough"},
 		{"cannot be checked", []health.Status{status("10.0.0.12", stuck)}, health.Down, "down: refused; cannot be checked: no memory"},
 	}
 	for _, tt := range tests {
