@@ -120,6 +120,9 @@ func parseRate(text string) (perSecond float64, err error) {
 	units := map[string]time.Duration{"s": time.Second, "m": time.Minute, "h": time.Hour}
 	flows, err := strconv.ParseFloat(number, 64)
 	per, known := units[unit]
+	if err == nil && known && flows == 0 {
+		return 0, fmt.Errorf("%q ends no flow: write more than 0, such as 20/s, or no --rate, which leaves flows alone", text)
+	}
 	// Digits alone: NaN, Inf and exponents are numbers to ParseFloat.
 	if err != nil || !known || strings.Trim(number, ".0123456789") != "" || flows <= 0 {
 		return 0, fmt.Errorf("%q is not a rate: write flows per time, such as 20/s or 30/m", text)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"math"
+	"strings"
 	"testing"
 )
 
@@ -9,6 +10,11 @@ func TestARateIsFlowsPerTime(t *testing.T) {
 	for text, want := range map[string]float64{"20/s": 20, "0.5/s": 0.5, "30/m": 0.5, " 3600/h ": 1} {
 		if got, err := parseRate(text); err != nil || got != want {
 			t.Errorf("%q is %v a second, %v; want %v", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"0/s", "0.0/m"} {
+		if _, err := parseRate(text); err == nil || !strings.Contains(err.Error(), "more than 0") {
+			t.Errorf("%q says %v", text, err)
 		}
 	}
 	for _, text := range []string{"", "20", "20/d", "/s", "-1/s", "0/s", "NaN/s", "Inf/s", "1e3/s", "20/s/s", "2 0/s"} {
