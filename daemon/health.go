@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -28,7 +29,7 @@ const (
 
 // heed is told by the health checks that a target went down or came up.
 func (d *Daemon) heed(e health.Event) {
-	log := d.log.With("split", e.Split, "backend", e.Backend, "address", e.Address, "from", e.From, "reason", e.Reason)
+	log := d.log.With("split", e.Split, "backend", e.Backend, "address", netip.AddrPortFrom(e.Address, e.Port), "from", e.From, "reason", e.Reason)
 	switch {
 	case e.To == health.Down:
 		log.Warn("backend is down")

@@ -87,7 +87,7 @@ func TestADeadCandidateIsWithdrawnPerFamilyAndTakenInAgain(t *testing.T) {
 	dead.Store(new4, true)
 	w.leaves(d, new4, new6)
 	b := w.backend(d, 1)
-	if b.State != "down" || len(b.Checks) != 2 || b.Checks[0].State != "down" || b.Checks[0].Reason != "connection refused" {
+	if b.State != "down" || len(b.Checks) != 2 || b.Checks[0].State != "down" || b.Checks[0].Port != 25 || b.Checks[0].Reason != "connection refused" {
 		t.Errorf("with both families down it is %+v, want down and why", b)
 	}
 	w.agrees(d)

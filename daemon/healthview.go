@@ -75,7 +75,7 @@ func describeHealth(item *api.Backend, statuses []health.Status) {
 	item.State, item.StateReason = string(state), reason
 	for _, s := range statuses {
 		check := api.Check{
-			Address: s.Address.String(), State: string(s.State), Since: s.Since, Reason: s.Reason, Trouble: s.Trouble,
+			Address: s.Address.String(), Port: s.Port, State: string(s.State), Since: s.Since, Reason: s.Reason, Trouble: s.Trouble,
 		}
 		if !s.Checked.IsZero() {
 			check.Checked = &s.Checked

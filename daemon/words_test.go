@@ -1,11 +1,13 @@
 package daemon
 
 import (
+	"log/slog"
 	"strings"
 	"testing"
 
 	"github.com/splitd/splitd/control"
 	"github.com/splitd/splitd/control/api"
+	"github.com/splitd/splitd/health"
 	"github.com/splitd/splitd/traffic"
 )
 
@@ -18,6 +20,16 @@ func TestDownIsSaidOnce(t *testing.T) {
 		if got := down(reason); got != want {
 			t.Errorf("%q is told as %q, want %q", reason, got, want)
 		}
+	}
+}
+
+func TestTheLogOfABackendThatIsDownHasItsPort(t *testing.T) {
+	d := newWorld(t, mx(50_000)).mustBoot()
+	var text strings.Builder
+	d.log = slog.New(slog.NewTextHandler(&text, nil))
+	d.heed(health.Event{Key: health.Key{Split: "mx", Backend: "new", Address: new4}, From: health.Up, To: health.Down, Reason: "refused", Port: 2525})
+	if !strings.Contains(text.String(), "address=10.0.0.12:2525") {
+		t.Errorf("it says %q", text.String())
 	}
 }
 

@@ -20,6 +20,7 @@ type Event struct {
 	From, To State
 	Reason   string
 	At       time.Time
+	Port     uint16 // at which it is checked
 }
 
 // Options are what a Runner is made from. All are needed.
@@ -121,7 +122,7 @@ func (r *Runner) Of(split string) []Status {
 	defer r.mu.Unlock()
 	statuses := make([]Status, 0, len(r.bySplit[split]))
 	for _, p := range r.bySplit[split] {
-		statuses = append(statuses, Status{p.target.Key, p.standing})
+		statuses = append(statuses, Status{p.target.Key, p.standing, p.target.Port})
 	}
 	return statuses
 }
@@ -250,6 +251,6 @@ func (r *Runner) tell(t Target, before, after Standing) {
 			"backend", t.Backend, "address", t.Address, "error", after.Trouble)
 	}
 	if before.State != after.State {
-		r.options.Notify(Event{t.Key, before.State, after.State, t.rules().reason(before, after), after.Since})
+		r.options.Notify(Event{t.Key, before.State, after.State, t.rules().reason(before, after), after.Since, t.Port})
 	}
 }

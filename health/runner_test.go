@@ -167,7 +167,7 @@ func TestADeadTargetIsDownWithinIntervalTimesFallPlusTimeout(t *testing.T) {
 				if most := 2*2*time.Second + time.Second; took > most {
 					t.Errorf("hanging %v: down after %v, want at most %v", hangs, took, most)
 				}
-				want := health.Event{Key: target("10.0.0.12").Key, From: health.Up, To: health.Down, Reason: "2 checks in a row failed: refused", At: e.At}
+				want := health.Event{Key: target("10.0.0.12").Key, From: health.Up, To: health.Down, Reason: "2 checks in a row failed: refused", At: e.At, Port: 25}
 				if diff := cmp.Diff(want, e, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 					t.Errorf("event (-want +got):\n%s", diff)
 				}
@@ -317,6 +317,9 @@ func TestACheckThatCannotBeMadeChangesNothingAndIsToldOnce(t *testing.T) {
 		s.backends.mu.Unlock()
 		time.Sleep(time.Minute)
 		status := s.runner.Of("mx")[0]
+		if status.Port != 25 {
+			t.Errorf("it is checked at port %d, want 25", status.Port)
+		}
 		if status.State != health.Up || status.Trouble != "no file descriptor is left" {
 			t.Errorf("it is %s with trouble %q, want up and the cause", status.State, status.Trouble)
 		}

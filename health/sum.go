@@ -12,6 +12,7 @@ import (
 type Status struct {
 	Key
 	Standing
+	Port uint16 // at which it is checked
 }
 
 // Sum is how a backend is by its addresses: down when all of them are, up when

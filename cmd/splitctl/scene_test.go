@@ -185,8 +185,8 @@ func odd(s *api.Split) {
 	since := time.Date(2026, 11, 20, 13, 59, 0, 0, time.UTC)
 	s.Health = &api.Health{Check: "tcp", IntervalSeconds: 2, TimeoutSeconds: 0.5, Fall: 2, Rise: 3, WhenDown: "primary"}
 	b.Checks = []api.Check{
-		{Address: "10.0.0.12", State: "down", Since: since, Reason: "connect to 10.0.0.12:25: connection\nrefused"},
-		{Address: "2001:db8:1::12", State: "checking", Since: since, Trouble: "no file descriptor"},
+		{Address: "10.0.0.12", Port: 25, State: "down", Since: since, Reason: "connect to 10.0.0.12:25: connection\nrefused"},
+		{Address: "2001:db8:1::12", Port: 2525, State: "checking", Since: since, Trouble: "no file descriptor"},
 	}
 	b.State, b.BytesIn, b.BytesOut, b.ConnectFailed = "down", &in, &out, &failed
 }

@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"io"
+	"net"
+	"strconv"
 	"strings"
 	"time"
 
@@ -129,10 +131,18 @@ func (a *app) writeChecks(w io.Writer, s api.Split) error {
 			if c.Trouble != "" {
 				reason = strings.TrimPrefix(reason+"; cannot be checked: "+c.Trouble, "; ")
 			}
-			t.row(b.Name, c.Address, stateCell(c.State), a.local(c.Since), reason)
+			t.row(b.Name, checkedAt(c), stateCell(c.State), a.local(c.Since), reason)
 		}
 	}
 	return a.writeBelow(w, t)
+}
+
+// checkedAt is where a check connects to; a daemon of before tells no port.
+func checkedAt(c api.Check) string {
+	if c.Port == 0 {
+		return c.Address
+	}
+	return net.JoinHostPort(c.Address, strconv.Itoa(int(c.Port)))
 }
 
 // writeGroups tells how many networks of clients the weights do not concern.

@@ -201,6 +201,7 @@ type Clients struct {
 // Check is what the health checks say of one address of a backend.
 type Check struct {
 	Address string     `json:"address"`
+	Port    uint16     `json:"port"`              // at which it is checked
 	State   string     `json:"state"`             // up | down | checking
 	Since   time.Time  `json:"since"`             // of the state
 	Reason  string     `json:"reason,omitempty"`  // of the newest failure
