@@ -244,13 +244,14 @@ func surroundings() string {
 		version("nft", "--version"), version("iptables-nft", "--version"), version("haproxy", "-v"), version("nginx", "-v"), load)
 }
 
-// commit is what of splitd was measured.
+// commit is what of splitd was measured, "-dirty" if anything was changed but the results.
 func commit() string {
-	name, err := exec.Command("git", "describe", "--tags", "--always", "--dirty").Output()
+	name, err := exec.Command("git", "describe", "--tags", "--always").Output()
 	if err != nil {
 		return "of no commit"
 	}
-	return strings.TrimSpace(string(name))
+	changed := exec.Command("git", "diff", "--quiet", "HEAD", "--", ":/", ":(top,exclude)bench/results.md").Run()
+	return strings.TrimSpace(string(name)) + map[bool]string{true: "-dirty"}[changed != nil]
 }
 
 // whoRuns is the user, as far as it matters for what the kernel grants.
