@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,8 +21,9 @@ import (
 // every split between files, store and kernel, looks at the host, and applies
 // the outcome.
 func (d *Daemon) begins(ctx context.Context) error {
+	before := d.before() // first: it may end while the store is waited for
 	known, storeErr := d.scribe.records(ctx)
-	if err := d.mustBeTheOnlyOne(storeErr); err != nil {
+	if err := d.mustBeTheOnlyOne(storeErr, cmp.Or(d.before(), before)); err != nil {
 		return err
 	}
 	if err := d.mayBeAlone(known); err != nil {

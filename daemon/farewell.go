@@ -102,21 +102,24 @@ func (d *Daemon) explainStart(err error) error {
 	if !errors.Is(err, netfilter.ErrAnotherSplitd) && !errors.Is(err, syscall.EADDRINUSE) {
 		return err
 	}
-	e, ok := d.before()
-	if !ok {
+	e := d.before()
+	if e == nil {
 		return err
 	}
 	return fmt.Errorf("start: %s: meanwhile it is in the way: %w", e.Text(time.Local), err)
 }
 
-// before is a daemon that ends where this one starts.
-func (d *Daemon) before() (api.Ending, bool) {
-	return (&client.Client{Socket: d.options.Config.Control.Socket}).Ending()
+// before is a daemon that ends where this one starts; nil where there is none.
+func (d *Daemon) before() *api.Ending {
+	if e, ok := (&client.Client{Socket: d.options.Config.Control.Socket}).Ending(); ok {
+		return &e
+	}
+	return nil
 }
 
 // tellOfBefore says that what this start lacks is an earlier daemon's yet.
 func (d *Daemon) tellOfBefore() {
-	if e, ok := d.before(); ok {
+	if e := d.before(); e != nil {
 		d.log.Warn("an earlier daemon has not ended yet", "note", e.Text(time.Local))
 	}
 }

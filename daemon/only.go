@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/splitd/splitd/control/api"
 	"github.com/splitd/splitd/state"
 )
 
@@ -14,12 +15,12 @@ import (
 // what is in force by that one would be gone from restore.json, and its forced
 // off taken. A splitd that only drains what it had is followed; and a store that
 // another program locks, a backup, is one that cannot be written.
-func (d *Daemon) mustBeTheOnlyOne(storeErr error) error {
+func (d *Daemon) mustBeTheOnlyOne(storeErr error, before *api.Ending) error {
 	locked, ok := errors.AsType[*state.Locked](storeErr)
 	if !ok || locked.Program != "" && locked.Program != ownName() {
 		return nil
 	}
-	if e, ending := d.before(); ending && e.PID == cmp.Or(locked.PID, e.PID) {
+	if before != nil && before.PID == cmp.Or(locked.PID, before.PID) {
 		return nil
 	}
 	who := "another splitd"

@@ -104,7 +104,10 @@ func (d *Daemon) letGo() {
 		case one.play == nil:
 			d.shadows.letGo(name, one, nil)
 			continue
-		case one.play.Edition() != one.saved.Load() || one.play.Numbers().Open > 0:
+		case one.play.Edition() != one.saved.Load():
+			continue
+		}
+		if n := one.play.Numbers(); n.Away != "" || n.Open > 0 {
 			continue
 		}
 		text, edition, err := one.play.Bytes()

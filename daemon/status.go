@@ -219,7 +219,7 @@ func (r reading) item(name string) api.Split {
 		item.Warnings = append(item.Warnings, fmt.Sprintf("flows are not played to %q, but one now and then to see whether it answers again: %s", item.Shadow.To, why))
 	}
 	if why := shadow.away; why != "" {
-		item.Warnings = append(item.Warnings, fmt.Sprintf("what is known of the shadow at %q, and its report, is of some time ago: %s", item.Shadow.To, why))
+		item.Warnings = append(item.Warnings, fmt.Sprintf("what is known of the shadow at %q, and its report, is of some time ago: %s", split.Shadow.To, why))
 	}
 	for _, e := range r.evidence[name] {
 		item.Evidence = append(item.Evidence, items.Evidence(e))

@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -80,32 +79,6 @@ func openLocked(path string) (*os.File, error) {
 		}
 		time.Sleep(lockPoll)
 	}
-}
-
-// lockedBy asks the kernel who has the lock of a file, proc_locks(5). Some file
-// systems have another device number there than in stat(2), so the inode's must do.
-func lockedBy(file *os.File) *Locked {
-	info, err := file.Stat()
-	if err != nil {
-		return &Locked{}
-	}
-	text, err := os.ReadFile("/proc/locks")
-	if err != nil {
-		return &Locked{}
-	}
-	inode := strconv.FormatUint(info.Sys().(*syscall.Stat_t).Ino, 10)
-	for row := range strings.Lines(string(text)) {
-		// 1: FLOCK  ADVISORY  WRITE 857 fe:01:131 0 EOF; who waits has "->" in front
-		f := strings.Fields(row)
-		if len(f) < 6 || f[1] != "FLOCK" || f[5][strings.LastIndexByte(f[5], ':')+1:] != inode {
-			continue
-		}
-		if pid, err := strconv.Atoi(f[4]); err == nil && pid > 0 {
-			name, _ := os.ReadFile(filepath.Join("/proc", f[4], "comm")) // it may have ended
-			return &Locked{PID: pid, Program: strings.TrimSpace(string(name))}
-		}
-	}
-	return &Locked{}
 }
 
 // replace puts text in the place of the file: the old text or the new one is

@@ -33,9 +33,9 @@ func (b *Budget) Used() int64 { return b.used.Load() }
 func (b *Budget) enough() int64 { return b.most - b.most/8 }
 
 // admit has the flow hold what a connection takes, or says that there is no room for one.
-// No older flow is dropped for it.
+// No older flow is dropped for it, and what those that run have still to say has room too.
 func (b *Budget) admit(f *flow) bool {
-	if b.used.Add(connection) > b.enough() {
+	if b.used.Add(connection) > b.most-b.most/4 {
 		b.used.Add(-connection)
 		return false
 	}

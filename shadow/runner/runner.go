@@ -177,14 +177,14 @@ func (r *Runner) Open(of Flow) *Tap {
 		return nil
 	case gateOpen:
 	}
-	if !r.ask() {
-		r.gate.leave()
-		r.totals.broken.Add(1)
-		return nil
-	}
 	f := newFlow(r, of)
 	if !r.options.Budget.admit(f) {
 		f.drop(overBudget)
+	} else if !r.ask() { // behind: the flow that tries a candidate must have room
+		r.options.Budget.settle(f)
+		r.gate.leave()
+		r.totals.broken.Add(1)
+		return nil
 	}
 	go f.run()
 	return &Tap{flow: f}

@@ -324,6 +324,32 @@ func TestOverTheBudgetOfAllTheNewestShadowsAreDropped(t *testing.T) {
 	})
 }
 
+// Else a candidate that is well stays alone for as long as the outcome is waited for.
+func TestACandidateIsTriedByAFlowForWhichThereIsRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		budget := NewBudget(2 * connection) // of which one connection may take room
+		var sink, other told
+		r := start(t, &sink, func(o *Options) { o.Dial, o.Budget = refuses, budget })
+		for range breakerFailures {
+			tap := r.Open(Flow{})
+			says(tap, "one", "old one")
+			tap.End(shadow.Closed, time.Now())
+			synctest.Wait()
+		}
+		time.Sleep(breakerPause)
+		busy := start(t, &other, func(o *Options) { o.Dial, o.Budget = hangs, budget })
+		holds := busy.Open(Flow{})
+		synctest.Wait()
+		r.Open(Flow{}).End(shadow.Closed, time.Now())
+		synctest.Wait()
+		holds.End(shadow.Closed, time.Now())
+		busy.Close()
+		if r.Open(Flow{}) == nil {
+			t.Errorf("there is room, and nobody tries it: %+v", r.Counts())
+		}
+	})
+}
+
 func TestACandidateThatFailsIsLeftAloneAndTriedNowAndThen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var sink told

@@ -175,9 +175,10 @@ func (p *Play) Open(of runner.Flow, worker int) *Tap {
 	return nil
 }
 
-// Edition changes whenever what was counted does; where the process does not say, it
-// may have.
+// Edition changes whenever what was counted does, flows too that got no further than
+// here; where the process does not say, it may have.
 func (p *Play) Edition() uint64 {
+	_ = p.update() // which tells of those; what fails here fails below
 	base, err := p.process.editions()
 	if err != nil {
 		return 0
@@ -192,6 +193,7 @@ func (p *Play) Edition() uint64 {
 // Report is what is known of how the candidate answers, in the report's JSON. Where the
 // process is too busy, or gone, it is what was saved of it last.
 func (p *Play) Report() (json.RawMessage, error) {
+	_ = p.update() // so that it has the flows that got no further than here
 	text, err := p.report.fetch(p, methodReport)
 	if err == nil {
 		return text, nil
