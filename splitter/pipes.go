@@ -134,7 +134,7 @@ func (w *worker) unpipe(f *flow, from side) {
 // take (memoryOfFlow).
 func (w *worker) room() int {
 	switch {
-	case w.kept < w.keptMost/2:
+	case !w.keepsMuch():
 		return bufferSize
 	case w.kept < w.keptMost:
 		return bufferScarce
@@ -142,13 +142,17 @@ func (w *worker) room() int {
 	return bufferLeast
 }
 
+// keepsMuch says whether memory for rests is to be spared.
+func (w *worker) keepsMuch() bool { return w.kept >= w.keptMost/2 }
+
 // keep makes a rest of bytes.
 func (w *worker) keep(r *rest, bytes []byte) {
 	r.bytes = append(w.spare(len(bytes)), bytes...)
 	w.kept += cap(r.bytes)
 }
 
-// spare is memory for so many bytes, nil where there is none that has room for them.
+// spare is memory for so many bytes, nil where there is none that has room for them, or
+// where much is kept: a rest may be much smaller than a spare.
 func (w *worker) spare(room int) []byte {
 	n := len(w.spares)
 	if n == 0 {
@@ -156,7 +160,7 @@ func (w *worker) spare(room int) []byte {
 	}
 	spare := w.spares[n-1]
 	w.spares = w.spares[:n-1]
-	if cap(spare) < room {
+	if cap(spare) < room || w.keepsMuch() {
 		return nil
 	}
 	return spare
