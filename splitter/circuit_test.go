@@ -2,6 +2,7 @@ package splitter
 
 import (
 	"io"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -343,5 +344,56 @@ func TestThePrimaryIsNeverLeftOut(t *testing.T) {
 	}
 	if got := r.numbers("old").Failed; got != 3*circuitFailures {
 		t.Errorf("the primary has %d failed connects, want %d", got, 3*circuitFailures)
+	}
+}
+
+// A host's addresses change with each renewal, and the candidate keeps its name.
+func TestCircuitsOfAddressesThatComeAndGoAreForgotten(t *testing.T) {
+	ip := families()["IPv4"]
+	service, at := netip.AddrPortFrom(ip, freePort()), closedPort(ip)
+	split := newSplit("mx", service, startServer(t, ip, greeter('o')), map[string]candidate{"new": {at, 0}})
+	r := startRelay(t, Options{Workers: 1}, split)
+	circuits := func() map[circuitKey]*circuit {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return maps.Clone(r.circuits)
+	}
+	stays := circuits()
+	moving := netip.MustParseAddr("127.1.0.0")
+	for range 3000 {
+		moving = moving.Next()
+		split.Candidates = slices.Clone(split.Candidates)
+		split.Candidates[0].Addresses = []traffic.Address{{IP: at.Addr(), Port: at.Port()}, {IP: moving, Port: at.Port()}}
+		r.apply(split)
+	}
+	all := circuits()
+	if len(all) != 2 {
+		t.Errorf("%d circuits are remembered, want those of the two addresses that are served", len(all))
+	}
+	for key, c := range stays {
+		if all[key] != c {
+			t.Errorf("%v, which was always served, has another circuit: what is known of it is lost", key)
+		}
+	}
+}
+
+func TestAnAddressThatIsDownIsNotLeftOutAsWell(t *testing.T) {
+	ip := families()["IPv4"]
+	service, dead := netip.AddrPortFrom(ip, freePort()), closedPort(ip)
+	split := newSplit("mx", service, startServer(t, ip, greeter('o')), map[string]candidate{"new": {dead, traffic.Whole}})
+	living := startServerAt(t, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.77"), freePort()), greeter('n'))
+	split.Candidates[0].Addresses = append(split.Candidates[0].Addresses, traffic.Address{IP: living.Addr(), Port: living.Port()})
+	r := startRelay(t, Options{}, split)
+	nettest.Eventually(t, "the dead address is left out", func() bool {
+		_, _ = greeting(service)
+		return len(r.LeftOut()) == 1
+	})
+	split.Candidates = slices.Clone(split.Candidates)
+	split.Candidates[0].Down = []netip.Addr{dead.Addr()}
+	if err := r.SetBackends(split); err != nil {
+		t.Fatal(err)
+	}
+	if out := r.LeftOut(); len(out) != 0 {
+		t.Errorf("%+v is left out, where no flow is to go", out)
 	}
 }

@@ -28,10 +28,26 @@ type named interface {
 // each change; r.mu is held.
 func (r *Relay) forget() {
 	r.changes++
-	maps.DeleteFunc(r.circuits, func(key circuitKey, _ *circuit) bool { return !r.isCandidate(key.backend) })
 	maps.DeleteFunc(r.groups, func(key traffic.BackendKey, _ groups) bool { return !r.isCandidate(key) })
 	forget(r.counters, r.changes, r.serves)
 	forget(r.gates, r.changes, func(split string) bool { return r.splits[split].Name != "" || r.inlets[split] != nil })
+}
+
+// forgetCircuits takes out those of addresses that no front leads to any more. It is
+// called where some may have gone; r.mu is held.
+func (r *Relay) forgetCircuits() {
+	used := make(map[*circuit]bool, len(r.circuits))
+	for _, f := range r.fronts {
+		if f.goes {
+			continue
+		}
+		for _, candidate := range f.choice.Load().candidates {
+			for i := range candidate.targets {
+				used[candidate.targets[i].circuit] = true
+			}
+		}
+	}
+	maps.DeleteFunc(r.circuits, func(_ circuitKey, c *circuit) bool { return !used[c] })
 }
 
 // forget takes those out that were left before leftMost others, unless they have flows.

@@ -23,23 +23,13 @@ func (r *Relay) LeftOut() map[traffic.BackendKey][]LeftOut {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	all := map[traffic.BackendKey][]LeftOut{}
-	for _, f := range r.fronts {
-		if f.goes {
-			continue
-		}
-		c := f.choice.Load()
-		for i := range c.candidates {
-			key := traffic.BackendKey{Split: c.split, Backend: c.candidates[i].name}
-			for _, t := range c.candidates[i].targets {
-				if since, open := t.circuit.openSince(); open {
-					all[key] = append(all[key], LeftOut{t.at, c.transport, since})
-				}
-			}
+	for key, c := range r.circuits {
+		if since, open := c.openSince(); open {
+			all[key.backend] = append(all[key.backend], LeftOut{key.at.AddrPort, key.at.transport, since})
 		}
 	}
-	for key, out := range all {
+	for _, out := range all {
 		slices.SortFunc(out, LeftOut.compare)
-		all[key] = slices.CompactFunc(out, func(a, b LeftOut) bool { return a.compare(b) == 0 }) // fronts share circuits
 	}
 	return all
 }

@@ -89,7 +89,7 @@ type Relay struct {
 	splits   map[string]traffic.Split
 	changes  uint64 // of what is served, see forget
 	counters map[traffic.BackendKey]*counter
-	circuits map[circuitKey]*circuit // of what is served now
+	circuits map[circuitKey]*circuit // of the addresses that are served now
 	groups   map[traffic.BackendKey]groups
 	gates    map[string]*gate  // by split
 	inlets   map[string]*inlet // by split
@@ -161,6 +161,7 @@ func (r *Relay) Apply(_ context.Context, splits []traffic.Split) error {
 		return ErrStopped
 	}
 	defer r.forget()
+	defer r.forgetCircuits()
 	choices, err := r.choices(wanted)
 	if err != nil {
 		return err

@@ -50,8 +50,13 @@ func (r *Relay) restate(what string, given traffic.Split, change func(traffic.Sp
 	if err != nil {
 		return err
 	}
+	anew := false // with other addresses, it may be
 	for _, made := range choices {
+		anew = anew || made.front.choice.Load().standing != made.choice.standing
 		made.front.apply(made.choice)
+	}
+	if anew {
+		r.forgetCircuits()
 	}
 	r.splits[given.Name] = changed
 	return nil
