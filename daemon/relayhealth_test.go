@@ -179,6 +179,19 @@ func TestClientsThatTheRelayShutsOutAreToldForAMinute(t *testing.T) {
 	}
 }
 
+// Each of these counts more than one lack, and LimitNOFILE or MemoryMax help with one.
+func TestARemedyForALackSaysWhereTheOthersAreTold(t *testing.T) {
+	w, d, relay := relayed(t, func(*traffic.Split) {})
+	relay.shut = map[string]map[traffic.Refusal]time.Time{"mx": {traffic.RefusedNoFiles: w.now, traffic.RefusedNoMemory: w.now}}
+	want := []string{
+		"clients are shut out (no_files, the newest 0s ago): splitd has no file descriptor or epoll watch for them: raise LimitNOFILE of its unit, or what the log names",
+		"clients are shut out (no_memory, the newest 0s ago): flows have half of the memory of the host or of splitd's unit: raise MemoryMax, or lower proxy.max_flows of other splits; or the kernel has none, see the log",
+	}
+	if diff := cmp.Diff(want, d.warnings1(t)); diff != "" {
+		t.Errorf("warnings (-want +got):\n%s", diff)
+	}
+}
+
 func TestWhereTellsOfTheFlowsThatTheRelayHasOfAClient(t *testing.T) {
 	w, d, relay := relayed(t, func(*traffic.Split) {})
 	client := netip.MustParseAddr("203.0.113.7")

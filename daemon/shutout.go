@@ -31,9 +31,9 @@ func remedy(reason traffic.Refusal) string {
 	case traffic.RefusedMaxClientFlows:
 		return "one address has as many flows as proxy.max_client_flows permits: raise it if it is a network of many behind one address"
 	case traffic.RefusedNoFiles:
-		return "splitd has no file descriptor for them: raise LimitNOFILE of its unit"
+		return "splitd has no file descriptor or epoll watch for them: raise LimitNOFILE of its unit, or what the log names"
 	case traffic.RefusedNoMemory:
-		return "flows have half of the memory of the host or of splitd's unit: raise MemoryMax, or lower proxy.max_flows of other splits"
+		return "flows have half of the memory of the host or of splitd's unit: raise MemoryMax, or lower proxy.max_flows of other splits; or the kernel has none, see the log"
 	case traffic.RefusedNoPorts:
 		return "flows of UDP have all local ports that they may: widen net.ipv4.ip_local_port_range"
 	}
