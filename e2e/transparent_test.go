@@ -218,6 +218,7 @@ func TestWhatATransparentRelayNeedsIsMendedUnderOpenFlows(t *testing.T) {
 		{"nft flush ruleset", l.reboot},
 		{"ip rule del", func() { l.deleteRules(5217) }},
 		{"ip rule del of the loopback's", func() { l.deleteRules(5218) }},
+		{"nft flush ruleset once more, long after the start", l.reboot}, // which may have missed who did the first
 	} {
 		deed.do()
 		l.eventually("after "+deed.what+" the kernel is as wanted", func() bool { return l.ctl("plan", "--exit-code").code == 0 })
