@@ -2,4 +2,5 @@
 
 package splitter
 
-const withRace = false
+// restMost is how many bytes a flow that rests may have.
+const restMost = 1 << 10

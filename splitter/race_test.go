@@ -2,6 +2,5 @@
 
 package splitter
 
-// withRace says that the race detector is in the program, with memory of its own for each
-// byte of it.
-const withRace = true
+// restMost is with what the race detector remembers of each byte.
+const restMost = 4 << 10

@@ -1,5 +1,6 @@
 // Package idle makes a process one that runs only where nobody else wants the
-// processors: what it does costs others nothing but time that is left over.
+// processors, and on half of them: what it does costs others nothing but time that is left
+// over.
 package idle
 
 import (
@@ -44,6 +45,56 @@ func Yield() error {
 			return nil
 		}
 	}
+}
+
+// Confine keeps all threads of this process, and with them those that they make later, to
+// the last half of the processors that it may use, and to one at least. A processor that
+// has nothing to do takes over who waits for another one at once. One that goes on with what
+// runs under SCHED_IDLE does not before the next tick, for up to 4 ms
+// (sched_balance_newidle in kernel/sched/fair.c): the others are left free for that.
+func Confine() error {
+	var may unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &may); err != nil {
+		return fmt.Errorf("see which processors there are: %w", err)
+	}
+	half := lastHalf(may)
+	for {
+		changed, err := confineAll(half)
+		if err != nil || !changed {
+			return err
+		}
+	}
+}
+
+// lastHalf are the last half of some processors, one at least.
+func lastHalf(of unix.CPUSet) unix.CPUSet {
+	var half unix.CPUSet
+	for cpu, left := len(of)*64-1, max(1, of.Count()/2); left > 0 && cpu >= 0; cpu-- {
+		if of.IsSet(cpu) {
+			half.Set(cpu)
+			left--
+		}
+	}
+	return half
+}
+
+// confineAll is one look at all threads, as enterAll is.
+func confineAll(to unix.CPUSet) (changed bool, err error) {
+	threads, err := threads()
+	if err != nil {
+		return false, err
+	}
+	for _, id := range threads {
+		var was unix.CPUSet
+		err := unix.SchedGetaffinity(id, &was)
+		if err == nil && was != to {
+			changed, err = true, unix.SchedSetaffinity(id, &to)
+		}
+		if err != nil && err != unix.ESRCH {
+			return changed, fmt.Errorf("keep thread %d to half of the processors: %w", id, err)
+		}
+	}
+	return changed, nil
 }
 
 // rawNice19 is how the system call says 19: it returns 20 less the nice value.

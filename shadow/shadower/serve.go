@@ -83,6 +83,11 @@ func humble(p Priority, log *slog.Logger) {
 	if refused := yield(p); refused != nil {
 		log.Warn("shadows may take processors from clients: this process cannot have the priority that it is to have", "error", refused)
 	}
+	if p != Normal {
+		if err := idle.Confine(); err != nil {
+			log.Debug("keep to half of the processors", "error", err)
+		}
+	}
 	if err := os.WriteFile("/proc/self/comm", []byte("splitd-shadower"), 0); err != nil { // 15 bytes, proc_pid_comm(5)
 		log.Debug("say in lists of processes what this is", "error", err)
 	}
