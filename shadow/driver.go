@@ -36,7 +36,11 @@ type Event struct {
 	From  Party
 	Bytes []byte // lent until Hear returns
 	End   End
-	At    time.Time
+	// TLS, of the primary or the candidate, says that a handshake with it has ended: what
+	// comes after is said inside, or, where Failed, its End. Of the primary it is the one
+	// of the flow itself. It comes without bytes.
+	TLS *Handshake
+	At  time.Time
 }
 
 // A Session is what a driver is told of its flow before the first event.
@@ -83,6 +87,9 @@ type Moves struct {
 	Redial bool
 	// Send is for the candidate, behind all that was returned before; the caller's.
 	Send []byte
+	// Secure has a TLS handshake with the candidate begun behind Send, as the client's was
+	// with the primary; what became of it is heard as an Event with TLS.
+	Secure *Handshake
 	// FIN ends our direction towards the candidate, behind Send.
 	FIN bool
 	// Exchanges are complete: both replies are there, or it is known that there

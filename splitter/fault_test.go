@@ -149,7 +149,7 @@ func TestBytesWithoutEndForWhoReadsNothingFillNoMemory(t *testing.T) {
 	ip := families()["IPv4"]
 	chunk := bytes.Repeat([]byte("without end "), 10_000)
 	endless := func(_ context.Context, c *net.TCPConn) {
-		_ = c.SetWriteBuffer(16 << 10)
+		_ = c.SetWriteBuffer(256 << 10)
 		for {
 			if _, err := c.Write(chunk); err != nil {
 				return

@@ -1,6 +1,8 @@
 package splitter
 
 import (
+	"context"
+	"net"
 	"net/netip"
 	"time"
 
@@ -32,6 +34,24 @@ type Tap interface {
 	Take(chunk Chunk) bool
 	// End is told how the flow has ended, after the last chunk.
 	End(end Ended)
+}
+
+// A Carrier is a Tap that carries its flow itself, from the first byte to the last, in the
+// relay's place: as who has to stand in for the service to see what is said inside TLS.
+// Of its flow neither Take nor End is called.
+//
+// All that the relay promises of a flow it keeps of this one, too: it counts the bytes of the
+// client's side, ends it at its timeouts and when it is told to, and says how it has ended.
+type Carrier interface {
+	Tap
+	// Carry passes on what the two say until both have ended, and returns then. It is called in
+	// a goroutine of the flow's own. Both connections can end one direction (CloseWrite). They
+	// are the relay's, which closes them when Carry returns, with an RST where a side was
+	// reset or the flow was cut off; then ctx is done, too, and each Read and Write fails. A
+	// PROXY header has gone to the primary before, where it wants one. The error says why a flow
+	// could not be carried to its end, for the log; both sides have been told by what was
+	// written to them.
+	Carry(ctx context.Context, client, primary net.Conn) error
 }
 
 // Opened is a flow that a tee is told of.

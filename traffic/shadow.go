@@ -49,6 +49,8 @@ type Shadow struct {
 	FullSamples bool `json:"full_samples,omitempty"`
 	// Control is who is asked a second time, to learn what differs by itself.
 	Control Control `json:"control,omitzero"`
+	// TLS is how encrypted flows are seen into.
+	TLS TLS `json:"tls,omitzero"`
 }
 
 // Identity is how a candidate is told whose a shadowed flow is; the zero value

@@ -43,8 +43,10 @@ func rooms() []room {
 		{path: "shadow/runner", may: []string{"shadow", "traffic"}, tests: []string{"shadow/http1", "shadow/raw", "shadow/report", "shadow/smtp", "shadow/tally"}, why: "the runner owns goroutines and connections, and no protocol: daemon gives it drivers, and joins it to the relay"},
 		{path: "shadow/ring", why: "a ring is memory, and knows nothing of what it carries"},
 		{path: "shadow/shadower", may: []string{"internal/idle", "shadow", "shadow/play", "shadow/ring", "shadow/runner", "traffic"}, tests: []string{"shadow/report", "internal/nettest"}, why: "it carries flows to another process, which has package play do the rest; daemon gives it flows and a command line"},
-		{path: "shadow/play", may: []string{"shadow", "shadow/http1", "shadow/raw", "shadow/report", "shadow/runner", "shadow/smtp", "shadow/tally", "traffic"}, why: "it joins the rooms of a shadow; daemon gives it flows, sockets and a place on the disk"},
+		{path: "shadow/play", may: []string{"shadow", "shadow/http1", "shadow/raw", "shadow/report", "shadow/runner", "shadow/secure", "shadow/smtp", "shadow/tally", "traffic"}, why: "it joins the rooms of a shadow; daemon gives it flows, sockets and a place on the disk"},
 		{path: "shadow/raw", may: []string{"shadow", "traffic"}, why: driver},
+		{path: "shadow/secure", may: []string{"shadow", "traffic"}, why: "it opens TLS to a backend and says what became of it, for whoever plays a flow or stands in for a service"},
+		{path: "terminator", may: []string{"shadow", "shadow/secure", "traffic"}, tests: []string{"shadow/..."}, why: "who stands in for a service carries its flows and tells what is said in them: daemon joins it to the relay and to the shadow"},
 		{path: "shadow/smtp", may: []string{"shadow", "traffic"}, why: driver},
 		{path: "shadow/report", may: []string{"shadow", "shadow/tally", "traffic"}, why: comparer},
 		{path: "shadow/tally", may: []string{"shadow", "traffic"}, why: comparer},
@@ -56,7 +58,7 @@ func rooms() []room {
 		{path: "control/client", may: []string{"control/api"}, tests: []string{"control", "control/controltest"}, why: client},
 		{path: "control/controltest", may: []string{"control", "control/api", "control/items", "traffic"}, why: operator},
 		{path: "daemon", may: []string{
-			"configs", "control", "control/api", "control/client", "control/items", "flowlog", "health", "internal/build", "metrics", "netfilter", "netfilter/doctor", "shadow", "shadow/play", "shadow/report", "shadow/runner", "shadow/shadower", "splitter", "state", "traffic",
+			"configs", "control", "control/api", "control/client", "control/items", "flowlog", "health", "internal/build", "metrics", "netfilter", "netfilter/doctor", "shadow", "shadow/play", "shadow/report", "shadow/runner", "shadow/shadower", "splitter", "state", "terminator", "traffic",
 		}, why: wiring},
 		{path: "cmd/splitd", may: []string{"configs", "daemon", "internal/...", "shadow/shadower"}, why: command},
 		{path: "cmd/splitctl", may: []string{

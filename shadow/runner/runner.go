@@ -59,6 +59,12 @@ type Sink interface {
 // Flow is a flow of the primary that is to be shadowed.
 type Flow struct {
 	Client, Service, Primary netip.AddrPort
+	// TLS is the handshake with the primary that all of the flow is inside of; nil: it
+	// begins in clear.
+	TLS *shadow.Handshake
+	// Opaque says why nothing of the flow can be seen, and so nothing is played; it is
+	// counted.
+	Opaque string
 }
 
 // A Runner plays the sampled flows of one split to its candidate. It may be used

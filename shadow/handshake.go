@@ -1,0 +1,47 @@
+package shadow
+
+import "time"
+
+// A Handshake is what became of a TLS handshake of a flow with one of its servers. It holds
+// no secret.
+type Handshake struct {
+	// ServerName, Protocols, Least, Most and Ciphers are what the client has asked for, as far
+	// as the server was asked for the same: SNI, ALPN in the client's order, versions, and
+	// cipher suites below TLS 1.3. The numbers are those of the registry of IANA, as in
+	// crypto/tls.
+	ServerName  string   `json:"server_name,omitempty"`
+	Protocols   []string `json:"protocols,omitempty"`
+	Least, Most uint16
+	Ciphers     []uint16 `json:"ciphers,omitempty"`
+
+	// Version, Cipher and Protocol are what was agreed upon; Protocol is empty without ALPN.
+	Version  uint16 `json:"version,omitempty"`
+	Cipher   uint16 `json:"cipher,omitempty"`
+	Protocol string `json:"protocol,omitempty"`
+	Resumed  bool   `json:"resumed,omitempty"`
+
+	// Certificate is what the server has shown.
+	Certificate Shown `json:"certificate,omitzero"`
+
+	// Failed says why there is none; empty: it has succeeded.
+	Failed string `json:"failed,omitempty"`
+	// Began and Ended are when.
+	Began time.Time `json:"began,omitzero"`
+	Ended time.Time `json:"ended,omitzero"`
+}
+
+// Shown is the certificate that a server has shown.
+type Shown struct {
+	// Names are those that it is of, sorted: DNS names and addresses.
+	Names  []string  `json:"names,omitempty"`
+	Issuer string    `json:"issuer,omitempty"`
+	Before time.Time `json:"not_before,omitzero"`
+	After  time.Time `json:"not_after,omitzero"`
+	// Key is the SHA-256 of its SubjectPublicKeyInfo in base64 (RFC 7469, section 2.4).
+	Key string `json:"key,omitempty"`
+	// Kind is what key that is, as "ECDSA P-256" or "RSA 2048".
+	Kind string `json:"kind,omitempty"`
+	// Distrust says why it would not be trusted, where anything is taken (traffic.Trust.Report);
+	// empty: it is.
+	Distrust string `json:"distrust,omitempty"`
+}

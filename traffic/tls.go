@@ -1,0 +1,41 @@
+package traffic
+
+// TLS is how encrypted flows of the sample are seen into: splitd stands in for the
+// service, with the service's own certificates, and opens them again to the backends.
+// The zero value sees into none: they are opaque.
+type TLS struct {
+	// Certificates are the service's own; which one a client gets the name decides that
+	// it asks for (SNI, RFC 6066, section 3), and the first where none fits.
+	Certificates []Certificate `json:"certificates,omitempty"`
+	// ToPrimary and ToCandidate say whose certificates are good enough.
+	ToPrimary   Trust `json:"to_primary,omitzero"`
+	ToCandidate Trust `json:"to_candidate,omitzero"`
+}
+
+// On says whether encrypted flows are seen into.
+func (t TLS) On() bool { return len(t.Certificates) > 0 }
+
+// Certificate names the files, in PEM, of a certificate with its chain, and of its
+// private key.
+type Certificate struct {
+	Cert string `json:"cert"`
+	Key  string `json:"key"`
+}
+
+// Trust is what the certificate of a backend has to be. Exactly one of System, CA, Pins
+// and Report is said.
+type Trust struct {
+	// System are the roots that this host trusts.
+	System bool `json:"system,omitempty"`
+	// CA is a file of roots, in PEM.
+	CA string `json:"ca,omitempty"`
+	// Pins are keys, one of which its certificate has: SHA-256 of the
+	// SubjectPublicKeyInfo in base64 (RFC 7469, section 2.4). Neither name nor time matter.
+	Pins []string `json:"pins,omitempty"`
+	// Report takes any, and has what is wrong with it reported.
+	Report bool `json:"report,omitempty"`
+	// Name is what the certificate has to be of, and what the backend is asked for, where
+	// the client has asked for none; empty: then only the chain is judged. With System and
+	// CA alone.
+	Name string `json:"name,omitempty"`
+}
