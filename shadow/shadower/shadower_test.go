@@ -593,6 +593,104 @@ func TestWhatTheRelayCallsWaitsForNoLockAndAllocatesNothing(t *testing.T) {
 	}
 }
 
+// Many who have no thread tell of their flows at once, each all of it.
+func TestFlowsOfThoseWhoShareARingAreAllToldOf(t *testing.T) {
+	th := newTheatre(t, 64<<20)
+	p := th.play(t, Options{Split: split(website(t, `{"n":1}`))})
+	p.Begin()
+	const many, each = 16, 20
+	var telling sync.WaitGroup
+	var untold atomic.Int64
+	for range many {
+		telling.Go(func() {
+			for range each {
+				if !visit(p, Anybody) {
+					untold.Add(1)
+				}
+			}
+		})
+	}
+	telling.Wait()
+	if n := untold.Load(); n > 0 {
+		t.Errorf("%d flows are not told of", n)
+	}
+	await(t, p, "all are compared", func(n play.Numbers) bool {
+		return n.Coverage["compared"] == many*each && n.Eligible == many*each && n.Open == 0
+	})
+	all := *th.outlets.Load()
+	if free := len(all[len(all)-1].free); len(all) != 3 || free != flagsOf {
+		t.Errorf("of %d rings the shared one has %d slots free, want 3 and all %d", len(all), free, flagsOf)
+	}
+}
+
+// However many are at it, none finds a shared ring without room that has some.
+func TestInASharedRingThereIsRoomForAll(t *testing.T) {
+	o, s, err := newOutlet(4<<20, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close() //nolint:errcheck // the test is over
+	var telling sync.WaitGroup
+	var opened, refused atomic.Uint64
+	const many, each = 8, 4000
+	for range many {
+		telling.Go(func() {
+			for range each {
+				slot, turn, said := o.open(ring.Record{Kind: kindOpened}, &opened)
+				if said != welcomed {
+					refused.Add(1)
+					continue
+				}
+				o.end(ring.Record{Kind: kindEnded, Slot: slot, Turn: turn})
+			}
+		})
+	}
+	telling.Wait()
+	if refused.Load() > 0 || opened.Load() != many*each || len(o.free) != flagsOf || o.untold.Load() != nil {
+		t.Errorf("%d are refused, %d of %d told, %d slots free", refused.Load(), opened.Load(), many*each, len(o.free))
+	}
+}
+
+// Who waits for a ring that is shared does not wait for one that dies.
+func TestOfARingThatDiesWhoSharesItHearsAtOnce(t *testing.T) {
+	o, s, err := newOutlet(128<<10, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close() //nolint:errcheck // the test is over
+	var telling sync.WaitGroup
+	var began sync.WaitGroup
+	began.Add(8)
+	for range 8 {
+		telling.Go(func() {
+			began.Done()
+			for said := welcomed; said != noReader; {
+				_, _, said = o.open(ring.Record{Kind: kindOpened}, new(atomic.Uint64))
+			}
+			if o.put(ring.Record{Kind: kindBytes}) || !o.over(0, 0) {
+				t.Error("it is told more")
+			}
+		})
+	}
+	began.Wait()
+	o.kill()
+	telling.Wait()
+}
+
+func TestAFlowThatWouldNotBePlayedIsCountedByWhoeverAsksFirst(t *testing.T) {
+	th := newTheatre(t, 4<<20)
+	p := th.play(t, Options{Split: split(website(t, `{"n":1}`))})
+	if !p.Declines() {
+		t.Error("a play that has not begun would play a flow")
+	}
+	p.Begin()
+	if p.Declines() {
+		t.Error("a play that has begun would play none")
+	}
+	visit(p, Anybody)
+	await(t, p, "both are counted", func(n play.Numbers) bool { return n.Eligible == 2 && n.Declined.Stopped == 1 })
+}
+
 func TestRingsTakeAnEighthOfTheBudget(t *testing.T) {
 	for _, test := range []struct {
 		budget      int64
@@ -656,7 +754,7 @@ func TestWhoIsInAHurryWaitsForNoAnswer(t *testing.T) {
 
 // More flows than the ring has room for the ends of.
 func TestTheEndsOfAllFlowsAreToldAtLast(t *testing.T) {
-	o, s, err := newOutlet(512 << 10)
+	o, s, err := newOutlet(512<<10, false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -33,17 +33,31 @@ type ordeal struct {
 // step is one thing that happens.
 func (o *ordeal) step() {
 	steps := []func(){
-		o.visit, o.visit, o.visit, o.visit, o.open, o.open, o.cut, o.end, o.kill, o.stop, o.goOn, o.goOn, o.save, o.save, o.turn, o.turn, o.reset, o.follow, o.ask,
+		o.visit, o.visit, o.visit, o.visit, o.crowd, o.crowd, o.open, o.open, o.cut, o.end, o.kill, o.stop, o.goOn, o.goOn, o.save, o.save, o.turn, o.turn, o.reset, o.follow, o.ask,
 	}
 	steps[o.random.IntN(len(steps))]()
 }
 
-func (o *ordeal) visit() { o.flows, o.since = o.flows+1, o.since+1; visit(o.play, o.random.IntN(2)) }
+func (o *ordeal) visit() { o.flows, o.since = o.flows+1, o.since+1; visit(o.play, o.worker()) }
+
+// worker is one of two threads, or none.
+func (o *ordeal) worker() int { return o.random.IntN(3) - 1 }
+
+// crowd are flows of many who have no thread, at once.
+func (o *ordeal) crowd() {
+	const many = 6
+	o.flows, o.since = o.flows+many, o.since+many
+	var telling sync.WaitGroup
+	defer telling.Wait()
+	for range many {
+		telling.Go(func() { visit(o.play, Anybody) })
+	}
+}
 
 // open begins a flow that goes on.
 func (o *ordeal) open() {
 	o.flows, o.since = o.flows+1, o.since+1
-	if tap := o.play.Open(flow, o.random.IntN(2)); tap != nil && tap.Take(shadow.Client, []byte(request), false, time.Now()) {
+	if tap := o.play.Open(flow, o.worker()); tap != nil && tap.Take(shadow.Client, []byte(request), false, time.Now()) {
 		o.taps = append(o.taps, tap)
 	}
 }
@@ -59,7 +73,7 @@ func (o *ordeal) end() {
 // cut begins a flow that is reset by the primary.
 func (o *ordeal) cut() {
 	o.flows, o.since = o.flows+1, o.since+1
-	if tap := o.play.Open(flow, o.random.IntN(2)); tap != nil && tap.Take(shadow.Client, []byte(request), false, time.Now()) {
+	if tap := o.play.Open(flow, o.worker()); tap != nil && tap.Take(shadow.Client, []byte(request), false, time.Now()) {
 		tap.EndByPrimary(shadow.Reset, time.Now())
 	}
 }
