@@ -1,0 +1,50 @@
+package daemon
+
+import (
+	"slices"
+
+	"github.com/splitd/splitd/configs"
+	"github.com/splitd/splitd/control"
+	"github.com/splitd/splitd/control/api"
+	"github.com/splitd/splitd/traffic"
+)
+
+// judgeFiles looks at the files by which a new definition's splits see into TLS. What
+// nobody could serve with is refused; a certificate that is over is not: it was
+// right when it was written down, and who lowers a weight by an apply must not have to
+// renew it first.
+func (d *Daemon) judgeFiles(definition *configs.Definition) (notes []string, err error) {
+	notes, err = definition.JudgeFiles(d.now(), configs.Unusable)
+	definition.Notes = slices.Concat(definition.Notes, notes)
+	return notes, err
+}
+
+// tellOfFiles warns of them at a start, which they never keep from serving: the flows of
+// the sample that nobody can see into are passed through as all others.
+func (d *Daemon) tellOfFiles(definition *configs.Definition) {
+	notes, _ := definition.JudgeFiles(d.now(), configs.Never)
+	for _, note := range notes {
+		d.log.Warn("certificates of a shadow", "note", note)
+	}
+	definition.Notes = slices.Concat(definition.Notes, notes)
+}
+
+// mayStandIn refuses keys that somebody names who may not read them: who may only change
+// weights would else stand in for whatever service this daemon's user has the key
+// of. What a split has already may be sent again.
+func (d *Daemon) mayStandIn(who control.Actor, splits []traffic.Split) error {
+	if who.UID <= 0 || who.UID == d.options.UID {
+		return nil
+	}
+	v := d.view.Load()
+	for _, s := range splits {
+		has := v.records.get(s.Name).Definition.Shadow.TLS.Certificates
+		for _, c := range s.Shadow.TLS.Certificates {
+			if !slices.Contains(has, c) {
+				return refuse(api.CodeForbidden, "apply: split %q: shadow.tls.certificates: only files, root and the daemon's own user may name the key %q: put it into %s and run `splitctl apply`",
+					s.Name, c.Key, d.options.Sources)
+			}
+		}
+	}
+	return nil
+}
