@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"encoding/json"
 	"slices"
 
 	"github.com/splitd/splitd/configs"
@@ -31,7 +32,8 @@ func (d *Daemon) tellOfFiles(definition *configs.Definition) {
 
 // mayStandIn refuses keys that somebody names who may not read them: who may only change
 // weights would else stand in for whatever service this daemon's user has the key
-// of. What a split has already may be sent again.
+// of, or have what clients say inside TLS sent to a server of his own. What a split has
+// already may be sent again.
 func (d *Daemon) mayStandIn(who control.Actor, splits []traffic.Split) error {
 	if who.UID <= 0 || who.UID == d.options.UID {
 		return nil
@@ -45,6 +47,23 @@ func (d *Daemon) mayStandIn(who control.Actor, splits []traffic.Split) error {
 					s.Name, c.Key, d.options.Sources)
 			}
 		}
+		if s.Shadow.TLS.On() && seenOf(s) != seenOf(v.records.get(s.Name).Definition) {
+			return refuse(api.CodeForbidden, "apply: split %q: shadow.tls: only files, root and the daemon's own user may say what is seen of it inside TLS, and by which backends: put it into %s and run `splitctl apply`",
+				s.Name, d.options.Sources)
+		}
 	}
 	return nil
+}
+
+// seenOf says what is seen of a split inside TLS, and by whom.
+func seenOf(s traffic.Split) string {
+	var by []any
+	for _, b := range s.Backends() {
+		by = append(by, b.Local, b.Addresses)
+	}
+	text, err := json.Marshal([]any{s.Shadow, by})
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
 }

@@ -164,6 +164,21 @@ func TestWhoMayNotReadAKeyMayNotNameIt(t *testing.T) {
 	if _, err := d.Apply(t.Context(), member, api.ApplyRequest{Name: "a.yaml", Text: strings.Replace(text, "weight: 5%", "weight: 4%", 1)}); err != nil {
 		t.Errorf("a member sends again what the split has: %v", err)
 	}
+	for was, is := range map[string]string{
+		"to_candidate: accept":   "to_candidate: system",
+		"addresses: [10.0.0.12]": "addresses: [10.0.0.13]",
+		"to_primary: system,":    "to_primary: accept,",
+		"shadow: {":              "shadow: {samples: full, ",
+	} {
+		changed := strings.Replace(text, was, is, 1)
+		if changed == text {
+			t.Fatalf("there is no %q", was)
+		}
+		_, err := d.Apply(t.Context(), member, api.ApplyRequest{Name: "a.yaml", Text: changed})
+		if refusal, ok := errors.AsType[*api.Error](err); !ok || refusal.Code != api.CodeForbidden {
+			t.Errorf("a member says %q of what is seen inside TLS: %v", is, err)
+		}
+	}
 	other := strings.ReplaceAll(strings.Replace(text, "name: mx", "name: other", 1), "192.0.2.25", "192.0.2.26")
 	if _, err := d.Apply(t.Context(), member, api.ApplyRequest{Name: "a.yaml", Text: other}); err == nil {
 		t.Error("a member has another split use the key")
