@@ -49,6 +49,15 @@ func SecuredPaths() []string {
 	return []string{"version", "cipher", "alpn", "name", "issuer", "key", "trust", "expiry", "not_after"}
 }
 
+// PointlessSecured says why a rule for handshakes excuses nothing, empty when it may
+// excuse something.
+func PointlessSecured(rule Ignore) string {
+	if rule.MayMatch(SecuredPaths()...) {
+		return ""
+	}
+	return fmt.Sprintf("no effect: %q is no path of TLS: those are %s", rule.Path, strings.Join(SecuredPaths(), ", "))
+}
+
 // fails is why it has failed, in words.
 func (h Handshake) fails() string {
 	return "the TLS handshake fails: " + Clean(strings.TrimPrefix(h.Failed, "tls: "), longestTold)
