@@ -211,6 +211,7 @@ type set struct {
 	trust    *traffic.Trust // in the primary; by default in the authority
 	serve    func(net.Conn)
 	now      func() time.Time
+	unprobed bool // no probe reaches the primary
 }
 
 func newStand(t testing.TB, a *authority, o set) *stand {
@@ -238,6 +239,9 @@ func newStand(t testing.TB, a *authority, o set) *stand {
 	s.Terminator, err = New(Options{
 		Split: split, Tickets: o.tickets, Now: o.now, Log: slog.New(slog.NewTextHandler(s.logged, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Dial: func(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+			if o.unprobed {
+				return nil, errors.New("no probe")
+			}
 			return (&net.Dialer{}).DialContext(ctx, "tcp", to.String())
 		},
 	})
