@@ -37,8 +37,6 @@ type carriage struct {
 	first atomic.Int32
 	// returned says that Carry has: a reset says nothing any more.
 	returned atomic.Bool
-
-	reset [2]bool // the worker's: the kernel has told so of a side
 }
 
 // lends has the flow carried by its tap, if that is a Carrier, and says whether it is. Where
@@ -168,6 +166,9 @@ func (c *carriage) end(ctx context.Context, err error) {
 
 func (c *carriage) lost() bool { return c.sides[client].lost.Load() || c.sides[backend].lost.Load() }
 
+// whole says that both FINs were passed on.
+func (c *carriage) whole() bool { return c.sides[client].shut.Load() && c.sides[backend].shut.Load() }
+
 // linger ends all directions, and takes what the sides send yet until they have ended, too, for
 // a while: a socket that is closed before it was read to the end is reset (RFC 2525, section
 // 2.17), and the RST may overtake what was written.
@@ -191,23 +192,21 @@ func (c *carriage) tell() {
 	})
 }
 
-// heardOfCarried takes news of a side of a flow that is carried.
+// heardOfCarried takes news of a side of a flow that is carried: a reset, which who carries it
+// may not read soon.
 func (w *worker) heardOfCarried(f *flow, from side, n news) {
-	if n.reset {
-		f.carriage.reset[from] = true
+	if n.reset && !f.carriage.returned.Load() {
+		f.stream.lost[from], f.stream.ways[from].ended = true, true
 		w.lookAfter(f)
 	}
 }
 
-// lookAfter sees how far a flow is that is carried. That a side was reset is told who
-// carries it by its next read; but where that side has ended before, nobody reads it any
-// more, and the flow is over.
+// lookAfter sees how far a flow is that is carried. Where a side is reset who carries it has a
+// while to pass on what that has said before; where its FIN was passed on nothing is left to say.
 func (w *worker) lookAfter(f *flow) {
 	f.mirror()
-	c := f.carriage
-	for from := range c.reset {
-		if c.reset[from] && f.stream.ways[from].shut && !c.returned.Load() {
-			f.stream = f.stream.lose(side(from))
+	for s, lost := range f.stream.lost {
+		if lost && f.stream.ways[s].shut {
 			w.pump(f)
 			return
 		}
@@ -253,6 +252,8 @@ func (w *worker) carriedOut(c *carriage, err error) {
 		case errors.Is(err, errPanicked):
 			w.relay.faults.panics.Add(1)
 			w.abort(f, endFault)
+		case err == nil && c.whole():
+			w.finish(f)
 		case f.stream.parting():
 			w.pump(f)
 		case errors.Is(err, ErrUnseen):
@@ -267,7 +268,7 @@ func (w *worker) carriedOut(c *carriage, err error) {
 
 // takeOver goes on with a flow that is to be carried no more.
 func (w *worker) takeOver(f *flow, c *carriage) {
-	if c.sides[client].shut.Load() && c.sides[backend].shut.Load() {
+	if c.whole() {
 		w.finish(f)
 		return
 	}

@@ -7,7 +7,9 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -506,4 +508,320 @@ func TestACarriersConnectionsAreConnections(t *testing.T) {
 	}
 	_, _ = p.client.Close(), p.server.Close()
 	r.wantNothingLeft(t, c)
+}
+
+// Who carries it may wait for one side while the other is reset, and not look.
+func TestACarrierThatSeesNoResetHasAWhile(t *testing.T) {
+	key := traffic.BackendKey{Split: "mx", Backend: "old"}
+	c := &carriers{carry: func(ctx context.Context, _, _ net.Conn) error {
+		<-ctx.Done()
+		return nil
+	}}
+	log := &notebook{}
+	r, connect := startCarried(t, families()["IPv4"], c, Options{Workers: 1, FlowLog: log}, nil)
+	p := connect(t)
+	abortConn(p.client)
+	nettest.Eventually(t, "its time is set", func() bool {
+		set := false
+		r.inspect(func(w *worker) {
+			w.flows.each(func(f *flow) { set = f.times.cut > 0 && f.times.cut <= w.now+ticks(lastWords) })
+		})
+		return set
+	})
+	r.inspect(func(w *worker) {
+		w.flows.each(func(f *flow) {
+			f.times.cut = max(w.now, 1) // it is over; 0 is none
+			w.appoint(f)
+		})
+	})
+	awaitReset(t, p.server)
+	if got, want := log.end(t), "old only reset client CD 0 0"; got != want {
+		t.Errorf("the log has %q, want %q", got, want)
+	}
+	if n := len(r.OpenFlows(key)); n != 0 {
+		t.Errorf("%d flows are open", n)
+	}
+	r.wantNothingLeft(t, c)
+}
+
+// A FIN would look like a whole stream.
+func TestAResetThatACarrierTakesForAnEndIsPassedOnAsAReset(t *testing.T) {
+	c := &carriers{carry: func(_ context.Context, client, primary net.Conn) error {
+		_, _ = io.Copy(primary, client)
+		return primary.(interface{ CloseWrite() error }).CloseWrite()
+	}}
+	log := &notebook{}
+	r, connect := startCarried(t, families()["IPv4"], c, Options{FlowLog: log}, nil)
+	p := connect(t)
+	write(t, p.client, "half a")
+	if _, err := io.ReadFull(p.server, make([]byte, 6)); err != nil {
+		t.Fatal(err)
+	}
+	abortConn(p.client)
+	if n, err := p.server.Read(make([]byte, 1)); n != 0 || !isReset(err) {
+		t.Errorf("the primary reads %d bytes and %v, want a reset", n, err)
+	}
+	if got, want := log.end(t), "old only reset client CD 6 0"; got != want {
+		t.Errorf("the log has %q, want %q", got, want)
+	}
+	r.wantNothingLeft(t, c)
+}
+
+func TestAPrimaryHasItsHeaderBeforeItsFlowIsCarried(t *testing.T) {
+	for family, ip := range families() {
+		for version, number := range versions() {
+			t.Run(family+"/"+string(version), func(t *testing.T) {
+				heard := make(chan told, 1)
+				c, service := &carriers{}, netip.AddrPortFrom(ip, freePort())
+				split := newSplit("mx", service, startServer(t, ip, expecting('o', heard)), nil)
+				split.Sample, split.Proxy.SendProxy = traffic.Whole, version
+				r := startRelay(t, Options{Tee: c}, split)
+				conn := dial(t, service)
+				if got := letter(t, conn); got != "o" {
+					t.Errorf("served by %q", got)
+				}
+				exchange(t, conn, "hello")
+				if diff := cmp.Diff(told{number, conn.LocalAddr().String(), service.String()}, <-heard); diff != "" {
+					t.Errorf("the header (-want +got):\n%s", diff)
+				}
+				_ = conn.CloseWrite()
+				readAll(t, conn)
+				r.wantNothingLeft(t, c)
+				if got := r.numbers("old"); got.In != 5 || got.Out != 6 {
+					t.Errorf("%d bytes in and %d out are counted, want 5 and 6: the header is nobody's", got.In, got.Out)
+				}
+			})
+		}
+	}
+}
+
+func TestAFlowBehindAProxyIsCarriedAsItsClients(t *testing.T) {
+	ip := families()["IPv4"]
+	c, log, service := &carriers{}, &notebook{}, netip.AddrPortFrom(ip, freePort())
+	split := behindProxies(ip, newSplit("mx", service, startServer(t, ip, echo), nil))
+	split.Sample = traffic.Whole
+	r := startRelay(t, Options{Tee: c, FlowLog: log}, split)
+	conn := dial(t, service)
+	write(t, conn, text("198.51.100.7:50000"))
+	exchange(t, conn, "hello")
+	_ = conn.CloseWrite()
+	readAll(t, conn)
+	if got, want := log.end(t), "old only closed client -- 5 5"; got != want {
+		t.Errorf("the log has %q, want %q", got, want)
+	}
+	c.look(func() {
+		if len(c.opened) != 1 || c.opened[0].Client.String() != "198.51.100.7:50000" {
+			t.Errorf("the tee was told of %+v", c.opened)
+		}
+	})
+	r.wantNothingLeft(t, c)
+}
+
+func TestAPrimaryOfATransparentSplitSeesTheClientOfACarriedFlow(t *testing.T) {
+	for family, ip := range families() {
+		t.Run(family, func(t *testing.T) {
+			c, who, service := &carriers{}, aClient(t, family), netip.AddrPortFrom(ip, freePort())
+			split := transparent(newSplit("mx", service, startServer(t, ip, tellPeer), nil))
+			split.Sample = traffic.Whole
+			r := startRelay(t, Options{LegMark: 1 << 20, Tee: c}, split)
+			if peer, err := askPeer(t, who, service); err != nil || peer.Addr() != who {
+				t.Errorf("the primary saw %s, %v, want %s", peer, err, who)
+			}
+			r.wantNothingLeft(t, c)
+		})
+	}
+}
+
+func TestAFlowOfTheKernelIsCarried(t *testing.T) {
+	for family, ip := range families() {
+		t.Run(family, func(t *testing.T) {
+			c := &carriers{}
+			lab := newInletLab(t, ip, startServer(t, ip, tellPeer), func(s *traffic.Split, o *Options) {
+				s.Sample, o.Tee = traffic.Whole, c
+			})
+			who := aClient(t, family)
+			for range 3 {
+				if peer, err := askPeer(t, who, lab.service); err != nil || peer.Addr() != who {
+					t.Errorf("the primary saw %s, %v, want %s", peer, err, who)
+				}
+			}
+			nettest.Eventually(t, "all is over", func() bool {
+				return lab.inlet().Open == 0 && c.carrying() == 0 && lab.files.used.Load() == 0
+			})
+			c.look(func() {
+				if len(c.opened) != 3 || c.opened[0].Service != lab.service {
+					t.Errorf("the tee was told of %+v", c.opened)
+				}
+			})
+			if diff := cmp.Diff([3]uint64{3, 0, 0}, lab.flows()); diff != "" {
+				t.Errorf("flows of the inlet (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestAFlowBesideACarriedOneIsSplicedAndItsOwnIsNotTouched(t *testing.T) {
+	calls, c := newCallEdge(), &carriers{}
+	r, connect := startCarried(t, families()["IPv4"], c, Options{Workers: 1, edge: func() edge { return calls }}, nil)
+	carried := connect(t)
+	if err := talk(carried.client, carried.server); err != nil {
+		t.Fatal(err)
+	}
+	stream := func(p pair) {
+		t.Helper()
+		data := randomBytes(2, 8<<20)
+		go func() {
+			_, _ = p.server.Write(data)
+			_ = p.server.CloseWrite()
+		}()
+		if got := readAll(t, p.client); !bytes.Equal(got, data) {
+			t.Errorf("the client has read %d bytes, want the %d that were sent", len(got), len(data))
+		}
+	}
+	stream(carried)
+	for _, call := range []string{"recv", "send", "draw", "pour", "shut"} {
+		if n := calls.count(call); n != 0 {
+			t.Errorf("the worker asks %d times for %s of a flow that is carried", n, call)
+		}
+	}
+	r.setSample(0)
+	beside := connect(t)
+	stream(beside)
+	if calls.count("draw") == 0 {
+		t.Error("a flow that is not sampled is not spliced")
+	}
+	for _, p := range []pair{carried, beside} {
+		_ = p.client.CloseWrite()
+		readAll(t, p.server)
+	}
+	r.wantNothingLeft(t, c)
+}
+
+// setSample changes that of the split mx.
+func (r *testRelay) setSample(sample traffic.Weight) {
+	r.t.Helper()
+	r.mu.Lock()
+	split := r.splits["mx"]
+	r.mu.Unlock()
+	split.Sample = sample
+	if err := r.SetWeights(split); err != nil {
+		r.t.Fatalf("SetWeights() = %v", err)
+	}
+}
+
+// The news may come when another flow has its place.
+func TestNewsOfACarrierWhoseFlowWasEndedAreNotTakenForThoseOfTheNextInItsPlace(t *testing.T) {
+	hold, over := make(chan struct{}), make(chan struct{})
+	var first sync.Once
+	c := &carriers{carry: func(ctx context.Context, client, primary net.Conn) error {
+		mine := false
+		first.Do(func() { mine = true })
+		if !mine {
+			return copyBoth(ctx, client, primary)
+		}
+		defer close(over)
+		<-hold
+		_ = client.(interface{ CloseWrite() error }).CloseWrite()
+		return errors.New("too late")
+	}}
+	r, connect := startCarried(t, families()["IPv4"], c, Options{Workers: 1}, func(s *traffic.Split) { s.Proxy.HalfClosedTimeout = time.Millisecond })
+	p := connect(t)
+	nettest.Eventually(t, "it is carried", func() bool { return c.carrying() == 1 })
+	var was ticket
+	r.inspect(func(w *worker) { w.flows.each(func(f *flow) { was = f.ticket(ofClient) }) })
+	r.End(r.OpenFlows(traffic.BackendKey{Split: "mx", Backend: "old"}))
+	awaitReset(t, p.client)
+	next := connect(t)
+	r.inspect(func(w *worker) {
+		w.flows.each(func(f *flow) {
+			if f.place != was.place || f.turn == was.turn {
+				t.Errorf("the next flow has place %d, turn %d; the one before had %d, %d", f.place, f.turn, was.place, was.turn)
+			}
+		})
+	})
+	close(hold)
+	<-over
+	nettest.Eventually(t, "its descriptors are back", func() bool { return r.files.used.Load() == 2*filesOfFlow })
+	r.inspect(func(*worker) {}) // who hears of it
+	if err := talk(next.client, next.server); err != nil {
+		t.Errorf("the next flow: %v", err)
+	}
+}
+
+func TestNothingIsLeftOfAThousandCarriedFlows(t *testing.T) {
+	ip := families()["IPv4"]
+	c, service := &carriers{}, netip.AddrPortFrom(ip, freePort())
+	split := newSplit("mx", service, startServer(t, ip, echo), map[string]candidate{"new": {startServer(t, ip, echo), 0}})
+	split.Sample = traffic.Whole
+	r := startRelay(t, Options{Tee: c, Draw: seededDraw(5)}, split)
+	forcePoolsEmpty()
+	goroutines, files := runtime.NumGoroutine(), len(openFiles(t))
+	key := traffic.BackendKey{Split: "mx", Backend: "old"}
+	endings := []func(*net.TCPConn){
+		abortConn,
+		func(c *net.TCPConn) {
+			_, _ = c.Write(make([]byte, 100<<10))
+			abortConn(c)
+		},
+		func(c *net.TCPConn) {
+			_, _ = c.Write(make([]byte, 100<<10))
+			_ = c.CloseWrite()
+			_, _ = c.Read(make([]byte, 1))
+			_ = c.Close()
+		},
+		func(c *net.TCPConn) {
+			_, _ = c.Write([]byte("a word"))
+			_, _ = c.Read(make([]byte, 6))
+			_ = c.CloseWrite()
+			if n, err := c.Read(make([]byte, 1)); !errors.Is(err, io.EOF) && !isReset(err) {
+				t.Errorf("after the FIN: %d bytes, %v", n, err)
+			}
+			_ = c.Close()
+		},
+		func(c *net.TCPConn) {
+			_, _ = c.Write([]byte("a word"))
+			_, _ = c.Read(make([]byte, 1))
+			r.End(r.OpenFlows(key)) // and others' too
+			_ = c.Close()
+		},
+	}
+	stop := make(chan struct{})
+	var weights, load sync.WaitGroup
+	weights.Go(func() {
+		for i := traffic.Weight(0); ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+				r.setWeights(split, map[string]traffic.Weight{"new": i % 2 * traffic.Whole / 4})
+			}
+		}
+	})
+	for _, end := range endings {
+		load.Go(func() {
+			for range 200 {
+				c, err := net.DialTCP("tcp", nil, net.TCPAddrFromAddrPort(service))
+				if isReset(err) { // which may overtake connect(2)
+					continue
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				_ = c.SetDeadline(time.Now().Add(testPatience))
+				end(c)
+			}
+		})
+	}
+	load.Wait()
+	close(stop)
+	weights.Wait()
+	r.wantNothingLeft(t, c)
+	nettest.Eventually(t, "goroutines and files are back at base", func() bool {
+		forcePoolsEmpty()
+		return runtime.NumGoroutine() <= goroutines && len(openFiles(t)) <= files
+	})
+	if counts := r.TeeCounts()["mx"]; counts.Tapped < 500 || counts.Tapped != uint64(len(c.opened)) {
+		t.Errorf("%+v, and %d flows were opened", counts, len(c.opened))
+	}
 }
