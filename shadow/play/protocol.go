@@ -82,6 +82,9 @@ func Rule(s traffic.Split) (string, error) {
 
 // ruleOf adds to a protocol's rule by what the candidate is told whose a flow is.
 func ruleOf(s traffic.Split, p protocol) string {
+	if s.Shadow.TLS.On() {
+		p.rule += "; a TLS handshake where the client has made one, and the same inside it"
+	}
 	switch version := header(s); {
 	case version != "":
 		return fmt.Sprintf("%s; before all else a PROXY header, %s", p.rule, version)
