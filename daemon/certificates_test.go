@@ -83,6 +83,13 @@ func TestAnApplyWithAPairThatCannotBeServedChangesNothing(t *testing.T) {
 	}
 }
 
+func (w *world) must(err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 // It was right when it was written down, and the apply may be about something else.
 func TestAnApplyWithACertificateThatIsOverWarns(t *testing.T) {
 	w := newWorld(t)
@@ -103,14 +110,11 @@ func TestAnApplyWithACertificateThatIsOverWarns(t *testing.T) {
 
 // What is in force is worth more than what a shadow could see.
 func TestAStartServesWhateverBecameOfTheCertificates(t *testing.T) {
-	for name, ruin := range map[string]func(w *world, c traffic.Certificate) error{
-		"over": func(w *world, _ traffic.Certificate) error {
-			w.now = time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC)
-			return nil
-		},
-		"gone":            func(_ *world, c traffic.Certificate) error { return os.Remove(c.Cert) },
-		"the key is open": func(_ *world, c traffic.Certificate) error { return os.Chmod(c.Key, 0o644) },
-		"another's key":   func(_ *world, c traffic.Certificate) error { return os.WriteFile(c.Key, nil, 0o600) },
+	for name, ruin := range map[string]func(w *world, c traffic.Certificate){
+		"over":            func(w *world, _ traffic.Certificate) { w.now = time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC) },
+		"gone":            func(w *world, c traffic.Certificate) { w.must(os.Remove(c.Cert)) },
+		"the key is open": func(w *world, c traffic.Certificate) { w.must(os.Chmod(c.Key, 0o644)) },
+		"another's key":   func(w *world, c traffic.Certificate) { w.must(os.WriteFile(c.Key, nil, 0o600)) },
 	} {
 		for _, sent := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, sent by apply -f: %v", name, sent), func(t *testing.T) {
@@ -129,9 +133,7 @@ func TestAStartServesWhateverBecameOfTheCertificates(t *testing.T) {
 				if err := first.stop(); err != nil {
 					t.Fatal(err)
 				}
-				if err := ruin(w, c); err != nil {
-					t.Fatal(err)
-				}
+				ruin(w, c)
 				var log safeText
 				d, err := w.bootWith(func(d *Daemon) { d.log = slog.New(slog.NewTextHandler(&log, nil)) })
 				if err != nil {
