@@ -3,6 +3,7 @@ package configs
 import (
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net"
 	"slices"
 	"strings"
@@ -51,6 +52,34 @@ func (d Definition) JudgeFiles(now time.Time, refuse Severity) (notes []string, 
 		j.judgeNames(s, d.Files)
 	}
 	return j.report.noteTexts(), j.report.err()
+}
+
+// JudgeSplit looks at the files of one split, as check does, where nobody knows any more
+// in which file they are named.
+func JudgeSplit(s traffic.Split, now time.Time) (broken, remarks []string) {
+	remarks, err := Definition{Splits: []traffic.Split{s}, Files: filesOf(s)}.JudgeFiles(now, Expired)
+	found, _ := errors.AsType[Errors](err)
+	for _, e := range found {
+		broken = append(broken, e.Error())
+	}
+	return broken, remarks
+}
+
+// filesOf are those that a split names.
+func filesOf(s traffic.Split) (files []FileAt) {
+	at := func(format string, args ...any) Error {
+		return Error{Path: fmt.Sprintf("split %q: shadow.tls.", s.Name) + fmt.Sprintf(format, args...)}
+	}
+	is := s.Shadow.TLS
+	for i, c := range is.Certificates {
+		files = append(files, FileAt{Split: s.Name, Certificate: c, At: at("certificates[%d].cert", i), KeyAt: at("certificates[%d].key", i)})
+	}
+	for key, trust := range map[string]traffic.Trust{"to_primary": is.ToPrimary, "to_candidate": is.ToCandidate} {
+		if trust.CA != "" {
+			files = append(files, FileAt{Split: s.Name, CA: trust.CA, At: at("%s.ca", key)})
+		}
+	}
+	return files
 }
 
 // judged is a definition's notes with those of its files, and what is wrong with these.

@@ -196,3 +196,27 @@ func TestCheckLooksAtTheFilesAndReadingAConfigurationDoesNot(t *testing.T) {
 		t.Errorf("check of a pair that fits: %v, notes %v", err, notes)
 	}
 }
+
+func TestTheFilesOfASplitAreJudgedWithoutAFileThatNamesThem(t *testing.T) {
+	now := time.Date(2030, 6, 15, 12, 0, 0, 0, time.UTC)
+	dir := t.TempDir()
+	pair(t, dir, "over", now.AddDate(0, 0, -3), "www.example.org", "10.0.0.11")
+	pair(t, dir, "soon", now.AddDate(0, 0, 3), "www.example.org")
+	definition, err := configs.ParseDefinition("a.yaml", []byte(inTLS(dir, "to_primary: {ca: /nowhere/roots.pem}\n      to_candidate: accept", "", "over", "soon")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	broken, remarks := configs.JudgeSplit(definition.Splits[0], now)
+	if diff := cmp.Diff([]string{
+		`split "web": shadow.tls.certificates[0].cert: the certificate has expired on 2030-06-12 12:00 UTC: renew it`,
+		`split "web": shadow.tls.to_primary.ca: read roots "/nowhere/roots.pem": no such file or directory on this host`,
+	}, broken); diff != "" {
+		t.Errorf("broken (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{
+		`split "web": shadow.tls.certificates[0].cert: no certificate of this split is of 10.0.0.11: the flows of clients that ask for that name are passed through unseen`,
+		`split "web": shadow.tls.certificates[1].cert: the certificate expires on 2030-06-18 12:00 UTC: renew it`,
+	}, remarks); diff != "" {
+		t.Errorf("remarks (-want +got):\n%s", diff)
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"github.com/splitd/splitd/configs"
 	"github.com/splitd/splitd/control"
 	"github.com/splitd/splitd/control/api"
+	"github.com/splitd/splitd/netfilter/doctor"
 	"github.com/splitd/splitd/traffic"
 )
 
@@ -66,4 +67,37 @@ func seenOf(s traffic.Split) string {
 		return err.Error()
 	}
 	return string(text)
+}
+
+// shadowsSeen is what doctor is told of shadows: of their certificates, and of how much was
+// encrypted.
+func (d *Daemon) shadowsSeen(splits []traffic.Split) []doctor.Shadow {
+	var all []doctor.Shadow
+	for _, s := range splits {
+		one := doctor.Shadow{Split: s.Name, SeenInto: s.Shadow.TLS.On()}
+		one.Broken, one.Remarks = configs.JudgeSplit(s, d.now())
+		one.Encrypted, one.Exchanges = d.encrypted(s.Name)
+		all = append(all, one)
+	}
+	return all
+}
+
+// encrypted is in how many of the exchanges of a report TLS began into which nobody saw; 0
+// where there is no report.
+func (d *Daemon) encrypted(split string) (encrypted, of int64) {
+	one := d.shadows.find(split)
+	if one == nil || one.play == nil {
+		return 0, 0
+	}
+	var r struct {
+		Encrypted int64 `json:"encrypted"`
+		Coverage  struct {
+			Eligible int64 `json:"eligible"`
+		} `json:"coverage"`
+	}
+	text, err := one.play.Report()
+	if err != nil || json.Unmarshal(text, &r) != nil {
+		return 0, 0
+	}
+	return r.Encrypted, r.Coverage.Eligible
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,9 +15,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/splitd/splitd/configs"
 	"github.com/splitd/splitd/control"
 	"github.com/splitd/splitd/control/api"
+	"github.com/splitd/splitd/internal/nettest"
+	"github.com/splitd/splitd/netfilter/doctor"
+	"github.com/splitd/splitd/splitter"
 	"github.com/splitd/splitd/traffic"
 )
 
@@ -83,6 +89,13 @@ func TestAnApplyWithAPairThatCannotBeServedChangesNothing(t *testing.T) {
 	}
 }
 
+func (w *world) must(err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 // It was right when it was written down, and the apply may be about something else.
 func TestAnApplyWithACertificateThatIsOverWarns(t *testing.T) {
 	w := newWorld(t)
@@ -103,14 +116,11 @@ func TestAnApplyWithACertificateThatIsOverWarns(t *testing.T) {
 
 // What is in force is worth more than what a shadow could see.
 func TestAStartServesWhateverBecameOfTheCertificates(t *testing.T) {
-	for name, ruin := range map[string]func(w *world, c traffic.Certificate) error{
-		"over": func(w *world, _ traffic.Certificate) error {
-			w.now = time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC)
-			return nil
-		},
-		"gone":            func(_ *world, c traffic.Certificate) error { return os.Remove(c.Cert) },
-		"the key is open": func(_ *world, c traffic.Certificate) error { return os.Chmod(c.Key, 0o644) },
-		"another's key":   func(_ *world, c traffic.Certificate) error { return os.WriteFile(c.Key, nil, 0o600) },
+	for name, ruin := range map[string]func(w *world, c traffic.Certificate){
+		"over":            func(w *world, _ traffic.Certificate) { w.now = time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC) },
+		"gone":            func(w *world, c traffic.Certificate) { w.must(os.Remove(c.Cert)) },
+		"the key is open": func(w *world, c traffic.Certificate) { w.must(os.Chmod(c.Key, 0o644)) },
+		"another's key":   func(w *world, c traffic.Certificate) { w.must(os.WriteFile(c.Key, nil, 0o600)) },
 	} {
 		for _, sent := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, sent by apply -f: %v", name, sent), func(t *testing.T) {
@@ -129,9 +139,7 @@ func TestAStartServesWhateverBecameOfTheCertificates(t *testing.T) {
 				if err := first.stop(); err != nil {
 					t.Fatal(err)
 				}
-				if err := ruin(w, c); err != nil {
-					t.Fatal(err)
-				}
+				ruin(w, c)
 				var log safeText
 				d, err := w.bootWith(func(d *Daemon) { d.log = slog.New(slog.NewTextHandler(&log, nil)) })
 				if err != nil {
@@ -182,5 +190,46 @@ func TestWhoMayNotReadAKeyMayNotNameIt(t *testing.T) {
 	other := strings.ReplaceAll(strings.Replace(text, "name: mx", "name: other", 1), "192.0.2.25", "192.0.2.26")
 	if _, err := d.Apply(t.Context(), member, api.ApplyRequest{Name: "a.yaml", Text: other}); err == nil {
 		t.Error("a member has another split use the key")
+	}
+}
+
+func TestDoctorIsToldWhatIsWrongWithCertificates(t *testing.T) {
+	w := newWorld(t)
+	c := pairOfFiles(t)
+	_, w.files = inTLS(t, c, 0)
+	web := mx(0)
+	web.Name = "web"
+	w.files.Splits = append(w.files.Splits, web)
+	d := w.mustBoot()
+	w.must(os.Remove(c.Key))
+	if _, err := d.Doctor(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	want := []doctor.Shadow{
+		{Split: "mx", SeenInto: true, Broken: []string{fmt.Sprintf(`split "mx": shadow.tls.certificates[0].key: load key %q: no such file or directory on this host`, c.Key)}},
+		{Split: "web"},
+	}
+	if diff := cmp.Diff(want, w.kernel.shadows); diff != "" {
+		t.Errorf("doctor is asked about (-want +got):\n%s", diff)
+	}
+}
+
+func TestDoctorIsToldHowMuchIsEncrypted(t *testing.T) {
+	w := newWorld(t, shadowedSplit("web", website(t, `{"n":1}`), traffic.Whole))
+	d := w.mustBoot()
+	visit(d, "web")
+	awaitCompared(t, d, 1)
+	tap := d.shadows.tee.Open(splitter.Opened{
+		BackendKey: traffic.BackendKey{Split: "web", Backend: "old"},
+		Client:     netip.MustParseAddrPort("127.0.0.9:4001"), Service: netip.MustParseAddrPort("127.0.0.1:8080"), Server: netip.MustParseAddrPort("127.0.0.2:8080"),
+	})
+	_ = tap.Take(splitter.Chunk{FromClient: true, Bytes: []byte("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"), At: time.Now()})
+	tap.End(splitter.Ended{End: "closed", At: time.Now()})
+	nettest.Eventually(t, "the encrypted flow is counted", func() bool { return reportFrom(t, d, "").Cover.Opaque == 1 })
+	if _, err := d.Doctor(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]doctor.Shadow{{Split: "web", Encrypted: 1, Exchanges: 2}}, w.kernel.shadows); diff != "" {
+		t.Errorf("doctor is asked about (-want +got):\n%s", diff)
 	}
 }

@@ -256,6 +256,7 @@ func (p *Play) make(s tally.State) report.Report {
 	effect := float64(split.Shadow.MinEffect) / float64(traffic.Whole)
 	r := report.Make(s, report.Options{
 		Split: split.Name, Primary: split.Primary.Name, Candidate: p.book.candidate, Rule: p.Rule(), Away: p.options.Away,
+		SeenInto:   split.Shadow.TLS.On(),
 		Thresholds: tally.Thresholds{Effect: effect, Least: tally.DefaultThresholds().Least},
 	})
 	p.judge(r)

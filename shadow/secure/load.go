@@ -102,7 +102,7 @@ func unread(err error) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("%w on this host", err)
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%w: let the user that splitd runs as read it and enter the directories above it, or run this as one who may", err)
+		return fmt.Errorf("%w: let the user that splitd runs as read it and enter the directories above it (its unit hides /etc/ssl/private and homes, and has root read root's own files alone: see docs/shadow.md), or run this as one who may", err)
 	}
 	return err
 }
