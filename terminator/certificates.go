@@ -3,9 +3,7 @@ package terminator
 import (
 	"crypto/sha256"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/base64"
-	"fmt"
 	"log/slog"
 	"os"
 	"slices"
@@ -14,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/splitd/splitd/shadow/secure"
 	"github.com/splitd/splitd/traffic"
 )
 
@@ -21,20 +20,16 @@ import (
 type pair struct {
 	certificate tls.Certificate
 	key         string // its pin, as shadow.Shown has it
+	fault       error  // why what is in its files now is not in its place
 }
 
 func (p pair) covers(name string) bool { return p.certificate.Leaf.VerifyHostname(name) == nil }
 
 // load reads a pair.
 func load(files traffic.Certificate) (pair, error) {
-	c, err := tls.LoadX509KeyPair(files.Cert, files.Key)
+	c, err := secure.Load(files)
 	if err != nil {
-		return pair{}, fmt.Errorf("load certificate %q with key %q: %w", files.Cert, files.Key, err)
-	}
-	if c.Leaf == nil {
-		if c.Leaf, err = x509.ParseCertificate(c.Certificate[0]); err != nil {
-			return pair{}, fmt.Errorf("load certificate %q: %w", files.Cert, err)
-		}
+		return pair{}, err
 	}
 	sum := sha256.Sum256(c.Leaf.RawSubjectPublicKeyInfo)
 	return pair{certificate: c, key: base64.StdEncoding.EncodeToString(sum[:])}, nil
@@ -133,6 +128,7 @@ func (c *certificates) read(all bool) {
 		p, err := load(f)
 		if err != nil {
 			c.log.Warn("certificate cannot be read again: the one from before goes on", "cert", f.Cert, "key", f.Key, "error", err)
+			pairs[i].fault = err
 			continue
 		}
 		if !slices.EqualFunc(p.certificate.Certificate, pairs[i].certificate.Certificate, slices.Equal) {
