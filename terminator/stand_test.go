@@ -27,6 +27,7 @@ import (
 	"time"
 
 	"github.com/splitd/splitd/shadow"
+	"github.com/splitd/splitd/shadow/secure"
 	"github.com/splitd/splitd/traffic"
 )
 
@@ -368,6 +369,15 @@ func echoes(config *tls.Config) func(net.Conn) {
 		_ = inside.CloseWrite()
 		_, _ = io.Copy(io.Discard, conn)
 	}
+}
+
+var discard = slog.New(slog.DiscardHandler)
+
+func newVerifier(t testing.TB) *secure.Verifier {
+	t.Helper()
+	v, err := secure.NewVerifier(traffic.Trust{Report: true}, nil)
+	check(t, err)
+	return v
 }
 
 func failsWith(err error, by shadow.Party) bool {
