@@ -388,3 +388,5 @@ func failsWith(err error, by shadow.Party) bool {
 func sameKeys(got []*x509.Certificate, want tls.Certificate) bool {
 	return len(got) > 0 && slices.Equal(got[0].Raw, want.Certificate[0])
 }
+
+func nowhen() time.Time { return time.Time{} }
