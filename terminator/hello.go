@@ -73,16 +73,39 @@ func (s *side) peek() bool {
 
 // hear reads a ClientHello.
 func (f *flow) hear() (h *hello, muddled bool) {
-	r := &recorder{side: f.client}
+	r := &recorder{side: f.client, began: make(chan struct{}, 1)}
+	stop := f.hurry(r.began)
 	info := listen(r, nil)
-	if r.clock != nil {
-		r.clock.Stop()
-	}
+	stop()
 	f.client.before = append(r.bytes, f.client.before...)
 	if info == nil {
 		return nil, len(r.bytes) > 0 && begins(r.bytes)
 	}
 	return newHello(slices.Clone(r.bytes), info), false
+}
+
+// hurry interrupts the client if what has begun takes too long, and returns what ends that.
+func (f *flow) hurry(began <-chan struct{}) (stop func()) {
+	over, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		select {
+		case <-began:
+		case <-over:
+			return
+		}
+		late := time.NewTimer(helloPatience)
+		defer late.Stop()
+		select {
+		case <-late.C:
+			_ = f.client.interrupt()
+		case <-over:
+		}
+	}()
+	return func() {
+		close(over)
+		<-ended
+	}
 }
 
 // listen reads a ClientHello as crypto/tls does, by a server that says nothing; nil: there is
@@ -155,7 +178,7 @@ func suites() []uint16 {
 type recorder struct {
 	*side
 	bytes []byte
-	clock *time.Timer
+	began chan struct{} // is told of the first byte, if there is one
 }
 
 func (r *recorder) Read(b []byte) (int, error) {
@@ -166,9 +189,12 @@ func (r *recorder) Read(b []byte) (int, error) {
 		return 0, errNoTLS
 	case len(r.bytes) > mostHello:
 		return 0, errTooLong
-	case n > 0 && r.clock == nil:
-		s := r.side
-		r.clock = time.AfterFunc(helloPatience, func() { _ = s.interrupt() })
+	}
+	if n > 0 {
+		select {
+		case r.began <- struct{}{}:
+		default:
+		}
 	}
 	return n, err
 }

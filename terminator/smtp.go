@@ -334,12 +334,15 @@ func (a lineAt) next(c byte) lineAt {
 // agreeSMTP speaks up to where TLS begins.
 func agreeSMTP(conn net.Conn) error {
 	r := bufio.NewReaderSize(conn, mostReply)
-	for _, say := range []string{"", "EHLO " + literal(conn.LocalAddr()) + "\r\n", "STARTTLS\r\n"} {
-		if _, err := io.WriteString(conn, say); err != nil {
-			return fmt.Errorf("say %q: %w", strings.TrimSpace(say), err)
+	if err := accepted(r); err != nil {
+		return fmt.Errorf("greeting: %w", err)
+	}
+	for _, say := range []string{"EHLO " + literal(conn.LocalAddr()), "STARTTLS"} {
+		if _, err := io.WriteString(conn, say+"\r\n"); err != nil {
+			return fmt.Errorf("say %q: %w", say, err)
 		}
 		if err := accepted(r); err != nil {
-			return fmt.Errorf("reply to %q: %w", strings.TrimSpace(say), err)
+			return fmt.Errorf("reply to %q: %w", say, err)
 		}
 	}
 	if r.Buffered() > 0 {

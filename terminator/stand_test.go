@@ -27,6 +27,7 @@ import (
 	"time"
 
 	"github.com/splitd/splitd/shadow"
+	"github.com/splitd/splitd/shadow/secure"
 	"github.com/splitd/splitd/traffic"
 )
 
@@ -370,6 +371,15 @@ func echoes(config *tls.Config) func(net.Conn) {
 	}
 }
 
+var discard = slog.New(slog.DiscardHandler)
+
+func newVerifier(t testing.TB) *secure.Verifier {
+	t.Helper()
+	v, err := secure.NewVerifier(traffic.Trust{Report: true}, nil)
+	check(t, err)
+	return v
+}
+
 func failsWith(err error, by shadow.Party) bool {
 	var broken *Broken
 	return errors.As(err, &broken) && broken.By == by
@@ -378,3 +388,5 @@ func failsWith(err error, by shadow.Party) bool {
 func sameKeys(got []*x509.Certificate, want tls.Certificate) bool {
 	return len(got) > 0 && slices.Equal(got[0].Raw, want.Certificate[0])
 }
+
+func nowhen() time.Time { return time.Time{} }
