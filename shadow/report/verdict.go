@@ -2,6 +2,7 @@ package report
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/splitd/splitd/shadow"
@@ -60,7 +61,12 @@ func summary(r Report, o Options) string {
 		b.WriteString(" " + r.Untold)
 	}
 	if r.Exchanges.Mismatch == 0 && r.Cover.Compared == 0 && len(r.Differences) > 0 {
-		b.WriteString(" It has answered nothing yet: see that its port is the right one, and expects what it gets first (identity: a PROXY header or none).")
+		b.WriteString(" It has answered nothing yet: see that its port is the right one, and expects what it gets first (identity: a PROXY header or none")
+		if slices.ContainsFunc(r.Differences, func(d Difference) bool { return d.Endpoint == shadow.Handshaken }) {
+			b.WriteString("; TLS), and that its certificate is one that shadow.tls.to_candidate takes.")
+		} else {
+			b.WriteString(").")
+		}
 	}
 	if missed := r.Cover.Eligible - of; missed > 0 {
 		fmt.Fprintf(&b, " %s of what was seen was not compared%s.", percent(share(missed, r.Cover.Eligible)), aboveAll(r.NotCompared))

@@ -1,16 +1,29 @@
 package shadower
 
 import (
+	"bufio"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
+	"io"
+	"math/big"
+	"net"
 	"net/netip"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/splitd/splitd/internal/nettest"
 	"github.com/splitd/splitd/shadow"
+	"github.com/splitd/splitd/shadow/ring"
 	"github.com/splitd/splitd/shadow/runner"
+	"github.com/splitd/splitd/traffic"
 )
 
 var handshake = shadow.Handshake{
@@ -48,5 +61,103 @@ func TestAHandshakeIsReadAsItWasWritten(t *testing.T) {
 	r.Body = r.Body[1:]
 	if _, err := securedOf(r); err == nil {
 		t.Error("half a handshake is read")
+	}
+}
+
+// mailer offers STARTTLS, and says yes to all else, in clear and inside.
+func mailer(t *testing.T) netip.AddrPort {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	of := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().AddDate(1, 0, 0)}
+	der, err := x509.CreateCertificate(rand.Reader, of, of, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
+	return listen(t, func(c net.Conn) {
+		_, _ = io.WriteString(c, "220 new.example\r\n")
+		for lines := bufio.NewReader(c); ; {
+			line, err := lines.ReadString('\n')
+			switch {
+			case err != nil:
+				return
+			case strings.HasPrefix(line, "STARTTLS"):
+				_, _ = io.WriteString(c, "220 go\r\n")
+				c = tls.Server(c, config)
+				lines = bufio.NewReader(c)
+			default:
+				_, _ = io.WriteString(c, "250-new.example\r\n250 STARTTLS\r\n")
+			}
+		}
+	})
+}
+
+// What is told of TLS reaches the flow that it is about, which is counted once.
+func TestWhatBecomesOfEncryptedFlowsIsPlayedAndCounted(t *testing.T) {
+	mail := split(mailer(t))
+	mail.Protocol, mail.Shadow.Mode = "smtp", "envelope"
+	mail.Shadow.TLS = traffic.TLS{
+		Certificates: []traffic.Certificate{{Cert: "c", Key: "k"}}, ToCandidate: traffic.Trust{Report: true}, ToPrimary: traffic.Trust{Report: true},
+	}
+	says := func(from shadow.Party, text string) ring.Record {
+		return ring.Record{Kind: kindBytes, Of: uint8(from), At: time.Now(), Body: []byte(text)}
+	}
+	const hello, offers = "EHLO client.example\r\n", "250-old.example\r\n250 STARTTLS\r\n"
+	begins := []ring.Record{
+		says(shadow.Primary, "220 old.example\r\n"), says(shadow.Client, hello), says(shadow.Primary, offers),
+		says(shadow.Client, "STARTTLS\r\n"), says(shadow.Primary, "220 go\r\n"),
+	}
+	ends := ring.Record{Kind: kindEnded, Of: endClosed, At: time.Now()}
+	for name, test := range map[string]struct {
+		flow    runner.Flow
+		records []ring.Record
+		want    map[string]uint64
+	}{
+		"it cannot be seen into": {runner.Flow{Opaque: "HTTP/2"}, []ring.Record{ends}, map[string]uint64{"opaque": 1}},
+		"behind STARTTLS": {
+			flow, append(begins[:5:5], secured(handshake), says(shadow.Client, hello), says(shadow.Primary, offers), ends),
+			map[string]uint64{"compared": 5},
+		},
+		"unseen behind STARTTLS": {flow, append(begins[:5:5], opaque("a certificate of the client is asked for", time.Now()), ends), map[string]uint64{"compared": 2, "opaque": 1}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := newOffice(t)
+			o.do(o.desk.Make(Making{ID: 1, Line: 1, Split: mail}, nil))
+			o.do(o.desk.Run(Running{1, 1}, nil))
+			slot, turn, how := o.outlet.open(opened(part{1, 1, 1}, test.flow), new(atomic.Uint64))
+			if how != welcomed {
+				t.Fatal("the flow finds no room")
+			}
+			for _, r := range test.records {
+				r.Slot, r.Turn = slot, turn
+				if r.Kind == kindEnded {
+					o.outlet.end(r)
+				} else if !o.outlet.put(r) {
+					t.Fatal("there is no room")
+				}
+			}
+			o.read()
+			var a Answer
+			nettest.Eventually(t, "it is counted", func() bool {
+				o.do(o.desk.Numbers(Asking{ID: 1}, &a))
+				return a.Numbers.Eligible > 0 && a.Numbers.Open == 0
+			})
+			o.do(o.desk.End(1, nil))
+			o.do(o.desk.Numbers(Asking{ID: 1}, &a))
+			got := map[string]uint64{}
+			for part, n := range a.Numbers.Coverage {
+				if n > 0 {
+					got[part] = n
+				}
+			}
+			var c Counted
+			o.do(o.desk.Bytes(1, &c))
+			if diff := cmp.Diff(test.want, got); diff != "" || c.Settled != 1 {
+				t.Errorf("%d flows are settled; coverage (-want +got):\n%s", c.Settled, diff)
+			}
+		})
 	}
 }
