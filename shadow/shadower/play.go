@@ -104,8 +104,17 @@ func (p *Play) halt() {
 // tellMake has the process make the play, which follows another one, or where that is not
 // there goes on with what was kept; process.mu is held.
 func (p *Play) tellMake(kept []byte) order {
-	making := Making{ID: p.id, Line: p.account.id, Split: p.options.Split, After: p.after, Kept: kept, Mark: p.options.Mark, Declined: p.account.counted}
+	making := Making{ID: p.id, Line: p.account.id, Split: withoutKeys(p.options.Split), After: p.after, Kept: kept, Mark: p.options.Mark, Declined: p.account.counted}
 	return func(c *rpc.Client) error { return c.Call(methodMake, making, &struct{}{}) }
+}
+
+// withoutKeys is a split as the process is told of it, to which candidates and clients speak:
+// that there are certificates, and not where they and their keys are.
+func withoutKeys(s traffic.Split) traffic.Split {
+	if n := len(s.Shadow.TLS.Certificates); n > 0 {
+		s.Shadow.TLS.Certificates = make([]traffic.Certificate, n)
+	}
+	return s
 }
 
 // tellRun tells the process whether flows are played now.

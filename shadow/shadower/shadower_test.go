@@ -913,6 +913,58 @@ func TestASplitGoesOverTheSocketUnchanged(t *testing.T) {
 	}
 }
 
+// What plays shadows does not know where keys are; that there are some it does.
+func TestTheProcessIsNotToldWhereKeysAre(t *testing.T) {
+	th := newTheatre(t, 4<<20)
+	of := split(website(t, `{"n":1}`))
+	const name, key = "a-split-of-this-name", "/etc/keys/of-this-split.key"
+	of.Name = name
+	of.Shadow.TLS = traffic.TLS{Certificates: []traffic.Certificate{{Cert: "/etc/keys/a.crt", Key: key}}, ToPrimary: traffic.Trust{Report: true}, ToCandidate: traffic.Trust{Report: true}}
+	if told := withoutKeys(of); !told.Shadow.TLS.On() || of.Shadow.TLS.Certificates[0].Key != key {
+		t.Errorf("of %+v it is told %+v", of.Shadow.TLS, told.Shadow.TLS)
+	}
+	p := th.play(t, Options{Split: of})
+	if !p.Follows(of) {
+		t.Error("the play is not of its split any more")
+	}
+	p.Begin()
+	visit(p, 0)
+	await(t, p, "it plays", func(n play.Numbers) bool { return n.Eligible > 0 })
+	pid := th.process(t)
+	freeze(t, pid)
+	defer func() { _ = syscall.Kill(pid, syscall.SIGCONT) }()
+	if !holds(t, pid, name) || holds(t, pid, key) {
+		t.Errorf("its memory has the name of the split: %v, and the key's: %v; want only the first", holds(t, pid, name), holds(t, pid, key))
+	}
+}
+
+// holds says whether a text is in what a process has written into its memory.
+func holds(t *testing.T, pid int, text string) bool {
+	t.Helper()
+	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	memory, err := os.Open(fmt.Sprintf("/proc/%d/mem", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer memory.Close() //nolint:errcheck // it was read
+	for line := range strings.Lines(string(maps)) {
+		var from, to int64
+		var rights string
+		if _, err := fmt.Sscanf(line, "%x-%x %s", &from, &to, &rights); err != nil || rights != "rw-p" || to-from > 1<<30 {
+			continue
+		}
+		region := make([]byte, to-from)
+		n, _ := memory.ReadAt(region, from) // up to a page that nobody has touched
+		if bytes.Contains(region[:n], []byte(text)) {
+			return true
+		}
+	}
+	return false
+}
+
 // fill fills a value with whatever it can have.
 func fill(random *rand.Rand, v reflect.Value) {
 	switch v.Interface().(type) {
