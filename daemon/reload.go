@@ -22,6 +22,7 @@ import (
 func (d *Daemon) Apply(ctx context.Context, who control.Actor, request api.ApplyRequest) (api.Apply, error) {
 	answer, err := d.reload(ctx, who, request)
 	d.retarget()
+	d.shadows.reload()
 	d.reloads.Store(&reloaded{metrics.Reload{At: d.now(), OK: err == nil}, request.Name})
 	d.wakeExpiry()
 	return answer, err
