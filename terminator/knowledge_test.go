@@ -2,6 +2,7 @@ package terminator
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"net"
 	"net/netip"
@@ -156,4 +157,35 @@ func TestBehindTheEndNothingIsProbed(t *testing.T) {
 	k.close()
 	k.of(place{}, shadow.Handshake{})
 	k.running.Wait()
+}
+
+func TestAPrimaryThatAsksForANewHandshakeIsRememberedForADay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := knowing(func(context.Context, netip.AddrPort) (net.Conn, error) { return nil, errors.New("down") })
+		defer k.close()
+		asked := shadow.Handshake{ServerName: "a.test"}
+		k.learn(place{}, asked, shadow.Handshake{}, nil)
+		k.asks(place{}, asked)
+		asked.Protocols = []string{"http/1.1"} // whoever asks
+		time.Sleep(askedFor - time.Nanosecond)
+		if f, ok := k.of(place{}, asked); !ok || f.reason != asksAnew {
+			t.Errorf("%+v, %v", f, ok)
+		}
+		time.Sleep(time.Nanosecond)
+		if _, ok := k.of(place{}, asked); ok {
+			t.Error("it is remembered for longer")
+		}
+	})
+}
+
+func TestOnlyOurRefusalOfANewHandshakeIsOne(t *testing.T) {
+	for _, c := range []struct {
+		op    string
+		alert tls.AlertError
+		want  bool
+	}{{"local error", alertNoRenegotiation, true}, {"remote error", alertNoRenegotiation, false}, {"local error", alertHandshakeFailure, false}} {
+		if got := renegotiates(&Broken{Err: &net.OpError{Op: c.op, Err: c.alert}}); got != c.want {
+			t.Errorf("%s, %v: %v", c.op, c.alert, got)
+		}
+	}
 }
