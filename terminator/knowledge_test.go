@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -80,9 +81,9 @@ func TestAnotherQuestionIsNotKnown(t *testing.T) {
 
 func TestProbesAreFewAndShort(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		dials := 0
+		var dials atomic.Int64
 		k := knowing(func(ctx context.Context, _ netip.AddrPort) (net.Conn, error) {
-			dials++
+			dials.Add(1)
 			<-ctx.Done()
 			return nil, ctx.Err()
 		})
@@ -94,8 +95,8 @@ func TestProbesAreFewAndShort(t *testing.T) {
 				}
 			}
 			synctest.Wait()
-			if dials != mostProbes || len(k.entries) != mostProbes {
-				t.Fatalf("%d probes, %d entries", dials, len(k.entries))
+			if n := dials.Load(); n != mostProbes || len(k.entries) != mostProbes {
+				t.Fatalf("%d probes, %d entries", n, len(k.entries))
 			}
 		}
 		time.Sleep(probePatience)

@@ -200,6 +200,7 @@ func theSwitch(t *testing.T, turns [][]byte) {
 		_, _ = client.Close(), primary.Close()
 		<-done
 	}
+	synctest.Wait()
 	passed := [2][]byte{atPrimary.Bytes(), atClient.Bytes()}
 	for who := range said {
 		if !bytes.HasPrefix(said[who], passed[who]) {

@@ -70,7 +70,7 @@ func signed(t *testing.T, by *tls.Certificate, key crypto.Signer, change func(*x
 	return c
 }
 
-func authority(t *testing.T) tls.Certificate {
+func rootOf(t *testing.T) tls.Certificate {
 	t.Helper()
 	return signed(t, nil, newKey(t), func(c *x509.Certificate) {
 		c.Subject.CommonName, c.IsCA, c.BasicConstraintsValid, c.ExtKeyUsage = "authority", true, true, nil
@@ -115,7 +115,7 @@ func anything(name string) shadow.Handshake {
 }
 
 func TestABackendIsAskedForWhatTheClientHasAskedFor(t *testing.T) {
-	a := authority(t)
+	a := rootOf(t)
 	var heard *tls.ClientHelloInfo
 	config := &tls.Config{Certificates: []tls.Certificate{signed(t, &a, newKey(t), nil)}, NextProtos: []string{"two"}, Time: now}
 	config.GetConfigForClient = func(h *tls.ClientHelloInfo) (*tls.Config, error) { heard = h; return nil, nil }
@@ -156,7 +156,7 @@ func TestWhatABackendShowsIsTold(t *testing.T) {
 }
 
 func TestABackendIsTrustedByTheUsersChoice(t *testing.T) {
-	a, other := authority(t), authority(t)
+	a, other := rootOf(t), rootOf(t)
 	good := signed(t, &a, newKey(t), nil)
 	expired := signed(t, &a, newKey(t), func(c *x509.Certificate) { c.NotAfter = began.Add(-time.Minute) })
 	pinned := traffic.Trust{Pins: []string{"AAAA", pin(good.Leaf)}}
