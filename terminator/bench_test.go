@@ -13,7 +13,7 @@ func between(b *testing.B, serve func(*tls.Config) func(net.Conn), run func(b *t
 	config := &tls.Config{Certificates: []tls.Certificate{a.sign(b, newKey(b), "a.test")}}
 	s := newStand(b, a, set{protocol: "raw", serve: echoes(config), tickets: NewTickets("", nil, nil)})
 	s.declines = true
-	s.knows(s.asks("a.test"), nil)
+	s.knows(s.asks("a.test"))
 	s.serves(serve(config))
 	b.Run("seen", func(b *testing.B) {
 		run(b, func() net.Conn {

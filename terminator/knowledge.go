@@ -173,7 +173,7 @@ func (k *knowledge) try(ctx context.Context, at place, asked shadow.Handshake) (
 	if err != nil {
 		return shadow.Handshake{}, fmt.Errorf("connect: %w", err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(past) })()
 	if at.agreed {
 		if err := k.t.protocol.agree(conn); err != nil {

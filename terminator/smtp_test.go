@@ -125,7 +125,7 @@ func TestAProbeSpeaksUpToSTARTTLS(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			ours, theirs := net.Pipe()
 			go func() {
-				defer theirs.Close()
+				defer func() { _ = theirs.Close() }()
 				for _, r := range c.replies {
 					_, _ = io.WriteString(theirs, r)
 					_, _ = theirs.Read(make([]byte, 1<<10))

@@ -92,7 +92,7 @@ func open(t *testing.T, config *tls.Config, asked shadow.Handshake, trust traffi
 	check(t, err)
 	door, err := net.Listen("tcp", "127.0.0.1:0")
 	check(t, err)
-	defer door.Close()
+	defer func() { _ = door.Close() }()
 	ours, err := net.Dial("tcp", door.Addr().String())
 	check(t, err)
 	theirs, err := door.Accept()
