@@ -7,7 +7,8 @@ import "fmt"
 // The zero value sees into none: they are opaque.
 type TLS struct {
 	// Certificates are the service's own; which one a client gets the name decides that
-	// it asks for (SNI, RFC 6066, section 3), and the first where none fits.
+	// it asks for (SNI, RFC 6066, section 3): the first where it asks for none. A flow whose
+	// name none covers is not seen into.
 	Certificates []Certificate `json:"certificates,omitempty"`
 	// ToPrimary and ToCandidate say whose certificates are good enough.
 	ToPrimary   Trust `json:"to_primary,omitzero"`
