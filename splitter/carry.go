@@ -83,9 +83,8 @@ func (w *worker) lend(f *flow) (lent [2]int, errno syscall.Errno) {
 	}
 	w.relay.files.used.Add(filesOfFlow)
 	w.watchCarried(f, unix.EPOLLET)
-	for _, socket := range f.sockets {
-		w.edge.prompt(int(socket)) // who carries writes what belongs together at once
-	}
+	f.prompt = true
+	w.edge.prompt(int(f.sockets[backend])) // who carries writes what belongs together at once
 	return lent, 0
 }
 
