@@ -83,16 +83,15 @@ func (w *worker) lend(f *flow) (lent [2]int, errno syscall.Errno) {
 	}
 	w.relay.files.used.Add(filesOfFlow)
 	w.watchCarried(f, unix.EPOLLET)
-	for _, socket := range f.sockets {
-		w.edge.prompt(int(socket)) // who carries writes what belongs together at once
-	}
+	f.prompt = true
+	w.edge.prompt(int(f.sockets[backend])) // who carries writes what belongs together at once
 	return lent, 0
 }
 
 // watchCarried has the kernel tell of both sides what events say.
 func (w *worker) watchCarried(f *flow, events uint32) {
-	_ = w.poller.change(int(f.sockets[client]), events, f.ticket(ofClient)) // which needs no room
-	_ = w.poller.change(int(f.sockets[backend]), events, f.ticket(ofBackend))
+	w.poller.change(int(f.sockets[client]), events, f.ticket(ofClient))
+	w.poller.change(int(f.sockets[backend]), events, f.ticket(ofBackend))
 }
 
 func (w *worker) tellUnlent(f *flow, cause syscall.Errno) {
@@ -138,7 +137,9 @@ func (c *carriage) open(lent [2]int) error {
 func (c *carriage) carry(ctx context.Context, carrier Carrier) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			c.worker.relay.tellPanic("who carries flows panicked, and this one is cut off", "a carrier", c.split, v)
+			c.worker.relay.tellPanic("a carrier", c.split, v, func(log *slog.Logger) {
+				log.Error("who carries flows panicked, and this one is cut off")
+			})
 			c.tees.panicked.Add(1)
 			err = errPanicked
 		}
