@@ -101,7 +101,7 @@ func (g greeted) Write(b []byte) (int, error) {
 	return g.Conn.Write(b)
 }
 
-func seesInto(trust traffic.Trust, primary traffic.Trust) traffic.TLS {
+func seesInto(trust, primary traffic.Trust) traffic.TLS {
 	return traffic.TLS{Certificates: []traffic.Certificate{{Cert: "c", Key: "k"}}, ToCandidate: trust, ToPrimary: primary}
 }
 

@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"fmt"
 	"io"
 	"math/big"
@@ -340,7 +341,7 @@ func TestTheEndOfOneDirectionIsToldInsideTLS(t *testing.T) {
 	if got := <-heard; got != "hello<nil>" {
 		t.Errorf("it heard %q", got)
 	}
-	if err := <-below; err != io.EOF {
+	if err := <-below; !errors.Is(err, io.EOF) {
 		t.Errorf("below TLS: %v, want its end", err)
 	}
 	nettest.Eventually(t, "the answer is told", func() bool { return len(sink.all()) == 2 })
