@@ -45,7 +45,7 @@ type Trust struct {
 
 // String says in words what a certificate has to be: "of a root that this host trusts".
 func (t Trust) String() string {
-	text := "any (what is wrong with it is reported)"
+	text := "whatever it shows (what is wrong with it is reported)"
 	switch {
 	case t.System:
 		text = "of a root that this host trusts"
