@@ -77,8 +77,8 @@ func parse(args []string, stderr io.Writer) (options, bool) {
 	flags.IntVar(&o.relay.idle, "idle", 5000, "relays: silent flows")
 	flags.IntVar(&o.relay.idleTurns, "idle-turns", 3, "relays: how often silent flows are measured")
 	flags.IntVar(&o.relay.streams, "streams", 100, "relays: bulk streams at once, where they are many")
-	flags.IntVar(&o.shadow.turns, "shadow-turns", 3, "shadow: how often each way has its turn, with each candidate")
-	flags.DurationVar(&o.shadow.slice, "shadow-slice", 700*time.Millisecond, "shadow: how long one thing is measured in one turn")
+	flags.IntVar(&o.shadow.turns, "shadow-turns", 12, "shadow: how often each way has its turn, with each candidate")
+	flags.DurationVar(&o.shadow.slice, "shadow-slice", 350*time.Millisecond, "shadow: how long one thing is measured in one turn")
 	return o, flags.Parse(args) == nil
 }
 

@@ -32,7 +32,7 @@ func (r *report) shadows(s *shadows) {
 	for _, l := range s.left {
 		r.line("\nLeft out: %s.", l)
 	}
-	r.line("\n## With the shadow to without, of the same program\n\nDifference of the medians; in brackets the median of the turns' ratios. Target of splitd: within 1.1x or 1 ms, none failed.\n")
+	r.line("\n## With the shadow to without, of the same program\n\nMedian of the turns' ratios and differences; in brackets their quartiles, and between which bounds the difference certainly is (95 % each, Wilcoxon's signed ranks). Target of splitd: within 1.1x or 1 ms, none failed; it holds, or does not, where that is certain.\n")
 	r.head("candidate", "program", "requests/s", "p50", "p99", "failed", "holds")
 	for _, b := range s.rungs {
 		for _, pair := range [][2]string{{nameShadowOn, nameShadowOff}, {nameMirror, nameNginxHTTP}} {
@@ -40,23 +40,34 @@ func (r *report) shadows(s *shadows) {
 			if on == nil || off == nil || len(on.full) == 0 || len(off.full) == 0 {
 				continue
 			}
-			holds := "no"
-			if on.failed == 0 && near(off.p50, on.p50) && near(off.p99, on.p99) {
-				holds = "yes"
-			}
-			r.row(string(b), pair[0], spread(on.full, off.full), more(on.p50, off.p50), more(on.p99, off.p99), on.failedText(), holds)
+			r.row(string(b), pair[0], spread(on.full, off.full), more(on.p50, off.p50), more(on.p99, off.p99), on.failedText(), holds(off, on))
 		}
 	}
 }
 
-func near(off, on []float64) bool {
-	seconds := func(v float64) time.Duration { return time.Duration(v * float64(time.Second)) }
-	return ladder.Near(seconds(median(off)), seconds(median(on)))
+// holds is the verdict of both quantiles, and of failures.
+func holds(off, on *shadowed) string {
+	p50, p99 := ladder.Compare(durations(off.p50), durations(on.p50)), ladder.Compare(durations(off.p99), durations(on.p99))
+	switch {
+	case on.failed > 0 || p50 == ladder.Fails || p99 == ladder.Fails:
+		return "no"
+	case p50 == ladder.CannotTell || p99 == ladder.CannotTell:
+		return string(ladder.CannotTell)
+	}
+	return "yes"
+}
+
+func durations(seconds []float64) (all []time.Duration) {
+	for _, s := range seconds {
+		all = append(all, time.Duration(s*float64(time.Second)))
+	}
+	return all
 }
 
 func more(on, off []float64) string {
-	middle, _, _ := ratio(on, off)
-	return fmt.Sprintf("%+.2f ms (%.2f)", (median(on)-median(off))*1e3, middle)
+	ms := func(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+	s := ladder.ShiftOf(durations(off), durations(on))
+	return fmt.Sprintf("%+.2f ms (%+.2f to %+.2f)", ms(s.Middle), ms(s.Least), ms(s.Most))
 }
 
 func (s *shadowed) failedText() string {

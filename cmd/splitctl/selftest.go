@@ -29,19 +29,28 @@ type selfTestFlags struct {
 	on       bool
 	duration duration
 	rate     uint
+	files    []string
 }
 
 // The bounds of --for: a slice is to have requests enough for a p99, and nobody
 // waits for more than an hour.
 const (
 	selfTestLeast, selfTestMost = 5 * time.Second, time.Hour
-	selfTestPairs               = 7 // of slices, in each rung
+	selfTestSlice               = 250 * time.Millisecond
+	selfTestFew, selfTestMany   = 7, 60 // pairs of slices, in each rung
 )
 
+// selfTestPairs is how often the shadow is off and on in a rung: the more, the less is
+// left to chance, as long as slices are not too short.
+func selfTestPairs(d time.Duration) int {
+	return min(max(int(d/selfTestSlice)/(2*len(ladder.Behaviours())), selfTestFew), selfTestMany)
+}
+
 func (f *selfTestFlags) register(cmd *cobra.Command) {
-	f.duration = duration(30 * time.Second)
+	f.duration = duration(time.Minute)
 	cmd.Flags().BoolVar(&f.on, "self-test", false, "measure on this host, by a splitd of its own, whether clients can tell how bad a candidate is")
 	cmd.Flags().Var(&f.duration, "for", fmt.Sprintf("with --self-test: how long it measures in all, from %v to %v; to start programs and find rates takes about 25 s more", selfTestLeast, selfTestMost))
+	cmd.Flags().StringArrayVar(&f.files, "config", nil, "with --self-test: read the limits of SPLIT in this file instead of asking the daemon (repeatable)")
 	cmd.Flags().UintVar(&f.rate, "rate", 0, "with --self-test: requests a second (default: half of what is answered without a shadow)")
 }
 
@@ -72,7 +81,7 @@ func (a *app) selfTest(ctx context.Context, split string, f selfTestFlags, outpu
 	if err != nil {
 		return err
 	}
-	of, err := a.limitsOf(ctx, split)
+	of, err := a.limitsOf(ctx, split, f.files)
 	if err != nil {
 		return err
 	}
@@ -88,7 +97,7 @@ func (a *app) selfTest(ctx context.Context, split string, f selfTestFlags, outpu
 			return d, nil
 		},
 		Candidates: ladder.Self(candidateWord),
-		For:        d, Rate: float64(f.rate), Pairs: selfTestPairs, Budget: of.limits.BudgetOf(), Seed: uint64(a.now().UnixNano()),
+		For:        d, Rate: float64(f.rate), Pairs: selfTestPairs(d), Budget: of.limits.BudgetOf(), Seed: uint64(a.now().UnixNano()),
 		Done: func(r ladder.Rung) {
 			a.say(fmt.Sprintf("splitctl: a candidate that is %s (%s): %s", r.Behaviour, r.Behaviour.About(), r.Verdict()))
 		},
@@ -156,20 +165,21 @@ func (t tested) unlike() []string {
 // protocolHTTP is what a self-test speaks.
 const protocolHTTP = "http"
 
-// limitsOf are the limits of the named split's shadows, as its file says them. Without a
-// name they are splitd's own.
-func (a *app) limitsOf(ctx context.Context, name string) (tested, error) {
+// limitsOf are the limits of the named split's shadows, as the files say them; without
+// any, as its own file does. Without a name they are splitd's own.
+func (a *app) limitsOf(ctx context.Context, name string, files []string) (tested, error) {
 	if name == "" {
 		return tested{whose: "splitd's own limits"}, nil
 	}
-	var files []string // none: the standard places
 	var mode traffic.Mode
-	list, err := a.client(0).Splits(ctx, name)
-	if _, refused := errors.AsType[*api.Error](err); refused {
-		return tested{}, err
-	}
-	if err == nil && len(list.Items) == 1 {
-		files, mode = fileOf(list.Items[0].Definition), traffic.Mode(list.Items[0].Mode)
+	if len(files) == 0 {
+		list, err := a.client(0).Splits(ctx, name)
+		if _, refused := errors.AsType[*api.Error](err); refused {
+			return tested{}, err
+		}
+		if err == nil && len(list.Items) == 1 {
+			files, mode = fileOf(list.Items[0].Definition), traffic.Mode(list.Items[0].Mode)
+		}
 	}
 	config, err := a.load(files)
 	for _, s := range config.Splits {
@@ -328,7 +338,7 @@ func verdictText(v ladder.Verdict) string {
 	case ladder.Holds:
 		return "holds: whatever the candidate does, p50 and p99 stay within 1.1x or 1 ms, memory is flat, and no client sees an error"
 	case ladder.CannotTell:
-		return "cannot tell: what clients wait without a shadow scatters by more than what is looked for: " + again
+		return "cannot tell: what clients wait scatters by more than what is looked for: " + again
 	case ladder.Fails:
 	}
 	return "does not hold: see above; where it is close " + again

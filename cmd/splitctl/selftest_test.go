@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -21,12 +22,12 @@ func TestTheSelfTestsTableSaysWhatDoesNotHold(t *testing.T) {
 	large := good
 	large.Behaviour, large.Pace = ladder.Differing, ladder.Pace{Saturating: 6000, Rate: 3000}
 	bad := good
-	bad.Behaviour, bad.On, bad.Failed, bad.Why = ladder.Hanging, []ladder.Times{{P50: 400 * us, P99: 90 * ms}}, 3, errors.New("read answer: unexpected EOF")
+	bad.Behaviour, bad.On, bad.Failed, bad.Why = ladder.Hanging, slices.Repeat([]ladder.Times{{P50: 400 * us, P99: 90 * ms}}, len(good.Off)), 3, errors.New("read answer: unexpected EOF")
 	busy := good
 	busy.Behaviour, busy.Off = ladder.Dead, []ladder.Times{{P50: 300 * us, P99: 2 * ms}, {P50: 310 * us, P99: 4 * ms}, {P50: 320 * us, P99: 80 * ms}}
-	busy.On = []ladder.Times{{P50: 300 * us, P99: 6 * ms}}
+	busy.On = []ladder.Times{{P50: 300 * us, P99: 6 * ms}, {P50: 300 * us, P99: 5 * ms}, {P50: 300 * us, P99: 6 * ms}}
 	costly := good
-	costly.On = []ladder.Times{{P50: 2 * ms, P99: 2 * ms}}
+	costly.On = slices.Repeat([]ladder.Times{{P50: 2 * ms, P99: 2 * ms}}, len(good.Off))
 	own := tested{whose: "splitd's own limits"}
 	for _, tc := range []struct {
 		name  string
@@ -76,7 +77,7 @@ hanging    0.31 ms  0.40 ms  2.00 ms  90.00 ms     41000       3     20000  16.0
 HTTP with splitd's own limits; clients asked 15000 times a second; without a shadow up to 30000 are answered.
 Candidates are processes of their own that yield the processors: SCHED_IDLE.
 MEMORY before a shadow, and the MOST with it: what splitd and the processes that it has started have resident, added up (a page that two of them share counts twice).
-hanging: p99 is 90.00 ms with the shadow and 2.00 ms without (2.00 ms to 2.00 ms from slice to slice)
+hanging: p99 is 2.00 ms without the shadow, and with it 88.00 ms longer (certainly 88.00 ms to 88.00 ms), 1.00 ms may be
 hanging: 3 requests failed: read answer: unexpected EOF
 does not hold: see above; where it is close repeat it while the machine does nothing else, or give --for more time
 `},
@@ -87,8 +88,8 @@ dead       0.31 ms  0.30 ms  4.00 ms  6.00 ms     41000       0     20000  16.0 
 HTTP with splitd's own limits; clients asked 15000 times a second; without a shadow up to 30000 are answered.
 Candidates are processes of their own that yield the processors: SCHED_IDLE.
 MEMORY before a shadow, and the MOST with it: what splitd and the processes that it has started have resident, added up (a page that two of them share counts twice).
-dead: p99 is 6.00 ms with the shadow and 4.00 ms without (2.00 ms to 80.00 ms from slice to slice): those without differ too much among themselves
-cannot tell: what clients wait without a shadow scatters by more than what is looked for: repeat it while the machine does nothing else, or give --for more time
+dead: p99 is 4.00 ms without the shadow, and with it -35.00 ms longer (certainly -74.00 ms to 4.00 ms), 1.00 ms may be
+cannot tell: what clients wait scatters by more than what is looked for: repeat it while the machine does nothing else, or give --for more time
 `},
 		{"the shadow itself costs", own, []ladder.Rung{costly, large}, `CANDIDATE  P50 OFF   P50 ON  P99 OFF   P99 ON  REQUESTS  FAILED  SHADOWED    MEMORY      MOST  HOLDS
 healthy    0.31 ms  2.00 ms  2.00 ms  2.00 ms     41000       0     20000  16.0 MiB  30.0 MiB  no
@@ -98,7 +99,7 @@ HTTP with splitd's own limits; clients asked 15000 times a second; without a sha
 Beside differing they asked for 64 KiB 3000 times a second; of these up to 6000 are answered.
 Candidates are processes of their own that yield the processors: SCHED_IDLE.
 MEMORY before a shadow, and the MOST with it: what splitd and the processes that it has started have resident, added up (a page that two of them share counts twice).
-healthy: p50 is 2.00 ms with the shadow and 0.31 ms without (0.31 ms to 0.31 ms from slice to slice)
+healthy: p50 is 0.31 ms without the shadow, and with it 1.69 ms longer (certainly 1.69 ms to 1.69 ms), 1.00 ms may be
 healthy does not hold: the shadow costs clients so much here whoever the candidate is, and nothing can be said about candidates by comparison
 does not hold: see above; where it is close repeat it while the machine does nothing else, or give --for more time
 `},

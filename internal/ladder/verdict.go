@@ -48,44 +48,15 @@ func p50(t Times) time.Duration { return t.P50 }
 func p99(t Times) time.Duration { return t.P99 }
 
 func rank(slices []Times, of func(Times) time.Duration, share float64) time.Duration {
-	var all []time.Duration
+	return Quantile(each(slices, of), share)
+}
+
+func each(slices []Times, of func(Times) time.Duration) []time.Duration {
+	all := make([]time.Duration, 0, len(slices))
 	for _, t := range slices {
 		all = append(all, of(t))
 	}
-	return Quantile(all, share)
-}
-
-// Near says whether what took off without the shadow and on with it is the same to a
-// client: within a tenth, or a millisecond.
-func Near(off, on time.Duration) bool { return on <= off+tolerance(off) }
-
-func tolerance(off time.Duration) time.Duration { return max(off/10, time.Millisecond) }
-
-// compare judges one quantile of the slices. Where those without the shadow differ
-// among themselves by more than a client could tell, on a busy machine, they bear
-// only what no such difference can be the reason of: that a middle slice with the
-// shadow is as fast as a fast one without, or that the fastest with it is slower than
-// the slowest without. Of seven slices without a shadow and seven with one that costs
-// nothing, the latter happens by chance in 3 of 10,000. Where all but few are alike,
-// those few may still be the reason.
-func compare(off, on []Times, of func(Times) time.Duration) Verdict {
-	fast, slow := rank(off, of, 0.25), rank(off, of, 0.75)
-	middle, with := rank(off, of, 0.5), rank(on, of, 0.5)
-	steady := slow-fast <= tolerance(middle)
-	switch {
-	case steady && Near(middle, with), Near(fast, with):
-		return Holds
-	case steady && !covers(off, on, of), !Near(rank(off, of, 1), rank(on, of, 0)):
-		return Fails
-	}
-	return CannotTell
-}
-
-// covers says that a slice without the shadow was as slow as a middle one with it,
-// and that this may be chance: a slice with it was as fast as most without. Of seven
-// and seven alike, all with it are slower than six without in 2 of 1000.
-func covers(off, on []Times, of func(Times) time.Duration) bool {
-	return rank(on, of, 0.5) <= rank(off, of, 1) && rank(on, of, 0) <= rank(off, of, 0.75)
+	return all
 }
 
 // Memory is what the subject had resident, in bytes.
@@ -134,7 +105,8 @@ type Rung struct {
 	Behaviour Behaviour
 	// Pace is that of the page that clients asked for.
 	Pace
-	// Off and On are what clients waited in each slice, without and with the shadow.
+	// Off and On are what clients waited in each slice, without and with the shadow: those
+	// of one place were measured one after the other.
 	Off, On []Times
 	// Requests were answered, Failed were not, and of those Strays had other bytes than
 	// the primary's; Why is the first.
@@ -182,16 +154,16 @@ func (r Rung) slower() (broken, unclear []string) {
 		name string
 		of   func(Times) time.Duration
 	}{{"p50", p50}, {"p99", p99}} {
-		verdict := compare(r.Off, r.On, q.of)
-		if verdict == Holds {
-			continue
-		}
-		text := fmt.Sprintf("%s is %s with the shadow and %s without (%s to %s from slice to slice)", q.name, milliseconds(rank(r.On, q.of, 0.5)),
-			milliseconds(rank(r.Off, q.of, 0.5)), milliseconds(rank(r.Off, q.of, 0)), milliseconds(rank(r.Off, q.of, 1)))
-		if verdict == Fails {
+		off, on := each(r.Off, q.of), each(r.On, q.of)
+		shift, verdict := ShiftOf(off, on), Compare(off, on)
+		text := fmt.Sprintf("%s is %s without the shadow, and with it %s longer (certainly %s to %s), %s may be",
+			q.name, milliseconds(Quantile(off, 0.5)), milliseconds(shift.Middle), milliseconds(shift.Least), milliseconds(shift.Most), milliseconds(tolerance(Quantile(off, 0.5))))
+		switch verdict {
+		case Fails:
 			broken = append(broken, text)
-		} else {
-			unclear = append(unclear, text+": those without differ too much among themselves")
+		case CannotTell:
+			unclear = append(unclear, text)
+		case Holds:
 		}
 	}
 	return broken, unclear

@@ -2,6 +2,8 @@ package ladder
 
 import (
 	"errors"
+	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -50,7 +52,8 @@ func TestAClientCannotTellATenthOrAMillisecond(t *testing.T) {
 		{"a tenth of much", 100 * ms, 110 * ms, true},
 		{"more than a tenth of much", 100 * ms, 111 * ms, false},
 	} {
-		if got := Near(tc.off, tc.on); got != tc.want {
+		off, on := slices.Repeat([]time.Duration{tc.off}, 7), slices.Repeat([]time.Duration{tc.on}, 7)
+		if got := Compare(off, on) == Holds; got != tc.want {
 			t.Errorf("%s: %v", tc.name, got)
 		}
 	}
@@ -80,7 +83,7 @@ func TestARungHoldsUnlessAClientCouldTell(t *testing.T) {
 	const ms = time.Millisecond
 	good := Rung{
 		Behaviour: Healthy, Requests: 1000, Taken: 10, Shadowed: 900, Budget: 64 << 20,
-		Off: []Times{{ms, 5 * ms}, {2 * ms, 9 * ms}, {ms, 4 * ms}, {ms, 5 * ms}, {ms, 5 * ms}}, On: []Times{{ms, 6 * ms}, {ms, 2 * ms}, {ms, 60 * ms}}, Memory: Memory{Before: 20 << 20, Peaks: []int64{30 << 20}},
+		Off: slices.Repeat([]Times{{ms, 5 * ms}}, 7), On: slices.Repeat([]Times{{ms, 5 * ms}, {ms, 2 * ms}, {ms, 5 * ms}}, 3)[:7], Memory: Memory{Before: 20 << 20, Peaks: []int64{30 << 20}},
 	}
 	with := func(change func(*Rung)) Rung {
 		r := good
@@ -94,10 +97,10 @@ func TestARungHoldsUnlessAClientCouldTell(t *testing.T) {
 	}{
 		{"as good as without", good, nil},
 		{
-			"slower", with(func(r *Rung) { r.On = []Times{{3 * ms, 20 * ms}} }),
+			"slower", with(func(r *Rung) { r.On = slices.Repeat([]Times{{3 * ms, 20 * ms}}, 7) }),
 			[]string{
-				"p50 is 3.00 ms with the shadow and 1.00 ms without (1.00 ms to 2.00 ms from slice to slice)",
-				"p99 is 20.00 ms with the shadow and 5.00 ms without (4.00 ms to 9.00 ms from slice to slice)",
+				"p50 is 1.00 ms without the shadow, and with it 2.00 ms longer (certainly 2.00 ms to 2.00 ms), 1.00 ms may be",
+				"p99 is 5.00 ms without the shadow, and with it 15.00 ms longer (certainly 15.00 ms to 15.00 ms), 1.00 ms may be",
 			},
 		},
 		{
@@ -126,7 +129,7 @@ func TestARungHoldsUnlessAClientCouldTell(t *testing.T) {
 	}
 	bad := with(func(r *Rung) { r.Failed = 1 })
 	unknown := with(func(r *Rung) {
-		r.Off, r.On = []Times{{ms, ms}, {9 * ms, 9 * ms}, {90 * ms, 90 * ms}}, []Times{{10 * ms, 10 * ms}}
+		r.Off, r.On = []Times{{ms, ms}, {9 * ms, 9 * ms}, {90 * ms, 90 * ms}}, []Times{{10 * ms, 10 * ms}, {9 * ms, 9 * ms}, {90 * ms, 90 * ms}}
 	})
 	for _, tc := range []struct {
 		name       string
@@ -148,60 +151,81 @@ func TestARungHoldsUnlessAClientCouldTell(t *testing.T) {
 	}
 }
 
-func TestSlicesThatDifferTooMuchBearOnlyWhatIsCertain(t *testing.T) {
-	ms := func(all ...int) (times []Times) {
+func TestOnlyWhatIsCertainIsSaid(t *testing.T) {
+	ms := func(all ...int) (times []time.Duration) {
 		for _, n := range all {
-			times = append(times, Times{P50: time.Duration(n) * time.Millisecond, P99: time.Millisecond})
+			times = append(times, time.Duration(n)*time.Millisecond)
 		}
 		return times
 	}
-	steady := ms(20, 21, 20, 20, 19, 20, 90)
-	busy := ms(5, 6, 20, 30, 40, 60, 90)
+	steady := ms(20, 21, 20, 20, 19, 20, 20)
+	long := slices.Repeat(steady, 2)
+	busy := ms(5, 60, 20, 30, 6, 40, 90)
 	for _, tc := range []struct {
 		name    string
-		off, on []Times
+		off, on []time.Duration
 		want    Verdict
 	}{
-		{"steady and near", steady, ms(22, 20, 21, 20, 200, 22, 22), Holds},
-		{"steady and slower", steady, ms(23, 24, 23, 25, 23, 24, 23), Fails},
-		{"one slow slice is a hiccup, and no scatter", steady, ms(20, 20, 20, 20, 20, 20, 20), Holds},
-		{"busy, and about the same", busy, ms(6, 5, 40, 30, 31, 60, 90), CannotTell},
-		{"busy, and slower, as may be by chance", busy, ms(30, 40, 90, 95, 99, 99, 99), CannotTell},
-		{"busy, and slower than ever without but once", busy, ms(80, 100, 110, 120, 130, 120, 110), CannotTell},
-		{"busy, and slower than ever without", busy, ms(105, 100, 110, 120, 130, 120, 110), Fails},
-		{"busy, and as fast as a fast one without", busy, ms(5, 6, 7, 6, 5, 90, 100), Holds},
-		{"steady but for one, which covers what is slower", steady, ms(20, 20, 20, 40, 50, 60, 70), CannotTell},
-		{"steady but for one, and as slow as that", steady, ms(20, 20, 20, 90, 90, 90, 90), CannotTell},
-		{"steady but for one, and the middle is slower than that", steady, ms(20, 20, 20, 100, 100, 100, 100), Fails},
-		{"steady but for one, and all are slower than the others", steady, ms(22, 22, 22, 40, 50, 60, 70), Fails},
+		{"steady, and the same", steady, ms(20, 20, 21, 19, 20, 21, 20), Holds},
+		{"steady, and nearer than a client can tell", steady, ms(21, 22, 21, 21, 20, 21, 21), Holds},
+		{"steady, and slower", steady, ms(24, 25, 23, 25, 23, 24, 24), Fails},
+		{"one slow slice of many is a hiccup", long, append(slices.Repeat(steady, 2)[:13], 200*time.Millisecond), Holds},
+		{"so is one without the shadow", append(slices.Repeat(steady, 2)[:13], 200*time.Millisecond), slices.Repeat(ms(24, 25, 23, 25, 23, 24, 24), 2), Fails},
+		{"of few it may be the shadow", steady, ms(20, 20, 200, 20, 19, 20, 20), CannotTell},
+		{"busy, and each as slow as the one beside it", busy, ms(5, 61, 20, 31, 7, 40, 89), Holds},
+		{"busy, and each slower than the one beside it", busy, ms(15, 69, 33, 41, 17, 52, 98), Fails},
+		{"busy, and each otherwise", busy, ms(30, 5, 90, 6, 40, 20, 60), CannotTell},
+		{"too few to be certain of a little", ms(20, 20, 20), ms(20, 20, 30), CannotTell},
+		{"none", nil, nil, Holds},
 	} {
-		if got := compare(tc.off, tc.on, p50); got != tc.want {
-			t.Errorf("%s: %s, want %s", tc.name, got, tc.want)
+		if got := Compare(tc.off, tc.on); got != tc.want {
+			t.Errorf("%s: %s of %v, want %s", tc.name, got, ShiftOf(tc.off, tc.on), tc.want)
 		}
 	}
-	r := Rung{Behaviour: Dead, Off: busy, On: ms(30, 30, 30), Requests: 1, Shadowed: 1, Budget: 1}
+	r := Rung{Behaviour: Dead, Off: []Times{{P50: 5e6}, {P50: 90e6}, {P50: 20e6}}, On: []Times{{P50: 30e6}, {P50: 5e6}, {P50: 25e6}}, Requests: 1, Shadowed: 1, Budget: 1}
 	verdict, broken, unclear := r.Judge()
-	want := []string{"p50 is 30.00 ms with the shadow and 30.00 ms without (5.00 ms to 90.00 ms from slice to slice): those without differ too much among themselves"}
+	want := []string{"p50 is 20.00 ms without the shadow, and with it -30.00 ms longer (certainly -85.00 ms to 25.00 ms), 2.00 ms may be"}
 	if diff := cmp.Diff(want, unclear); verdict != CannotTell || broken != nil || diff != "" {
 		t.Errorf("%s, broken is %q, and (-want +got):\n%s", verdict, broken, diff)
 	}
 }
 
-func TestAMedianWithinWhatSlicesWithoutAShadowTakeDecidesNothing(t *testing.T) {
-	of := func(all ...float64) (times []Times) {
-		for _, ms := range all {
-			times = append(times, Times{P50: time.Duration(ms * float64(time.Millisecond)), P99: time.Millisecond})
+// The bounds keep their word: of pairs whose middle is known, however they scatter, one
+// of twenty lies beyond each.
+func TestTheBoundsOfAShiftHoldNineteenOfTwenty(t *testing.T) {
+	random := rand.New(rand.NewPCG(7, 7))
+	for _, pairs := range []int{5, 7, 12, 30} {
+		const rounds, truth = 4000, 3 * time.Millisecond
+		low, high := 0, 0
+		for range rounds {
+			var off, on []time.Duration
+			for range pairs {
+				busy := time.Duration(random.ExpFloat64() * float64(50*time.Millisecond)) // of both
+				off = append(off, busy)
+				on = append(on, busy+truth+time.Duration(random.NormFloat64()*float64(2*time.Millisecond)))
+			}
+			switch s := ShiftOf(off, on); {
+			case s.Least > truth:
+				low++
+			case s.Most < truth:
+				high++
+			}
 		}
-		return times
+		if low > rounds*6/100 || high > rounds*6/100 {
+			t.Errorf("of %d shifts by %d pairs %d are less than certain and %d more", rounds, pairs, low, high)
+		}
+		if pairs >= 7 && (low < rounds*2/100 || high < rounds*2/100) {
+			t.Errorf("of %d shifts by %d pairs only %d and %d are beyond the bounds: they are too wide", rounds, pairs, low, high)
+		}
 	}
-	r := Rung{
-		Behaviour: Blackholed, Requests: 1, Shadowed: 1, Budget: 1,
-		Off: of(0.28, 0.19, 0.33, 13.86, 0.29, 0.27, 1.1), On: of(0.31, 2.11, 0.27, 4.7, 0.9, 6.2, 2.3),
-	}
-	verdict, broken, unclear := r.Judge()
-	want := []string{"p50 is 2.11 ms with the shadow and 0.29 ms without (0.19 ms to 13.86 ms from slice to slice): those without differ too much among themselves"}
-	if diff := cmp.Diff(want, unclear); verdict != CannotTell || broken != nil || diff != "" {
-		t.Errorf("%s, broken is %q, and (-want +got):\n%s", verdict, broken, diff)
+}
+
+func TestTheRanksAreThoseOfWilcoxonsTable(t *testing.T) {
+	// Critical values of the signed rank test, one-sided, 5 %.
+	for n, want := range map[int]int{5: 0, 6: 2, 7: 3, 8: 5, 9: 8, 10: 10, 12: 17, 15: 30, 20: 60, 25: 100} {
+		if got := rarest(n); got != want {
+			t.Errorf("of %d pairs: %d, want %d", n, got, want)
+		}
 	}
 }
 
