@@ -293,7 +293,7 @@ func TestAFlowIsCarriedWhereNobodyListens(t *testing.T) {
 }
 
 // helloOf is the ClientHello that a configuration makes.
-func helloOf(t *testing.T, config *tls.Config) []byte {
+func helloOf(t testing.TB, config *tls.Config) []byte {
 	t.Helper()
 	ours, theirs := net.Pipe()
 	go func() {
@@ -366,4 +366,24 @@ func secretsIn(files ...[]byte) []string {
 		}
 	}
 	return secrets
+}
+
+func FuzzWhatIsHeardFirstIsReadAgain(f *testing.F) {
+	f.Add(helloOf(f, &tls.Config{ServerName: "a.test"}))
+	f.Add([]byte("GET / HTTP/1.1\r\n\r\n"))
+	f.Add([]byte("\x16\x03\x01\x00\x08\x01\x00\x00\x04abcd"))
+	f.Add([]byte("\x16\x03\x01"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		flow := &flow{client: &side{Conn: deaf{}, before: slices.Clone(b)}}
+		h, muddled := flow.hear()
+		if !bytes.Equal(flow.client.before, b) {
+			t.Errorf("%x is read again of %x", flow.client.before, b)
+		}
+		if h != nil && (muddled || !bytes.HasPrefix(b, h.bytes)) || muddled && !begins(b) {
+			t.Errorf("a ClientHello: %v, muddled: %v", h != nil, muddled)
+		}
+		if h != nil {
+			_ = hopeless(h)
+		}
+	})
 }
