@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"encoding/binary"
+	"encoding/pem"
 	"errors"
 	"io"
 	"net"
@@ -386,4 +387,44 @@ func FuzzWhatIsHeardFirstIsReadAgain(f *testing.F) {
 			_ = hopeless(h)
 		}
 	})
+}
+
+func TestAPrimaryThatBeginsToChooseHTTP2IsMirroredAndNotRead(t *testing.T) {
+	a := newAuthority(t)
+	config := &tls.Config{Certificates: []tls.Certificate{a.sign(t, newKey(t), "a.test")}}
+	s := newStand(t, a, set{protocol: "http", serve: echoes(config)})
+	asks := s.asks("a.test", "h2", "http/1.1")
+	s.knows(asks)
+	choosing := config.Clone()
+	choosing.NextProtos = []string{"h2"}
+	s.serves(echoes(choosing))
+	answer, state, flow := s.through(asks, "hello")
+	if answer != "HELLO" || state.NegotiatedProtocol != "h2" {
+		t.Errorf("answer %q with %q", answer, state.NegotiatedProtocol)
+	}
+	passesThrough(t, s, flow, http2)
+	if _, state, _ = s.through(asks, "hello"); !sameKeys(state.PeerCertificates, config.Certificates[0]) {
+		t.Error("the next flow is not passed through")
+	}
+}
+
+func TestRootsAreReadAgain(t *testing.T) {
+	a, other := newAuthority(t), newAuthority(t)
+	theirs := other.sign(t, newKey(t), "a.test")
+	s := newStand(t, a, set{protocol: "http", serve: echoes(&tls.Config{Certificates: []tls.Certificate{theirs}})})
+	asks := &tls.Config{InsecureSkipVerify: true, ServerName: "a.test"}
+	s.knows(asks)
+	_, _, flow := s.through(asks, "hello")
+	passesThrough(t, s, flow, untrusted)
+	check(t, os.WriteFile(s.trust.CA, []byte("no roots"), 0o600))
+	s.Reload()
+	if !strings.Contains(s.logged.String(), "roots cannot be read again") || !strings.Contains(s.logged.String(), s.trust.CA) {
+		t.Errorf("logged: %s", s.logged)
+	}
+	check(t, os.WriteFile(s.trust.CA, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: other.certificate.Raw}), 0o600))
+	s.Reload()
+	s.knows(asks)
+	if _, _, flow = s.through(asks, "hello"); flow.opaque != "" || flow.opened == nil {
+		t.Errorf("opaque %q", flow.opaque)
+	}
 }
