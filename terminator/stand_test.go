@@ -140,6 +140,8 @@ func (h *heard) Take(from shadow.Party, b []byte, fin bool, _ time.Time) bool {
 	who := []string{"client: ", "primary: "}[from]
 	last := len(h.said) - 1
 	switch {
+	case len(b) == 0 && !fin:
+		h.said = append(h.said, who+"nothing")
 	case len(b) == 0:
 	case last >= 0 && strings.HasPrefix(h.said[last], who):
 		h.said[last] += string(b)
@@ -236,15 +238,13 @@ func newStand(t testing.TB, a *authority, o set) *stand {
 	var err error
 	s.primary, err = net.Listen("tcp", "127.0.0.1:0")
 	check(t, err)
-	s.Terminator, err = New(Options{
+	options := Options{
 		Split: split, Tickets: o.tickets, Now: o.now, Log: slog.New(slog.NewTextHandler(s.logged, &slog.HandlerOptions{Level: slog.LevelDebug})),
-		Dial: func(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
-			if o.unprobed {
-				return nil, errors.New("no probe")
-			}
-			return (&net.Dialer{}).DialContext(ctx, "tcp", to.String())
-		},
-	})
+	}
+	if o.unprobed {
+		options.Dial = func(context.Context, netip.AddrPort) (net.Conn, error) { return nil, errors.New("no probe") }
+	}
+	s.Terminator, err = New(options)
 	check(t, err)
 	var serving sync.WaitGroup
 	serving.Go(func() {

@@ -21,7 +21,8 @@ type Options struct {
 	Split traffic.Split
 	// Tickets are the keys by which sessions of clients are resumed; nil: none are.
 	Tickets *Tickets
-	// Dial connects to the primary for a probe, with a PROXY header where it wants one.
+	// Dial connects to the primary for a probe, with a PROXY header where it wants one; nil is
+	// without one.
 	Dial func(ctx context.Context, primary netip.AddrPort) (net.Conn, error)
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
@@ -65,6 +66,11 @@ func New(o Options) (*Terminator, error) {
 	}
 	if err := t.readTrust(); err != nil {
 		return nil, fmt.Errorf("stand in for split %q: %w", o.Split.Name, err)
+	}
+	if o.Dial == nil {
+		o.Dial = func(ctx context.Context, primary netip.AddrPort) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "tcp", primary.String())
+		}
 	}
 	t.known = newKnowledge(t, o.Dial)
 	return t, nil
@@ -141,8 +147,8 @@ func (b *Broken) Error() string {
 func (b *Broken) Unwrap() error { return b.Err }
 
 // Carry carries a flow and returns when both sides have ended, with nil, or when one has
-// failed, with a [Broken]; it closes neither connection. Both have to have CloseWrite. When ctx is done it
-// returns soon, with its cause.
+// failed, with a [Broken]; it closes neither connection, and sets deadlines of both. Both have to
+// have CloseWrite. When ctx is done it returns soon, with its cause.
 func (t *Terminator) Carry(ctx context.Context, of Flow, client, primary net.Conn, teller Teller) error {
 	f := &flow{
 		t: t, of: of, ctx: ctx,

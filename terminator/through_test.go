@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"encoding/binary"
+	"encoding/pem"
 	"errors"
 	"io"
 	"net"
@@ -293,7 +294,7 @@ func TestAFlowIsCarriedWhereNobodyListens(t *testing.T) {
 }
 
 // helloOf is the ClientHello that a configuration makes.
-func helloOf(t *testing.T, config *tls.Config) []byte {
+func helloOf(t testing.TB, config *tls.Config) []byte {
 	t.Helper()
 	ours, theirs := net.Pipe()
 	go func() {
@@ -366,4 +367,64 @@ func secretsIn(files ...[]byte) []string {
 		}
 	}
 	return secrets
+}
+
+func FuzzWhatIsHeardFirstIsReadAgain(f *testing.F) {
+	f.Add(helloOf(f, &tls.Config{ServerName: "a.test"}))
+	f.Add([]byte("GET / HTTP/1.1\r\n\r\n"))
+	f.Add([]byte("\x16\x03\x01\x00\x08\x01\x00\x00\x04abcd"))
+	f.Add([]byte("\x16\x03\x01"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		flow := &flow{client: &side{Conn: deaf{}, before: slices.Clone(b)}}
+		h, muddled := flow.hear()
+		if !bytes.Equal(flow.client.before, b) {
+			t.Errorf("%x is read again of %x", flow.client.before, b)
+		}
+		if h != nil && (muddled || !bytes.HasPrefix(b, h.bytes)) || muddled && !begins(b) {
+			t.Errorf("a ClientHello: %v, muddled: %v", h != nil, muddled)
+		}
+		if h != nil {
+			_ = hopeless(h)
+		}
+	})
+}
+
+func TestAPrimaryThatBeginsToChooseHTTP2IsMirroredAndNotRead(t *testing.T) {
+	a := newAuthority(t)
+	config := &tls.Config{Certificates: []tls.Certificate{a.sign(t, newKey(t), "a.test")}}
+	s := newStand(t, a, set{protocol: "http", serve: echoes(config)})
+	asks := s.asks("a.test", "h2", "http/1.1")
+	s.knows(asks)
+	choosing := config.Clone()
+	choosing.NextProtos = []string{"h2"}
+	s.serves(echoes(choosing))
+	answer, state, flow := s.through(asks, "hello")
+	if answer != "HELLO" || state.NegotiatedProtocol != "h2" {
+		t.Errorf("answer %q with %q", answer, state.NegotiatedProtocol)
+	}
+	passesThrough(t, s, flow, http2)
+	if _, state, _ = s.through(asks, "hello"); !sameKeys(state.PeerCertificates, config.Certificates[0]) {
+		t.Error("the next flow is not passed through")
+	}
+}
+
+func TestRootsAreReadAgain(t *testing.T) {
+	a, other := newAuthority(t), newAuthority(t)
+	theirs := other.sign(t, newKey(t), "a.test")
+	s := newStand(t, a, set{protocol: "http", serve: echoes(&tls.Config{Certificates: []tls.Certificate{theirs}})})
+	asks := &tls.Config{InsecureSkipVerify: true, ServerName: "a.test"}
+	s.knows(asks)
+	_, _, flow := s.through(asks, "hello")
+	passesThrough(t, s, flow, untrusted)
+	check(t, os.WriteFile(s.trust.CA, []byte("no roots"), 0o600))
+	s.Reload()
+	if !strings.Contains(s.logged.String(), "roots cannot be read again") || !strings.Contains(s.logged.String(), s.trust.CA) {
+		t.Errorf("logged: %s", s.logged)
+	}
+	check(t, os.WriteFile(s.trust.CA, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: other.certificate.Raw}), 0o600))
+	s.Reload()
+	s.knows(asks)
+	if _, _, flow = s.through(asks, "hello"); flow.opaque != "" || flow.opened == nil {
+		t.Errorf("opaque %q", flow.opaque)
+	}
 }
