@@ -165,7 +165,16 @@ func (c *carriage) end(ctx context.Context, err error) {
 	w.tryPost(func() { w.carriedOut(c, err) }) // else it has ended, with all its flows
 }
 
-func (c *carriage) lost() bool { return c.sides[client].lost.Load() || c.sides[backend].lost.Load() }
+// lost says whether a side is reset, also where nobody has read that.
+func (c *carriage) lost() (one bool) {
+	for _, conn := range c.sides {
+		if conn.isReset() {
+			conn.lost.Store(true)
+		}
+		one = one || conn.lost.Load()
+	}
+	return one
+}
 
 // whole says that both FINs were passed on.
 func (c *carriage) whole() bool { return c.sides[client].shut.Load() && c.sides[backend].shut.Load() }
