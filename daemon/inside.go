@@ -115,7 +115,7 @@ func (i *insider) make(ctx context.Context, by insiders) *terminator.Terminator 
 	defer again.Stop()
 	for {
 		t, err := terminator.New(terminator.Options{
-			Split: i.split, Tickets: by.tickets(), Dial: dialerTo(by.mark(i.split), i.split.Proxy.SendProxy), Now: by.now, Log: by.log,
+			Split: i.split, Tickets: by.tickets(), Dial: dialerTo(by.mark(i.split), i.split.Proxy.SendProxy), Unseen: splitter.ErrUnseen, Now: by.now, Log: by.log,
 		})
 		if err == nil {
 			i.made.Store(t)
