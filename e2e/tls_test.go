@@ -215,7 +215,7 @@ func (v *vault) trusting(name string) *tls.Config {
 func (v *vault) plain(address string) net.Conn {
 	v.t.Helper()
 	var c net.Conn
-	v.lab.client.Do(func() (err error) { c, err = net.DialTimeout("tcp", address, 3*time.Second); return err })
+	v.client.Do(func() (err error) { c, err = net.DialTimeout("tcp", address, 3*time.Second); return err })
 	v.t.Cleanup(func() { _ = c.Close() })
 	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 	return c
@@ -309,6 +309,9 @@ func TestWhatIsSaidInsideTLSIsComparedAndNoClientNotices(t *testing.T) {
 	}
 	if new.sent("DATA") > 0 || new.sent("secret") > 0 || new.sent("RCPT") < 2*each {
 		t.Errorf("the new host was sent %q", new.heard)
+	}
+	if show := v.ok("show", "web").stdout; !strings.Contains(show, "inside TLS") || !strings.Contains(show, "passed on unseen: the primary's TLS is not known yet") {
+		t.Errorf("show says\n%s", show)
 	}
 	v.holdsNoKey()
 }
