@@ -259,3 +259,32 @@ func TestWhoStandsInForAServiceGoesOnOverOtherRules(t *testing.T) {
 		t.Error("without certificates flows are not told of as they are")
 	}
 }
+
+// A probe says of itself what the relay says of a client, where the primary wants that.
+func TestAPrimaryThatWantsAHeaderHasOneOfAProbeToo(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close() //nolint:errcheck // it has served
+	for mode, want := range map[traffic.Mode]string{traffic.ModeProxy: "PROXY TCP4 127.0.0.1 127.0.0.1 ", traffic.ModeKernel: "hello"} {
+		split := shadowedSplit("web", netip.AddrPort{}, 0)
+		split.Mode, split.Proxy.SendProxy = mode, traffic.SendProxyV1
+		conn, err := dialerTo(0, wantsHeader(split))(t.Context(), l.Addr().(*net.TCPAddr).AddrPort())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(conn, "hello\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		there, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		line, err := bufio.NewReader(there).ReadString('\n')
+		if !strings.HasPrefix(line, want) || err != nil {
+			t.Errorf("in mode %s the primary hears %q, %v", mode, line, err)
+		}
+		_, _ = conn.Close(), there.Close()
+	}
+}
