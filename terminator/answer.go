@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/splitd/splitd/shadow"
 )
@@ -49,6 +50,9 @@ func (t *Terminator) answers(h *hello, agreed shadow.Handshake) (*tls.Config, st
 	if len(pairs) == 0 {
 		return nil, uncovered
 	}
+	if pairs = t.inTime(pairs, agreed.Certificate); len(pairs) == 0 {
+		return nil, outOfTime
+	}
 	for _, allowed := range [][]uint16{{agreed.Cipher}, noWeaker(agreed.Cipher, h.asked.Ciphers)} {
 		config := &tls.Config{MinVersion: agreed.Version, MaxVersion: agreed.Version, CipherSuites: allowed, Time: t.now}
 		info := h.as(config)
@@ -69,6 +73,17 @@ func (t *Terminator) answers(h *hello, agreed shadow.Handshake) (*tls.Config, st
 		}
 	}
 	return nil, unspoken
+}
+
+// inTime leaves out who is out of its time while the primary's certificate is not: the primary
+// has a new one, which was not brought here. Who has none but old ones is no worse with ours.
+func (t *Terminator) inTime(pairs []*pair, primary shadow.Shown) []*pair {
+	now := t.now()
+	is := func(from, to time.Time) bool { return !now.Before(from) && !now.After(to) }
+	if !is(primary.Before, primary.After) {
+		return pairs
+	}
+	return slices.DeleteFunc(pairs, func(p *pair) bool { return !is(p.certificate.Leaf.NotBefore, p.certificate.Leaf.NotAfter) })
 }
 
 // noWeaker are those of the offered suites that are in nothing weaker than another one: forward

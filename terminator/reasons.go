@@ -8,6 +8,7 @@ const (
 	http2       = "HTTP/2"
 	earlyData   = "early data (0-RTT)"
 	uncovered   = "no certificate covers the name that the client asks for"
+	outOfTime   = "the service's certificate here is out of its time"
 	untrusted   = "the primary's certificate is not trusted"
 	unknownYet  = "the primary's TLS is not known yet"
 	unopened    = "the primary's TLS cannot be opened"
@@ -19,5 +20,5 @@ const (
 
 // reasons is all of them.
 var reasons = []string{
-	asksClient, asksAnew, http2, earlyData, uncovered, untrusted, unknownYet, unopened, unspoken, acmeTLS, noHello, notFollowed,
+	asksClient, asksAnew, http2, earlyData, uncovered, outOfTime, untrusted, unknownYet, unopened, unspoken, acmeTLS, noHello, notFollowed,
 }

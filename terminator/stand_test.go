@@ -59,9 +59,15 @@ func (a *authority) pool() *x509.CertPool {
 // sign makes a certificate for names.
 func (a *authority) sign(t testing.TB, key crypto.Signer, names ...string) tls.Certificate {
 	t.Helper()
+	return a.signFor(t, key, time.Now().Add(-time.Hour), time.Now().Add(30*24*time.Hour), names...)
+}
+
+// signFor makes one for a time.
+func (a *authority) signFor(t testing.TB, key crypto.Signer, from, to time.Time, names ...string) tls.Certificate {
+	t.Helper()
 	a.serial++
 	made := template(a.serial + 1)
-	made.DNSNames = names
+	made.DNSNames, made.NotBefore, made.NotAfter = names, from, to
 	der, err := x509.CreateCertificate(rand.Reader, made, a.certificate, key.Public(), a.key)
 	check(t, err)
 	leaf, err := x509.ParseCertificate(der)

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -426,5 +427,39 @@ func TestRootsAreReadAgain(t *testing.T) {
 	s.knows(asks)
 	if _, _, flow = s.through(asks, "hello"); flow.opaque != "" || flow.opened == nil {
 		t.Errorf("opaque %q", flow.opaque)
+	}
+}
+
+// The primary has a new certificate that was not brought here: whoever is sampled would be
+// refused by what he refuses nowhere else.
+func TestWithACertificateThatIsOverFlowsPassThroughWhileThePrimarysIsNot(t *testing.T) {
+	a := newAuthority(t)
+	over := a.signFor(t, newKey(t), time.Now().Add(-48*time.Hour), time.Now().Add(-time.Hour), "a.test")
+	soon := a.signFor(t, newKey(t), time.Now().Add(time.Hour), time.Now().Add(48*time.Hour), "a.test")
+	good := a.sign(t, newKey(t), "a.test")
+	for name, test := range map[string]struct {
+		ours, primarys tls.Certificate
+		reason         string
+	}{
+		"over":             {over, good, outOfTime},
+		"not begun":        {soon, good, outOfTime},
+		"the primary's is": {over, over, ""},
+		"in time":          {good, good, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStand(t, a, set{protocol: "http", own: []tls.Certificate{test.ours}, trust: &traffic.Trust{Report: true}, serve: echoes(&tls.Config{Certificates: []tls.Certificate{test.primarys}})})
+			config := s.asks("a.test")
+			config.InsecureSkipVerify = true
+			s.knows(config)
+			answer, _, flow := s.through(config, "hello")
+			if answer != "HELLO" {
+				t.Errorf("answer %q", answer)
+			}
+			if test.reason != "" {
+				passesThrough(t, s, flow, test.reason)
+			} else if flow.opaque != "" {
+				t.Errorf("opaque: %q", flow.opaque)
+			}
+		})
 	}
 }
