@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -41,6 +42,9 @@ type insider struct {
 	wake   chan struct{}         // has the files read again; holds one
 	stop   context.CancelFunc
 	ended  chan struct{}
+
+	most    int64 // flows that are carried at once
+	carried atomic.Int64
 }
 
 // insiders makes them.
@@ -50,11 +54,12 @@ type insiders struct {
 	now      func() time.Time
 	secretly func()                     // once, before a key is read
 	tickets  func() *terminator.Tickets // read once
+	budget   int64                      // of all shadows, in bytes
 }
 
 func newInsiders(o Options, mark func(traffic.Split) uint32) insiders {
 	return insiders{
-		mark: mark, log: o.Log, now: o.Now,
+		mark: mark, log: o.Log, now: o.Now, budget: budgetOf(o.Config),
 		secretly: sync.OnceFunc(func() {
 			if err := noCores(); err != nil {
 				o.Log.Warn("a core dump of this process could have private keys in it", "error", err)
@@ -76,7 +81,7 @@ func (i insiders) of(split traffic.Split, before *insider) *insider {
 		return before
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	made := &insider{split: split, wake: make(chan struct{}, 1), stop: stop, ended: make(chan struct{})}
+	made := &insider{split: split, wake: make(chan struct{}, 1), stop: stop, ended: make(chan struct{}), most: i.most(split.Shadow)}
 	if before != nil {
 		made.before = before.numbers()
 	}
@@ -84,10 +89,27 @@ func (i insiders) of(split traffic.Split, before *insider) *insider {
 	return made
 }
 
+// most is how many flows are seen into at once: as many as may be shadowed.
+func (i insiders) most(s traffic.Shadow) int64 {
+	const shadow = 36 << 10 // what each takes of the budget, package runner
+	return cmp.Or(int64(s.MaxFlows), i.budget/shadow)
+}
+
+// enter says whether one more flow can be carried; who has entered leaves.
+func (i *insider) enter() bool {
+	if i.carried.Add(1) <= i.most {
+		return true
+	}
+	i.leave()
+	return false
+}
+
+func (i *insider) leave() { i.carried.Add(-1) }
+
 // stands is what of a split an insider is made of.
 func (i *insider) stands() any {
 	s := i.split
-	return []any{s.Name, s.Protocol, s.Mode, s.Proxy.SendProxy, s.Service, s.Shadow.TLS}
+	return []any{s.Name, s.Protocol, s.Mode, s.Proxy.SendProxy, s.Service, s.Shadow.TLS, s.Shadow.MaxFlows}
 }
 
 // run makes the terminator, as soon as that can be, and has it read its files again when it is
@@ -201,6 +223,7 @@ func dialerTo(mark uint32, header traffic.SendProxy) func(context.Context, netip
 
 // carrier carries a sampled flow so that what is said inside TLS is seen.
 type carrier struct {
+	in     *insider
 	by     *terminator.Terminator
 	play   Play
 	flow   runner.Flow
@@ -214,6 +237,7 @@ var (
 
 // Carry implements [splitter.Carrier].
 func (c carrier) Carry(ctx context.Context, client, primary net.Conn) error {
+	defer c.in.leave()
 	return c.by.Carry(ctx, terminator.Flow{Client: c.flow.Client, Service: c.flow.Service, Primary: c.flow.Primary}, client, primary, c)
 }
 
@@ -232,7 +256,8 @@ func (carrier) Take(splitter.Chunk) bool { return false }
 
 // End implements [splitter.Tap]. It is called of a flow that the relay could not have carried.
 func (c carrier) End(e splitter.Ended) {
-	unseen(c.play, c.flow, "splitd has no file descriptors left to see into it", c.worker, e.At)
+	c.in.leave()
+	unseen(c.play, c.flow, "splitd has no file descriptors left to see into it, or it ended before", c.worker, e.At)
 }
 
 // unseen counts a flow that goes on unseen.

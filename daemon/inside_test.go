@@ -288,3 +288,33 @@ func TestAPrimaryThatWantsAHeaderHasOneOfAProbeToo(t *testing.T) {
 		_, _ = conn.Close(), there.Close()
 	}
 }
+
+// Who is seen into takes memory and two goroutines of the daemon's: no more are than may be
+// shadowed, and the rest is relayed as ever.
+func TestNoMoreFlowsAreSeenIntoThanMayBeShadowed(t *testing.T) {
+	old := secureSite(t, `{"n":1}`)
+	split := insideSplit(t, old, secureSite(t, `{"n":1}`))
+	split.Shadow.MaxFlows = 2
+	w := newWorld(t, split)
+	w.now = time.Now()
+	d := w.mustBoot()
+	var first splitter.Tap
+	nettest.Eventually(t, "a flow is carried", func() bool {
+		first, _ = opens(d, old).(splitter.Carrier)
+		return first != nil
+	})
+	if _, carried := opens(d, old).(splitter.Carrier); !carried {
+		t.Fatal("the second flow is not carried")
+	}
+	if tap := opens(d, old); tap != nil {
+		t.Fatalf("a third one is told to a %T", tap)
+	}
+	nettest.Eventually(t, "it is counted", func() bool { return d.shadows.find("web").numbers().Declined.Full == 1 })
+	first.End(splitter.Ended{End: "short", At: time.Now()}) // the relay could not lend it
+	if !browse(t, d, old) {
+		t.Error("none is carried after one has ended")
+	}
+	if !browse(t, d, old) {
+		t.Error("none is carried after another one has been")
+	}
+}

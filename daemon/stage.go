@@ -49,7 +49,7 @@ type Play interface {
 	End()                                // waits until the last shadow has ended
 	Close()                              // ends it, and it answers no more
 	Open(of runner.Flow, worker int) Tap // nil: it is not played
-	Declines() bool                      // it would not be played, which is counted then
+	Declines(full bool) bool             // it would not be played, or full says that nothing more can be done for it; that is counted then
 	Numbers() play.Numbers
 	// Edition changes whenever what was counted does.
 	Edition() uint64

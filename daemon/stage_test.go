@@ -48,11 +48,15 @@ func (p herePlay) Open(of runner.Flow, _ int) Tap {
 	return nil
 }
 
-func (p herePlay) Declines() bool {
-	if p.Counts().Running {
+func (p herePlay) Declines(full bool) bool {
+	switch {
+	case !p.Counts().Running:
+		p.Decline(runner.Declined{Stopped: 1})
+	case full:
+		p.Decline(runner.Declined{Full: 1})
+	default:
 		return false
 	}
-	p.Decline(runner.Declined{Stopped: 1})
 	return true
 }
 

@@ -51,11 +51,16 @@ func (t *Tee) Open(flow splitter.Opened) splitter.Tap {
 // service: then the relay goes on with it as with one that is not sampled.
 func (t teed) carried(of runner.Flow, flow splitter.Opened) splitter.Tap {
 	by := t.inside.made.Load()
-	switch {
-	case by == nil:
+	if by == nil {
 		unseen(t.play, of, "splitd cannot use the service's certificates", flow.Worker, flow.At)
-	case !t.play.Declines():
-		return carrier{by, t.play, of, flow.Worker}
+		return nil
+	}
+	entered := t.inside.enter()
+	if !t.play.Declines(!entered) {
+		return carrier{t.inside, by, t.play, of, flow.Worker}
+	}
+	if entered {
+		t.inside.leave()
 	}
 	return nil
 }

@@ -107,10 +107,19 @@ func (w *worker) tellUnlent(f *flow, cause syscall.Errno) {
 func (c *carriage) run(ctx context.Context, carrier Carrier, lent [2]int) {
 	err := errPanicked
 	defer func() { c.end(ctx, err) }()
-	if err = c.open(lent); err == nil {
-		err = errPanicked
-		err = c.carry(ctx, carrier)
+	if err = c.open(lent); err != nil {
+		c.leaves(carrier)
+		return
 	}
+	err = errPanicked
+	err = c.carry(ctx, carrier)
+}
+
+// leaves tells a carrier that it is not to carry the flow.
+func (c *carriage) leaves(carrier Carrier) {
+	c.worker.fence("a tee", c.split, func() {
+		carrier.End(Ended{End: endShort.String(), By: endShort.by(client), Code: "RH", At: time.Now()})
+	})
 }
 
 // open makes connections of the descriptors, and has the primary told whose the flow is.

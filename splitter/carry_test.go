@@ -851,3 +851,36 @@ func TestNothingIsLeftOfAThousandCarriedFlows(t *testing.T) {
 		t.Errorf("%+v, and %d flows were opened", counts, len(c.opened))
 	}
 }
+
+// pipeEdge lends what cannot be written to.
+type pipeEdge struct{ system }
+
+func (pipeEdge) lend(int) (int, syscall.Errno) {
+	var ends [2]int
+	if err := unix.Pipe2(ends[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+		return 0, unix.EMFILE
+	}
+	_ = unix.Close(ends[1])
+	return ends[0], 0
+}
+
+func TestACarrierIsToldOnceOfAFlowThatEndsBeforeItIsCarried(t *testing.T) {
+	ip := families()["IPv4"]
+	c, service := &carriers{}, netip.AddrPortFrom(ip, freePort())
+	split := newSplit("mx", service, startServer(t, ip, echo), nil)
+	split.Sample, split.Proxy.SendProxy = traffic.Whole, traffic.SendProxyV2
+	r := startRelay(t, Options{Tee: c, edge: func() edge { return pipeEdge{} }}, split)
+	if conn, err := net.Dial("tcp", service.String()); err == nil { // else it is reset already
+		_, _ = io.ReadAll(conn)
+		_ = conn.Close()
+	}
+	nettest.Eventually(t, "the flow was taken, and nothing is left of it", func() bool {
+		n := r.numbers("old")
+		return n.Flows == 1 && n.Active == 0 && r.files.used.Load() == 0
+	})
+	c.look(func() {
+		if len(c.ends) != 1 || c.ends[0].End != "short" || c.ends[0].By != "splitd" || c.open != 0 {
+			t.Errorf("it was told %v, want once that it fell short", c.ends)
+		}
+	})
+}

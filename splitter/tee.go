@@ -39,7 +39,7 @@ type Tap interface {
 // A Carrier is a Tap that carries its flow itself, from the first byte to the last, in the
 // relay's place: as who has to stand in for the service to see what is said inside TLS.
 // Of its flow neither Take nor End is called. But where the relay has no two file descriptors
-// more for it, Carry is not called and the flow goes on unseen: then End is, at once.
+// more for it, Carry is not called and the flow goes on unseen, or ends: then End is, at once.
 //
 // All that the relay promises of a flow it keeps of this one, too: it counts the bytes of the
 // client's side, ends it at its timeouts and when it is told to, and says how it has ended.

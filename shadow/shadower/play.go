@@ -191,8 +191,17 @@ func outletOf(all []*outlet, worker int) *outlet {
 }
 
 // Declines says whether no flow is played that begins now, and counts one then: who would
-// have much to do for it need not begin. It waits for nothing, and takes no lock.
-func (p *Play) Declines() bool { return p.outlets(p.run.Load()) == nil }
+// have much to do for it need not begin. Full says that whoever asks has as many already as
+// it can do with. It waits for nothing, and takes no lock.
+func (p *Play) Declines(full bool) bool {
+	switch {
+	case p.outlets(p.run.Load()) == nil:
+		return true
+	case full:
+		p.account.full.Add(1)
+	}
+	return full
+}
 
 // outlets are those that flows of a run are told to; nil where none is played, which is
 // counted.

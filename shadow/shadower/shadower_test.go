@@ -680,15 +680,18 @@ func TestOfARingThatDiesWhoSharesItHearsAtOnce(t *testing.T) {
 func TestAFlowThatWouldNotBePlayedIsCountedByWhoeverAsksFirst(t *testing.T) {
 	th := newTheatre(t, 4<<20)
 	p := th.play(t, Options{Split: split(website(t, `{"n":1}`))})
-	if !p.Declines() {
+	if !p.Declines(true) {
 		t.Error("a play that has not begun would play a flow")
 	}
 	p.Begin()
-	if p.Declines() {
+	if p.Declines(false) {
 		t.Error("a play that has begun would play none")
 	}
+	if !p.Declines(true) {
+		t.Error("who can do with no more has to")
+	}
 	visit(p, Anybody)
-	await(t, p, "both are counted", func(n play.Numbers) bool { return n.Eligible == 2 && n.Declined.Stopped == 1 })
+	await(t, p, "each is counted once", func(n play.Numbers) bool { return n.Eligible == 3 && n.Declined.Stopped == 1 && n.Declined.Full == 1 })
 }
 
 func TestRingsTakeAnEighthOfTheBudget(t *testing.T) {
