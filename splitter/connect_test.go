@@ -61,11 +61,12 @@ func TestALostSYNToWhoeverIsTriedLastResetsNobody(t *testing.T) {
 	}
 }
 
-// droppedSYNs is how many the kernel had no room for (ListenDrops in
-// /proc/net/netstat).
+// droppedSYNs is how many the kernel had no room for (ListenDrops in netstat of
+// proc_pid_net(5)). The calling thread is asked: /proc/net is of the process's first
+// one, which another test may have left in a namespace of its own.
 func droppedSYNs(t *testing.T) int {
 	t.Helper()
-	text, err := os.ReadFile("/proc/net/netstat")
+	text, err := os.ReadFile("/proc/thread-self/net/netstat")
 	if err != nil {
 		t.Fatal(err)
 	}
