@@ -170,7 +170,11 @@ func TestResetIsPassedOnAsReset(t *testing.T) {
 
 func talk(from, to *net.TCPConn) error {
 	var b [2]byte
-	_, err := from.Write([]byte("hi"))
+	deadline := time.Now().Add(testPatience) // its own, however long the test has taken so far
+	err := errors.Join(from.SetDeadline(deadline), to.SetDeadline(deadline))
+	if err == nil {
+		_, err = from.Write([]byte("hi"))
+	}
 	if err == nil {
 		_, err = io.ReadFull(to, b[:])
 	}

@@ -247,9 +247,13 @@ func greeting(to netip.AddrPort) (byte, error) {
 	return b[0], err
 }
 
-// exchange writes text and reads as much back.
+// exchange writes text and reads as much back. It has its own time, however long the
+// test has taken so far.
 func exchange(t testing.TB, c *net.TCPConn, text string) {
 	t.Helper()
+	if err := c.SetDeadline(time.Now().Add(testPatience)); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := io.WriteString(c, text); err != nil {
 		t.Fatalf("write: %v", err)
 	}

@@ -137,11 +137,12 @@ func (ns *NS) Serve(network, address string, handle func(net.Conn)) net.Addr {
 }
 
 // patience is how long Eventually waits: what no machine needs, not even one
-// that is emulated and busy.
-const patience = 30 * time.Second
+// that is emulated and busy; and less than the minute that is a test's word for a time
+// which does not come.
+const patience = 50 * time.Second
 
 // Eventually waits until a condition holds, and fails the test when it does not
-// in half a minute: with what is waited for ("the daemon has ended") and with
+// within patience: with what is waited for ("the daemon has ended") and with
 // what was seen in its stead. The condition is asked in the calling goroutine.
 func Eventually(t testing.TB, what string, condition func() bool, seen ...func() any) {
 	t.Helper()
