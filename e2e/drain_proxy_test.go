@@ -177,7 +177,7 @@ func TestAClientThatWaitsForACandidateInTheRelayIsFreedByOff(t *testing.T) {
 	l.ok("set", "mx", "100%")
 	l.host.Run("ip", "link", "set", "eth0", "down")
 	var c net.Conn
-	l.client.Do(func() (err error) { c, err = net.DialTimeout("tcp", proxied[0], 3*time.Second); return err })
+	l.client.Do(func() (err error) { c, err = net.DialTimeout("tcp", proxied[0], 20*time.Second); return err })
 	defer func() { _ = c.Close() }()
 	l.ok("off", "mx")
 	_ = c.SetDeadline(time.Now().Add(20 * time.Second))

@@ -231,7 +231,7 @@ func (l *lab) status() api.Split {
 func (l *lab) dial(address string) (net.Conn, *bufio.Reader, string) {
 	l.t.Helper()
 	var c net.Conn
-	l.client.Do(func() (err error) { c, err = net.DialTimeout("tcp", address, 3*time.Second); return err })
+	l.client.Do(func() (err error) { c, err = net.DialTimeout("tcp", address, 20*time.Second); return err })
 	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 	r := bufio.NewReader(c)
 	name, err := r.ReadString('\n')

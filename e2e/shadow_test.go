@@ -160,7 +160,7 @@ func (l *lab) say(c net.Conn, r *bufio.Reader, lines ...string) (told []string) 
 func (l *lab) get(path string) string {
 	l.t.Helper()
 	var c net.Conn
-	l.client.Do(func() (err error) { c, err = net.DialTimeout("tcp", "10.1.0.1:8080", 3*time.Second); return err })
+	l.client.Do(func() (err error) { c, err = net.DialTimeout("tcp", "10.1.0.1:8080", 20*time.Second); return err })
 	defer func() { _ = c.Close() }()
 	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 	_, _ = fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: shop.example\r\nConnection: close\r\n\r\n", path)

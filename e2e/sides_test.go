@@ -61,10 +61,10 @@ func (l *lab) sidesAt(service string) map[string]string {
 	l.t.Helper()
 	sides := map[string]string{}
 	for i := range sidesClients {
-		dialer := net.Dialer{Timeout: 3 * time.Second, LocalAddr: &net.TCPAddr{IP: net.ParseIP(clientAddress(i))}}
+		dialer := net.Dialer{Timeout: 20 * time.Second, LocalAddr: &net.TCPAddr{IP: net.ParseIP(clientAddress(i))}}
 		var c net.Conn
 		l.client.Do(func() (err error) { c, err = dialer.Dial("tcp4", service); return err })
-		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 		name, err := bufio.NewReader(c).ReadString('\n')
 		if err != nil {
 			l.t.Fatalf("client %s: %v", clientAddress(i), err)

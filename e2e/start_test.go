@@ -125,7 +125,7 @@ func TestReadyIsToldAfterTheFirstVerifiedApply(t *testing.T) {
 	defer func() { _ = notify.Close() }()
 	t.Setenv("NOTIFY_SOCKET", path)
 	l.start()
-	_ = notify.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_ = notify.SetReadDeadline(time.Now().Add(30 * time.Second))
 	said := ""
 	for !strings.Contains(said, "READY=1") {
 		message := make([]byte, 4096)
