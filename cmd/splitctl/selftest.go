@@ -29,6 +29,7 @@ type selfTestFlags struct {
 	on       bool
 	duration duration
 	rate     uint
+	files    []string
 }
 
 // The bounds of --for: a slice is to have requests enough for a p99, and nobody
@@ -49,6 +50,7 @@ func (f *selfTestFlags) register(cmd *cobra.Command) {
 	f.duration = duration(time.Minute)
 	cmd.Flags().BoolVar(&f.on, "self-test", false, "measure on this host, by a splitd of its own, whether clients can tell how bad a candidate is")
 	cmd.Flags().Var(&f.duration, "for", fmt.Sprintf("with --self-test: how long it measures in all, from %v to %v; to start programs and find rates takes about 25 s more", selfTestLeast, selfTestMost))
+	cmd.Flags().StringArrayVar(&f.files, "config", nil, "with --self-test: read the limits of SPLIT in this file instead of asking the daemon (repeatable)")
 	cmd.Flags().UintVar(&f.rate, "rate", 0, "with --self-test: requests a second (default: half of what is answered without a shadow)")
 }
 
@@ -79,7 +81,7 @@ func (a *app) selfTest(ctx context.Context, split string, f selfTestFlags, outpu
 	if err != nil {
 		return err
 	}
-	of, err := a.limitsOf(ctx, split)
+	of, err := a.limitsOf(ctx, split, f.files)
 	if err != nil {
 		return err
 	}
@@ -163,20 +165,21 @@ func (t tested) unlike() []string {
 // protocolHTTP is what a self-test speaks.
 const protocolHTTP = "http"
 
-// limitsOf are the limits of the named split's shadows, as its file says them. Without a
-// name they are splitd's own.
-func (a *app) limitsOf(ctx context.Context, name string) (tested, error) {
+// limitsOf are the limits of the named split's shadows, as the files say them; without
+// any, as its own file does. Without a name they are splitd's own.
+func (a *app) limitsOf(ctx context.Context, name string, files []string) (tested, error) {
 	if name == "" {
 		return tested{whose: "splitd's own limits"}, nil
 	}
-	var files []string // none: the standard places
 	var mode traffic.Mode
-	list, err := a.client(0).Splits(ctx, name)
-	if _, refused := errors.AsType[*api.Error](err); refused {
-		return tested{}, err
-	}
-	if err == nil && len(list.Items) == 1 {
-		files, mode = fileOf(list.Items[0].Definition), traffic.Mode(list.Items[0].Mode)
+	if len(files) == 0 {
+		list, err := a.client(0).Splits(ctx, name)
+		if _, refused := errors.AsType[*api.Error](err); refused {
+			return tested{}, err
+		}
+		if err == nil && len(list.Items) == 1 {
+			files, mode = fileOf(list.Items[0].Definition), traffic.Mode(list.Items[0].Mode)
+		}
 	}
 	config, err := a.load(files)
 	for _, s := range config.Splits {

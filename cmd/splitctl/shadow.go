@@ -57,9 +57,14 @@ func (a *app) shadow() *cobra.Command {
 					return usagef("--%s goes with a sample, not with --self-test, which changes nothing", name)
 				}
 			}
+			if cmd.Flags().Changed("config") && len(args) == 0 {
+				return usagef("--config says where the limits of a split are: name the split")
+			}
 			return a.selfTest(cmd.Context(), first(args), test, output)
 		case cmd.Flags().Changed("for"):
 			return usagef("--for goes with --self-test: --ttl ends a sample by itself")
+		case cmd.Flags().Changed("config"):
+			return usagef("--config goes with --self-test, which reads the limits of SPLIT there: change a sample in the file and run `splitctl apply`")
 		case cmd.Flags().Changed("rate"):
 			return usagef("--rate goes with --self-test: the sample is a share, as in 5%%")
 		}
