@@ -16,9 +16,12 @@ import (
 // it.
 type Certificates struct{ dir string }
 
-// serviceHost is what clients ask for. The primary's certificate is of primaryHost too:
-// by it a client knows whose it is.
-const serviceHost, primaryHost = "ladder.test", "primary.ladder.test"
+// ServiceHost is what clients ask for: all certificates are of it.
+const ServiceHost = "ladder.test"
+
+// primaryHost is what the primary's certificate is of besides: by it a client knows whose
+// it is.
+const primaryHost = "primary.ladder.test"
 
 // NewCertificates makes them.
 func NewCertificates() (*Certificates, error) {
@@ -38,13 +41,13 @@ func (c *Certificates) make() error {
 	if err != nil {
 		return err
 	}
-	files := map[string][]byte{c.roots(): authority.PEM}
-	for file, names := range map[string][]string{c.service(): {serviceHost}, c.primary(): {serviceHost, primaryHost}, c.candidate(Healthy): {serviceHost}} {
+	files := map[string][]byte{c.Roots(): authority.PEM}
+	for file, names := range map[string][]string{c.Service(): {ServiceHost}, c.Primary(): {ServiceHost, primaryHost}, c.candidate(Healthy): {ServiceHost}} {
 		if files[file], err = authority.Issue(names...); err != nil {
 			return err
 		}
 	}
-	if files[c.candidate(Expired)], err = authority.IssueExpired(serviceHost); err != nil {
+	if files[c.candidate(Expired)], err = authority.IssueExpired(ServiceHost); err != nil {
 		return err
 	}
 	for file, text := range files {
@@ -58,9 +61,14 @@ func (c *Certificates) make() error {
 // Close removes the files.
 func (c *Certificates) Close() error { return os.RemoveAll(c.dir) }
 
-func (c *Certificates) roots() string   { return filepath.Join(c.dir, "roots.pem") }
-func (c *Certificates) service() string { return filepath.Join(c.dir, "service.pem") }
-func (c *Certificates) primary() string { return filepath.Join(c.dir, "primary.pem") }
+// Roots is the file of the authority.
+func (c *Certificates) Roots() string { return filepath.Join(c.dir, "roots.pem") }
+
+// Service is that of who stands in for the primary, with its key.
+func (c *Certificates) Service() string { return filepath.Join(c.dir, "service.pem") }
+
+// Primary is that of the primary, with its key.
+func (c *Certificates) Primary() string { return filepath.Join(c.dir, "primary.pem") }
 
 // candidate is the certificate of a candidate that behaves so.
 func (c *Certificates) candidate(b Behaviour) string {
@@ -84,14 +92,14 @@ func (c *Certificates) server(file string) (*tls.Config, error) {
 
 // client is how clients do. They begin each connection with a whole handshake.
 func (c *Certificates) client() (*tls.Config, error) {
-	roots, err := certs.Pool(c.roots())
+	roots, err := certs.Pool(c.Roots())
 	if err != nil {
 		return nil, err
 	}
-	return &tls.Config{RootCAs: roots, ServerName: serviceHost, NextProtos: []string{protocol}, MinVersion: tls.VersionTLS12}, nil
+	return &tls.Config{RootCAs: roots, ServerName: ServiceHost, NextProtos: []string{protocol}, MinVersion: tls.VersionTLS12}, nil
 }
 
 // config is what a splitd has to say of a split's TLS.
 func (c *Certificates) config() string {
-	return fmt.Sprintf("      tls:\n        certificates: [{cert: %[1]q, key: %[1]q}]\n        to_primary: {ca: %[2]q}\n        to_candidate: {ca: %[2]q}\n", c.service(), c.roots())
+	return fmt.Sprintf("      tls:\n        certificates: [{cert: %[1]q, key: %[1]q}]\n        to_primary: {ca: %[2]q}\n        to_candidate: {ca: %[2]q}\n", c.Service(), c.Roots())
 }

@@ -17,7 +17,7 @@ func NewPrimary(at netip.Addr, p Page, over *Certificates) (*Primary, error) {
 		}
 		return &Primary{served}, nil
 	}
-	config, err := over.server(over.primary())
+	config, err := over.server(over.Primary())
 	if err != nil {
 		return nil, err
 	}

@@ -145,7 +145,7 @@ func splices(primary netip.AddrPort) talking {
 // standsIn relays what is inside TLS.
 func standsIn(t *testing.T, over *Certificates, primary netip.AddrPort) talking {
 	t.Helper()
-	own, err := over.server(over.service())
+	own, err := over.server(over.Service())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -229,7 +229,7 @@ func TestTheProcessOfACandidateSpeaksTLSToo(t *testing.T) {
 func TestADaemonOverTLSIsToldOfItsCertificates(t *testing.T) {
 	over := certificates(t)
 	text := Config("/run", Limits{TLS: over}, netip.MustParseAddrPort("127.0.0.1:1"), netip.MustParseAddrPort("127.0.0.1:2"), netip.MustParseAddrPort("127.0.0.1:3"))
-	for _, want := range []string{"cert: \"" + over.service(), "to_primary: {ca: \"" + over.roots(), "to_candidate: {ca: "} {
+	for _, want := range []string{"cert: \"" + over.Service(), "to_primary: {ca: \"" + over.Roots(), "to_candidate: {ca: "} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the configuration lacks %q:\n%s", want, text)
 		}
