@@ -10,6 +10,7 @@ type Definition struct {
 	Splits      []traffic.Split // in the order of the files, with the files' weights and Generation 0
 	ReturnPaths []traffic.ReturnPath
 	Places      map[string]Place // where each split stands, by its name
+	Files       []FileAt         `json:",omitempty"` // by which splits see into TLS
 	Notes       []string         // what is accepted and has no effect, each with its place
 }
 
@@ -75,6 +76,7 @@ func (c *collected) definition(r *report) (Definition, error) {
 	d := Definition{Places: make(map[string]Place, len(c.splits)), Notes: r.noteTexts()}
 	for _, s := range c.splits {
 		d.Splits = append(d.Splits, s.split)
+		d.Files = append(d.Files, s.tls.files...)
 		d.Places[s.split.Name] = Place{s.at.file, s.at.line}
 	}
 	for _, p := range c.paths {

@@ -102,6 +102,9 @@ func (s spot) entry(format string, args []any) Error {
 	return Error{s.file, s.line, s.column, s.path, oneLine(fmt.Sprintf(format, args...))}
 }
 
+// place is an error there that says nothing yet.
+func (s spot) place() Error { return Error{s.file, s.line, s.column, s.path, ""} }
+
 // String names the place for a message about another one.
 func (s spot) String() string {
 	if s.line == 0 {

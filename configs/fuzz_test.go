@@ -133,6 +133,7 @@ func checkDefinition(t *testing.T, d configs.Definition) {
 		checkDraw(t, s)
 		checkGroups(t, s)
 		checkShadow(t, s)
+		checkTLS(t, s, d.Files)
 		for _, ip := range s.Service.Addresses {
 			for _, port := range s.Service.Ports {
 				tcp := port.Transport == traffic.TCP
@@ -286,5 +287,39 @@ func checkShadow(t *testing.T, s traffic.Split) {
 	}
 	if s.Mode == traffic.ModeProxy && s.Proxy.SendProxy != "" && is.Identity != traffic.Identity("proxy-"+s.Proxy.SendProxy) {
 		t.Errorf("split %q: identity %q with send_proxy %s", s.Name, is.Identity, s.Proxy.SendProxy)
+	}
+}
+
+// checkTLS checks that nobody has to guess whose certificate is good enough, and that each
+// file has its place.
+func checkTLS(t *testing.T, s traffic.Split, files []configs.FileAt) {
+	t.Helper()
+	is := s.Shadow.TLS
+	places := 0
+	for _, f := range files {
+		if f.Split == s.Name && (f.At.Line < 1 || (f.CA == "") != (f.KeyAt.Line > 0) || !filepath.IsAbs(f.CA+f.Certificate.Cert) || !filepath.IsAbs(f.CA+f.Certificate.Key)) {
+			t.Errorf("split %q: file %+v", s.Name, f)
+		}
+		if f.Split == s.Name {
+			places++
+		}
+	}
+	want := len(is.Certificates)
+	for _, trust := range []traffic.Trust{is.ToPrimary, is.ToCandidate} {
+		said := 0
+		for _, does := range []bool{trust.System, trust.CA != "", len(trust.Pins) > 0, trust.Report} {
+			if does {
+				said++
+			}
+		}
+		if is.On() && said != 1 || !is.On() && said != 0 || trust.Name != "" && (trust.Report || len(trust.Pins) > 0) {
+			t.Errorf("split %q: trust %+v", s.Name, trust)
+		}
+		if trust.CA != "" {
+			want++
+		}
+	}
+	if places != want {
+		t.Errorf("split %q: %d files with a place, want %d", s.Name, places, want)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // Load reads a configuration from all its sources. The error is Errors: every
@@ -44,8 +45,9 @@ func WithDefinition(o Options, d Definition) (Config, error) {
 	return ranked.config(d), nil
 }
 
-// Check judges each file alone: not this host, not the other files. The notes
-// name what is accepted and has no effect. The error is Errors.
+// Check judges each file alone, with the certificates and keys that it names: not the
+// rest of this host, not the other files. The notes name what is accepted and has no
+// effect. The error is Errors.
 func Check(files []string) (notes []string, err error) {
 	var all report
 	for _, file := range files {
@@ -59,7 +61,10 @@ func Check(files []string) (notes []string, err error) {
 		if nothingIn(text) {
 			spot{report: &one, file: file}.note("nothing is in it: should it be the only file, an apply removes all splits; write `splits: []` if there shall be none")
 		}
-		definition, _ := c.definition(&one)
+		definition, err := c.definition(&one)
+		if err == nil {
+			definition.Notes, one.errors = definition.judged(time.Now())
+		}
 		notes, all.errors = append(notes, definition.Notes...), append(all.errors, one.errors...)
 	}
 	return notes, all.err()

@@ -103,6 +103,7 @@ func (d *draft) readShadow(t *table) {
 		if v, ok := t.take("control"); ok {
 			s.Control, _ = parsed(v, parseControl)
 		}
+		d.readTLS(t)
 	})
 }
 

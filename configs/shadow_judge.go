@@ -22,6 +22,7 @@ func (d *draft) judgeShadow() {
 	d.judgeControl()
 	d.judgeIgnore()
 	d.judgeAllow()
+	d.judgeTLS()
 	d.split.Shadow = fitted(d.split)
 	d.judgeSample()
 }

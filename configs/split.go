@@ -27,6 +27,7 @@ type draft struct {
 	draw     drawDraft
 	mirror   mirrorDraft
 	shadow   shadowDraft
+	tls      tlsDraft
 	// transparent is that of proxy, where it may be on.
 	transparent value
 	// candidates says that each of them could be read, with its name.

@@ -30,6 +30,7 @@ func (d *Daemon) begins(ctx context.Context) error {
 		return err
 	}
 	definition, running, differsFrom := d.runningDefinition(ctx)
+	d.tellOfFiles(&definition)
 	modes, notes := d.resolved(definition.Splits)
 	inKernel, err := d.kernelState(ctx, definition, modes, known)
 	if err != nil {

@@ -43,9 +43,10 @@ type fakeKernel struct {
 	mu        sync.Mutex // guards splits and freed against readers, who come at any time
 	fuse      *fuse
 	splits    map[string]traffic.Split
-	fail      error // what the next changes answer
-	abandoned int   // times that what was prepared was given up
-	refuse    error // what preflight answers
+	fail      error           // what the next changes answer
+	abandoned int             // times that what was prepared was given up
+	refuse    error           // what preflight answers
+	shadows   []doctor.Shadow // that Examine was asked about
 	found     []doctor.Finding
 	warns     []string // what a glance finds besides a note
 	// failAfter is what the next Apply answers after it has changed things.
@@ -90,7 +91,8 @@ func (k *fakeKernel) Glance([]traffic.Split, []traffic.ReturnPath, doctor.Others
 	return append([]string{"note: fake"}, k.warns...), k.refuse
 }
 
-func (k *fakeKernel) Examine(context.Context, []traffic.Split, []traffic.ReturnPath, replies) ([]doctor.Finding, error) {
+func (k *fakeKernel) Examine(_ context.Context, _ []traffic.Split, _ []traffic.ReturnPath, _ replies, shadows []doctor.Shadow) ([]doctor.Finding, error) {
+	k.shadows = shadows
 	return k.found, nil
 }
 

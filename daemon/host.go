@@ -23,7 +23,7 @@ type Host interface {
 	// PicksUp says whether connection tracking picks up flows in their middle.
 	PicksUp() bool
 	// Examine looks at everything and may take some seconds.
-	Examine(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath, replies replies) ([]doctor.Finding, error)
+	Examine(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath, replies replies, shadows []doctor.Shadow) ([]doctor.Finding, error)
 }
 
 type replies = map[traffic.BackendKey]doctor.Replies
@@ -54,8 +54,10 @@ func (h thisHost) question(splits []traffic.Split, paths []traffic.ReturnPath, r
 
 func (thisHost) PicksUp() bool { return doctor.PicksUp() }
 
-func (h thisHost) Examine(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath, replies replies) ([]doctor.Finding, error) {
-	return doctor.Examiner{}.Examine(ctx, h.question(splits, paths, replies))
+func (h thisHost) Examine(ctx context.Context, splits []traffic.Split, paths []traffic.ReturnPath, replies replies, shadows []doctor.Shadow) ([]doctor.Finding, error) {
+	question := h.question(splits, paths, replies)
+	question.Shadows = shadows
+	return doctor.Examiner{}.Examine(ctx, question)
 }
 
 // repliesOf sums evidence up, given by split.
@@ -111,7 +113,7 @@ func aboutHost(warnings []string, notes int) string {
 func (d *Daemon) Doctor(ctx context.Context) (api.Doctor, error) {
 	v := d.view.Load()
 	inKernel, inProxy := byMode(v.splits())
-	findings, err := d.options.Host.Examine(ctx, ofKernel(inKernel, inProxy), v.paths, repliesOf(d.planes.evidence(ctx, inKernel)))
+	findings, err := d.options.Host.Examine(ctx, ofKernel(inKernel, inProxy), v.paths, repliesOf(d.planes.evidence(ctx, inKernel)), d.shadowsSeen(v.splits()))
 	if err != nil {
 		return api.Doctor{}, err
 	}

@@ -22,6 +22,7 @@ import (
 func (d *Daemon) Apply(ctx context.Context, who control.Actor, request api.ApplyRequest) (api.Apply, error) {
 	answer, err := d.reload(ctx, who, request)
 	d.retarget()
+	d.shadows.reload()
 	d.reloads.Store(&reloaded{metrics.Reload{At: d.now(), OK: err == nil}, request.Name})
 	d.wakeExpiry()
 	return answer, err
@@ -31,8 +32,12 @@ func (d *Daemon) reload(ctx context.Context, who control.Actor, request api.Appl
 	since := d.lowered.Load()
 	definition, differsFrom, notes, err := d.newDefinition(request)
 	if err == nil && request.Text != "" {
-		err = d.mayRun(who, definition.Splits)
+		err = cmp.Or(d.mayRun(who, definition.Splits), d.mayStandIn(who, definition.Splits))
 	}
+	if err != nil {
+		return api.Apply{}, err
+	}
+	ofFiles, err := d.judgeFiles(&definition)
 	if err != nil {
 		return api.Apply{}, err
 	}
@@ -57,7 +62,7 @@ func (d *Daemon) reload(ctx context.Context, who control.Actor, request api.Appl
 		return api.Apply{}, err
 	}
 	hostWarnings := d.tellOfHost(findings)
-	answer := applied(p, slices.Concat(notes, autoNotes, hostWarnings, p.overruled(), p.ended, recounting, p.parting, p.noneLeft(cmp.Or(request.Name, d.options.Sources)), warnings))
+	answer := applied(p, slices.Concat(notes, ofFiles, autoNotes, hostWarnings, p.overruled(), p.ended, recounting, p.parting, p.noneLeft(cmp.Or(request.Name, d.options.Sources)), warnings))
 	answer.Changed, answer.ReturnPathsChanged = answer.Changed || !samePaths, !samePaths
 	return answer, nil
 }

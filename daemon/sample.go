@@ -123,7 +123,7 @@ func withoutSample(overrides traffic.Overrides) traffic.Overrides {
 
 // shadowItem is the state of shadowing, and which layer decided the sample.
 func shadowItem(record state.Record, split traffic.Split, is shadowing) api.Shadow {
-	item := api.Shadow{SamplePPM: int(split.Sample), State: api.ShadowOff, Differs: is.differs}
+	item := api.Shadow{SamplePPM: int(split.Sample), State: api.ShadowOff, Differs: is.differs, TLS: is.tls}
 	if split.Sample > 0 {
 		item.State, item.To = api.ShadowOn, split.Shadow.To
 	}

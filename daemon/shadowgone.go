@@ -129,6 +129,7 @@ func (s *shadows) letGo(name string, was shadowed, text []byte) {
 		return // it has come back since
 	}
 	delete(s.splits, name)
+	s.retire(one.inside)
 	if one.play != nil {
 		s.shelve(name, text)
 		s.retired.Go(one.play.Close)

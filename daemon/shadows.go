@@ -29,6 +29,8 @@ type shadows struct {
 	mark  uint32
 	log   *slog.Logger
 
+	insiders insiders
+
 	mu      sync.Mutex // guards what follows, never for longer than a play takes to make
 	splits  map[string]*shadowed
 	kept    map[string]keptReport // of splits that have no play
@@ -44,6 +46,7 @@ type shadowed struct {
 	play     Play           // of before, where it cannot be played; nil: there was none
 	fault    error          // why it cannot
 	unplayed *atomic.Uint64 // flows that were sampled meanwhile
+	inside   *insider       // of the play; nil: nothing is seen inside TLS
 	gone     uint64         // since which call of follow its split is no more; 0: it is there
 	latency  *metrics.Latency
 	saved    *atomic.Uint64 // the edition that is on the disk
@@ -58,6 +61,7 @@ func newShadows(o Options) *shadows {
 	if s.tee == nil {
 		s.tee = &Tee{}
 	}
+	s.insiders = newInsiders(o, s.markOf)
 	return s
 }
 
@@ -121,7 +125,7 @@ func (s *shadows) halt(records []state.Record) {
 func (s *shadows) show() {
 	plays := make(map[string]teed, len(s.splits))
 	for name, one := range s.splits {
-		if plays[name] = (teed{one.play, one.unplayed}); one.fault != nil {
+		if plays[name] = (teed{one.play, one.unplayed, one.inside}); one.fault != nil {
 			plays[name] = teed{unplayed: one.unplayed}
 		}
 	}
@@ -192,7 +196,30 @@ func (s *shadows) make(one *shadowed, split traffic.Split) (changed bool) {
 		before.Halt()
 		s.retired.Go(before.Close)
 	}
+	outside := one.inside
+	if one.inside = s.insiders.of(split, outside); one.inside != outside {
+		s.retire(outside)
+	}
 	return true
+}
+
+// retire ends who has stood in for a service, if anybody has.
+func (s *shadows) retire(i *insider) {
+	if i != nil {
+		i.stop()
+		s.retired.Go(i.close)
+	}
+}
+
+// reload has all files of certificates read again. It waits for none.
+func (s *shadows) reload() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, one := range s.splits {
+		if one.inside != nil {
+			one.inside.reload()
+		}
+	}
 }
 
 // markOf is the packet mark of connections to the servers of a split. As with health
@@ -239,6 +266,7 @@ func (s *shadows) forget(name string) (found bool) {
 	}
 	delete(s.splits, name)
 	one.resets.Add(1)
+	s.retire(one.inside)
 	if one.play != nil {
 		one.play.Halt()
 		s.retired.Go(one.play.Close)
@@ -251,6 +279,7 @@ func (s *shadows) forget(name string) (found bool) {
 func (s *shadows) end(patience time.Duration) {
 	s.mu.Lock()
 	for _, one := range s.splits {
+		s.retire(one.inside)
 		if one.play != nil {
 			one.play.Halt()
 			s.retired.Go(one.play.End)

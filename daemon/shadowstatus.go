@@ -1,6 +1,8 @@
 package daemon
 
 import (
+	"cmp"
+
 	"github.com/splitd/splitd/control/api"
 	"github.com/splitd/splitd/metrics"
 	"github.com/splitd/splitd/shadow/play"
@@ -24,6 +26,7 @@ func (s *shadows) sample(name string, tees map[string]splitter.TeeCounts) *metri
 		Eligible: n.Eligible, Coverage: n.Coverage, Unsound: n.Unsound,
 		Compared: map[string]uint64{"match": n.Match, "mismatch": n.Mismatch, "noise": n.Noise},
 		Latency:  one.latency,
+		TLS:      one.inside.sample(),
 	}
 	if t, known := tees[name]; known {
 		m.Sampled, m.Played, m.Left = &t.Sampled, &t.Tapped, &t.Refused
@@ -46,6 +49,7 @@ type shadowing struct {
 	fault   bool   // it cannot be, whatever the candidate does
 	away    string // why what is known is of some time ago; "" where it is of now
 	differs *api.Differing
+	tls     *api.ShadowTLS
 }
 
 // faring says how the shadow of a split fares.
@@ -59,8 +63,9 @@ func (s *shadows) faring(name string) shadowing {
 	if failed := n.Coverage["candidate_error"]; n.Coverage["compared"]+failed > 0 {
 		is.differs = &api.Differing{Exchanges: n.Mismatch + failed, Of: n.Coverage["compared"] + failed}
 	}
-	if one.fault != nil {
-		is.paused, is.fault = one.fault.Error(), true
+	is.tls = one.inside.item()
+	if err := cmp.Or(one.fault, one.inside.trouble()); err != nil {
+		is.paused, is.fault = err.Error(), true
 	}
 	return is
 }

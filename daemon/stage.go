@@ -49,6 +49,7 @@ type Play interface {
 	End()                                // waits until the last shadow has ended
 	Close()                              // ends it, and it answers no more
 	Open(of runner.Flow, worker int) Tap // nil: it is not played
+	Declines() bool                      // it would not be played, which is counted then
 	Numbers() play.Numbers
 	// Edition changes whenever what was counted does.
 	Edition() uint64
@@ -60,6 +61,8 @@ type Play interface {
 // A Tap takes what is said in one flow.
 type Tap interface {
 	Take(from shadow.Party, bytes []byte, fin bool, at time.Time) bool
+	Secure(h shadow.Handshake, at time.Time) bool
+	Opaque(reason string, at time.Time) bool
 	End(how shadow.End, at time.Time)
 	EndByPrimary(how shadow.End, at time.Time)
 }

@@ -48,6 +48,14 @@ func (p herePlay) Open(of runner.Flow, _ int) Tap {
 	return nil
 }
 
+func (p herePlay) Declines() bool {
+	if p.Counts().Running {
+		return false
+	}
+	p.Decline(runner.Declined{Stopped: 1})
+	return true
+}
+
 func (p herePlay) End() { p.Close() }
 
 func (p herePlay) Report() (json.RawMessage, error) { return json.Marshal(p.Play.Report()) }

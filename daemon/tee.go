@@ -19,6 +19,7 @@ type Tee struct {
 type teed struct {
 	play     Play           // nil: it cannot be played
 	unplayed *atomic.Uint64 // counts the flows then
+	inside   *insider       // nil: nothing is seen inside TLS
 }
 
 // Open implements [splitter.Tee].
@@ -35,11 +36,28 @@ func (t *Tee) Open(flow splitter.Opened) splitter.Tap {
 		to.unplayed.Add(1)
 		return nil
 	}
-	tap := to.play.Open(runner.Flow{Client: flow.Client, Service: flow.Service, Primary: flow.Server}, flow.Worker)
+	of := runner.Flow{Client: flow.Client, Service: flow.Service, Primary: flow.Server}
+	if to.inside != nil {
+		return to.carried(of, flow)
+	}
+	tap := to.play.Open(of, flow.Worker)
 	if tap == nil {
 		return nil
 	}
 	return shadowTap{tap}
+}
+
+// carried has a flow carried, unless it would not be played, or nobody can stand in for its
+// service: then the relay goes on with it as with one that is not sampled.
+func (t teed) carried(of runner.Flow, flow splitter.Opened) splitter.Tap {
+	by := t.inside.made.Load()
+	switch {
+	case by == nil:
+		unseen(t.play, of, "splitd cannot use the service's certificates", flow.Worker, flow.At)
+	case !t.play.Declines():
+		return carrier{by, t.play, of, flow.Worker}
+	}
+	return nil
 }
 
 // shadowTap gives the shadow of one flow what the relay has passed on.

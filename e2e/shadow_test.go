@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bufio"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -44,14 +45,22 @@ splits:
 type mailer struct {
 	name    string
 	answers map[string]string
+	tls     *tls.Config // nil: it offers no STARTTLS
 	mu      sync.Mutex
 	heard   []string
 }
 
 func (m *mailer) serve(c net.Conn) {
 	defer func() { _ = c.Close() }()
+	_, _ = io.WriteString(c, "220 "+m.name+" ESMTP\r\n")
+	m.converse(c)
+}
+
+// converse answers commands, in clear or inside TLS.
+func (m *mailer) converse(c net.Conn) {
+	defer func() { _ = c.Close() }()
 	say := func(text string) { _, _ = io.WriteString(c, strings.ReplaceAll(text, "NAME", m.name)+"\r\n") }
-	say("220 NAME ESMTP")
+	_, secured := c.(*tls.Conn)
 	content := false
 	for lines := bufio.NewScanner(c); lines.Scan(); {
 		line := lines.Text()
@@ -66,6 +75,12 @@ func (m *mailer) serve(c net.Conn) {
 			}
 		case own:
 			say(answer)
+		case verb == "STARTTLS" && m.tls != nil && !secured:
+			say("220 2.0.0 go on")
+			m.converse(tls.Server(c, m.tls))
+			return
+		case verb == "EHLO" && m.tls != nil && !secured:
+			say("250-NAME\r\n250-STARTTLS\r\n250 ENHANCEDSTATUSCODES")
 		case verb == "EHLO":
 			say("250-NAME\r\n250-SIZE 10240000\r\n250-8BITMIME\r\n250 ENHANCEDSTATUSCODES")
 		case verb == "DATA":
@@ -118,8 +133,16 @@ func (l *lab) send() (told []string) {
 	l.t.Helper()
 	c, r, greeting := l.dial("10.1.0.1:2525")
 	defer func() { _ = c.Close() }()
-	told = append(told, greeting)
-	for _, line := range []string{"EHLO client.example", "MAIL FROM:<eve@client.example>", "RCPT TO:<alice@example.com>", "RCPT TO:<bob@example.com>", "DATA", "Subject: secret\r\n\r\nsecret\r\n.", "QUIT"} {
+	return append([]string{greeting}, l.say(c, r, mail...)...)
+}
+
+// mail is what a client says to have alice and bob get one.
+var mail = []string{"EHLO client.example", "MAIL FROM:<eve@client.example>", "RCPT TO:<alice@example.com>", "RCPT TO:<bob@example.com>", "DATA", "Subject: secret\r\n\r\nsecret\r\n.", "QUIT"}
+
+// say says lines, and returns what it was told.
+func (l *lab) say(c net.Conn, r *bufio.Reader, lines ...string) (told []string) {
+	l.t.Helper()
+	for _, line := range lines {
 		if _, err := io.WriteString(c, line+"\r\n"); err != nil {
 			l.t.Fatalf("say %q: %v", line, err)
 		}

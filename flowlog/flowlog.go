@@ -42,7 +42,7 @@ type Record struct {
 	ConnectSeconds *float64    `json:"connect_seconds,omitempty"`
 	// The following are of ends alone, By and Code of the relay's. Seconds is how
 	// long the kernel's entry lived, timeout included, or the relay's flow.
-	End        string   `json:"end,omitempty"`  // closed | reset | refused | unanswered, relay: | gone | short | idle | silent | killed | stopped | fault | bad_header | late_header | no_header
+	End        string   `json:"end,omitempty"`  // closed | reset | refused | unanswered, relay: | gone | short | idle | silent | failed | killed | stopped | fault | bad_header | late_header | no_header
 	By         string   `json:"by,omitempty"`   // client | backend | splitd
 	Code       string   `json:"code,omitempty"` // two letters
 	Seconds    *float64 `json:"seconds,omitempty"`

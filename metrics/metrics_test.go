@@ -56,7 +56,7 @@ func sample() metrics.Sample {
 				},
 				Killed:  map[string]uint64{"new1": 12, "new2": 0},
 				Refused: map[traffic.Refusal]uint64{traffic.RefusedMaxFlows: 8, traffic.RefusedNoFiles: 2},
-				Shadow:  shadowed("web"),
+				Shadow:  seenInto(shadowed("web")),
 			},
 			{State: split("dns", 1, 0), Mode: traffic.ModeKernel, InSync: new(false)},
 		},

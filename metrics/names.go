@@ -10,8 +10,8 @@ const (
 	labelRole      = "role"      // primary | candidate
 	labelDirection = "direction" // in: from clients to the backend | out: back
 	labelMode      = "mode"      // kernel | proxy
-	labelReason    = "reason"    // max_flows | max_client_flows | no_files | no_memory | no_ports | crowded_out | bad_header | late_header | no_header | other_family; of shadows: full | broken | stopped | late | lost
-	labelKind      = "kind"      // accept | connect | splice | datagram | panic | log; of shadows: tee | driver
+	labelReason    = "reason"    // max_flows | max_client_flows | no_files | no_memory | no_ports | crowded_out | bad_header | late_header | no_header | other_family; of shadows: full | broken | stopped | late | lost; of their TLS: the reasons of package terminator
+	labelKind      = "kind"      // accept | connect | splice | datagram | panic | log; of shadows: tee | driver; of their TLS: client | primary
 	labelPart      = "part"      // of coverage: compared | skipped | opaque | truncated | dropped | after_divergence | candidate_error | primary_error
 	labelVerdict   = "verdict"   // match | mismatch | noise
 )

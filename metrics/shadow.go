@@ -38,6 +38,22 @@ type Shadow struct {
 	Compared map[string]uint64
 	// Latency is nil where nothing is timed.
 	Latency *Latency
+	// TLS is nil where encrypted flows are not seen into.
+	TLS *ShadowTLS
+}
+
+// ShadowTLS is what is known of a split's sampled flows that are encrypted, and seen into.
+type ShadowTLS struct {
+	// Seen are the handshakes with clients that splitd has made in the service's place,
+	// Resumed those of them that went on with an earlier session.
+	Seen, Resumed uint64
+	// Passed are flows that were passed on unseen, by reason.
+	Passed map[string]uint64
+	// Failed are handshakes that failed in the flows themselves, by with whom: client |
+	// primary.
+	Failed map[string]uint64
+	// Expires is when the first of the certificates that are served does.
+	Expires time.Time
 }
 
 // Budget is the memory that all shadows together hold and may hold, in bytes.
@@ -106,6 +122,21 @@ func (c *collector) shadow(ch chan<- prometheus.Metric, split string, s Shadow) 
 		s.Latency.first.Collect(ch)
 		s.Latency.whole.Collect(ch)
 	}
+	if s.TLS != nil {
+		c.shadowTLS(ch, split, *s.TLS)
+	}
+}
+
+// shadowTLS sends what is known of a split's flows in TLS.
+func (c *collector) shadowTLS(ch chan<- prometheus.Metric, split string, s ShadowTLS) {
+	n := c.names.shadows
+	c.send(ch, n.tlsSeen, float64(s.Seen), split)
+	c.send(ch, n.tlsResumed, float64(s.Resumed), split)
+	c.each(ch, n.tlsPassed, s.Passed, split)
+	c.each(ch, n.tlsFailed, s.Failed, split)
+	if !s.Expires.IsZero() {
+		c.send(ch, n.tlsExpires, float64(s.Expires.Unix()), split)
+	}
 }
 
 // each sends counts by the word that is their last label.
@@ -121,6 +152,8 @@ type shadowNames struct {
 	sampled, played, left, declined, open, panics  name
 	breaker, eligible, coverage, unsound, compared name
 	firstByte, reply                               name
+	tlsSeen, tlsResumed, tlsPassed                 name
+	tlsFailed, tlsExpires                          name
 }
 
 const (
@@ -162,6 +195,16 @@ func newShadowNames() shadowNames {
 			"Compared exchanges by what was found, since the report began; what is learnt to be noise is taken out of the mismatches.", labelSplit, labelVerdict),
 		firstByte: histogram(nameFirstByte, helpFirstByte, labelSplit, labelRole),
 		reply:     histogram(nameReply, helpReply, labelSplit, labelRole),
+		tlsSeen: counter("splitd_shadow_tls_handshakes_total",
+			"Handshakes with clients in the service's place, in sampled flows that are seen into.", labelSplit),
+		tlsResumed: counter("splitd_shadow_tls_handshakes_resumed_total",
+			"Those of the handshakes with clients that went on with an earlier session.", labelSplit),
+		tlsPassed: counter("splitd_shadow_tls_flows_passed_total",
+			"Sampled flows that were encrypted and passed on unseen, by reason.", labelSplit, labelReason),
+		tlsFailed: counter("splitd_shadow_tls_handshakes_failed_total",
+			"Handshakes that failed in sampled flows that were to be seen into, by with whom.", labelSplit, labelKind),
+		tlsExpires: gauge("splitd_shadow_tls_certificate_expiry_timestamp_seconds",
+			"When the first of the service's certificates that are served expires, in seconds since 1970.", labelSplit),
 	}
 }
 
@@ -169,6 +212,7 @@ func (n shadowNames) all() []name {
 	return []name{
 		n.sample, n.budget, n.budgetUsed, n.sampled, n.played, n.left, n.declined, n.open, n.panics,
 		n.breaker, n.eligible, n.coverage, n.unsound, n.compared, n.firstByte, n.reply,
+		n.tlsSeen, n.tlsResumed, n.tlsPassed, n.tlsFailed, n.tlsExpires,
 	}
 }
 

@@ -37,6 +37,15 @@ func shadowed(split string) *metrics.Shadow {
 	}
 }
 
+// seenInto has flows in TLS, too.
+func seenInto(s *metrics.Shadow) *metrics.Shadow {
+	s.TLS = &metrics.ShadowTLS{
+		Seen: 800, Resumed: 300, Passed: map[string]uint64{"HTTP/2": 20, "early data (0-RTT)": 1}, Failed: map[string]uint64{"client": 4, "primary": 0},
+		Expires: time.Date(2027, 1, 2, 3, 4, 5, 0, time.UTC),
+	}
+	return s
+}
+
 // families scrapes as a Prometheus does that takes native histograms.
 func families(t *testing.T, h http.Handler) map[string]*dto.MetricFamily {
 	t.Helper()
@@ -118,6 +127,17 @@ func TestAShadowHasTheSameSeriesWhateverIsSeen(t *testing.T) {
 	}
 	if a, b := series(much), series(little); a != b || a > 100 {
 		t.Errorf("%d series of much, %d of little, want as many and 100 at most", a, b)
+	}
+}
+
+func TestASplitWithoutCertificatesHasNoSeriesOfTLS(t *testing.T) {
+	_, own := scrape(t, metrics.Handler(source(func() metrics.Sample {
+		return metrics.Sample{Splits: []metrics.Split{{State: split("web", 1, 0), Shadow: shadowed("web")}, {State: split("mx", 1, 0), Shadow: seenInto(shadowed("mx"))}}}
+	}), build))
+	for line := range strings.Lines(own) {
+		if strings.HasPrefix(line, "splitd_shadow_tls_") && !strings.Contains(line, `split="mx"`) {
+			t.Errorf("exposed: %s", line)
+		}
 	}
 }
 

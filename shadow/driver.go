@@ -40,7 +40,11 @@ type Event struct {
 	// comes after is said inside, or, where Failed, its End. Of the primary it is the one
 	// of the flow itself. It comes without bytes.
 	TLS *Handshake
-	At  time.Time
+	// Opaque says why nothing of what client and primary say from here on can be seen, as
+	// inside a TLS that nobody stands in for. It comes without bytes, and behind it only
+	// ends do.
+	Opaque string
+	At     time.Time
 }
 
 // A Session is what a driver is told of its flow before the first event.

@@ -30,6 +30,19 @@ type Handshake struct {
 	Ended time.Time `json:"ended,omitzero"`
 }
 
+// Size is about how many bytes it takes.
+func (h Handshake) Size() int {
+	const fixed = 256 // without what is behind its pointers
+	c := h.Certificate
+	n := fixed + len(h.ServerName) + 2*len(h.Ciphers) + len(h.Failed) + len(c.Issuer) + len(c.Key) + len(c.Kind) + len(c.Distrust)
+	for _, names := range [...][]string{h.Protocols, c.Names} {
+		for _, name := range names {
+			n += 16 + len(name)
+		}
+	}
+	return n
+}
+
 // Shown is the certificate that a server has shown.
 type Shown struct {
 	// Names are those that it is of, sorted: DNS names and addresses.

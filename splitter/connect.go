@@ -235,6 +235,9 @@ func (w *worker) connected(f *flow, n news) {
 	w.appoint(f)
 	w.tellBegin(f)
 	w.tap(f)
+	if w.lends(f) {
+		return
+	}
 	w.introduce(f)
 	f.stream = f.stream.hear(backend, n)
 	w.pump(f)

@@ -26,6 +26,10 @@
 // what they carry after its receiver has it. Such a flow is copied while its tap
 // lives; all others never notice that there is a tee. Flows of UDP have none.
 //
+// A tap may carry its flow itself (Carrier; carry.go), on connections of its own over the same
+// sockets: that is for who has to answer in the service's place. It does so in a goroutine; the
+// flow stays its worker's, which looks at it, counts it, and ends it as any other.
+//
 // Of a split of mode kernel the relay may have an inlet (inlet.go): the kernel hands
 // a sample of the primary's flows over there, which go on to where they would have
 // gone, with the client's address, and are all told to the Tee. They stay the
@@ -59,7 +63,7 @@
 // values (stream.go), and so are its timeouts (wheel.go); the kernel stands
 // behind an interface (edge.go). Bytes are copied while messages are small and
 // spliced when they stream. A flow that waits holds two sockets (of UDP one)
-// and no goroutine, buffer or pipe. Datagrams are taken and given in batches.
+// and no goroutine, buffer or pipe, unless it is carried. Datagrams are taken and given in batches.
 // The kernel chooses whose of the workers' they are; the one that has the flow
 // already gets them by post, where it has chosen otherwise than before
 // (owners.go).

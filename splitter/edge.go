@@ -44,6 +44,10 @@ type edge interface {
 	close(descriptor int)
 	// reset closes a connection with an RST.
 	reset(socket int)
+	// lend makes another descriptor of a connection; sever is reset at once, whatever others
+	// of it there are.
+	lend(socket int) (int, syscall.Errno)
+	sever(socket int)
 	// prompt has small writes sent at once, and lasting has the kernel find out
 	// that a peer is gone, and give it up that takes nothing for so long: what
 	// connections need that live longer.

@@ -18,6 +18,11 @@ func (w *worker) conclude(f *flow, end func(socket int), how ending) {
 	if f.stage == vacant {
 		return
 	}
+	if c := f.carriage; c != nil {
+		f.mirror()
+		c.cancel()
+		end = w.edge.sever
+	}
 	w.tellEnd(f, how)
 	f.line = nil // it is told once
 	w.tellTap(f, how)
@@ -97,6 +102,7 @@ func (w *worker) expire() {
 // expired does what a time of the flow asks for.
 func (w *worker) expired(f *flow) {
 	defer w.guard(f)
+	f.mirror()
 	switch {
 	case f.stage == probing && due(f.times.connect, w.now):
 		w.expiredProbe(f)

@@ -33,9 +33,11 @@ type flow struct {
 	client  netip.AddrPort
 	proxied *proxied // nil: the client is who has connected
 	times   times
-	line    *line    // what the flow log wants; nil: nothing
-	tap     Tap      // takes its chunks; nil: nobody does
-	talk    *talking // what a flow of UDP has besides; nil: it is one of TCP, or a probe
+	line    *line // what the flow log wants; nil: nothing
+	tap     Tap   // takes its chunks; nil: nobody does
+	// carriage is there while somebody else carries the flow: its stream does nothing then.
+	carriage *carriage
+	talk     *talking // what a flow of UDP has besides; nil: it is one of TCP, or a probe
 }
 
 // gated is whose flow the gate has counted, if it did.

@@ -36,7 +36,7 @@ type FlowNews struct {
 	Ends    bool
 
 	// The following are of ends alone. End is closed, reset, gone, refused, unanswered,
-	// short, idle, silent, killed, stopped, fault, bad_header, late_header or
+	// short, idle, silent, failed, killed, stopped, fault, bad_header, late_header or
 	// no_header; By is client, backend or splitd, and Code two letters: see codeOf.
 	End, By, Code     string
 	Lived             time.Duration // since the client was accepted
@@ -67,6 +67,7 @@ const (
 	endShort                    // this host lacks ports, file descriptors or memory, or forbids it
 	endIdle                     // no byte has moved for too long
 	endSilent                   // the backend's first byte has not come in time
+	endFailed                   // who carries it could not go on, and has told both sides
 	endKilled                   // on request
 	endStopped                  // the relay stops
 	endFault                    // of ours
@@ -78,7 +79,7 @@ const (
 func (e ending) String() string {
 	return [...]string{
 		endWhole: "closed", endReset: "reset", endGone: "gone", endRefused: "refused", endUnanswered: "unanswered", endShort: "short",
-		endIdle: "idle", endSilent: "silent", endKilled: "killed", endStopped: "stopped", endFault: "fault",
+		endIdle: "idle", endSilent: "silent", endFailed: "failed", endKilled: "killed", endStopped: "stopped", endFault: "fault",
 		endBadHeader: string(traffic.RefusedBadHeader), endLateHeader: string(traffic.RefusedLateHeader), endNoHeader: string(traffic.RefusedNoHeader),
 	}[e]
 }
@@ -92,7 +93,7 @@ func (e ending) by(s side) string {
 		return "backend"
 	case endNoHeader:
 		return "client"
-	case endShort, endIdle, endSilent, endKilled, endStopped, endFault, endBadHeader, endLateHeader:
+	case endShort, endIdle, endSilent, endFailed, endKilled, endStopped, endFault, endBadHeader, endLateHeader:
 	}
 	return "splitd"
 }
@@ -101,7 +102,7 @@ func (e ending) by(s side) string {
 // states, configuration manual, section 8.5). The first is who: C, S a reset of
 // the client, of the backend; c, s that one was silent for too long; R this host
 // lacked something; K it was ended on request, or by a stop; I a fault of ours; P
-// it was not as it has to be. The second is when: R before the client was known, C
+// what was said is not as it has to be. The second is when: R before the client was known, C
 // while a backend was being connected, H before its first byte, D while bytes
 // could go both ways, L after one side had ended. A whole flow is "--".
 func codeOf(e ending, stage stage, s stream, whose side) string {
@@ -136,7 +137,7 @@ func codeOf(e ending, stage stage, s stream, whose side) string {
 		return "sH"
 	case endKilled, endStopped:
 		return "K" + when
-	case endBadHeader:
+	case endFailed, endBadHeader:
 		return "P" + when
 	case endLateHeader:
 		return "c" + when

@@ -10,13 +10,22 @@ import (
 // header stands in the worker's buffer, as if it had been read from the client;
 // the pump that follows sends it, or keeps what the backend does not take.
 func (w *worker) introduce(f *flow) {
-	version := f.choice.proxy.SendProxy
-	if version == "" {
+	header := w.headerOf(f)
+	if len(header) == 0 {
 		return
 	}
-	w.fresh = w.buffer[:copy(w.buffer, preamble(version, f.client, f.service()))]
+	w.fresh = w.buffer[:copy(w.buffer, header)]
 	f.preamble = uint8(len(w.fresh)) // 104 at most
 	f.stream = f.stream.preceded(len(w.fresh))
+}
+
+// headerOf is what the backend is told, nothing where the split does not say so.
+func (w *worker) headerOf(f *flow) []byte {
+	version := f.choice.proxy.SendProxy
+	if version == "" {
+		return nil
+	}
+	return preamble(version, f.client, f.service())
 }
 
 // service is the address that the client has connected to. Only where the front

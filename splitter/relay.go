@@ -75,6 +75,7 @@ type Relay struct {
 	hurry      context.CancelFunc
 	leaving    sync.WaitGroup // what waits for fronts that go
 	lingerings sync.WaitGroup // and for the last flows of those of UDP
+	carriages  sync.WaitGroup // and for those who carry flows
 	owners     *owners
 
 	// changing is held by what opens and closes fronts, one at a time. It is taken before

@@ -68,6 +68,7 @@ func (r *Relay) Run(ctx context.Context) error {
 	r.stop()
 	err := r.workings.Wait()
 	r.lingerings.Wait()
+	r.carriages.Wait()
 	for _, w := range r.workers {
 		closeAll(w.abandoned)
 	}

@@ -249,6 +249,20 @@ func (s system) reset(socket int) {
 	s.close(socket)
 }
 
+func (system) lend(socket int) (int, syscall.Errno) {
+	const above = 3 // of what has the number of standard output a broken pipe ends the process
+	fd, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(socket), unix.F_DUPFD_CLOEXEC, above)
+	return int(fd), errno
+}
+
+func (s system) sever(socket int) {
+	// connect(2): to connect to nobody ends the connection, with an RST (tcp_disconnect in
+	// net/ipv4/tcp.c), and what waits for it.
+	nobody := unix.RawSockaddr{Family: unix.AF_UNSPEC}
+	_, _, _ = unix.RawSyscall(unix.SYS_CONNECT, uintptr(socket), uintptr(unsafe.Pointer(&nobody)), unsafe.Sizeof(nobody))
+	s.reset(socket)
+}
+
 func (system) prompt(socket int) {
 	_ = unix.SetsockoptInt(socket, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 }

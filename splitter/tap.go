@@ -152,17 +152,20 @@ func (w *worker) fenced(f *flow, call func()) (returned bool) {
 // returned: else it panicked.
 func (w *worker) fence(whom, split string, call func()) (returned bool) {
 	defer func() {
-		v := recover()
-		if v == nil {
-			return
-		}
-		stack := string(debug.Stack())
-		if left, ok := w.relay.quiet.allow(whom+" of "+split, time.Now()); ok {
-			w.relay.say(func(log *slog.Logger) {
-				log.Error("who is told of flows panicked and is told of this one no more", "who", whom, "split", split, "panic", fmt.Sprint(v), "stack", stack, "left_out", left)
-			})
+		if v := recover(); v != nil {
+			w.relay.tellPanic("who is told of flows panicked and is told of this one no more", whom, split, v)
 		}
 	}()
 	call()
 	return true
+}
+
+// tellPanic logs a panic of what is not ours, where it was recovered.
+func (r *Relay) tellPanic(what, whom, split string, v any) {
+	stack := string(debug.Stack())
+	if left, ok := r.quiet.allow(whom+" of "+split, time.Now()); ok {
+		r.say(func(log *slog.Logger) {
+			log.Error(what, "who", whom, "split", split, "panic", fmt.Sprint(v), "stack", stack, "left_out", left)
+		})
+	}
 }

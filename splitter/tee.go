@@ -38,19 +38,26 @@ type Tap interface {
 
 // A Carrier is a Tap that carries its flow itself, from the first byte to the last, in the
 // relay's place: as who has to stand in for the service to see what is said inside TLS.
-// Of its flow neither Take nor End is called.
+// Of its flow neither Take nor End is called. But where the relay has no two file descriptors
+// more for it, Carry is not called and the flow goes on unseen: then End is, at once.
 //
 // All that the relay promises of a flow it keeps of this one, too: it counts the bytes of the
 // client's side, ends it at its timeouts and when it is told to, and says how it has ended.
 type Carrier interface {
 	Tap
-	// Carry passes on what the two say until both have ended, and returns then. It is called in
-	// a goroutine of the flow's own. Both connections can end one direction (CloseWrite). They
-	// are the relay's, which closes them when Carry returns, with an RST where a side was
-	// reset or the flow was cut off; then ctx is done, too, and each Read and Write fails. A
-	// PROXY header has gone to the primary before, where it wants one. The error says why a flow
-	// could not be carried to its end, for the log; both sides have been told by what was
-	// written to them.
+	// Carry passes on what the two say until both have ended, and returns then: nil where all
+	// was passed on. It is called in a goroutine of the flow's own, and may have others that end
+	// before it does. Both connections can end one direction (CloseWrite), and an end of one is
+	// read as io.EOF; their Close ends what is under way and fails all that follows, but they
+	// are the relay's, which closes them when Carry returns: what was written arrives, and
+	// where a side was reset the other is, too. So Carry returns soon after a read or a write has
+	// failed. Where the flow is cut off ctx is done and both sides are reset at once, and each
+	// Read and Write fails; the relay does not end before Carry has returned. A PROXY header has
+	// gone to the primary before, where it wants one.
+	//
+	// ErrUnseen gives the flow back to the relay. Another error says why it could not be
+	// carried to its end, for the log; both sides have been told by what was written to them. A
+	// panic cuts the flow off.
 	Carry(ctx context.Context, client, primary net.Conn) error
 }
 
@@ -95,6 +102,6 @@ type TeeCounts struct {
 	// answered were offered to Open: it Declined some and tapped the rest.
 	Sampled, Declined, Tapped uint64
 	// Refused are the taps that ended by a refused chunk, Panicked those, and the
-	// calls of Open, that ended by a panic.
+	// calls of Open and Carry, that ended by a panic.
 	Refused, Panicked uint64
 }

@@ -207,8 +207,12 @@ func (w *worker) hear(e *unix.EpollEvent) {
 // heard takes the news of a side to its flow.
 func (w *worker) heard(f *flow, from side, n news) {
 	defer w.guard(f)
-	if f.udp() {
+	switch {
+	case f.udp():
 		w.replied(f)
+		return
+	case f.carriage != nil:
+		w.heardOfCarried(f, from, n)
 		return
 	}
 	if f.stage == relaying {

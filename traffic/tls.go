@@ -1,5 +1,7 @@
 package traffic
 
+import "fmt"
+
 // TLS is how encrypted flows of the sample are seen into: splitd stands in for the
 // service, with the service's own certificates, and opens them again to the backends.
 // The zero value sees into none: they are opaque.
@@ -38,4 +40,21 @@ type Trust struct {
 	// the client has asked for none; empty: then only the chain is judged. With System and
 	// CA alone.
 	Name string `json:"name,omitempty"`
+}
+
+// String says in words what a certificate has to be: "of a root that this host trusts".
+func (t Trust) String() string {
+	text := "any (what is wrong with it is reported)"
+	switch {
+	case t.System:
+		text = "of a root that this host trusts"
+	case t.CA != "":
+		text = fmt.Sprintf("of a root in %q", t.CA)
+	case len(t.Pins) > 0:
+		return fmt.Sprintf("one with a pinned key (of %d)", len(t.Pins))
+	}
+	if t.Name != "" {
+		text += ", and of " + t.Name
+	}
+	return text
 }

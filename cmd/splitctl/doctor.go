@@ -7,9 +7,11 @@ import (
 	"io"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/splitd/splitd/configs"
 	"github.com/splitd/splitd/control/api"
 	"github.com/splitd/splitd/control/client"
 	"github.com/splitd/splitd/netfilter"
@@ -71,6 +73,8 @@ func (a *app) examine(ctx context.Context, files []string) (api.Doctor, error) {
 		Paths: config.ReturnPaths, Settings: netfilter.Settings(config.Netfilter), IncludeDir: filepath.Dir(config.Control.Socket),
 	}
 	for _, s := range config.Splits {
+		broken, remarks := configs.JudgeSplit(s, time.Now())
+		question.Shadows = append(question.Shadows, doctor.Shadow{Split: s.Name, Broken: broken, Remarks: remarks, SeenInto: s.Shadow.TLS.On()})
 		switch {
 		case s.Mode != traffic.ModeProxy:
 			question.Splits = append(question.Splits, s)

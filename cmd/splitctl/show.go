@@ -3,7 +3,9 @@ package main
 import (
 	"fmt"
 	"io"
+	"maps"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -70,6 +72,9 @@ func (a *app) writeSplit(w io.Writer, s api.Split) error {
 		{"flows", fmt.Sprintf("%s in all, %s active, as of %s", numberOrNone(s.Flows.Total), numberOrNone(s.Flows.Active), a.local(s.Flows.AsOf))},
 		{"health", healthText(s.Health)},
 		{"shadow", a.shadowLine(s.Shadow)},
+	}...)
+	facts = append(facts, insideFacts(s.Shadow.TLS)...)
+	facts = append(facts, []fact{
 		{"in sync", syncCell(s.Kernel).text},
 		{"defined in", s.Definition},
 		{"differs from", s.DiffersFrom},
@@ -111,6 +116,19 @@ func (a *app) shadowLine(s api.Shadow) string {
 		text += "; " + a.originLine(*s.Origin)
 	}
 	return text
+}
+
+// insideFacts tell what became of sampled flows that may be encrypted, where splitd can see
+// into them.
+func insideFacts(t *api.ShadowTLS) []fact {
+	if t == nil {
+		return nil
+	}
+	text := fmt.Sprintf("%d flows seen, %d of them resumed a session; %d handshakes failed with clients, %d with the primary", t.Terminated, t.Resumed, t.FailedClient, t.FailedPrimary)
+	for _, reason := range slices.Sorted(maps.Keys(t.PassedThrough)) {
+		text += fmt.Sprintf("; %d passed on unseen: %s", t.PassedThrough[reason], reason)
+	}
+	return []fact{{"inside TLS", text}}
 }
 
 // healthText says how the backends are checked.

@@ -276,6 +276,30 @@ type Shadow struct {
 	// Differs is what the report says in short; left out before the candidate was to
 	// answer anything.
 	Differs *Differing `json:"differs,omitempty"`
+	// TLS is what became of sampled flows that may be encrypted, since the daemon began; left
+	// out where none is seen into.
+	TLS *ShadowTLS `json:"tls,omitempty"`
+}
+
+// ShadowTLS are sampled flows of a split in which splitd can stand in for the service.
+type ShadowTLS struct {
+	Clear      uint64 `json:"clear"`      // began in clear; some of these went on inside TLS
+	Terminated uint64 `json:"terminated"` // were seen inside TLS
+	Resumed    uint64 `json:"resumed"`    // those of them whose client went on with an earlier session
+	// PassedThrough are those that were passed on unseen, by reason.
+	PassedThrough map[string]uint64 `json:"passed_through,omitempty"`
+	// FailedClient and FailedPrimary are those that ended with a handshake that failed.
+	FailedClient  uint64               `json:"failed_client"`
+	FailedPrimary uint64               `json:"failed_primary"`
+	Certificates  []ServiceCertificate `json:"certificates"`
+}
+
+// ServiceCertificate is one by which splitd stands in for a service.
+type ServiceCertificate struct {
+	Cert     string    `json:"cert"`
+	Key      string    `json:"key"`
+	NotAfter time.Time `json:"not_after"`       // of the one that is served
+	Fault    string    `json:"fault,omitempty"` // why what is in the files is not
 }
 
 // Differing is in how many exchanges a candidate answered otherwise than the primary,

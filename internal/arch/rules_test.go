@@ -32,7 +32,7 @@ const (
 func rooms() []room {
 	return []room{
 		{path: "traffic", why: vocabulary},
-		{path: "configs", may: []string{"shadow", "shadow/http1", "shadow/raw", "shadow/smtp", "traffic"}, why: "it turns outside bytes into the vocabulary's values; rules of shadows are read by who knows them, so that a file is refused in the words of the room that would act on it"},
+		{path: "configs", may: []string{"shadow", "shadow/http1", "shadow/raw", "shadow/secure", "shadow/smtp", "traffic"}, why: "it turns outside bytes into the vocabulary's values; rules of shadows, and files of certificates, are read by who knows them, so that a file is refused in the words of the room that would act on it"},
 		{path: "state", may: []string{"traffic"}, why: values},
 		{path: "splitter", may: []string{"traffic"}, why: plane},
 		{path: "flowlog", may: []string{"traffic"}, why: values},

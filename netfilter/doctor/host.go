@@ -20,6 +20,20 @@ type Question struct {
 	Replies map[traffic.BackendKey]Replies
 	// IncludeDir is where the daemon keeps the file for nftables.conf.
 	IncludeDir string
+	Shadows    []Shadow
+}
+
+// Shadow is what who asks knows of the shadow of a split, in either mode: certificates and
+// reports are not read here.
+type Shadow struct {
+	Split string
+	// Broken says which files of its certificates cannot be served or are over, Remarks what
+	// else is worth knowing of them.
+	Broken, Remarks []string
+	// SeenInto says that it has certificates. Encrypted is in how many of the Exchanges of its
+	// report TLS began into which nobody saw.
+	SeenInto             bool
+	Encrypted, Exchanges int64
 }
 
 // Host is what was seen of a host. Maps hold what the question asks for.

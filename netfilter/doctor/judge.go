@@ -58,6 +58,8 @@ func rows() []row {
 		{"route-table-taken", "other programs in our route tables and priorities", OnNewHost, true, 0, judgeTaken},
 		{"mark-collision", "other programs that use our mark bits", OnBoth, true, ofRules, judgeMarks},
 		{"mirror-target", "where copies of flows are sent", OnRouter, false, 0, judgeMirror},
+		{"shadow-certificates", "certificates by which shadows see into TLS", OnRouter, false, 0, judgeCertificates},
+		{"shadow-encrypted", "what shadows cannot see because it is encrypted", OnRouter, false, 0, judgeEncrypted},
 		{"path-mtu", "the size of packets on the way to backends", OnRouter, false, 0, judgeMTU},
 		{"hairpin", "clients and backends on one link", OnRouter, false, 0, judgeHairpin},
 		{"router-advertisements", "IPv6 router advertisements on a host that forwards", OnRouter, false, 0, judgeAdvertisements},

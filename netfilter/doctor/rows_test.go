@@ -298,7 +298,7 @@ func TestNothingIsFoundOnAHostWithoutFault(t *testing.T) {
 // of this test can have theirs: each has a test of its own, on given values or in
 // a lab of its own.
 var judgedAlone = []string{
-	"unread", "kernel-features", "iptables-legacy", "conntrack-full", "nft-listing", "ruleset-reload", "router-advertisements",
+	"unread", "kernel-features", "iptables-legacy", "conntrack-full", "nft-listing", "ruleset-reload", "router-advertisements", "shadow-certificates", "shadow-encrypted",
 }
 
 func TestEveryRowIsTested(t *testing.T) {

@@ -13,6 +13,9 @@ import (
 func Pointless(rule shadow.Ignore) string {
 	method, behind, _ := strings.Cut(rule.Path, " ")
 	header := strings.TrimPrefix(strings.TrimPrefix(rule.Path, "header "), "trailer ")
+	if rule.Endpoint == shadow.Handshaken || rule.Endpoint == "" && rule.MayMatch(shadow.SecuredPaths()...) {
+		return shadow.PointlessSecured(rule)
+	}
 	switch {
 	case isKnown(method) && strings.HasPrefix(behind, "/"):
 		return fmt.Sprintf("no effect: %q is an endpoint and no path: write \"%s %s | *\" for all of it", rule.Path, rule.Predicate, rule.Path)

@@ -57,11 +57,15 @@ func New(o Options) (*Play, error) {
 	}
 	of := madeOf(o.Split)
 	o = o.withDefaults()
-	p := &Play{options: o, made: of, protocol: spoken, ignore: slices.Concat(users, spoken.noise)}
+	secure, err := o.secures()
+	if err != nil {
+		return nil, err
+	}
+	p := &Play{options: o, made: of, protocol: spoken, ignore: slices.Concat(users, spoken.noise, shadow.SecuredNoise())}
 	p.takeOver(to.Name, users)
 	s := o.Split.Shadow
 	p.dial = runner.Options{
-		Driver: spoken.driver, Dial: o.toCandidate(to), Sink: p,
+		Driver: spoken.driver, Dial: o.toCandidate(to), Secure: secure, Sink: p,
 		Budget: o.Budget, FlowBudget: s.FlowBudget, Keep: int(s.FlowBudget / keepShare), Flows: int64(s.MaxFlows),
 		Patience: s.Patience, Totals: &p.book.totals, Ended: o.Ended, Now: o.Now, Log: o.Log,
 	}
@@ -252,6 +256,7 @@ func (p *Play) make(s tally.State) report.Report {
 	effect := float64(split.Shadow.MinEffect) / float64(traffic.Whole)
 	r := report.Make(s, report.Options{
 		Split: split.Name, Primary: split.Primary.Name, Candidate: p.book.candidate, Rule: p.Rule(), Away: p.options.Away,
+		SeenInto:   split.Shadow.TLS.On(),
 		Thresholds: tally.Thresholds{Effect: effect, Least: tally.DefaultThresholds().Least},
 	})
 	p.judge(r)

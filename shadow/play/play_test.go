@@ -755,6 +755,7 @@ func TestAPlayFollowsASplitWhoseWeightsChangeAndNotOneThatIsRedefined(t *testing
 		"address":  func(s *traffic.Split) { s.Candidates[0].Addresses = s.Primary.Addresses },
 		"primary":  func(s *traffic.Split) { s.Primary.Name = "older" },
 		"header":   func(s *traffic.Split) { s.Proxy.SendProxy = traffic.SendProxyV2 },
+		"trust":    func(s *traffic.Split) { s.Shadow.TLS.ToCandidate.Report = true },
 	} {
 		if p.Follows(mx(change)) {
 			t.Errorf("another %s makes none", name)

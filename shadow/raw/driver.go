@@ -12,7 +12,7 @@ const Endpoint = "flow"
 
 // Rule says what is written to a candidate, for plans and reports.
 func Rule() string {
-	return "raw: all that clients say, as they say it, also what changes something; nothing of TLS, nor of mail"
+	return "raw: all that clients say, as they say it, also what changes something; nothing of TLS that nobody sees into, nor of mail"
 }
 
 // New returns what makes the driver of a flow.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/splitd/splitd/shadow"
 	"github.com/splitd/splitd/shadow/tally"
@@ -16,6 +17,8 @@ type Options struct {
 	Primary, Candidate string // the backends' names
 	// Rule says what may be written to the candidate.
 	Rule string
+	// SeenInto says that encrypted flows are seen into: certificates are named for it.
+	SeenInto bool
 	// Away says why the report is of what was saved last, and not of now; "" is of now.
 	Away string
 	// Thresholds that are zero are the default ones.
@@ -42,7 +45,7 @@ func Make(s tally.State, o Options) Report {
 	m.charge()
 	r := Report{
 		APIVersion: apiVersion, Kind: kind, Split: o.Split, Protocol: s.Protocol, Primary: o.Primary, Candidate: o.Candidate, Rule: o.Rule, NeverCompared: neverCompared(s.Protocol), Untold: untold(s), Away: o.Away,
-		Cover: s.Coverage, Exchanges: m.exchanges, Folded: s.Folded,
+		Cover: s.Coverage, Exchanges: m.exchanges, Folded: s.Folded, Encrypted: encrypted(s), SeenInto: o.SeenInto,
 		Differences: m.list(tally.Reported), Suspects: m.list(tally.Suspect), Masked: m.masked(),
 		Latency: latency(s.Latency), NotCompared: s.Reasons, Endpoints: s.Endpoints, UnusedRules: m.unused(),
 	}
@@ -74,6 +77,17 @@ func untold(s tally.State) string {
 		return ""
 	}
 	return fmt.Sprintf("In %d of %d greetings the candidate did not take XCLIENT from this host, so it decides about this host's address: see that it offers it here (Postfix: smtpd_authorized_xclient_hosts).", missed, of)
+}
+
+// encrypted is how many exchanges nobody saw because they were inside TLS. Drivers have the
+// word in their reasons.
+func encrypted(s tally.State) (count int64) {
+	for _, r := range s.Reasons {
+		if r.Verdict == shadow.Opaque && strings.Contains(r.Reason, "TLS") {
+			count += r.Count
+		}
+	}
+	return count
 }
 
 // neverCompared says what drivers leave out, because no two servers share it.

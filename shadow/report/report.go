@@ -45,7 +45,12 @@ type Report struct {
 	Controls           int64 `json:"controls"`
 	ControlsUnanswered int64 `json:"controls_unanswered"`
 	// Folded is what was too much to tell apart; the sums hold it.
-	Folded    tally.Folded     `json:"folded"`
+	Folded tally.Folded `json:"folded"`
+	// Encrypted is how many exchanges nobody saw because they were inside TLS, a flow that
+	// begins with it being one. SeenInto says that certificates are named by which such
+	// flows are seen into.
+	Encrypted int64            `json:"encrypted"`
+	SeenInto  bool             `json:"seen_into"`
 	Endpoints []tally.Endpoint `json:"endpoints"`
 	Samples   []tally.Sample   `json:"samples"`
 }

@@ -264,3 +264,30 @@ func TestUnknownFormatsAndSamplesSayWhatThereIs(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestACandidateThatSecuresNothingIsSaidWhatToLookAt(t *testing.T) {
+	for name, test := range map[string]struct {
+		first shadow.Exchange
+		want  string
+	}{
+		"in TLS": {
+			shadow.Secured(shadow.Handshake{}, shadow.Handshake{Failed: "tls: handshake failure"}, clock(0)),
+			"first of all TLS: the TLS handshake fails: handshake failure. It has answered nothing yet: see that its port is the right one, and expects what it gets first (identity: a PROXY header or none; TLS), and that its certificate is one that shadow.tls.to_candidate takes.",
+		},
+		"in clear": {
+			shadow.Exchange{Endpoint: "RCPT", Verdict: shadow.CandidateError, Reason: "refused"},
+			"first of all RCPT: refused. It has answered nothing yet: see that its port is the right one, and expects what it gets first (identity: a PROXY header or none).",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			counted := tally.New(tally.Options{Protocol: "smtp"})
+			for i := range 500 {
+				counted.Add(test.first, shadow.Differences(test.first, nil), clock(i))
+			}
+			r := report.Make(counted.State(), report.Options{Candidate: "new"})
+			if !strings.Contains(r.Summary, test.want) {
+				t.Errorf("the summary is %q, want %q in it", r.Summary, test.want)
+			}
+		})
+	}
+}

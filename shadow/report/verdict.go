@@ -2,6 +2,7 @@ package report
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/splitd/splitd/shadow"
@@ -60,11 +61,17 @@ func summary(r Report, o Options) string {
 		b.WriteString(" " + r.Untold)
 	}
 	if r.Exchanges.Mismatch == 0 && r.Cover.Compared == 0 && len(r.Differences) > 0 {
-		b.WriteString(" It has answered nothing yet: see that its port is the right one, and expects what it gets first (identity: a PROXY header or none).")
+		b.WriteString(" It has answered nothing yet: see that its port is the right one, and expects what it gets first (identity: a PROXY header or none")
+		if slices.ContainsFunc(r.Differences, func(d Difference) bool { return d.Endpoint == shadow.Handshaken }) {
+			b.WriteString("; TLS), and that its certificate is one that shadow.tls.to_candidate takes.")
+		} else {
+			b.WriteString(").")
+		}
 	}
 	if missed := r.Cover.Eligible - of; missed > 0 {
 		fmt.Fprintf(&b, " %s of what was seen was not compared%s.", percent(share(missed, r.Cover.Eligible)), aboveAll(r.NotCompared))
 	}
+	b.WriteString(blind(r))
 	if r.Away != "" {
 		fmt.Fprintf(&b, " This is what was saved last, of some time ago: %s.", r.Away)
 	}
@@ -72,6 +79,16 @@ func summary(r Report, o Options) string {
 		b.WriteString(" Do not rely on this: " + wrong + ".")
 	}
 	return b.String()
+}
+
+// blind says what share was encrypted and what would make it seen, where nobody has done
+// that. All that a flow says inside TLS is one exchange: nobody knows how many there are.
+func blind(r Report) string {
+	if r.Encrypted == 0 || r.SeenInto {
+		return ""
+	}
+	return fmt.Sprintf(" In %d of %d exchanges (%s) TLS began, into which nobody sees: name the service's certificates in shadow.tls, and what is said there is compared too.",
+		r.Encrypted, r.Cover.Eligible, percent(share(r.Encrypted, r.Cover.Eligible)))
 }
 
 // aboveAll names the most frequent reason why exchanges were not compared; those that

@@ -74,6 +74,22 @@ func (f *flow) run() {
 	f.finish()
 }
 
+// pass counts a flow of which nothing can be seen.
+func (f *flow) pass() {
+	defer f.runner.gate.leave()
+	defer f.runner.options.Ended()
+	defer f.contain()
+	f.runner.options.Sink.Exchanged([]shadow.Exchange{{Endpoint: shadow.Handshaken, Verdict: shadow.Opaque, Reason: f.of.Opaque}}, false)
+}
+
+// takes is what each of its connections takes, in bytes.
+func (f *flow) takes() int64 {
+	if f.of.TLS != nil {
+		return connection + insideTLS
+	}
+	return connection
+}
+
 // forget lets go of all that it held: a relay may hold its Tap for hours still.
 func (f *flow) forget() {
 	f.sessions = nil
@@ -90,7 +106,7 @@ func (f *flow) begin() {
 	if f.dropped.Load() != nil {
 		return // it tells why, and connects nobody
 	}
-	if o.Control != nil && o.Learns != nil && o.Learns() && o.Budget.admit(f) {
+	if o.Control != nil && o.Learns != nil && o.Learns() && o.Budget.admit(f, f.takes()) {
 		f.sessions = append(f.sessions, newSession(f, true, o.Control))
 	}
 	for _, s := range f.sessions {
@@ -122,7 +138,7 @@ func (f *flow) next() (more bool) {
 	for _, s := range f.sessions {
 		s.hear(e)
 	}
-	f.runner.options.Budget.refund(f, int64(len(e.Bytes))+overhead)
+	f.runner.options.Budget.refund(f, costs(e))
 	f.hold()
 	return !f.allDone()
 }

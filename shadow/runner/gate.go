@@ -27,13 +27,16 @@ const (
 )
 
 // enter counts one more, who has to leave, unless there may be none.
-func (g *gate) enter() passage {
+func (g *gate) enter() passage { return g.enterBelow(g.most) }
+
+// enterBelow is enter where so many may be in; 0 is any number.
+func (g *gate) enterBelow(most int64) passage {
 	n := g.count.Add(1)
 	switch {
 	case n <= 0:
 		g.leave()
 		return gateShut
-	case g.most > 0 && n > g.most:
+	case most > 0 && n > most:
 		g.leave()
 		return gateFull
 	}

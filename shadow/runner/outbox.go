@@ -13,9 +13,18 @@ type outbox struct {
 
 	mu        sync.Mutex
 	waiting   [][]byte
-	held      int64 // bytes waiting, or being written
-	fin, last bool  // behind them
+	held      int64     // bytes waiting, or being written
+	fin, last bool      // behind them
+	turn      *crossing // behind what it holds, before what waits; nil: there is none
 	bell      chan struct{}
+}
+
+// A crossing is where what is written goes over to another connection, as the one inside
+// TLS.
+type crossing struct {
+	before [][]byte      // what is still for the old one
+	dry    chan struct{} // closed when that is written
+	over   chan net.Conn // the other one, which has room for it
 }
 
 func newOutbox(progress func()) *outbox {
@@ -31,6 +40,17 @@ func (o *outbox) put(bytes []byte, fin bool) {
 		}
 		o.fin = o.fin || fin
 	})
+}
+
+// cross has what was put in up to now written, and what comes later given to another
+// connection.
+func (o *outbox) cross() *crossing {
+	c := &crossing{dry: make(chan struct{}), over: make(chan net.Conn, 1)}
+	o.change(func() {
+		c.before, o.waiting = o.waiting, nil
+		o.turn = c
+	})
+	return c
 }
 
 // finish says that nothing more is put in: the connection goes when all is
@@ -59,15 +79,24 @@ func (o *outbox) holds() int64 {
 // connection that breaks is its reader's news.
 func (o *outbox) write(ctx context.Context, conn net.Conn, over func()) {
 	for {
-		batch, fin, last := o.take()
+		batch, turn, fin, last := o.take()
 		for _, bytes := range batch {
 			if _, err := conn.Write(bytes); err != nil {
 				return
 			}
 			o.gone(len(bytes))
 		}
-		if c, can := conn.(interface{ CloseWrite() error }); fin && can {
-			_ = c.CloseWrite()
+		if turn != nil {
+			close(turn.dry)
+			select {
+			case conn = <-turn.over:
+			case <-ctx.Done():
+				return
+			}
+			continue
+		}
+		if fin || last && isSecured(conn) {
+			endWriting(conn)
 		}
 		if last {
 			over()
@@ -81,13 +110,35 @@ func (o *outbox) write(ctx context.Context, conn net.Conn, over func()) {
 	}
 }
 
+// secured is a connection inside TLS.
+type secured interface{ NetConn() net.Conn }
+
+func isSecured(conn net.Conn) bool {
+	_, is := conn.(secured)
+	return is
+}
+
+// endWriting ends our direction of a connection: inside TLS by a close_notify (RFC 8446,
+// section 6.1), and of what is below it, by which servers may go as well.
+func endWriting(conn net.Conn) {
+	if c, can := conn.(interface{ CloseWrite() error }); can {
+		_ = c.CloseWrite()
+	}
+	if s, is := conn.(secured); is {
+		endWriting(s.NetConn())
+	}
+}
+
 // take returns what waits, and what comes behind it.
-func (o *outbox) take() (batch [][]byte, fin, last bool) {
+func (o *outbox) take() (batch [][]byte, turn *crossing, fin, last bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if turn, o.turn = o.turn, nil; turn != nil {
+		return turn.before, turn, false, false
+	}
 	batch, o.waiting = o.waiting, nil
 	fin, o.fin = o.fin, false
-	return batch, fin, o.last
+	return batch, nil, fin, o.last
 }
 
 func (o *outbox) gone(n int) {

@@ -40,6 +40,15 @@ func (q *queue) ring() {
 	}
 }
 
+// costs is what an event takes that is queued.
+func costs(e shadow.Event) int64 {
+	n := int64(len(e.Bytes)) + overhead
+	if e.TLS != nil {
+		n += int64(e.TLS.Size())
+	}
+	return n
+}
+
 // take returns the oldest event, false when there is none.
 func (q *queue) take() (shadow.Event, bool) {
 	l := q.first.next.Load()

@@ -2,6 +2,7 @@ package runner
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -23,6 +24,11 @@ type Options struct {
 	// Control connects to who is asked a second time: the primary, or another
 	// backend in its place. Nil is nobody, and nothing is learnt.
 	Control func(ctx context.Context, of Flow) (net.Conn, error)
+	// Secure makes a TLS handshake on a connection to the candidate, or to the control, as
+	// asked says, and returns the connection to speak through, with what became of it; the
+	// error is why it has failed, and then the connection stays the caller's to close. Nil is
+	// nobody who can: each fails.
+	Secure func(ctx context.Context, conn net.Conn, asked shadow.Handshake, control bool) (net.Conn, shadow.Handshake, error)
 	// Learns says whether a flow is to be played to the control as well. Nil is
 	// never. It is called from many goroutines.
 	Learns func() bool
@@ -112,6 +118,9 @@ func New(o Options) *Runner {
 	if o.Totals == nil {
 		o.Totals = &Totals{}
 	}
+	if o.Secure == nil {
+		o.Secure = secureNothing
+	}
 	if o.Ended == nil {
 		o.Ended = func() {}
 	}
@@ -119,6 +128,12 @@ func New(o Options) *Runner {
 	r := &Runner{options: o, ctx: ctx, stop: stop, totals: o.Totals, gate: gate{most: o.Flows, empty: make(chan struct{})}}
 	r.breaker.Store(&Breaker{})
 	return r
+}
+
+func secureNothing(_ context.Context, _ net.Conn, asked shadow.Handshake, _ bool) (net.Conn, shadow.Handshake, error) {
+	err := errors.New("nobody makes TLS handshakes here")
+	asked.Failed = err.Error()
+	return nil, asked, err
 }
 
 // Counts are a runner's numbers. Open is of now, the others only grow.
@@ -174,6 +189,9 @@ func (r *Runner) Close() {
 // Open begins the shadow of a flow that the primary has answered. Nil says that
 // there is none. It waits for nothing, and takes no lock.
 func (r *Runner) Open(of Flow) *Tap {
+	if of.Opaque != "" {
+		return r.pass(of)
+	}
 	switch r.gate.enter() {
 	case gateShut:
 		r.totals.stopped.Add(1)
@@ -184,7 +202,7 @@ func (r *Runner) Open(of Flow) *Tap {
 	case gateOpen:
 	}
 	f := newFlow(r, of)
-	if !r.options.Budget.admit(f) {
+	if !r.options.Budget.admit(f, f.takes()) {
 		f.drop(overBudget)
 	} else if !r.ask() { // behind: the flow that tries a candidate must have room
 		r.options.Budget.settle(f)
@@ -192,7 +210,24 @@ func (r *Runner) Open(of Flow) *Tap {
 		r.totals.broken.Add(1)
 		return nil
 	}
+	t := &Tap{flow: f}
+	if of.TLS != nil {
+		t.Secure(*of.TLS, of.TLS.Ended)
+	}
 	go f.run()
+	return t
+}
+
+// pass counts a flow of which nothing can be seen: it is none that there may be too many
+// of, and tells nothing of the candidate. Its Tap takes nothing.
+func (r *Runner) pass(of Flow) *Tap {
+	if r.gate.enterBelow(0) == gateShut {
+		r.totals.stopped.Add(1)
+		return nil
+	}
+	f := newFlow(r, of)
+	f.over.Store(true)
+	go f.pass()
 	return &Tap{flow: f}
 }
 
@@ -246,11 +281,25 @@ type Tap struct {
 // Take takes a copy of bytes that the client or the primary has sent, or of its
 // FIN. False says that the shadow of the flow is over: it is the last call then.
 func (t *Tap) Take(from shadow.Party, bytes []byte, fin bool, at time.Time) bool {
+	e := shadow.Event{From: from, Bytes: bytes, At: at}
+	if !t.charge(e) {
+		return false
+	}
+	e.Bytes = append([]byte(nil), bytes...)
+	if fin {
+		e.End, t.fin[from] = shadow.Closed, true
+	}
+	t.put(e)
+	return true
+}
+
+// charge has the flow hold what an event takes, or ends its shadow where there is no room.
+func (t *Tap) charge(e shadow.Event) bool {
 	f := t.flow
 	if f.over.Load() {
 		return false
 	}
-	n := int64(len(bytes)) + overhead
+	n := costs(e)
 	if f.held()+n > f.runner.options.FlowBudget {
 		f.drop(overFlowBudget)
 		return false
@@ -259,9 +308,25 @@ func (t *Tap) Take(from shadow.Party, bytes []byte, fin bool, at time.Time) bool
 		f.drop(overBudget)
 		return false
 	}
-	e := shadow.Event{From: from, Bytes: append([]byte(nil), bytes...), At: at}
-	if fin {
-		e.End, t.fin[from] = shadow.Closed, true
+	return true
+}
+
+// Secure says that what follows is said inside TLS, and of which handshake of the primary.
+// False says what it says of Take.
+func (t *Tap) Secure(h shadow.Handshake, at time.Time) bool {
+	return t.note(shadow.Event{From: shadow.Primary, TLS: &h, At: at})
+}
+
+// Opaque says that nothing of what follows can be seen, and why. False says what it says
+// of Take.
+func (t *Tap) Opaque(reason string, at time.Time) bool {
+	return t.note(shadow.Event{From: shadow.Primary, Opaque: reason, At: at})
+}
+
+// note queues an event without bytes.
+func (t *Tap) note(e shadow.Event) bool {
+	if !t.charge(e) {
+		return false
 	}
 	t.put(e)
 	return true

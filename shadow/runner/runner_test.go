@@ -31,9 +31,21 @@ type lines struct {
 	told              int
 	panics, redials   string // the request that has it panic, or dial anew
 	candidateIsNoMore bool
+	secures           *shadow.Handshake // of the primary, until the candidate's is begun
+	securing          *shadow.Handshake // since then
+	clear             int               // how many requests go before it
 }
 
 func (l *lines) Hear(e shadow.Event) (m shadow.Moves) {
+	switch {
+	case e.TLS != nil && e.From == shadow.Primary:
+		l.secures, l.clear = e.TLS, len(l.asked)
+	case e.TLS != nil:
+		m.Exchanges = []shadow.Exchange{shadow.Secured(*l.securing, *e.TLS, e.At)}
+		l.securing = nil
+	case e.Opaque != "":
+		m.Exchanges = []shadow.Exchange{{Verdict: shadow.Opaque, Reason: e.Opaque}}
+	}
 	l.parts[e.From] = append(l.parts[e.From], e.Bytes...)
 	for {
 		line, rest, found := bytes.Cut(l.parts[e.From], []byte("\n"))
@@ -64,7 +76,10 @@ func (l *lines) Hear(e shadow.Event) (m shadow.Moves) {
 		})
 		l.told++
 	}
-	if len(l.sent) < len(l.asked) && len(l.replies) == len(l.sent) {
+	if l.secures != nil && len(l.replies) == l.clear {
+		m.Secure, l.secures, l.securing = l.secures, nil, l.secures
+	}
+	if l.securing == nil && (l.secures == nil || len(l.sent) < l.clear) && len(l.sent) < len(l.asked) && len(l.replies) == len(l.sent) {
 		next := l.asked[len(l.sent)]
 		if next == l.panics {
 			panic("as it was asked to")

@@ -23,9 +23,12 @@ type session struct {
 
 	turn     int // of the connection: news of an earlier one are old
 	cancel   context.CancelFunc
+	conn     net.Conn      // nil: it does not stand
+	secures  chan securing // asks the connection's reader for a handshake
 	out      *outbox
 	deadline time.Time // when the candidate's patience is over; zero: it owes nothing
 	dialling bool
+	securing bool // a handshake is on its way on a connection that stands
 	owed     bool
 	answered bool            // it has said something
 	said     int64           // bytes that it has said on this connection
@@ -39,19 +42,30 @@ type session struct {
 type news struct {
 	session *session
 	turn    int
-	conn    net.Conn // it stands
-	bytes   []byte   // lent until taken gets something
+	conn    net.Conn          // it stands
+	tls     *shadow.Handshake // it is secured, or could not be
+	bytes   []byte            // lent until taken gets something
 	end     shadow.End
 	cause   error
 	taken   chan<- struct{} // has room for one
 }
 
+// securing is a handshake that is to be made, when all that goes before it is written.
+type securing struct {
+	asked shadow.Handshake
+	turn  *crossing
+}
+
 func newSession(f *flow, control bool, connect func(context.Context, Flow) (net.Conn, error)) *session {
 	o := f.runner.options
-	return &session{
+	s := &session{
 		flow: f, control: control, connect: connect, out: newOutbox(f.queue.ring),
 		driver: o.Driver(shadow.Session{Client: f.of.Client, Service: f.of.Service, Keep: o.Keep, Control: control, Again: o.Again}),
 	}
+	if f.of.TLS != nil {
+		s.driver = shadow.Inside(s.driver)
+	}
+	return s
 }
 
 // dial begins a connection in place of the one that there may be.
@@ -59,15 +73,17 @@ func (s *session) dial() {
 	s.hangUp()
 	s.turn++
 	ctx, cancel := context.WithCancel(s.flow.runner.ctx)
-	s.cancel, s.dialling = cancel, true
+	s.cancel, s.dialling, s.securing = cancel, true, false
 	s.out, s.said, s.ahead = newOutbox(s.flow.queue.ring), 0, nil
+	s.secures = make(chan securing, 1)
 	s.await()
-	turn, out, connections := s.turn, s.out, &s.flow.runner.connections
-	connections.Go(func() { s.converse(ctx, cancel, turn, out) })
+	c := &conversation{session: s, ctx: ctx, cancel: cancel, turn: s.turn, out: s.out, secures: s.secures}
+	s.flow.runner.connections.Go(c.converse)
 }
 
 // hangUp ends the connection.
 func (s *session) hangUp() {
+	s.conn = nil
 	if s.cancel != nil {
 		s.cancel()
 		s.cancel = nil
@@ -77,52 +93,8 @@ func (s *session) hangUp() {
 // await begins the candidate's patience anew, if it owes anything.
 func (s *session) await() {
 	s.deadline = time.Time{}
-	if s.dialling || s.owed {
+	if s.dialling || s.securing || s.owed {
 		s.deadline = s.flow.runner.options.Now().Add(s.flow.runner.options.Patience)
-	}
-}
-
-// converse is the goroutine of a connection: it dials, and passes on what comes.
-func (s *session) converse(ctx context.Context, cancel context.CancelFunc, turn int, out *outbox) {
-	tell := func(n news) bool {
-		n.session, n.turn = s, turn
-		select {
-		case s.flow.news <- n:
-			return true
-		case <-ctx.Done():
-			return false
-		}
-	}
-	conn, err := s.connect(ctx, s.flow.of)
-	if err != nil {
-		tell(news{end: refusal(err), cause: err})
-		return
-	}
-	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-	defer stop()
-	defer func() { _ = conn.Close() }()
-	if !tell(news{conn: conn}) {
-		return
-	}
-	s.flow.runner.connections.Go(func() { out.write(ctx, conn, cancel) })
-	buffer, taken := make([]byte, 16<<10), make(chan struct{}, 1)
-	for {
-		n, err := conn.Read(buffer)
-		if n > 0 {
-			if !tell(news{bytes: buffer[:n], taken: taken}) {
-				return
-			}
-			select {
-			case <-taken:
-			case <-ctx.Done():
-				return
-			}
-		}
-		if err != nil {
-			tell(news{end: endOf(err), cause: err})
-			<-ctx.Done() // what is to be written may still be
-			return
-		}
 	}
 }
 
@@ -156,12 +128,18 @@ func (s *session) told(n news) {
 	case s.over && n.end != shadow.Open && n.end != shadow.Closed:
 		s.hangUp()
 	case s.over:
+	case n.tls != nil:
+		s.secured(n)
 	case n.conn != nil:
-		s.dialling = false
+		s.dialling, s.conn = false, n.conn
 		s.await()
 		s.hear(shadow.Event{From: shadow.Candidate, At: s.flow.runner.options.Now()})
+	case s.securing && len(n.bytes) > 0:
+		// It was read before the candidate could have begun: whoever takes it for said inside
+		// can be told anything by who is in between (CVE-2011-0411).
+		s.secured(s.failed("it has said more in clear before the handshake"))
 	case n.end != shadow.Open:
-		s.dialling = false
+		s.dialling, s.securing = false, false
 		if n.end != shadow.Closed {
 			s.failure = fmt.Sprintf("%s: %v", n.end, n.cause)
 			s.hangUp() // it takes nothing any more
@@ -171,6 +149,48 @@ func (s *session) told(n news) {
 		s.answered, s.failure = true, ""
 		s.hear(shadow.Event{From: shadow.Candidate, Bytes: n.bytes, At: s.flow.runner.options.Now()})
 	}
+}
+
+// failed are news of a handshake that has failed before it has begun.
+func (s *session) failed(why string) news {
+	now := s.flow.runner.options.Now()
+	return news{session: s, turn: s.turn, tls: &shadow.Handshake{Failed: why, Began: now, Ended: now}, end: shadow.Refused, cause: errors.New(why)}
+}
+
+// secured takes what became of a handshake.
+func (s *session) secured(n news) {
+	s.dialling, s.securing = false, false
+	if n.end == shadow.Open {
+		s.conn, s.answered, s.failure = n.conn, true, ""
+		s.await()
+		s.hear(shadow.Event{From: shadow.Candidate, TLS: n.tls, At: s.flow.runner.options.Now()})
+		return
+	}
+	s.failure = fmt.Sprintf("%s: %v", n.end, n.cause)
+	s.hangUp()
+	s.await()
+	s.hear(shadow.Event{From: shadow.Candidate, TLS: n.tls, At: s.flow.runner.options.Now()})
+	s.hear(shadow.Event{From: shadow.Candidate, End: n.end, At: s.flow.runner.options.Now()})
+}
+
+// secure has a handshake made on the connection, behind all that was to be sent. Its reader
+// makes it, when it has come back from what it waits for. False says that it has failed.
+func (s *session) secure(asked shadow.Handshake) bool {
+	budget := s.flow.runner.options.Budget
+	switch {
+	case s.conn == nil || s.securing:
+		s.secured(s.failed("there is no connection to secure"))
+		return false
+	case !budget.charge(s.flow, insideTLS):
+		s.flow.drop(overBudget)
+		return false
+	}
+	s.flow.fixed.Add(insideTLS)
+	s.securing = true
+	s.await()
+	s.secures <- securing{asked, s.out.cross()} // it has room
+	_ = s.conn.SetReadDeadline(time.Unix(1, 0)) // long ago: who reads comes back
+	return true
 }
 
 // goOn has more of the candidate read, unless it is further ahead of the primary than
@@ -202,6 +222,9 @@ func (s *session) hear(e shadow.Event) {
 		s.out.put(m.Send, m.FIN)
 	}
 	s.tell(m.Exchanges)
+	if m.Secure != nil && !s.secure(*m.Secure) {
+		return
+	}
 	if m.Owed != s.owed || m.Owed && len(m.Send) > 0 {
 		s.owed = m.Owed
 		s.await()
@@ -263,7 +286,10 @@ func (s *session) lapse(now time.Time) {
 	if s.dialling {
 		s.failure = "it could not be connected in time"
 	}
-	s.dialling, s.owed = false, false
+	if s.securing {
+		s.failure = "it has made no TLS handshake in time"
+	}
+	s.dialling, s.securing, s.owed = false, false, false
 	s.hangUp()
 	s.await()
 	s.hear(shadow.Event{From: shadow.Candidate, End: shadow.TimedOut, At: now})

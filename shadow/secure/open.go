@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net"
 
 	"github.com/splitd/splitd/shadow"
@@ -12,6 +13,10 @@ import (
 // ErrClientCertificate is the cause of a Handshake that has failed because the backend asks
 // for a certificate of the client, which nobody but the client has.
 var ErrClientCertificate = errors.New("it asks for a certificate of the client")
+
+// ErrUntrusted is the cause of a Handshake that has failed because the backend's certificate is
+// not what it has to be.
+var ErrUntrusted = errors.New("its certificate is not trusted")
 
 // Open makes a handshake on a connection to a backend: it asks for what asked says, and with
 // what became of it returns the connection to speak through. Where that has failed
@@ -31,10 +36,14 @@ func Open(ctx context.Context, conn net.Conn, asked shadow.Handshake, v *Verifie
 		VerifyConnection: func(s tls.ConnectionState) error {
 			h.Certificate = shown(s.PeerCertificates)
 			err := v.judge(s.PeerCertificates, asked.ServerName)
-			if err != nil && v.trust.Report {
-				h.Certificate.Distrust, err = err.Error(), nil
+			switch {
+			case err == nil:
+				return nil
+			case v.trust.Report:
+				h.Certificate.Distrust = err.Error()
+				return nil
 			}
-			return err
+			return fmt.Errorf("%w: %w", ErrUntrusted, err)
 		},
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			if demand {

@@ -6,7 +6,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"time"
 
@@ -29,9 +28,9 @@ func NewVerifier(trust traffic.Trust, now func() time.Time) (*Verifier, error) {
 	if trust.CA == "" {
 		return v, nil
 	}
-	text, err := os.ReadFile(trust.CA)
+	text, _, err := readFile(trust.CA)
 	if err != nil {
-		return nil, fmt.Errorf("read roots: %w", err)
+		return nil, fmt.Errorf("read roots %q: %w", trust.CA, err)
 	}
 	v.roots = x509.NewCertPool()
 	if !v.roots.AppendCertsFromPEM(text) {

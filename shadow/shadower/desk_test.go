@@ -24,7 +24,7 @@ type office struct {
 func newOffice(t *testing.T) *office {
 	t.Helper()
 	const records = 128 << 10
-	o, s, err := newOutlet(records)
+	o, s, err := newOutlet(records, false)
 	if err != nil {
 		t.Fatal(err)
 	}

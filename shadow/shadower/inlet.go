@@ -89,9 +89,10 @@ func (in *inlet) heed(ctx context.Context, r ring.Record) error {
 		return nil // its shadow is over
 	}
 	switch r.Kind {
-	case kindBytes, kindFIN:
-		if tap.Take(party(r), r.Body, r.Kind == kindFIN, r.At) {
-			return nil
+	case kindBytes, kindFIN, kindSecured, kindOpaque:
+		more, err := take(tap, r)
+		if more || err != nil {
+			return err
 		}
 		in.reader.Flag(r.Slot, r.Turn)
 	case kindLost:
@@ -103,6 +104,21 @@ func (in *inlet) heed(ctx context.Context, r ring.Record) error {
 	}
 	delete(in.taps, r.Slot)
 	return nil
+}
+
+// take takes to a flow what is said in it, and says whether it wants to hear more.
+func take(tap *runner.Tap, r ring.Record) (more bool, err error) {
+	switch r.Kind {
+	case kindSecured:
+		h, err := securedOf(r)
+		if err != nil {
+			return false, err
+		}
+		return tap.Secure(h, r.At), nil
+	case kindOpaque:
+		return tap.Opaque(string(r.Body), r.At), nil
+	}
+	return tap.Take(party(r), r.Body, r.Kind == kindFIN, r.At), nil
 }
 
 // open begins the shadow of a flow.

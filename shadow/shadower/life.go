@@ -20,7 +20,7 @@ import (
 // life is one process, from before it starts until it has ended.
 type life struct {
 	number  uint64
-	outlets []*outlet
+	outlets []*outlet // of the relay's threads, and then the shared one
 	given   []*shared // what the process gets
 	over    chan struct{}
 	bell    chan struct{} // holds one
@@ -41,8 +41,8 @@ type order func(*rpc.Client) error
 
 func newLife(number uint64, workers, records int) (*life, error) {
 	l := &life{number: number, over: make(chan struct{}), bell: make(chan struct{}, 1)}
-	for range workers {
-		o, s, err := newOutlet(records)
+	for i := range workers + 1 {
+		o, s, err := newOutlet(records, i == workers)
 		if err != nil {
 			return nil, errors.Join(err, l.closeGiven())
 		}

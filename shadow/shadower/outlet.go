@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"runtime"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -12,11 +13,14 @@ import (
 )
 
 // outlet is where a relay's thread writes to. Its methods wait for nobody: in the rare
-// case that another is at it they have no room.
+// case that another is at it they have no room. One that is shared is for those who have
+// no thread of their own: of these each waits for the others, while they copy.
 type outlet struct {
 	writer  *ring.Writer
 	records int
+	shared  bool
 	busy    atomic.Bool // guards writer, free and turn
+	queue   sync.Mutex  // is in the place of busy where the outlet is shared
 	free    []uint32    // slots that no flow has
 	turn    uint32
 	untold  atomic.Pointer[untold]
@@ -31,10 +35,10 @@ type untold struct {
 	next   *untold
 }
 
-// newOutlet makes an outlet and what its reader gets, which is the caller's to close.
-// The memory goes when nobody has the outlet any more: threads may be in it after its
-// reader has died.
-func newOutlet(records int) (*outlet, *shared, error) {
+// newOutlet makes an outlet, of one thread or shared, and what its reader gets, which is
+// the caller's to close. The memory goes when nobody has the outlet any more: threads may
+// be in it after its reader has died.
+func newOutlet(records int, isShared bool) (*outlet, *shared, error) {
 	s, err := newShared(records)
 	if err != nil {
 		return nil, nil, err
@@ -43,7 +47,7 @@ func newOutlet(records int) (*outlet, *shared, error) {
 	if err != nil {
 		return nil, nil, errors.Join(os.NewSyscallError("duplicate bell", err), s.unmap(), s.close())
 	}
-	o := &outlet{memory: s.memory, records: records, free: make([]uint32, flagsOf), bell: os.NewFile(uintptr(fd), "bell")}
+	o := &outlet{memory: s.memory, records: records, shared: isShared, free: make([]uint32, flagsOf), bell: os.NewFile(uintptr(fd), "bell")}
 	for i := range o.free {
 		o.free[i] = uint32(flagsOf - 1 - i)
 	}
@@ -54,11 +58,26 @@ func newOutlet(records int) (*outlet, *shared, error) {
 	return o, s, nil
 }
 
-// enter has the outlet for itself, unless somebody else has.
-func (o *outlet) enter() bool { return o.busy.CompareAndSwap(false, true) }
+// enter has the outlet for itself, unless somebody else has, or of a shared one: unless it
+// is dead.
+func (o *outlet) enter() bool {
+	if !o.shared {
+		return o.busy.CompareAndSwap(false, true)
+	}
+	o.queue.Lock()
+	if o.dead.Load() {
+		o.queue.Unlock()
+		return false
+	}
+	return true
+}
 
 func (o *outlet) leave() {
-	o.busy.Store(false)
+	if o.shared {
+		o.queue.Unlock()
+	} else {
+		o.busy.Store(false)
+	}
 	runtime.KeepAlive(o)
 }
 
@@ -66,7 +85,9 @@ func (o *outlet) leave() {
 // hours have the outlet for as long.
 func (o *outlet) kill() {
 	o.dead.Store(true)
-	for !o.enter() {
+	o.queue.Lock() // nobody else waits for this where it is not shared
+	defer o.queue.Unlock()
+	for !o.shared && !o.enter() {
 		runtime.Gosched() // whoever is in there waits for nobody
 	}
 	_ = unix.Madvise(o.memory, unix.MADV_REMOVE) // where that is refused they go with the outlet

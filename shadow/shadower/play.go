@@ -104,8 +104,17 @@ func (p *Play) halt() {
 // tellMake has the process make the play, which follows another one, or where that is not
 // there goes on with what was kept; process.mu is held.
 func (p *Play) tellMake(kept []byte) order {
-	making := Making{ID: p.id, Line: p.account.id, Split: p.options.Split, After: p.after, Kept: kept, Mark: p.options.Mark, Declined: p.account.counted}
+	making := Making{ID: p.id, Line: p.account.id, Split: withoutKeys(p.options.Split), After: p.after, Kept: kept, Mark: p.options.Mark, Declined: p.account.counted}
 	return func(c *rpc.Client) error { return c.Call(methodMake, making, &struct{}{}) }
+}
+
+// withoutKeys is a split as the process is told of it, to which candidates and clients speak:
+// that there are certificates, and not where they and their keys are.
+func withoutKeys(s traffic.Split) traffic.Split {
+	if n := len(s.Shadow.TLS.Certificates); n > 0 {
+		s.Shadow.TLS.Certificates = make([]traffic.Certificate, n)
+	}
+	return s
 }
 
 // tellRun tells the process whether flows are played now.
@@ -144,23 +153,20 @@ func (p *Play) Close() {
 	p.process.order(func(c *rpc.Client) error { return c.Call(methodClose, p.id, &struct{}{}) })
 }
 
+// Anybody is who is none of the relay's threads.
+const Anybody = -1
+
 // Open begins the shadow of a flow that the primary has answered; nil says that there
 // is none, which is counted. It waits for nothing, and takes no lock. The worker is the
-// relay's thread.
+// relay's thread. For Anybody it may be called from any goroutine, and waits, as do the
+// methods of the Tap, until others of these have copied what they have to tell.
 func (p *Play) Open(of runner.Flow, worker int) *Tap {
-	run, outlets := p.run.Load(), p.process.outlets.Load()
-	switch {
-	case run%2 == 0: // its sample was above 0 when it was drawn
-		p.account.stopped.Add(1)
-		return nil
-	case outlets == nil:
-		p.account.lost.Add(1)
-		return nil
-	case p.rest.Load().holds(run):
-		p.account.broken.Add(1)
+	run := p.run.Load()
+	outlets := p.outlets(run)
+	if outlets == nil {
 		return nil
 	}
-	o := (*outlets)[worker%len(*outlets)]
+	o := outletOf(outlets, worker)
 	slot, turn, said := o.open(opened(part{p.account.id, p.id, run}, of), &p.account.opened)
 	switch said {
 	case welcomed:
@@ -171,6 +177,36 @@ func (p *Play) Open(of runner.Flow, worker int) *Tap {
 		p.account.full.Add(1)
 	case noReader:
 		p.account.lost.Add(1)
+	}
+	return nil
+}
+
+// outletOf is that of a thread, or of Anybody.
+func outletOf(all []*outlet, worker int) *outlet {
+	threads := len(all) - 1
+	if worker == Anybody {
+		return all[threads]
+	}
+	return all[worker%threads]
+}
+
+// Declines says whether no flow is played that begins now, and counts one then: who would
+// have much to do for it need not begin. It waits for nothing, and takes no lock.
+func (p *Play) Declines() bool { return p.outlets(p.run.Load()) == nil }
+
+// outlets are those that flows of a run are told to; nil where none is played, which is
+// counted.
+func (p *Play) outlets(run uint64) []*outlet {
+	outlets := p.process.outlets.Load()
+	switch {
+	case run%2 == 0: // its sample was above 0 when it was drawn
+		p.account.stopped.Add(1)
+	case outlets == nil:
+		p.account.lost.Add(1)
+	case p.rest.Load().holds(run):
+		p.account.broken.Add(1)
+	default:
+		return *outlets
 	}
 	return nil
 }

@@ -21,7 +21,7 @@ type ProcessOptions struct {
 	// Budget is the memory of all shadows, in bytes.
 	Budget int64
 	// Workers is how many of the relay's threads may tell of flows; each number has a
-	// ring of its own.
+	// ring of its own, and all others one together.
 	Workers int
 	// Priority is that of ServeOptions.
 	Priority Priority

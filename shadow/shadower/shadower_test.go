@@ -593,6 +593,104 @@ func TestWhatTheRelayCallsWaitsForNoLockAndAllocatesNothing(t *testing.T) {
 	}
 }
 
+// Many who have no thread tell of their flows at once, each all of it.
+func TestFlowsOfThoseWhoShareARingAreAllToldOf(t *testing.T) {
+	th := newTheatre(t, 64<<20)
+	p := th.play(t, Options{Split: split(website(t, `{"n":1}`))})
+	p.Begin()
+	const many, each = 16, 20
+	var telling sync.WaitGroup
+	var untold atomic.Int64
+	for range many {
+		telling.Go(func() {
+			for range each {
+				if !visit(p, Anybody) {
+					untold.Add(1)
+				}
+			}
+		})
+	}
+	telling.Wait()
+	if n := untold.Load(); n > 0 {
+		t.Errorf("%d flows are not told of", n)
+	}
+	await(t, p, "all are compared", func(n play.Numbers) bool {
+		return n.Coverage["compared"] == many*each && n.Eligible == many*each && n.Open == 0
+	})
+	all := *th.outlets.Load()
+	if free := len(all[len(all)-1].free); len(all) != 3 || free != flagsOf {
+		t.Errorf("of %d rings the shared one has %d slots free, want 3 and all %d", len(all), free, flagsOf)
+	}
+}
+
+// However many are at it, none finds a shared ring without room that has some.
+func TestInASharedRingThereIsRoomForAll(t *testing.T) {
+	o, s, err := newOutlet(4<<20, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close() //nolint:errcheck // the test is over
+	var telling sync.WaitGroup
+	var opened, refused atomic.Uint64
+	const many, each = 8, 4000
+	for range many {
+		telling.Go(func() {
+			for range each {
+				slot, turn, said := o.open(ring.Record{Kind: kindOpened}, &opened)
+				if said != welcomed {
+					refused.Add(1)
+					continue
+				}
+				o.end(ring.Record{Kind: kindEnded, Slot: slot, Turn: turn})
+			}
+		})
+	}
+	telling.Wait()
+	if refused.Load() > 0 || opened.Load() != many*each || len(o.free) != flagsOf || o.untold.Load() != nil {
+		t.Errorf("%d are refused, %d of %d told, %d slots free", refused.Load(), opened.Load(), many*each, len(o.free))
+	}
+}
+
+// Who waits for a ring that is shared does not wait for one that dies.
+func TestOfARingThatDiesWhoSharesItHearsAtOnce(t *testing.T) {
+	o, s, err := newOutlet(128<<10, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close() //nolint:errcheck // the test is over
+	var telling sync.WaitGroup
+	var began sync.WaitGroup
+	began.Add(8)
+	for range 8 {
+		telling.Go(func() {
+			began.Done()
+			for said := welcomed; said != noReader; {
+				_, _, said = o.open(ring.Record{Kind: kindOpened}, new(atomic.Uint64))
+			}
+			if o.put(ring.Record{Kind: kindBytes}) || !o.over(0, 0) {
+				t.Error("it is told more")
+			}
+		})
+	}
+	began.Wait()
+	o.kill()
+	telling.Wait()
+}
+
+func TestAFlowThatWouldNotBePlayedIsCountedByWhoeverAsksFirst(t *testing.T) {
+	th := newTheatre(t, 4<<20)
+	p := th.play(t, Options{Split: split(website(t, `{"n":1}`))})
+	if !p.Declines() {
+		t.Error("a play that has not begun would play a flow")
+	}
+	p.Begin()
+	if p.Declines() {
+		t.Error("a play that has begun would play none")
+	}
+	visit(p, Anybody)
+	await(t, p, "both are counted", func(n play.Numbers) bool { return n.Eligible == 2 && n.Declined.Stopped == 1 })
+}
+
 func TestRingsTakeAnEighthOfTheBudget(t *testing.T) {
 	for _, test := range []struct {
 		budget      int64
@@ -656,7 +754,7 @@ func TestWhoIsInAHurryWaitsForNoAnswer(t *testing.T) {
 
 // More flows than the ring has room for the ends of.
 func TestTheEndsOfAllFlowsAreToldAtLast(t *testing.T) {
-	o, s, err := newOutlet(512 << 10)
+	o, s, err := newOutlet(512<<10, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -815,6 +913,58 @@ func TestASplitGoesOverTheSocketUnchanged(t *testing.T) {
 	}
 }
 
+// What plays shadows does not know where keys are; that there are some it does.
+func TestTheProcessIsNotToldWhereKeysAre(t *testing.T) {
+	th := newTheatre(t, 4<<20)
+	of := split(website(t, `{"n":1}`))
+	const name, key = "a-split-of-this-name", "/etc/keys/of-this-split.key"
+	of.Name = name
+	of.Shadow.TLS = traffic.TLS{Certificates: []traffic.Certificate{{Cert: "/etc/keys/a.crt", Key: key}}, ToPrimary: traffic.Trust{Report: true}, ToCandidate: traffic.Trust{Report: true}}
+	if told := withoutKeys(of); !told.Shadow.TLS.On() || of.Shadow.TLS.Certificates[0].Key != key {
+		t.Errorf("of %+v it is told %+v", of.Shadow.TLS, told.Shadow.TLS)
+	}
+	p := th.play(t, Options{Split: of})
+	if !p.Follows(of) {
+		t.Error("the play is not of its split any more")
+	}
+	p.Begin()
+	visit(p, 0)
+	await(t, p, "it plays", func(n play.Numbers) bool { return n.Eligible > 0 })
+	pid := th.process(t)
+	freeze(t, pid)
+	defer func() { _ = syscall.Kill(pid, syscall.SIGCONT) }()
+	if !holds(t, pid, name) || holds(t, pid, key) {
+		t.Errorf("its memory has the name of the split: %v, and the key's: %v; want only the first", holds(t, pid, name), holds(t, pid, key))
+	}
+}
+
+// holds says whether a text is in what a process has written into its memory.
+func holds(t *testing.T, pid int, text string) bool {
+	t.Helper()
+	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	memory, err := os.Open(fmt.Sprintf("/proc/%d/mem", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer memory.Close() //nolint:errcheck // it was read
+	for line := range strings.Lines(string(maps)) {
+		var from, to int64
+		var rights string
+		if _, err := fmt.Sscanf(line, "%x-%x %s", &from, &to, &rights); err != nil || rights != "rw-p" || to-from > 1<<30 {
+			continue
+		}
+		region := make([]byte, to-from)
+		n, _ := memory.ReadAt(region, from) // up to a page that nobody has touched
+		if bytes.Contains(region[:n], []byte(text)) {
+			return true
+		}
+	}
+	return false
+}
+
 // fill fills a value with whatever it can have.
 func fill(random *rand.Rand, v reflect.Value) {
 	switch v.Interface().(type) {
@@ -859,12 +1009,14 @@ func fill(random *rand.Rand, v reflect.Value) {
 
 func FuzzWhatIsNoOpeningIsRefused(f *testing.F) {
 	f.Add(opened(part{5, 7, 1}, flow).Body)
+	f.Add(opened(part{5, 7, 1}, runner.Flow{Client: flow.Client, TLS: &handshake}).Body)
+	f.Add(opened(part{5, 7, 1}, runner.Flow{Client: flow.Client, Opaque: "HTTP/2"}).Body)
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, body []byte) {
 		r := opened(part{}, runner.Flow{})
 		r.Body = body
 		if at, of, err := openedOf(r); err == nil {
-			if again, back, err := openedOf(opened(at, of)); err != nil || again != at || back != of {
+			if again, back, err := openedOf(opened(at, of)); err != nil || again != at || !cmp.Equal(back, of, cmpopts.EquateComparable(netip.AddrPort{})) {
 				t.Errorf("%+v, %+v becomes %+v, %+v, %v", at, of, again, back, err)
 			}
 		}

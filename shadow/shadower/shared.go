@@ -14,9 +14,9 @@ import (
 // flagsOf is how many flows of one thread can be shadowed at a time.
 const flagsOf = 1 << 14
 
-// ringOf is how much of a budget a ring has for records, where there are so many: an
-// eighth of it in all, but each has room for a chunk of 64 KiB, and none for more than
-// the process can fall behind for long.
+// ringOf is how much of a budget a ring has for records, where so many are threads': an
+// eighth of it for these, but each has room for a chunk of 64 KiB, and none for more than
+// the process can fall behind for long. The one that is shared has as much.
 func ringOf(budget int64, rings int) int {
 	const least, most = 128 << 10, 4 << 20
 	size := least

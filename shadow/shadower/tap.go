@@ -33,6 +33,31 @@ func (t *Tap) Take(from shadow.Party, bytes []byte, fin bool, at time.Time) bool
 	return taken
 }
 
+// Secure says that what follows is said inside TLS, and what became of the handshake with
+// the primary. False is as of Take.
+func (t *Tap) Secure(h shadow.Handshake, at time.Time) bool {
+	r := secured(h)
+	r.At = at
+	return t.say(r)
+}
+
+// Opaque says why nothing that follows can be seen. False is as of Take.
+func (t *Tap) Opaque(reason string, at time.Time) bool { return t.say(opaque(reason, at)) }
+
+// say tells what is not of the flow's bytes.
+func (t *Tap) say(r ring.Record) bool {
+	if t.over() {
+		t.end(ring.Record{Kind: kindGone})
+		return false
+	}
+	r.Slot, r.Turn = t.slot, t.turn
+	if !t.outlet.put(r) {
+		t.end(ring.Record{Kind: kindLost})
+		return false
+	}
+	return true
+}
+
 // over says whether nobody wants to hear more of the flow. With its process it is lost.
 func (t *Tap) over() bool {
 	return t.play.run.Load() != t.run || t.outlet.over(t.slot, t.turn)

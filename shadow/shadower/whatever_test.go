@@ -25,6 +25,7 @@ type ordeal struct {
 	taps   []*Tap // of flows that go on
 
 	flows, since int // that were told of: all, and those behind the last reset
+	secured      int // those of them with handshakes
 	deaths       int
 	stopped      bool // the process
 	closing      sync.WaitGroup
@@ -33,17 +34,63 @@ type ordeal struct {
 // step is one thing that happens.
 func (o *ordeal) step() {
 	steps := []func(){
-		o.visit, o.visit, o.visit, o.visit, o.open, o.open, o.cut, o.end, o.kill, o.stop, o.goOn, o.goOn, o.save, o.save, o.turn, o.turn, o.reset, o.follow, o.ask,
+		o.visit, o.visit, o.visit, o.visit, o.crowd, o.crowd, o.secure, o.secure, o.unseen, o.open, o.open, o.cut, o.end, o.kill, o.stop, o.goOn, o.goOn, o.save, o.save, o.turn, o.turn, o.reset, o.follow, o.ask,
 	}
 	steps[o.random.IntN(len(steps))]()
 }
 
-func (o *ordeal) visit() { o.flows, o.since = o.flows+1, o.since+1; visit(o.play, o.random.IntN(2)) }
+func (o *ordeal) visit() { o.flows, o.since = o.flows+1, o.since+1; visit(o.play, o.worker()) }
+
+// worker is one of two threads, or none.
+func (o *ordeal) worker() int { return o.random.IntN(3) - 1 }
+
+// crowd are flows of many who have no thread, at once.
+func (o *ordeal) crowd() {
+	const many = 6
+	o.flows, o.since = o.flows+many, o.since+many
+	var telling sync.WaitGroup
+	defer telling.Wait()
+	for range many {
+		telling.Go(func() { visit(o.play, Anybody) })
+	}
+}
+
+// secure begins a flow inside TLS, which the candidate does not speak, or has one of those that
+// go on be secured, or not be seen from here on.
+func (o *ordeal) secure() {
+	o.secured++
+	if i := len(o.taps) - 1; i >= 0 && o.random.IntN(2) == 0 {
+		goesOn := o.taps[i].Opaque("HTTP/2", time.Now())
+		if o.random.IntN(2) == 0 {
+			goesOn = goesOn && o.taps[i].Secure(handshake, time.Now())
+		}
+		if !goesOn {
+			o.taps = o.taps[:i]
+		}
+		return
+	}
+	o.flows, o.since = o.flows+1, o.since+1
+	of := flow
+	of.TLS = &handshake
+	if tap := o.play.Open(of, o.worker()); tap != nil && tap.Take(shadow.Client, []byte(request), false, time.Now()) {
+		o.taps = append(o.taps, tap)
+	}
+}
+
+// unseen is a flow that is passed on unseen.
+func (o *ordeal) unseen() {
+	o.flows, o.since = o.flows+1, o.since+1
+	of := flow
+	of.Opaque = "HTTP/2"
+	if tap := o.play.Open(of, o.worker()); tap != nil {
+		tap.End(shadow.Closed, time.Now())
+	}
+}
 
 // open begins a flow that goes on.
 func (o *ordeal) open() {
 	o.flows, o.since = o.flows+1, o.since+1
-	if tap := o.play.Open(flow, o.random.IntN(2)); tap != nil && tap.Take(shadow.Client, []byte(request), false, time.Now()) {
+	if tap := o.play.Open(flow, o.worker()); tap != nil && tap.Take(shadow.Client, []byte(request), false, time.Now()) {
 		o.taps = append(o.taps, tap)
 	}
 }
@@ -59,7 +106,7 @@ func (o *ordeal) end() {
 // cut begins a flow that is reset by the primary.
 func (o *ordeal) cut() {
 	o.flows, o.since = o.flows+1, o.since+1
-	if tap := o.play.Open(flow, o.random.IntN(2)); tap != nil && tap.Take(shadow.Client, []byte(request), false, time.Now()) {
+	if tap := o.play.Open(flow, o.worker()); tap != nil && tap.Take(shadow.Client, []byte(request), false, time.Now()) {
 		tap.EndByPrimary(shadow.Reset, time.Now())
 	}
 }
@@ -149,8 +196,9 @@ func (o *ordeal) settle() {
 	for _, why := range r.NotCompared {
 		reasons += why.Count
 	}
-	// A flow has two exchanges at most, and may be lost beside what a save has of it.
-	if c := r.Cover; !c.AddsUp() || c.Eligible > int64(3*o.flows) || reasons != c.Eligible-c.Compared {
+	// A flow has two exchanges at most, with a handshake another one, and may be lost beside
+	// what a save has of it.
+	if c := r.Cover; !c.AddsUp() || c.Eligible > int64(3*o.flows+o.secured) || reasons != c.Eligible-c.Compared {
 		o.t.Errorf("of %d flows, %d behind a reset, there is %+v, %+v", o.flows, o.since, c, r.NotCompared)
 	}
 }

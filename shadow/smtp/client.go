@@ -20,6 +20,7 @@ type saying uint8
 const (
 	commands  saying = iota
 	undecided        // the primary's reply to DATA or STARTTLS says what they are
+	starting         // behind a STARTTLS that the primary agrees to: TLS
 	aContent
 	aChunk
 )
@@ -54,6 +55,10 @@ func (d *driver) finished(reason string) {
 	if d.over {
 		return
 	}
+	if d.beginning() != nil {
+		d.encrypted()
+		return
+	}
 	d.over, d.client.deaf = true, true
 	for _, s := range d.queue[d.answered:] {
 		switch {
@@ -75,6 +80,8 @@ func (d *driver) say(b []byte, at time.Time) {
 			n = d.sayLine(b, at)
 		case undecided:
 			n = d.sayEarly(b)
+		case starting:
+			d.encrypted()
 		case aContent:
 			n = d.sayContent(b, at)
 		case aChunk:
@@ -134,7 +141,7 @@ func isControl(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }
 func (d *driver) command(line string, at time.Time) {
 	c := parseCommand(line)
 	s := &step{command: c, endpoint: c.endpoint(), asked: at}
-	if played(c.verb) || c.verb == "DATA" {
+	if played(c.verb) || c.verb == "DATA" || c.verb == "STARTTLS" {
 		s.unit = []byte(line + "\r\n")
 	}
 	switch c.verb {
@@ -198,9 +205,8 @@ func (d *driver) resume(s *step, at time.Time) {
 	early := c.early
 	c.saying, c.early = commands, nil
 	switch {
-	case s.command.verb == "STARTTLS" && s.primary.accepts():
-		s.verdict, s.reason = shadow.Opaque, fmt.Sprintf("encrypted from byte %d of the client on (STARTTLS)", c.offset)
-		d.over, c.deaf = true, true
+	case s.undecided():
+		c.saying = starting // what was early is in clear: with TLS it was said to nobody
 		return
 	case s.command.verb == "DATA" && s.primary.code/100 == 3:
 		c.saying, c.dots = aContent, scanner{}

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/splitd/splitd/shadow"
 )
 
 // A command is a line of a client (RFC 5321, 4.1).
@@ -64,7 +66,7 @@ func played(verb string) bool {
 // reputation. VRFY and EXPN are where servers look for harvesters.
 func safe(endpoint string) bool {
 	switch endpoint {
-	case greeting, "EHLO", "HELO", "LHLO", "RSET", "NOOP", "HELP", "QUIT":
+	case greeting, "EHLO", "HELO", "LHLO", "RSET", "NOOP", "HELP", "QUIT", "STARTTLS", shadow.Handshaken:
 		return true
 	}
 	return false
@@ -114,6 +116,8 @@ func (c command) needs() []string {
 	switch c.verb {
 	case "BDAT":
 		return []string{"CHUNKING"}
+	case "STARTTLS":
+		return []string{"STARTTLS"}
 	case "MAIL", "RCPT":
 	default:
 		return nil
@@ -136,7 +140,7 @@ func (c command) needs() []string {
 func shownExtension(keyword string) string {
 	switch keyword {
 	case "SIZE", "8BITMIME", "BINARYMIME", "CHUNKING", "SMTPUTF8", "DSN", "AUTH", "DELIVERBY", "FUTURERELEASE", "NO-SOLICITING", "CHECKPOINT",
-		"MT-PRIORITY", "REQUIRETLS", "RRVS", "CONPERM", "CONNEG", "MTRK", "VERP", "XVERP":
+		"MT-PRIORITY", "STARTTLS", "REQUIRETLS", "RRVS", "CONPERM", "CONNEG", "MTRK", "VERP", "XVERP":
 		return keyword
 	}
 	return "another extension"

@@ -21,5 +21,6 @@
 //	commands.go  verbs, and which extension they need  fields.go    replies into values
 //	driver.go    the queue of steps, the primary       text.go      masks of wording
 //	play.go      what the candidate gets, and when     excuse.go    identity and greylisting
+//	starttls.go  where both begin anew inside TLS
 //	leave.go     how its session ends                  xclient.go   telling it who the client is
 package smtp

@@ -47,6 +47,14 @@ func newDriver(o Options, s shadow.Session, grey *greylist) *driver {
 // Hear implements [shadow.Driver].
 func (d *driver) Hear(e shadow.Event) shadow.Moves {
 	d.moves = shadow.Moves{}
+	switch {
+	case e.Opaque != "":
+		d.break_(shadow.Opaque, e.Opaque)
+	case e.TLS != nil && e.From == shadow.Candidate:
+		d.heardTLS(e.TLS, e.At)
+	case e.TLS != nil:
+		d.hearTLS(e.TLS)
+	}
 	switch e.From {
 	case shadow.Client:
 		d.hearClient(e)
@@ -108,11 +116,7 @@ func (d *driver) emit() {
 // hearPrimary takes what the primary says.
 func (d *driver) hearPrimary(e shadow.Event) {
 	if !d.over && len(e.Bytes) > 0 {
-		err := d.primary.feed(e.Bytes, e.At, func(r *reply) bool {
-			d.reply(r, e.At)
-			d.advance(e.At)
-			return !d.over
-		})
+		err := d.hearReplies(e)
 		if err != nil {
 			d.break_(shadow.Opaque, "primary: "+err.Error())
 		}
@@ -120,6 +124,20 @@ func (d *driver) hearPrimary(e shadow.Event) {
 	if e.End != shadow.Open {
 		d.finished("the primary " + said(e.End) + " without a reply")
 	}
+}
+
+// hearReplies cuts what the primary says into replies, up to the one behind which TLS
+// begins: what comes in clear between that and TLS is said to nobody, and what is not in
+// clear is behind the client's first byte of it.
+func (d *driver) hearReplies(e shadow.Event) error {
+	if d.beginning() != nil {
+		return nil
+	}
+	return d.primary.feed(e.Bytes, e.At, func(r *reply) bool {
+		d.reply(r, e.At)
+		d.advance(e.At)
+		return !d.over && d.beginning() == nil
+	})
 }
 
 // said is an end in words.
@@ -226,7 +244,12 @@ func (d *driver) break_(verdict shadow.Verdict, reason string) {
 	if d.over {
 		return
 	}
+	begins := d.beginning()
 	d.over, d.client.deaf = true, true
+	if begins != nil {
+		begins.verdict, begins.reason = verdict, reason
+		return
+	}
 	if d.answered == len(d.queue) {
 		d.push(&step{endpoint: other})
 	}

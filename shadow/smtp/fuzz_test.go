@@ -2,6 +2,7 @@ package smtp
 
 import (
 	"bytes"
+	"crypto/tls"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -20,13 +21,21 @@ func (r *recorder) Hear(e shadow.Event) shadow.Moves {
 	return r.Driver.Hear(e)
 }
 
-// The form of events on a tape: who and how it ends, the length, the bytes.
+// The form of events on a tape: who, how it ends, and what of TLS it says; the length, the bytes.
 func write(e shadow.Event) []byte {
 	head := byte(e.From)
 	for i, end := range tapeEnds() {
 		if e.End == end {
 			head |= byte(i) << 2
 		}
+	}
+	switch {
+	case e.Opaque != "":
+		head |= 3 << 6
+	case e.TLS != nil && e.TLS.Failed != "":
+		head |= 2 << 6
+	case e.TLS != nil:
+		head |= 1 << 6
 	}
 	return append([]byte{head, byte(len(e.Bytes) >> 8), byte(len(e.Bytes))}, e.Bytes...)
 }
@@ -42,6 +51,17 @@ func read(tape []byte) []shadow.Event {
 		e := shadow.Event{From: shadow.Party(tape[0] & 3 % 3), Bytes: tape[3 : 3+n], At: start}
 		if i := int(tape[0] >> 2 & 15); i < len(tapeEnds()) {
 			e.End = tapeEnds()[i]
+		}
+		switch tape[0] >> 6 {
+		case 1:
+			e.TLS = &shadow.Handshake{Version: tls.VersionTLS12}
+		case 2:
+			e.TLS = &shadow.Handshake{Failed: "as it does"}
+		case 3:
+			e.Opaque = "HTTP/2"
+		}
+		if n > 0 {
+			e.TLS, e.Opaque = nil, "" // they come without bytes
 		}
 		events = append(events, e)
 		tape = tape[3+n:]

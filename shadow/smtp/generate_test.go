@@ -1,6 +1,7 @@
 package smtp
 
 import (
+	"crypto/tls"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -94,7 +95,8 @@ func (g *generator) simple(endpoint, said, code, text, argument string) {
 		_, bare := cutEnhanced(text)
 		return strings.ReplaceAll(bare, "<%s>", "<<asked>>")
 	}
-	parts := parts(endpoint)
+	begins := endpoint == "STARTTLS" // nothing but 220 does
+	parts := parts(endpoint) || begins
 	got, gotText := code, text
 	switch enhanced, _ := cutEnhanced(text); {
 	case !g.plant():
@@ -107,7 +109,7 @@ func (g *generator) simple(endpoint, said, code, text, argument string) {
 		g.differs("%s code: %s -> %s", endpoint, code, got)
 		g.parted = parts
 	case g.IntN(3) == 0 && endpoint != greeting:
-		got = "25" + fmt.Sprint(3+g.IntN(6))
+		got, g.parted = "25"+fmt.Sprint(3+g.IntN(6)), begins
 		g.differs("%s code: %s -> %s", endpoint, code, got)
 	case g.IntN(2) == 0 && enhanced != "":
 		gotText = "2.9.9" + strings.TrimPrefix(text, enhanced)
@@ -150,8 +152,42 @@ func (g *generator) noise() (code, text string, parted bool) {
 	return one[0], one[1], true
 }
 
+// secure has TLS begin, and plants in the handshakes.
+func (g *generator) secure() {
+	g.simple("STARTTLS", "STARTTLS\r\n", "220", "2.0.0 Ready to start TLS", "")
+	p := shadow.Handshake{
+		Version: tls.VersionTLS13, Cipher: tls.TLS_AES_128_GCM_SHA256, Began: start, Ended: start,
+		Certificate: shadow.Shown{Names: []string{"mail.example", "mx.example"}, Issuer: "CN=Root", After: start.AddDate(0, 0, 20+g.IntN(300)), Kind: "ECDSA P-256"},
+	}
+	n := p
+	n.Certificate.After = start.AddDate(0, 0, 20+g.IntN(300))
+	if g.plant() {
+		switch g.IntN(6) {
+		case 0:
+			n.Version, n.Cipher = tls.VersionTLS12, tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
+			g.differs("TLS version: TLS 1.3 -> TLS 1.2")
+		case 1:
+			n.Cipher = tls.TLS_CHACHA20_POLY1305_SHA256
+			g.differs("TLS cipher: TLS_AES_128_GCM_SHA256 -> TLS_CHACHA20_POLY1305_SHA256")
+		case 2:
+			n.Certificate.Names = n.Certificate.Names[:1]
+			g.differs("TLS name: mx.example -> ")
+		case 3:
+			n.Certificate.After = start.AddDate(0, 0, 5)
+			g.differs("TLS expiry: valid -> expires soon")
+		case 4:
+			n.Certificate.Kind = "RSA 2048"
+			g.differs("TLS key: ECDSA P-256 -> RSA 2048")
+		case 5:
+			n, g.parted = shadow.Handshake{Failed: "tls: handshake failure"}, true
+			g.differs("TLS reply: a reply -> the TLS handshake fails: handshake failure")
+		}
+	}
+	g.script.turns = append(g.script.turns, turn{tls: &p, candidateTLS: &n})
+}
+
 // hello plants in the set of extensions.
-func (g *generator) hello() {
+func (g *generator) hello(more ...string) {
 	keywords := []string{"PIPELINING", "SIZE 10240000", "8BITMIME", "ENHANCEDSTATUSCODES", "DSN", "SMTPUTF8", "CHUNKING", "AUTH PLAIN LOGIN", "VRFY", "ETRN"}
 	g.Shuffle(len(keywords), func(i, j int) { keywords[i], keywords[j] = keywords[j], keywords[i] })
 	keywords = keywords[:3+g.IntN(len(keywords)-3)]
@@ -178,6 +214,7 @@ func (g *generator) hello() {
 			g.size = g.size && keyword != "SIZE"
 		}
 	}
+	keywords, got = append(keywords, more...), append(got, more...)
 	g.Shuffle(len(got), func(i, j int) { got[i], got[j] = got[j], got[i] })
 	if g.IntN(4) == 0 {
 		got = append(got, "XCLIENT NAME ADDR PROTO HELO")
@@ -203,6 +240,11 @@ func generate(seed uint64, mails, plants int) script {
 	}
 	w := software[g.style]
 	g.simple(greeting, "", "220", w.greeting, g.host(0))
+	if g.IntN(2) == 0 {
+		g.turns += 3
+		g.hello("STARTTLS")
+		g.secure()
+	}
 	g.hello()
 	for i := range mails {
 		from, to := fmt.Sprintf("ann%d@client.example", g.IntN(1000)), fmt.Sprintf("bob%d@here.example", i)
@@ -231,7 +273,7 @@ func generate(seed uint64, mails, plants int) script {
 // Whatever is planted where is found, and nothing else is.
 func TestWhatIsPlantedAtRandomIsFound(t *testing.T) {
 	var total score
-	plain := 0
+	plain, secured := 0, 0
 	for seed := range uint64(600) {
 		s := generate(seed, 1+int(seed%6), int(seed%5))
 		order := schedule{Rand: rand.New(rand.NewPCG(seed, 7))}
@@ -257,9 +299,12 @@ func TestWhatIsPlantedAtRandomIsFound(t *testing.T) {
 		if len(s.differs) == 0 {
 			plain++
 		}
+		if slices.ContainsFunc(s.differs, func(d string) bool { return strings.HasPrefix(d, "TLS ") }) {
+			secured++
+		}
 	}
 	total.judge(t)
-	if total.right < 300 || plain < 100 {
-		t.Errorf("%d planted, %d sessions without: the generator makes too little", total.right, plain)
+	if total.right < 300 || plain < 100 || secured < 20 {
+		t.Errorf("%d planted, %d of them in handshakes, %d sessions without: the generator makes too little", total.right, secured, plain)
 	}
 }

@@ -11,6 +11,8 @@ func (d *driver) leave() {
 	case d.awaits == theStep && d.played.endpoint == greeting && d.played.done:
 		d.hangUp() // it has not even greeted
 	case d.awaits != idle: // it answers first
+	case d.played.command.verb == "STARTTLS" && (d.played.candidate == nil || d.played.candidate.accepts()):
+		d.hangUp() // it waits for a handshake
 	case d.unasked != nil || d.played.command.verb == "QUIT":
 		d.hangUp()
 	case d.played.endpoint == greeting: // nothing was begun

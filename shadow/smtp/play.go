@@ -12,11 +12,12 @@ import (
 type awaits uint8
 
 const (
-	idle       awaits = iota
-	theStep           // play.played
-	theHello          // our EHLO, to learn whether it offers XCLIENT
-	theXCLIENT        // its second greeting
-	theReset          // RSET in the place of content
+	idle         awaits = iota
+	theStep             // play.played
+	theHello            // our EHLO, to learn whether it offers XCLIENT
+	theXCLIENT          // its second greeting
+	theHandshake        // of TLS
+	theReset            // RSET in the place of content
 	theLeaveReset
 	theLeaveQuit
 	theEnd // that it closes
@@ -76,6 +77,8 @@ func (d *driver) advance(at time.Time) {
 // something.
 func (d *driver) turn(s *step, at time.Time) bool {
 	switch {
+	case s.undecided():
+		return false
 	case s.verdict != "":
 		// Whether the candidate has answered by now means nothing.
 		d.changed(s, func() { s.candidate, s.candidateAsked = nil, time.Time{} })
@@ -114,8 +117,8 @@ func (d *driver) part(verdict shadow.Verdict, reason string) {
 
 // start gives a step to the candidate, or says why not.
 func (d *driver) start(s *step, at time.Time) bool {
-	if d.session.Control && s.primary == nil {
-		return false // its own client comes first
+	if s.primary == nil && (d.session.Control || s.command.verb == "STARTTLS") {
+		return false // its own client comes first, or whether it is seen
 	}
 	if why := d.forbids(s); why != "" {
 		if s.primary != nil && d.commits(s) {
@@ -142,6 +145,9 @@ func (d *driver) start(s *step, at time.Time) bool {
 			d.part(shadow.AfterDivergence, reason)
 		}
 		return d.settle(s, shadow.AfterDivergence, reason)
+	}
+	if s.tls != nil {
+		return d.startTLS(s, at)
 	}
 	if r := d.unasked; r != nil {
 		d.unasked = nil
@@ -187,9 +193,9 @@ func (d *driver) forbids(s *step) string {
 		return "not asked of the primary a second time: it may change something"
 	case s.endpoint == content || s.endpoint == "DATA" || s.endpoint == "BDAT":
 		return d.forbidsMail(s)
-	case s.endpoint == "STARTTLS":
-		return "the primary refuses it; a candidate is never asked"
-	case !played(s.command.verb):
+	case s.endpoint == "STARTTLS" && !s.seen:
+		return "the primary refuses it; a candidate is not asked"
+	case !played(s.command.verb) && !s.seen && s.tls == nil:
 		return s.command.shown() + " is none that candidates get"
 	}
 	return ""
@@ -294,7 +300,7 @@ func (d *driver) judge(s *step, at time.Time) {
 	}
 	d.emit()
 	switch {
-	case parts(s.endpoint) && p.accepts() != c.accepts() && !aborted:
+	case s.command.verb == "STARTTLS" && c.code != startsTLS, parts(s.endpoint) && p.accepts() != c.accepts() && !aborted:
 		d.part(shadow.AfterDivergence, fmt.Sprintf("the candidate answered %s otherwise than the primary", s.endpoint))
 	case s.command.verb == content && !s.ended:
 		d.part(shadow.AfterDivergence, "the candidate answered content before its end")
@@ -317,6 +323,8 @@ func (d *driver) hearCandidate(e shadow.Event) {
 		if err != nil {
 			d.fail("candidate: " + err.Error())
 			d.hangUp()
+		} else if d.awaits == theHandshake && d.answers.held() > 0 {
+			d.tooEarly()
 		}
 	}
 	if e.End != shadow.Open && !d.gone {
@@ -327,7 +335,7 @@ func (d *driver) hearCandidate(e shadow.Event) {
 
 // fail ends what can be asked of the candidate.
 func (d *driver) fail(reason string) {
-	if d.awaits == theStep && d.played.candidate == nil {
+	if (d.awaits == theStep || d.awaits == theHandshake) && d.played.candidate == nil {
 		d.played.failed = reason
 	}
 	d.lose(reason)
@@ -361,6 +369,9 @@ func (d *driver) heard(r *reply) {
 		d.heardHello(r)
 	case theXCLIENT:
 		d.heardXCLIENT(r)
+	case theHandshake:
+		d.tooEarly()
+		return
 	case theReset:
 		d.awaits, d.transaction = idle, false
 		if !r.accepts() {

@@ -25,6 +25,8 @@ type candidate struct {
 	replies  []byte // to be said
 	ending   shadow.End
 	ended    bool
+	tls      *shadow.Handshake // to be told
+	secured  int               // the turn that TLS began with
 	xclients int
 }
 
@@ -37,6 +39,17 @@ func newCandidate(s script) *candidate {
 func (c *candidate) say(turn int) {
 	c.replies = append(c.replies, c.script.turns[turn].candidate...)
 	c.ending = c.script.turns[turn].candidateEnd
+}
+
+// secure begins TLS by the next turn of the script that does.
+func (c *candidate) secure() {
+	for i := c.at + 1; i < len(c.script.turns); i++ {
+		if h := c.script.turns[i].candidateTLS; h != nil {
+			c.at, c.secured, c.tls = i, i, h
+			return
+		}
+	}
+	c.tls = &shadow.Handshake{Failed: "not in the script"}
 }
 
 // take hears bytes.
@@ -78,9 +91,9 @@ func (c *candidate) take(b []byte) {
 func (c *candidate) command(line string) {
 	c.heard = append(c.heard, line)
 	verb, _, _ := strings.Cut(line, " ")
-	for i := c.at + 1; i < len(c.script.turns); i++ {
+	for i := c.at + 1; i < len(c.script.turns) && c.script.turns[i].tls == nil; i++ {
 		said := c.script.turns[i].said
-		if said == line+"\r\n" || verb == "BDAT" && strings.TrimSuffix(said, " LAST\r\n") == line {
+		if said == line+"\r\n" || verb == "STARTTLS" && strings.HasPrefix(said, line+"\r\n") || verb == "BDAT" && strings.TrimSuffix(said, " LAST\r\n") == line {
 			c.at = i
 			if verb == "BDAT" {
 				_, _ = fmt.Sscan(line[5:], &c.chunk)
@@ -105,6 +118,9 @@ func (c *candidate) command(line string) {
 		c.replies = append(c.replies, "220 new.example ESMTP\r\n"...)
 	case "EHLO", "HELO": // our own, before the client's
 		for i := range c.script.turns {
+			if i < c.secured {
+				continue
+			}
 			if strings.HasPrefix(c.script.turns[i].said, "EHLO") {
 				c.replies = append(c.replies, c.script.turns[i].candidate...)
 				return
@@ -204,6 +220,9 @@ func (p *player) hear(e shadow.Event) {
 	p.result.most = max(p.result.most, p.driver.Held())
 	p.result.exchanges = append(p.result.exchanges, m.Exchanges...)
 	p.candidate.take(m.Send)
+	if m.Secure != nil {
+		p.candidate.secure()
+	}
 	p.result.fin = p.result.fin || m.FIN
 	p.result.done = p.result.done || m.Done
 }
@@ -233,6 +252,9 @@ func (p *player) say() {
 		}
 		p.said++
 		p.client = append(p.client, p.script.turns[p.said].said...)
+		if len(p.client) == 0 {
+			return // TLS begins
+		}
 	}
 	n := p.order.piece(p.client)
 	b := slices.Clone(p.client[:n])
@@ -262,6 +284,10 @@ func (p *player) answer() {
 		}
 		t := p.script.turns[p.answered]
 		p.answered++
+		if t.tls != nil {
+			p.hear(shadow.Event{From: shadow.Primary, TLS: t.tls})
+			return
+		}
 		if p.primary = append(p.primary, t.primary...); len(p.primary) == 0 {
 			if t.primaryEnd != "" {
 				p.primaryEnd = t.primaryEnd
@@ -282,11 +308,19 @@ func (p *player) answer() {
 }
 
 func (p *player) candidateCan() bool {
-	return !p.candidate.ended && (len(p.candidate.replies) > 0 || p.candidate.ending != "")
+	c := p.candidate
+	return !c.ended && (len(c.replies) > 0 || c.ending != "" || c.tls != nil)
 }
 
 func (p *player) candidateSays() {
 	c := p.candidate
+	if h := c.tls; h != nil && len(c.replies) == 0 {
+		if c.tls = nil; h.Failed != "" {
+			c.ending = shadow.Refused
+		}
+		p.hear(shadow.Event{From: shadow.Candidate, TLS: h})
+		return
+	}
 	n := p.order.piece(c.replies)
 	b := slices.Clone(c.replies[:n])
 	c.replies = c.replies[n:]

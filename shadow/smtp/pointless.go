@@ -16,6 +16,8 @@ func Pointless(rule shadow.Ignore) string {
 		}
 	}
 	switch {
+	case rule.Endpoint == shadow.Handshaken, rule.Endpoint == "" && rule.MayMatch(shadow.SecuredPaths()...):
+		return shadow.PointlessSecured(rule)
 	case !inner.MayMatch("code", "enhanced", "text", "greeting", "keyword ", excuseIdentity+" ", excuseGreylisting+" "):
 		return fmt.Sprintf("no effect: %q is no path of protocol smtp: those are code, enhanced, text, greeting, keyword NAME, and the same below %s and %s; for all of a command write \"%s RCPT | *\"",
 			rule.Path, excuseIdentity, excuseGreylisting, rule.Predicate)

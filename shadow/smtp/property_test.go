@@ -2,6 +2,7 @@ package smtp
 
 import (
 	"bytes"
+	"crypto/tls"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -70,7 +71,7 @@ type babbler struct{ *rand.Rand }
 func (b babbler) one(of ...string) string { return of[b.IntN(len(of))] }
 
 func (b babbler) client() string {
-	switch b.IntN(28) {
+	switch b.IntN(30) {
 	case 0, 1, 14, 15, 16, 17:
 		return b.one("EHLO a.example", "EHLO a.example", "EHLO a.example", "HELO a", "LHLO a", "ehlo x") + "\r\n"
 	case 2, 3, 18, 19:
@@ -87,7 +88,9 @@ func (b babbler) client() string {
 	case 10:
 		return b.one("RSET", "NOOP", "NOOP DATA", "VRFY DATA", "HELP", "EXPN x", "QUIT", "ETRN x", "TURN", "BURL x", "XCLIENT ADDR=1.2.3.4", "XEXCH50 2 2", "SEND FROM:<a>", "SAML FROM:<a>") + "\r\n"
 	case 11:
-		return b.one("STARTTLS\r\n", "AUTH PLAIN x\r\n", "NOOP\n", "NO\rDATA\r\n", "NOOP \x00DATA\r\n", "GET / HTTP/1.1\r\n", "\x16\x03\x01")
+		return b.one("STARTTLS\r\nNOOP\r\n", "AUTH PLAIN x\r\n", "NOOP\n", "NO\rDATA\r\n", "NOOP \x00DATA\r\n", "GET / HTTP/1.1\r\n", "\x16\x03\x01")
+	case 28, 29:
+		return b.one("STARTTLS\r\n", "EHLO a.example\r\nSTARTTLS\r\n", "EHLO a.example\r\nSTARTTLS\r\n")
 	case 12, 24, 25, 26:
 		return "MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\nSubject: x\r\n\r\nhello\r\n.\r\nQUIT\r\n"
 	}
@@ -114,6 +117,9 @@ func (b babbler) server(token string) string {
 
 // next is who says something: mostly who was asked.
 func (b babbler) next(asked map[shadow.Party]string) shadow.Party {
+	if asked[begun] != "" && b.IntN(8) > 0 {
+		return shadow.Primary
+	}
 	for _, who := range []shadow.Party{shadow.Primary, shadow.Candidate} {
 		if asked[who] != "" && b.IntN(8) > 0 {
 			return who
@@ -135,7 +141,12 @@ func (b babbler) reply(asked, token string) string {
 	case "":
 		return "220 x ready\r\n"
 	case "EHLO":
-		return "250-x\r\n250-SIZE 10\r\n250-CHUNKING\r\n250-8BITMIME\r\n" + b.one("250-"+Proof+" "+token+"\r\n", "") + "250 DSN\r\n"
+		if strings.HasSuffix(asked, "STARTTLS\r\n") {
+			return "250-x\r\n250-STARTTLS\r\n250 8BITMIME\r\n220 go\r\n"
+		}
+		return "250-x\r\n250-SIZE 10\r\n250-CHUNKING\r\n250-STARTTLS\r\n250-8BITMIME\r\n" + b.one("250-"+Proof+" "+token+"\r\n", "") + "250 DSN\r\n"
+	case "STARTTLS":
+		return b.one("220 go\r\n", "220 go\r\n", "220 go\r\n", "220 go\r\n", "220 go\r\n", "220 go\r\n", "220 go\r\n250 x\r\n", "220 go\r\n25", "250 x\r\n", "454 x\r\n")
 	case "DATA":
 		return "354 go on\r\n"
 	case "QUIT":
@@ -155,8 +166,28 @@ func (b babbler) noise() string {
 // A babble is what came of one.
 type babble struct {
 	sent      []byte
+	secured   int // how often the candidate was to be
 	exchanges []shadow.Exchange
 }
+
+// begin has TLS begin now and then, mostly where it may.
+func (b babbler) begin(e *shadow.Event, text *string, asked map[shadow.Party]string, securing bool) {
+	switch {
+	case e.From == shadow.Candidate && securing && b.IntN(5) > 0, e.From == shadow.Candidate && b.IntN(300) == 0:
+		e.TLS = &shadow.Handshake{Version: tls.VersionTLS13, Failed: b.one("", "", "", "as it does")}
+		*text = ""
+	case e.From == shadow.Primary && asked[begun] != "" && b.IntN(4) > 0, e.From == shadow.Primary && b.IntN(300) == 0:
+		e.TLS = &shadow.Handshake{Version: tls.VersionTLS13, Failed: b.one("", "", "", "", "", "", "", "", "", "", "", "as it does")}
+		*text, asked[begun] = "", ""
+	case e.From == shadow.Primary && b.IntN(300) == 0:
+		e.Opaque, *text = "HTTP/2", ""
+	case e.From == shadow.Primary && strings.Contains(*text, "220 go\r\n"):
+		asked[begun] = "TLS"
+	}
+}
+
+// begun is where a babbler notes that TLS may begin.
+const begun = shadow.Party(9)
 
 // babbled runs a driver between three babblers, who answer often enough to come to
 // content, and checks what holds always.
@@ -168,6 +199,7 @@ func babbled(t testing.TB, b babbler, o Options, control bool, check func(sent [
 	var got babble
 	bound, fin, data := 3*(4*keep+16<<10)+64<<10, false, false
 	asked := map[shadow.Party]string{shadow.Primary: "\r\n", shadow.Candidate: "\r\n"} // the greeting
+	securing := false                                                                  // the candidate
 	for range 20 + b.IntN(120) {
 		e := shadow.Event{At: start}
 		text := ""
@@ -183,6 +215,7 @@ func babbled(t testing.TB, b babbler, o Options, control bool, check func(sent [
 			data = data || e.From == shadow.Primary && strings.HasPrefix(text, "354")
 			asked[e.From] = ""
 		}
+		b.begin(&e, &text, asked, securing)
 		if b.IntN(150) == 0 {
 			e.End = []shadow.End{shadow.Closed, shadow.Reset, shadow.TimedOut, shadow.Refused}[b.IntN(4)]
 		}
@@ -193,6 +226,14 @@ func babbled(t testing.TB, b babbler, o Options, control bool, check func(sent [
 		}
 		if fin && (len(m.Send) > 0 || m.FIN) {
 			t.Fatalf("%q and FIN %v behind FIN", m.Send, m.FIN)
+		}
+		securing = securing && (e.From != shadow.Candidate || e.TLS == nil && e.End == shadow.Open)
+		if securing && len(m.Send) > 0 || m.Secure != nil && (len(m.Send) > 0 || fin) {
+			t.Fatalf("%q is sent where TLS is to begin, FIN %v", m.Send, fin)
+		}
+		if m.Secure != nil {
+			securing, asked[shadow.Candidate] = true, "TLS"
+			got.secured++
 		}
 		fin = fin || m.FIN
 		asked[shadow.Candidate] += string(m.Send)
@@ -228,7 +269,7 @@ func checkExchange(t testing.TB, x shadow.Exchange) {
 	case x.Verdict != "" && x.Reason == "":
 		t.Fatalf("%+v has no reason", x)
 	case !slices.Contains([]string{
-		greeting, content, other, "EHLO", "HELO", "LHLO", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "NOOP", "VRFY", "EXPN", "HELP", "QUIT", "AUTH", "STARTTLS",
+		greeting, content, other, "EHLO", "HELO", "LHLO", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "NOOP", "VRFY", "EXPN", "HELP", "QUIT", "AUTH", "STARTTLS", shadow.Handshaken,
 	}, x.Endpoint):
 		t.Fatalf("endpoint %q is none", x.Endpoint)
 	}
@@ -238,16 +279,17 @@ func checkExchange(t testing.TB, x shadow.Exchange) {
 // In mode envelope, whatever anybody says, each line that is sent is an allowed
 // command and no byte can be taken for more than one line.
 func TestNoMailCanBeDeliveredInModeEnvelope(t *testing.T) {
-	reached := 0
+	reached, secured := 0, 0
 	for seed := range uint64(2000) {
 		b := babbler{rand.New(rand.NewPCG(seed, 2))}
 		got := babbled(t, b, Options{XCLIENT: seed%3 == 0}, false, harmless(t, seed))
+		secured += got.secured
 		if bytes.Contains(got.sent, []byte("RCPT")) {
 			reached++
 		}
 	}
-	if reached < 50 {
-		t.Errorf("RCPT was reached %d times: the test shows nothing", reached)
+	if reached < 50 || secured < 50 {
+		t.Errorf("RCPT was reached %d times, TLS %d times: the test shows nothing", reached, secured)
 	}
 }
 
@@ -265,7 +307,7 @@ func harmless(t testing.TB, seed uint64) func([]byte) {
 		for line := range strings.SplitSeq(text, "\r\n") {
 			verb, _, _ := strings.Cut(line, " ")
 			if strings.ContainsAny(line, "\r\n") || !slices.Contains(
-				[]string{"EHLO", "HELO", "LHLO", "MAIL", "RCPT", "RSET", "NOOP", "VRFY", "EXPN", "HELP", "QUIT", "XCLIENT"}, strings.ToUpper(verb)) {
+				[]string{"EHLO", "HELO", "LHLO", "MAIL", "RCPT", "RSET", "NOOP", "VRFY", "EXPN", "HELP", "QUIT", "XCLIENT", "STARTTLS"}, strings.ToUpper(verb)) {
 				t.Fatalf("seed %d: the candidate hears %q", seed, line)
 			}
 		}

@@ -2,6 +2,7 @@ package smtp
 
 import (
 	"bufio"
+	"crypto/tls"
 	"fmt"
 	"net/netip"
 	"os"
@@ -33,6 +34,8 @@ type script struct {
 type turn struct {
 	said               string
 	primary, candidate string
+	// In the place of all these: the handshakes that TLS begins with.
+	tls, candidateTLS *shadow.Handshake
 	// How the parties end behind it.
 	primaryEnd, candidateEnd shadow.End
 }
@@ -110,6 +113,11 @@ func (s *script) line(line string) error {
 		}
 		last := &s.turns[len(s.turns)-1]
 		switch {
+		case who == 'S':
+			h := handshakeOf(text)
+			s.turns = append(s.turns, turn{tls: h, candidateTLS: h})
+		case who == 'T':
+			last.candidateTLS = handshakeOf(text)
 		case who == 'C':
 			s.turns = append(s.turns, turn{said: text})
 		case who == 'D' && (last.primary != "" || last.candidate != ""):
@@ -160,6 +168,19 @@ func (s *script) line(line string) error {
 		return fmt.Errorf("read %q: no such key", line)
 	}
 	return nil
+}
+
+// handshakeOf is one of TLS 1.3 with a certificate of these names; or it fails by why.
+func handshakeOf(line string) *shadow.Handshake {
+	line = strings.TrimSuffix(line, "\r\n")
+	h := &shadow.Handshake{Began: start, Ended: start}
+	if why, failed := strings.CutPrefix(line, "fails: "); failed {
+		h.Failed = why
+		return h
+	}
+	h.Version, h.Cipher = tls.VersionTLS13, tls.TLS_AES_128_GCM_SHA256
+	h.Certificate = shadow.Shown{Names: strings.Fields(line), After: start.AddDate(0, 2, 0), Kind: "ECDSA P-256"}
+	return h
 }
 
 // session is what a driver is told of a script's flow.

@@ -35,6 +35,10 @@ type step struct {
 	untold         string // why the candidate does not know who says hello, though it was to be told
 	done           bool   // it was returned
 
+	// Of STARTTLS: what follows will be seen. Of the handshakes behind it: what they are.
+	seen              bool
+	tls, candidateTLS *shadow.Handshake
+
 	// A step with a verdict waits for nothing.
 	verdict shadow.Verdict
 	reason  string
@@ -48,6 +52,11 @@ func (s *step) cost() int {
 	}
 	if s.candidate != nil {
 		n += s.candidate.cost
+	}
+	for _, h := range [...]*shadow.Handshake{s.tls, s.candidateTLS} {
+		if h != nil {
+			n += h.Size()
+		}
 	}
 	return n
 }
@@ -87,6 +96,9 @@ func (s *step) words() []string {
 
 // exchange is what the step has become.
 func (s *step) exchange() shadow.Exchange {
+	if s.tls != nil {
+		return s.handshakes()
+	}
 	x := shadow.Exchange{
 		Endpoint: s.endpoint, Verdict: s.verdict, Reason: s.reason,
 		Safe: safe(s.endpoint), Request: s.request(),

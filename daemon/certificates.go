@@ -1,0 +1,103 @@
+package daemon
+
+import (
+	"encoding/json"
+	"slices"
+
+	"github.com/splitd/splitd/configs"
+	"github.com/splitd/splitd/control"
+	"github.com/splitd/splitd/control/api"
+	"github.com/splitd/splitd/netfilter/doctor"
+	"github.com/splitd/splitd/traffic"
+)
+
+// judgeFiles looks at the files by which a new definition's splits see into TLS. What
+// nobody could serve with is refused; a certificate that is over is not: it was
+// right when it was written down, and who lowers a weight by an apply must not have to
+// renew it first.
+func (d *Daemon) judgeFiles(definition *configs.Definition) (notes []string, err error) {
+	notes, err = definition.JudgeFiles(d.now(), configs.Unusable)
+	definition.Notes = slices.Concat(definition.Notes, notes)
+	return notes, err
+}
+
+// tellOfFiles warns of them at a start, which they never keep from serving: the flows of
+// the sample that nobody can see into are passed through as all others.
+func (d *Daemon) tellOfFiles(definition *configs.Definition) {
+	notes, _ := definition.JudgeFiles(d.now(), configs.Never)
+	for _, note := range notes {
+		d.log.Warn("certificates of a shadow", "note", note)
+	}
+	definition.Notes = slices.Concat(definition.Notes, notes)
+}
+
+// mayStandIn refuses keys that somebody names who may not read them: who may only change
+// weights would else stand in for whatever service this daemon's user has the key
+// of, or have what clients say inside TLS sent to a server of his own. What a split has
+// already may be sent again.
+func (d *Daemon) mayStandIn(who control.Actor, splits []traffic.Split) error {
+	if who.UID <= 0 || who.UID == d.options.UID {
+		return nil
+	}
+	v := d.view.Load()
+	for _, s := range splits {
+		has := v.records.get(s.Name).Definition.Shadow.TLS.Certificates
+		for _, c := range s.Shadow.TLS.Certificates {
+			if !slices.Contains(has, c) {
+				return refuse(api.CodeForbidden, "apply: split %q: shadow.tls.certificates: only files, root and the daemon's own user may name the key %q: put it into %s and run `splitctl apply`",
+					s.Name, c.Key, d.options.Sources)
+			}
+		}
+		if s.Shadow.TLS.On() && seenOf(s) != seenOf(v.records.get(s.Name).Definition) {
+			return refuse(api.CodeForbidden, "apply: split %q: shadow.tls: only files, root and the daemon's own user may say what is seen of it inside TLS, and by which backends: put it into %s and run `splitctl apply`",
+				s.Name, d.options.Sources)
+		}
+	}
+	return nil
+}
+
+// seenOf says what is seen of a split inside TLS, and by whom.
+func seenOf(s traffic.Split) string {
+	var by []any
+	for _, b := range s.Backends() {
+		by = append(by, b.Local, b.Addresses)
+	}
+	text, err := json.Marshal([]any{s.Shadow, by})
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
+}
+
+// shadowsSeen is what doctor is told of shadows: of their certificates, and of how much was
+// encrypted.
+func (d *Daemon) shadowsSeen(splits []traffic.Split) []doctor.Shadow {
+	var all []doctor.Shadow
+	for _, s := range splits {
+		one := doctor.Shadow{Split: s.Name, SeenInto: s.Shadow.TLS.On()}
+		one.Broken, one.Remarks = configs.JudgeSplit(s, d.now())
+		one.Encrypted, one.Exchanges = d.encrypted(s.Name)
+		all = append(all, one)
+	}
+	return all
+}
+
+// encrypted is in how many of the exchanges of a report TLS began into which nobody saw; 0
+// where there is no report.
+func (d *Daemon) encrypted(split string) (encrypted, of int64) {
+	one := d.shadows.find(split)
+	if one == nil || one.play == nil {
+		return 0, 0
+	}
+	var r struct {
+		Encrypted int64 `json:"encrypted"`
+		Coverage  struct {
+			Eligible int64 `json:"eligible"`
+		} `json:"coverage"`
+	}
+	text, err := one.play.Report()
+	if err != nil || json.Unmarshal(text, &r) != nil {
+		return 0, 0
+	}
+	return r.Encrypted, r.Coverage.Eligible
+}

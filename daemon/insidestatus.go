@@ -1,0 +1,76 @@
+package daemon
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/splitd/splitd/control/api"
+	"github.com/splitd/splitd/metrics"
+)
+
+// sample is what the metrics tell of flows in TLS; nil where none is seen into.
+func (i *insider) sample() *metrics.ShadowTLS {
+	item := i.item()
+	if item == nil {
+		return nil
+	}
+	m := &metrics.ShadowTLS{
+		Seen: item.Terminated, Resumed: item.Resumed, Passed: item.PassedThrough,
+		Failed: map[string]uint64{"client": item.FailedClient, "primary": item.FailedPrimary},
+	}
+	for _, c := range item.Certificates {
+		if m.Expires.IsZero() || c.NotAfter.Before(m.Expires) {
+			m.Expires = c.NotAfter
+		}
+	}
+	return m
+}
+
+// item is what an operator is told of them.
+func (i *insider) item() *api.ShadowTLS {
+	if i == nil {
+		return nil
+	}
+	n := i.numbers()
+	item := &api.ShadowTLS{
+		Clear: n.Clear, Terminated: n.Terminated, Resumed: n.Resumed, PassedThrough: n.PassedThrough,
+		FailedClient: n.FailedClient, FailedPrimary: n.FailedPrimary, Certificates: []api.ServiceCertificate{},
+	}
+	t := i.made.Load()
+	if t == nil {
+		return item
+	}
+	for _, c := range t.Served() {
+		one := api.ServiceCertificate{Cert: c.Files.Cert, Key: c.Files.Key, NotAfter: c.NotAfter}
+		if c.Fault != nil {
+			one.Fault = c.Fault.Error()
+		}
+		item.Certificates = append(item.Certificates, one)
+	}
+	return item
+}
+
+// expiresSoon is how long before its end a certificate should have been renewed.
+const expiresSoon = 14 * 24 * time.Hour
+
+// certificateWarnings say which certificates are or will be over, and which files cannot be
+// used.
+func certificateWarnings(of *api.ShadowTLS, now time.Time) []string {
+	if of == nil {
+		return nil
+	}
+	var warnings []string
+	for _, c := range of.Certificates {
+		end := c.NotAfter.UTC().Format("2006-01-02 15:04 MST")
+		switch left := c.NotAfter.Sub(now); {
+		case left < 0:
+			warnings = append(warnings, fmt.Sprintf("the certificate in %q has expired on %s, and clients of sampled flows are shown it: renew it", c.Cert, end))
+		case left < expiresSoon:
+			warnings = append(warnings, fmt.Sprintf("the certificate in %q expires on %s: renew it", c.Cert, end))
+		}
+		if c.Fault != "" {
+			warnings = append(warnings, "sampled flows go on with the certificate of before: "+c.Fault)
+		}
+	}
+	return warnings
+}

@@ -1,0 +1,57 @@
+package doctor
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// levelsOf are the findings of a row as "level: what was seen".
+func levelsOf(found []Finding, row string) (all []string) {
+	for _, f := range found {
+		if f.ID == row {
+			all = append(all, string(f.Level)+": "+f.Seen)
+		}
+	}
+	return all
+}
+
+func TestWhatIsWrongWithCertificatesIsPassedOn(t *testing.T) {
+	found := Judge(Host{}, Question{Shadows: []Shadow{
+		{Split: "mx", SeenInto: true, Broken: []string{"it is over"}, Remarks: []string{"it is over soon"}}, {Split: "web"},
+	}})
+	want := []string{"error: it is over", "warning: it is over soon"}
+	if diff := cmp.Diff(want, levelsOf(found, "shadow-certificates")); diff != "" {
+		t.Errorf("found (-want +got):\n%s", diff)
+	}
+	if got := levelsOf(Judge(Host{}, Question{}), "shadow-certificates"); len(got) != 1 || !strings.HasPrefix(got[0], "ok: ") {
+		t.Errorf("without shadows: %q", got)
+	}
+}
+
+func TestAShadowThatSeesLittleSaysWhatToConfigure(t *testing.T) {
+	for _, test := range []struct {
+		shadow Shadow
+		want   string
+	}{
+		{Shadow{Split: "mx", Encrypted: 9, Exchanges: 10}, `warning: split "mx": in 9 of 10 exchanges (90 %) TLS began, into which nobody sees`},
+		{Shadow{Split: "mx", Encrypted: 1, Exchanges: 3}, `note: split "mx": in 1 of 3 exchanges (33.3 %) TLS began, into which nobody sees`},
+		{Shadow{Split: "mx", Exchanges: 10}, ""},
+		{Shadow{Split: "mx", Encrypted: 9, Exchanges: 10, SeenInto: true}, ""},
+	} {
+		found := Judge(Host{}, Question{Shadows: []Shadow{test.shadow}})
+		got := levelsOf(found, "shadow-encrypted")
+		if test.want == "" {
+			test.want = "ok: what shadows cannot see because it is encrypted"
+		}
+		if diff := cmp.Diff([]string{test.want}, got); diff != "" {
+			t.Errorf("%+v (-want +got):\n%s", test.shadow, diff)
+		}
+		for _, f := range found {
+			if f.ID == "shadow-encrypted" && f.Level != LevelOK && !strings.Contains(f.Advice(), "tls: {certificates: [") {
+				t.Errorf("the advice is %q", f.Advice())
+			}
+		}
+	}
+}

@@ -1,0 +1,200 @@
+package secure
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/splitd/splitd/traffic"
+)
+
+// fileMost is the most bytes of a file of a certificate or a key.
+const fileMost = 1 << 20
+
+// FileError says which of the two files of a certificate cannot be used.
+type FileError struct {
+	File string
+	Key  bool // it is that of the key
+	Err  error
+}
+
+func (e *FileError) Error() string {
+	what := "certificate"
+	if e.Key {
+		what = "key"
+	}
+	return fmt.Sprintf("load %s %q: %s", what, e.File, e.Err)
+}
+
+func (e *FileError) Unwrap() error { return e.Err }
+
+// Load reads a certificate with its chain, and its key, which nobody but its owner and its
+// group may read. The error is a *FileError, which holds nothing of what is in the key. A
+// certificate that is out of its time, or of the wrong name, is none; see [Expired]
+// and [Remarks].
+func Load(c traffic.Certificate) (tls.Certificate, error) {
+	none := tls.Certificate{}
+	cert, _, err := readFile(c.Cert)
+	if err != nil {
+		return none, &FileError{c.Cert, false, err}
+	}
+	if !hasBlock(cert, "CERTIFICATE") {
+		return none, &FileError{c.Cert, false, errors.New("there is no certificate in it: it has to be in PEM, and begins with -----BEGIN CERTIFICATE-----")}
+	}
+	key, mode, err := readFile(c.Key)
+	if err == nil {
+		err = judgeKey(key, mode)
+	}
+	if err != nil {
+		return none, &FileError{c.Key, true, err}
+	}
+	pair, err := tls.X509KeyPair(cert, key)
+	switch {
+	case err == nil:
+		return pair, nil
+	case strings.Contains(err.Error(), "does not match"):
+		return none, &FileError{c.Key, true, fmt.Errorf("it is not the key of the certificate in %q, or that file does not begin with it: name the two that were made together", c.Cert)}
+	case badChain(cert) != nil:
+		return none, &FileError{c.Cert, false, badChain(cert)}
+	}
+	return none, &FileError{c.Key, true, errors.New(strings.TrimPrefix(err.Error(), "tls: "))}
+}
+
+// readFile reads a regular file, and does not wait for what stands in its place.
+func readFile(name string) ([]byte, fs.FileMode, error) {
+	file, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, 0, unread(err)
+	}
+	defer func() { _ = file.Close() }()
+	info, err := file.Stat()
+	if err != nil {
+		return nil, 0, unread(err)
+	}
+	if !info.Mode().IsRegular() {
+		return nil, 0, errors.New("it is not a file")
+	}
+	text, err := io.ReadAll(io.LimitReader(file, fileMost+1))
+	if err != nil {
+		return nil, 0, unread(err)
+	}
+	if len(text) > fileMost {
+		return nil, 0, errors.New("it is over 1 MiB")
+	}
+	return text, info.Mode(), nil
+}
+
+// unread is why a file cannot be read, without its name, and what to do.
+func unread(err error) error {
+	if cause, ok := errors.AsType[*fs.PathError](err); ok {
+		err = cause.Err
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%w on this host", err)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w: let the user that splitd runs as read it and enter the directories above it (its unit hides /etc/ssl/private and homes, and has root read root's own files alone: see docs/shadow.md), or run this as one who may", err)
+	}
+	return err
+}
+
+func hasBlock(text []byte, kind string) bool {
+	found := false
+	for block := range blocks(text) {
+		found = found || block.Type == kind
+	}
+	return found
+}
+
+// blocks are those of PEM in a text.
+func blocks(text []byte) func(func(*pem.Block) bool) {
+	return func(yield func(*pem.Block) bool) {
+		for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+			if !yield(block) {
+				return
+			}
+		}
+	}
+}
+
+// judgeKey refuses a key that others can read, and one that is of no use without a word.
+func judgeKey(text []byte, mode fs.FileMode) error {
+	if mode&0o007 != 0 {
+		return fmt.Errorf("its mode is %04o, so that every user of this host may read or write it: `chmod o-rwx` it", mode.Perm())
+	}
+	for block := range blocks(text) {
+		// RFC 1421, section 4.6.1.1, as OpenSSL writes it still.
+		if block.Type == "ENCRYPTED PRIVATE KEY" || strings.Contains(block.Headers["Proc-Type"], "ENCRYPTED") {
+			return errors.New("it is encrypted, and splitd asks for no passphrase: write it without one (`openssl pkey -in KEY -out PLAIN`), for the user alone that splitd runs as")
+		}
+		if strings.HasSuffix(block.Type, "PRIVATE KEY") {
+			return nil
+		}
+	}
+	if bytes.Contains(text, []byte("-----BEGIN CERTIFICATE-----")) {
+		return errors.New("there is a certificate in it and no key")
+	}
+	return errors.New("there is no private key in it: it has to be in PEM, and begins with -----BEGIN PRIVATE KEY----- or -----BEGIN EC PRIVATE KEY-----")
+}
+
+// badChain is what keeps the certificates of a text from being read.
+func badChain(text []byte) error {
+	for block := range blocks(text) {
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		if _, err := x509.ParseCertificate(block.Bytes); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// soon is how long before its end a certificate should have been renewed: those of Let's
+// Encrypt are 30 days before.
+const soon = 14 * 24 * time.Hour
+
+const dayFormat = "2006-01-02 15:04 MST"
+
+// Expired says that a certificate, which Load has returned, is over at that time; nil: it
+// is not.
+func Expired(c tls.Certificate, now time.Time) error {
+	if end := c.Leaf.NotAfter; now.After(end) {
+		return fmt.Errorf("the certificate has expired on %s: renew it", end.UTC().Format(dayFormat))
+	}
+	return nil
+}
+
+// Remarks are what else is wrong with a certificate that Load has returned: it can be
+// served, and clients may not like it.
+func Remarks(c tls.Certificate, now time.Time) []string {
+	var all []string
+	leaf := c.Leaf
+	if now.Before(leaf.NotBefore) {
+		all = append(all, fmt.Sprintf("the certificate is not valid before %s", leaf.NotBefore.UTC().Format(dayFormat)))
+	}
+	if left := leaf.NotAfter.Sub(now); left >= 0 && left <= soon {
+		all = append(all, fmt.Sprintf("the certificate expires on %s: renew it", leaf.NotAfter.UTC().Format(dayFormat)))
+	}
+	if len(leaf.DNSNames)+len(leaf.IPAddresses) == 0 {
+		all = append(all, "the certificate is of no name (subjectAltName has none): no client that looks at names will take it")
+	}
+	if bytes.Equal(leaf.RawIssuer, leaf.RawSubject) {
+		all = append(all, "the certificate is its own issuer (self-signed): clients take it that were told to, and those that do not look")
+	}
+	if len(c.Certificate) > 1 {
+		if next, err := x509.ParseCertificate(c.Certificate[1]); err != nil || !bytes.Equal(leaf.RawIssuer, next.RawSubject) {
+			all = append(all, "the second certificate in the file has not issued the first: write the chain behind the certificate, each followed by who issued it")
+		}
+	}
+	return all
+}

@@ -1,0 +1,139 @@
+package shadow
+
+import (
+	"cmp"
+	"crypto/tls"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Handshaken is the endpoint of TLS handshakes, in all protocols.
+const Handshaken = "TLS"
+
+// soon is how long before its end a certificate is one that expires soon.
+const soon = 14 * 24 * time.Hour
+
+// Bounds of what is told of a certificate: what is beyond them is one value.
+const (
+	mostNames   = 100
+	longestTold = 256
+)
+
+// Secured compares the handshakes of a flow with its servers: what they agreed upon with
+// who asked both for the same, and what certificates they have shown. A server that has
+// failed in it has not replied.
+func Secured(primary, candidate Handshake, now time.Time) Exchange {
+	x := Exchange{Endpoint: Handshaken, Safe: true, Request: primary.request()}
+	x.Primary, x.Candidate = primary.reply(now), candidate.reply(now)
+	switch {
+	case primary.Failed != "":
+		x.Verdict, x.Reason = PrimaryError, primary.fails()
+	case candidate.Failed != "":
+		x.Verdict, x.Reason = CandidateError, candidate.fails()
+	case primary.Version == candidate.Version: // else the suites of the two cannot be the same
+		x.Primary.Fields = append(x.Primary.Fields, primary.suite())
+		x.Candidate.Fields = append(x.Candidate.Fields, candidate.suite())
+	}
+	return x
+}
+
+// SecuredNoise are the rules that are built in for handshakes: that the two certificates
+// do not end at the same moment says nothing, when neither does soon.
+func SecuredNoise() []Ignore {
+	return []Ignore{{Endpoint: Handshaken, Path: "not_after", Predicate: Anything}}
+}
+
+// SecuredPaths are the paths of what Secured compares, as [Ignore.MayMatch] wants them.
+func SecuredPaths() []string {
+	return []string{"version", "cipher", "alpn", "name", "issuer", "key", "trust", "expiry", "not_after"}
+}
+
+// PointlessSecured says why a rule for handshakes excuses nothing, empty when it may
+// excuse something.
+func PointlessSecured(rule Ignore) string {
+	if rule.MayMatch(SecuredPaths()...) {
+		return ""
+	}
+	return fmt.Sprintf("no effect: %q is no path of TLS: those are %s", rule.Path, strings.Join(SecuredPaths(), ", "))
+}
+
+// fails is why it has failed, in words.
+func (h Handshake) fails() string {
+	return "the TLS handshake fails: " + Clean(strings.TrimPrefix(h.Failed, "tls: "), longestTold)
+}
+
+// request is what the client has asked for.
+func (h Handshake) request() []Field {
+	return []Field{
+		{Path: "name", Value: Clean(h.ServerName, longestTold)},
+		{Path: "alpn", Value: Clean(strings.Join(h.Protocols, " "), longestTold), Plain: true},
+		{Path: "versions", Value: strings.TrimSpace(versions(h.Least) + " " + versions(h.Most)), Plain: true},
+	}
+}
+
+func versions(v uint16) string {
+	if v == 0 {
+		return ""
+	}
+	return tls.VersionName(v)
+}
+
+// reply is the handshake as a server's answer.
+func (h Handshake) reply(now time.Time) Reply {
+	r := Reply{Asked: h.Began, First: h.Ended, Last: h.Ended}
+	if h.Failed != "" || h.Version == 0 {
+		r.First, r.Last = time.Time{}, time.Time{}
+		return r
+	}
+	c := h.Certificate
+	add := func(path, value string, level Level) {
+		r.Fields = append(r.Fields, Field{Path: path, Value: Clean(value, longestTold), Level: level, Plain: true, Set: path == "name"})
+	}
+	add("version", tls.VersionName(h.Version), Semantic)
+	add("alpn", cmp.Or(h.Protocol, "none"), Semantic)
+	for i, name := range c.Names {
+		if i == mostNames {
+			add("name", fmt.Sprintf("and %d more", len(c.Names)-i), Semantic)
+			break
+		}
+		add("name", strings.ToLower(name), Semantic)
+	}
+	add("issuer", c.Issuer, Text)
+	add("key", c.Kind, Text)
+	add("trust", c.trust(), Semantic)
+	add("expiry", c.expiry(now), Semantic)
+	if !c.After.IsZero() {
+		add("not_after", c.After.UTC().Format(time.RFC3339), Text)
+	}
+	return r
+}
+
+// suite is the cipher suite: a matter of what is preferred, where both are good.
+func (h Handshake) suite() Field {
+	return Field{Path: "cipher", Value: tls.CipherSuiteName(h.Cipher), Level: Shape, Plain: true}
+}
+
+// trust says whether a certificate is trusted. Numbers in the reason, as the time of
+// now, are not what tells one reason from another.
+func (s Shown) trust() string {
+	if s.Distrust == "" {
+		return "trusted"
+	}
+	return "not trusted: " + MaskNumbers(strings.TrimPrefix(s.Distrust, "x509: "))
+}
+
+// expiry says whether a certificate is still of use, and for how long.
+func (s Shown) expiry(now time.Time) string {
+	switch {
+	case s.After.IsZero():
+		return "never"
+	case !now.Before(s.After):
+		return "expired"
+	case now.Before(s.Before):
+		return "not valid yet"
+	case now.Add(soon).After(s.After):
+		return "expires soon"
+	}
+	return "valid"
+}

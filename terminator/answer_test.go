@@ -1,0 +1,182 @@
+package terminator
+
+import (
+	"crypto"
+	"crypto/rsa"
+	"crypto/tls"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/splitd/splitd/traffic"
+)
+
+func newRSA(t testing.TB) *rsa.PrivateKey {
+	t.Helper()
+	key, err := rsaKey()
+	check(t, err)
+	return key
+}
+
+func TestTheNameChoosesTheCertificate(t *testing.T) {
+	a := newAuthority(t)
+	one, two, wild := a.sign(t, newKey(t), "one.test"), a.sign(t, newKey(t), "two.test", "three.test"), a.sign(t, newKey(t), "*.wild.test")
+	theirs := []tls.Certificate{a.sign(t, newKey(t), "one.test", "two.test", "three.test", "x.wild.test")}
+	s := newStand(t, a, set{protocol: "raw", own: []tls.Certificate{one, two, wild}, serve: echoes(&tls.Config{Certificates: theirs})})
+	for name, want := range map[string]tls.Certificate{"one.test": one, "two.test": two, "THREE.test": two, "x.wild.test": wild} {
+		config := s.asks(name)
+		s.knows(config, nil)
+		if _, state, flow := s.through(config, "x"); !sameKeys(state.PeerCertificates, want) || flow.opaque != "" {
+			t.Errorf("%s: %v, opaque %q", name, state.PeerCertificates[0].DNSNames, flow.opaque)
+		}
+	}
+}
+
+func TestWithoutANameItIsTheFirst(t *testing.T) {
+	a := newAuthority(t)
+	one, two := a.sign(t, newKey(t), "one.test"), a.sign(t, newKey(t), "two.test")
+	s := newStand(t, a, set{protocol: "raw", own: []tls.Certificate{one, two}, serve: echoes(&tls.Config{Certificates: []tls.Certificate{a.sign(t, newKey(t), "one.test")}})})
+	config := &tls.Config{InsecureSkipVerify: true} //nolint:gosec // the test looks at the certificate itself
+	s.knows(config, nil)
+	if _, state, flow := s.through(config, "x"); !sameKeys(state.PeerCertificates, one) || flow.opaque != "" {
+		t.Errorf("%v, opaque %q", state.PeerCertificates[0].DNSNames, flow.opaque)
+	}
+}
+
+// Of every suite and version that a primary may insist on: what the client gets is that, or, where our
+// key is of the other kind, one that is in nothing weaker.
+func TestNothingIsWeakerThanThePrimarysOwn(t *testing.T) {
+	a := newAuthority(t)
+	keys := map[string]crypto.Signer{"ECDSA": newKey(t), "RSA": newRSA(t)}
+	offered := suites()
+	for ours := range keys {
+		for theirs := range keys {
+			for version := uint16(tls.VersionTLS10); version <= tls.VersionTLS12; version++ {
+				t.Run(fmt.Sprintf("our %s, the primary's %s, %s", ours, theirs, tls.VersionName(version)), func(t *testing.T) {
+					config := &tls.Config{Certificates: []tls.Certificate{a.sign(t, keys[theirs], "a.test")}, MinVersion: version, MaxVersion: version}
+					s := newStand(t, a, set{protocol: "raw", own: []tls.Certificate{a.sign(t, keys[ours], "a.test")}, serve: echoes(config)})
+					seen := 0
+					for _, suite := range offered {
+						config := config.Clone()
+						config.CipherSuites = []uint16{suite}
+						s.serves(echoes(config))
+						s.known.forget()
+						asks := s.asks("a.test")
+						asks.MinVersion, asks.CipherSuites = tls.VersionTLS10, offered
+						s.knows(asks, nil)
+						conn, flow := s.connect()
+						inside := tls.Client(conn, asks)
+						err := inside.Handshake()
+						_ = conn.Close()
+						<-flow.done
+						if err != nil || flow.opaque != "" {
+							continue // the suite is not for this key or version
+						}
+						seen++
+						got := inside.ConnectionState()
+						if got.Version != version {
+							t.Errorf("%s: %s", tls.CipherSuiteName(suite), tls.VersionName(got.Version))
+						}
+						if ours == theirs && got.CipherSuite != suite || slices.Index(noWeaker(suite, offered), got.CipherSuite) < 0 {
+							t.Errorf("%s with the primary, %s with the client", tls.CipherSuiteName(suite), tls.CipherSuiteName(got.CipherSuite))
+						}
+					}
+					if seen < 2 {
+						t.Errorf("%d suites were seen", seen)
+					}
+				})
+			}
+		}
+	}
+}
+
+func TestASuiteThatIsWeakerInAnythingIsNotAllowed(t *testing.T) {
+	all := suites()
+	for than, weaker := range map[uint16][]uint16{
+		tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256: {tls.TLS_RSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA, tls.TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA, tls.TLS_RSA_WITH_RC4_128_SHA},
+		tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384: {tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256},
+		tls.TLS_RSA_WITH_AES_128_CBC_SHA:          {tls.TLS_RSA_WITH_RC4_128_SHA, tls.TLS_RSA_WITH_3DES_EDE_CBC_SHA, tls.TLS_ECDHE_RSA_WITH_RC4_128_SHA},
+	} {
+		allowed := noWeaker(than, all)
+		if !slices.Contains(allowed, than) {
+			t.Errorf("%s is weaker than itself", tls.CipherSuiteName(than))
+		}
+		for _, w := range weaker {
+			if slices.Contains(allowed, w) {
+				t.Errorf("%s is allowed for %s", tls.CipherSuiteName(w), tls.CipherSuiteName(than))
+			}
+		}
+	}
+}
+
+func TestAClientThatCannotTakeOurKindOfKeyIsPassedThrough(t *testing.T) {
+	a := newAuthority(t)
+	theirs := a.sign(t, newRSA(t), "a.test")
+	s := newStand(t, a, set{protocol: "raw", serve: echoes(&tls.Config{Certificates: []tls.Certificate{theirs}})})
+	config := s.asks("a.test")
+	config.MaxVersion, config.CipherSuites = tls.VersionTLS12, []uint16{tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256}
+	s.knows(config, nil)
+	_, state, flow := s.through(config, "x")
+	if !sameKeys(state.PeerCertificates, theirs) {
+		t.Error("it was not shown the primary's")
+	}
+	passesThrough(t, s, flow, unspoken)
+}
+
+func TestARenewedCertificateIsTakenUp(t *testing.T) {
+	a := newAuthority(t)
+	s := newStand(t, a, set{protocol: "raw", serve: echoes(&tls.Config{Certificates: []tls.Certificate{a.sign(t, newKey(t), "a.test")}})})
+	config := s.asks("a.test")
+	s.knows(config, nil)
+	_, before, _ := s.through(config, "x")
+	renewed := a.sign(t, newKey(t), "a.test")
+	save(t, s.own[0], renewed)
+	s.certificates.looked = s.certificates.looked.Add(-lookEvery) // a second later
+	if _, state, _ := s.through(config, "x"); !sameKeys(state.PeerCertificates, renewed) || sameKeys(before.PeerCertificates, renewed) {
+		t.Error("the renewed one is not shown")
+	}
+	again := a.sign(t, newKey(t), "a.test")
+	save(t, s.own[0], again)
+	s.Reload()
+	s.knows(config, nil) // what was known of the primary is found anew
+	if _, state, _ := s.through(config, "x"); !sameKeys(state.PeerCertificates, again) {
+		t.Error("the one behind a reload is not shown")
+	}
+}
+
+func TestAPairThatDoesNotFitLeavesTheOldOneAndIsSaidOnce(t *testing.T) {
+	a := newAuthority(t)
+	own := a.sign(t, newKey(t), "a.test")
+	s := newStand(t, a, set{protocol: "raw", own: []tls.Certificate{own}, serve: echoes(&tls.Config{Certificates: []tls.Certificate{a.sign(t, newKey(t), "a.test")}})})
+	s.knows(s.asks("a.test"), nil)
+	other := traffic.Certificate{Cert: s.own[0].Cert, Key: s.own[0].Key + ".new"}
+	save(t, other, a.sign(t, newKey(t), "a.test")) // a new certificate with the old key
+	for range 3 {
+		s.certificates.looked = s.certificates.looked.Add(-lookEvery)
+		if _, state, _ := s.through(s.asks("a.test"), "x"); !sameKeys(state.PeerCertificates, own) {
+			t.Error("another certificate is shown")
+		}
+	}
+	if n := strings.Count(s.logged.String(), "cannot be read again"); n != 1 || !strings.Contains(s.logged.String(), s.own[0].Cert) {
+		t.Errorf("logged %d times: %s", n, s.logged)
+	}
+	check(t, os.Remove(s.own[0].Cert))
+	s.Reload()
+	s.knows(s.asks("a.test"), nil)
+	if _, state, _ := s.through(s.asks("a.test"), "x"); !sameKeys(state.PeerCertificates, own) {
+		t.Error("without the file another certificate is shown")
+	}
+}
+
+func TestWithoutCertificatesThereIsNoTerminator(t *testing.T) {
+	split := traffic.Split{Name: "web"}
+	if _, err := New(Options{Split: split}); err == nil {
+		t.Error("one was made of none")
+	}
+	split.Shadow.TLS.Certificates = []traffic.Certificate{{Cert: "/nowhere.crt", Key: "/nowhere.key"}}
+	if _, err := New(Options{Split: split}); err == nil || !strings.Contains(err.Error(), "/nowhere.crt") {
+		t.Errorf("of files that are not there: %v", err)
+	}
+}

@@ -1,0 +1,246 @@
+package terminator
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"testing"
+
+	"github.com/splitd/splitd/shadow"
+)
+
+// ready is a stand with a primary that does with each connection inside TLS what it is told
+// to, and that is known.
+func ready(t *testing.T, serve func(raw net.Conn, inside *tls.Conn)) *stand {
+	t.Helper()
+	a := newAuthority(t)
+	config := &tls.Config{Certificates: []tls.Certificate{a.sign(t, newKey(t), "a.test")}}
+	s := newStand(t, a, set{protocol: "raw", serve: echoes(config)})
+	s.knows(s.asks("a.test"), nil)
+	s.serves(func(conn net.Conn) {
+		inside := tls.Server(conn, config)
+		if inside.Handshake() == nil {
+			serve(conn, inside)
+		}
+	})
+	return s
+}
+
+// end is how a stream inside TLS has ended for who reads it.
+func end(inside *tls.Conn, under *under) (said, how string) {
+	b, err := io.ReadAll(inside)
+	switch {
+	case err != nil:
+		return string(b), "broken"
+	case under.ended:
+		return string(b), "FIN"
+	}
+	return string(b), "close_notify"
+}
+
+// under notes whether its FIN was read.
+type under struct {
+	net.Conn
+	ended bool
+}
+
+func (u *under) Read(b []byte) (int, error) {
+	n, err := u.Conn.Read(b)
+	u.ended = u.ended || errors.Is(err, io.EOF)
+	return n, err
+}
+
+func TestAnEndIsPassedOnAsItIs(t *testing.T) {
+	for want, ending := range map[string]func(net.Conn, *tls.Conn){
+		"close_notify": func(_ net.Conn, inside *tls.Conn) { _ = inside.CloseWrite() },
+		"FIN":          func(raw net.Conn, _ *tls.Conn) { _ = raw.(*net.TCPConn).CloseWrite() },
+	} {
+		t.Run("of the primary: "+want, func(t *testing.T) {
+			s := ready(t, func(raw net.Conn, inside *tls.Conn) {
+				_, _ = io.WriteString(inside, "half")
+				ending(raw, inside)
+				_, _ = io.Copy(io.Discard, inside)
+			})
+			conn, flow := s.connect()
+			u := &under{Conn: conn}
+			inside := tls.Client(u, s.asks("a.test"))
+			check(t, inside.Handshake())
+			if said, how := end(inside, u); said != "half" || how != want {
+				t.Errorf("said %q, ended by %s", said, how)
+			}
+			_ = conn.Close()
+			<-flow.done
+			if flow.err != nil || flow.end != "closed" {
+				t.Errorf("flow: %v, %q", flow.err, flow.end)
+			}
+		})
+		t.Run("of the client: "+want, func(t *testing.T) {
+			seen := make(chan [2]string, 1)
+			a := newAuthority(t)
+			config := &tls.Config{Certificates: []tls.Certificate{a.sign(t, newKey(t), "a.test")}}
+			s := newStand(t, a, set{protocol: "raw", serve: echoes(config)})
+			s.knows(s.asks("a.test"), nil)
+			s.serves(func(conn net.Conn) {
+				u := &under{Conn: conn}
+				said, how := end(tls.Server(u, config), u)
+				seen <- [2]string{said, how}
+			})
+			conn, flow := s.connect()
+			inside := tls.Client(conn, s.asks("a.test"))
+			_, err := io.WriteString(inside, "half")
+			check(t, err)
+			ending(conn, inside)
+			if got := <-seen; got != [2]string{"half", want} {
+				t.Errorf("the primary: %q", got)
+			}
+			_ = conn.Close()
+			<-flow.done
+		})
+	}
+}
+
+func TestAClientThatHasEndedHearsTheRest(t *testing.T) {
+	const much = 1 << 20
+	s := ready(t, func(_ net.Conn, inside *tls.Conn) {
+		b, err := io.ReadAll(inside)
+		if err != nil {
+			return
+		}
+		_, _ = inside.Write(b)
+		_ = inside.CloseWrite()
+	})
+	answer, _, flow := s.through(s.asks("a.test"), strings.Repeat("x", much))
+	if len(answer) != much || flow.err != nil {
+		t.Errorf("answer of %d bytes, %v", len(answer), flow.err)
+	}
+	if len(flow.said) != 2 || len(flow.said[0]) != much+len("client: ") || len(flow.said[1]) != much+len("primary: ") {
+		t.Errorf("told %d pieces", len(flow.said))
+	}
+}
+
+func TestAResetEndsTheFlowAndIsItsSides(t *testing.T) {
+	t.Run("client", func(t *testing.T) {
+		s := ready(t, func(_ net.Conn, inside *tls.Conn) { _, _ = io.Copy(io.Discard, inside) })
+		conn, flow := s.connect()
+		check(t, tls.Client(conn, s.asks("a.test")).Handshake())
+		check(t, conn.SetLinger(0))
+		check(t, conn.Close())
+		<-flow.done
+		if !failsWith(flow.err, shadow.Client) || flow.end != "reset" {
+			t.Errorf("flow: %v, %q", flow.err, flow.end)
+		}
+	})
+	t.Run("primary", func(t *testing.T) {
+		s := ready(t, func(raw net.Conn, inside *tls.Conn) {
+			_, _ = inside.Read(make([]byte, 1))
+			_ = raw.(*net.TCPConn).SetLinger(0)
+			_ = raw.Close()
+		})
+		conn, flow := s.connect()
+		inside := tls.Client(conn, s.asks("a.test"))
+		_, err := io.WriteString(inside, "x")
+		check(t, err)
+		if b, err := io.ReadAll(inside); len(b) > 0 {
+			t.Errorf("%q, %v", b, err)
+		}
+		<-flow.done
+		if !failsWith(flow.err, shadow.Primary) || flow.end != "reset by primary" {
+			t.Errorf("flow: %v, %q", flow.err, flow.end)
+		}
+	})
+}
+
+func TestAClientThatRefusesOurCertificateIsItsOwnFailure(t *testing.T) {
+	s := ready(t, func(_ net.Conn, inside *tls.Conn) { _, _ = io.Copy(io.Discard, inside) })
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		config := s.asks("a.test")
+		config.MaxVersion = version
+		s.knows(config, nil)
+		config.RootCAs = newAuthority(t).pool()
+		conn, flow := s.connect()
+		if err := tls.Client(conn, config).Handshake(); err == nil {
+			t.Error("it has taken the certificate")
+		}
+		_ = conn.Close()
+		<-flow.done
+		if !failsWith(flow.err, shadow.Client) || flow.end != "reset" {
+			t.Errorf("flow: %v, %q", flow.err, flow.end)
+		}
+	}
+	if n := s.Numbers().FailedClient; n == 0 {
+		t.Errorf("numbers: %+v", s.Numbers())
+	}
+}
+
+func TestWhoIsTakenAwayReturnsWhateverItWaitsFor(t *testing.T) {
+	cause := errors.New("the relay wants it")
+	a := newAuthority(t)
+	for name, c := range map[string]struct {
+		protocol string
+		client   []string // what it says, each after the primary's turn
+		primary  []string
+	}{
+		"silence":             {"http", nil, nil},
+		"half a hello":        {"http", []string{"\x16\x03\x01\x02\x00\x01"}, nil},
+		"clear":               {"http", []string{"GET"}, nil},
+		"a dialogue":          {"smtp", nil, []string{"220 mx\r\n"}},
+		"behind STARTTLS":     {"smtp", []string{"STARTTLS\r\nNOOP\r\n"}, []string{"220 mx\r\n"}},
+		"before a hello":      {"smtp", []string{"STARTTLS\r\n"}, []string{"220 mx\r\n", "220 go\r\n"}},
+		"behind its own FIN":  {"smtp", []string{"STARTTLS\r\nNOOP\r\n", ""}, []string{"220 mx\r\n"}},
+		"a dialogue in doubt": {"smtp", []string{"what\nis this\r\n"}, []string{"220 mx\r\n"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStand(t, a, set{protocol: c.protocol, serve: func(net.Conn) {}})
+			client, theirs := net.Pipe()
+			primary, ours := net.Pipe()
+			ctx, cancel := context.WithCancelCause(context.Background())
+			done := make(chan error)
+			go func() { done <- s.Carry(ctx, Flow{}, halves{theirs}, halves{ours}, deafTeller{}) }()
+			go func() { _, _ = io.Copy(io.Discard, client) }()
+			go func() {
+				for _, say := range c.primary {
+					_, _ = io.WriteString(primary, say)
+				}
+				_, _ = io.Copy(io.Discard, primary)
+			}()
+			for _, say := range c.client {
+				if say == "" {
+					_ = client.Close()
+					break
+				}
+				_, err := io.WriteString(client, say)
+				check(t, err)
+			}
+			cancel(cause)
+			if err := <-done; !errors.Is(err, cause) {
+				t.Errorf("it returns %v", err)
+			}
+			_, _ = client.Close(), primary.Close()
+		})
+	}
+}
+
+// halves is a pipe, whose directions end together.
+type halves struct{ net.Conn }
+
+func (h halves) CloseWrite() error { return nil }
+
+type panics struct{}
+
+func (panics) Open(*shadow.Handshake, string) Tap { panic("in Open") }
+
+func TestATapThatPanicsEndsAlone(t *testing.T) {
+	s := newStand(t, newAuthority(t), set{protocol: "raw", serve: func(net.Conn) {}})
+	ours, theirs := net.Pipe()
+	check(t, ours.Close())
+	check(t, theirs.Close())
+	if err := s.Carry(context.Background(), Flow{}, halves{theirs}, halves{theirs}, panics{}); err == nil {
+		t.Error("closed connections were carried")
+	}
+	if s.Numbers().Panicked != 1 {
+		t.Errorf("numbers: %+v", s.Numbers())
+	}
+}

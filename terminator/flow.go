@@ -1,0 +1,84 @@
+package terminator
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/splitd/splitd/shadow"
+)
+
+// A flow is carried.
+type flow struct {
+	t               *Terminator
+	of              Flow
+	ctx             context.Context
+	client, primary *side
+	told            told
+	aborted         atomic.Bool
+	agreed          bool // to go on inside TLS, in clear
+}
+
+// place is where the primary's TLS is found.
+func (f *flow) place() place { return place{primary: f.of.Primary, agreed: f.agreed} }
+
+// abort ends whatever waits for either side, for good.
+func (f *flow) abort() {
+	f.aborted.Store(true)
+	_ = f.client.SetDeadline(past)
+	_ = f.primary.SetDeadline(past)
+}
+
+// rearm has a side be read again that was interrupted.
+func (f *flow) rearm(s *side) {
+	_ = s.SetReadDeadline(time.Time{})
+	if f.aborted.Load() {
+		_ = s.SetDeadline(past)
+	}
+}
+
+// carry is Carry but for the end.
+func (f *flow) carry() error {
+	h, muddled := f.beginning()
+	switch {
+	case h != nil:
+		return f.answer(h)
+	case muddled:
+		return f.passThrough(noHello)
+	}
+	f.t.counts.clear.Add(1)
+	f.told.open(nil, "")
+	if f.t.protocol.dialogue == nil {
+		return f.both(f.client, f.primary)
+	}
+	var err error
+	if f.agreed, err = f.converse(f.t.protocol.dialogue()); !f.agreed {
+		return err
+	}
+	if h, _ = f.beginning(); h == nil {
+		return f.passThrough(noHello)
+	}
+	return f.answer(h)
+}
+
+// passThrough passes on what comes, and tells nothing of it.
+func (f *flow) passThrough(reason string) error {
+	f.t.counts.passedThrough(reason)
+	f.unseen(reason)
+	return f.both(f.client, f.primary)
+}
+
+// unseen tells that nothing is seen, from the beginning or from here on.
+func (f *flow) unseen(reason string) {
+	f.told.open(nil, reason)
+	f.told.opaque(reason)
+}
+
+// opens tells of the handshake with the primary.
+func (f *flow) opens(h shadow.Handshake) {
+	if !f.told.isOpen() {
+		f.told.open(&h, "")
+		return
+	}
+	f.told.secure(h)
+}

@@ -1,0 +1,132 @@
+package terminator
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"github.com/splitd/splitd/shadow"
+	"github.com/splitd/splitd/shadow/secure"
+)
+
+// handshakePatience is how long a handshake may take.
+const handshakePatience = time.Minute
+
+// answer carries a flow whose client has said hello, inside TLS if it can be.
+func (f *flow) answer(h *hello) error {
+	if reason := f.refuses(h); reason != "" {
+		return f.passThrough(reason)
+	}
+	primary, agreed, err := f.open(h)
+	if err != nil {
+		return err
+	}
+	config, reason := f.t.answers(h, agreed)
+	if reason != "" {
+		f.t.counts.failedClient.Add(1)
+		f.opens(agreed)
+		f.refuse(h, alertHandshakeFailure)
+		return &Broken{By: shadow.Client, Err: errors.New(reason)}
+	}
+	if f.t.plain(agreed) {
+		f.t.counts.passedThrough(http2)
+		f.unseen(http2)
+	} else {
+		f.opens(agreed)
+	}
+	client, err := f.accept(config)
+	if err != nil {
+		_ = f.primary.end(false)
+		return err
+	}
+	return f.both(client, inside{Conn: primary, side: f.primary})
+}
+
+// refuses says why the flow is passed through.
+func (f *flow) refuses(h *hello) string {
+	t := f.t
+	if reason := hopeless(h); reason != "" {
+		return reason
+	}
+	t.certificates.look()
+	if !t.certificates.any(h.asked.ServerName) {
+		return uncovered
+	}
+	known, ok := t.known.of(f.place(), h.asked)
+	if !ok {
+		return unknownYet
+	}
+	return t.judged(h, known)
+}
+
+// open makes the handshake with the primary. Where it fails the client is told what we
+// were.
+func (f *flow) open(h *hello) (*tls.Conn, shadow.Handshake, error) {
+	ctx, cancel := context.WithTimeout(f.ctx, handshakePatience)
+	defer cancel()
+	conn, agreed, err := secure.Open(ctx, f.primary, h.asked, f.t.verifier.Load(), true)
+	if f.ctx.Err() == nil {
+		f.t.known.learn(f.place(), h.asked, agreed, err)
+	}
+	if err == nil {
+		return conn, agreed, nil
+	}
+	f.t.counts.failedPrimary.Add(1)
+	f.opens(agreed)
+	f.refuse(h, alertOf(err))
+	return nil, agreed, &Broken{By: shadow.Primary, Err: fmt.Errorf("handshake: %w", err)}
+}
+
+// accept makes the handshake with the client.
+func (f *flow) accept(config *tls.Config) (inside, error) {
+	ctx, cancel := context.WithTimeout(f.ctx, handshakePatience)
+	defer cancel()
+	conn := tls.Server(f.client, config)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		f.t.counts.failedClient.Add(1)
+		_ = f.client.end(false)
+		return inside{}, &Broken{By: shadow.Client, Err: fmt.Errorf("handshake: %w", err)}
+	}
+	f.t.counts.terminated.Add(1)
+	if conn.ConnectionState().DidResume {
+		f.t.counts.resumed.Add(1)
+	}
+	return inside{Conn: conn, side: f.client}, nil
+}
+
+const (
+	alertNone             tls.AlertError = 0 // close_notify: there was none
+	alertHandshakeFailure tls.AlertError = 40
+)
+
+// refuse tells a client that has had no answer yet, in an alert in clear (RFC 8446, 6), and
+// ends.
+func (f *flow) refuse(h *hello, alert tls.AlertError) {
+	if alert != alertNone {
+		const record, fatal = 21, 2
+		version := min(max(h.asked.Most, tls.VersionTLS10), tls.VersionTLS12)
+		_, _ = f.client.Write([]byte{record, byte(version >> 8), byte(version), 0, 2, fatal, byte(alert)})
+	}
+	_ = f.client.end(false)
+}
+
+// alertOf is the alert by which a handshake was refused, or by which one that has failed on our
+// side is to be; none where the connection was.
+func alertOf(err error) tls.AlertError {
+	var op *net.OpError
+	if errors.As(err, &op) && op.Op == "remote error" {
+		for i := range 256 {
+			if a := tls.AlertError(i); a.Error() == op.Err.Error() {
+				return a
+			}
+		}
+	}
+	if errors.As(err, &op) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return alertNone
+	}
+	return alertHandshakeFailure
+}

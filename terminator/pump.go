@@ -1,0 +1,110 @@
+package terminator
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/splitd/splitd/shadow"
+)
+
+// A buffer is of one direction: a record of TLS, and as much again.
+type buffer [32 << 10]byte
+
+var buffers = sync.Pool{New: func() any { return new(buffer) }}
+
+// both passes on what two voices say until both have ended, or one has failed.
+func (f *flow) both(client, primary voice) error {
+	up := f.aside(func() error { return f.pump(client, primary) })
+	down := f.pump(primary, client)
+	if down != nil {
+		f.abort()
+	}
+	return first(<-up, down)
+}
+
+// aside runs one direction in a goroutine of its own, and ends the other one with it if it fails.
+func (f *flow) aside(run func() error) <-chan error {
+	done := make(chan error, 1)
+	go func() {
+		err := errors.New("it has panicked")
+		defer func() {
+			if p := recover(); p != nil {
+				f.t.log.Error("flow has panicked", "split", f.t.split, "panic", p)
+			}
+			if err != nil {
+				f.abort()
+			}
+			done <- err
+		}()
+		err = run()
+	}()
+	return done
+}
+
+// first is which of two errors is the cause: who was interrupted is not.
+func first(a, b error) error {
+	if a == nil || b != nil && errors.Is(a, errGone) {
+		return b
+	}
+	return a
+}
+
+// pump passes on one direction.
+func (f *flow) pump(from, to voice) error {
+	buf := buffers.Get().(*buffer)
+	defer buffers.Put(buf)
+	for {
+		n, err := from.Read(buf[:])
+		if n > 0 {
+			if err := f.pass(from.raw().who, to, buf[:n]); err != nil {
+				return err
+			}
+		}
+		if err != nil {
+			return f.ends(from, to, err)
+		}
+	}
+}
+
+// pass passes on one chunk, and tells of it.
+func (f *flow) pass(from shadow.Party, to voice, b []byte) error {
+	f.told.began(from, b)
+	if _, err := to.Write(b); err != nil {
+		f.told.lost(from)
+		return f.broken(to.raw(), err)
+	}
+	f.told.delivered(from)
+	return nil
+}
+
+// ends passes on that a side has ended, as it has.
+func (f *flow) ends(from, to voice, err error) error {
+	whole := errors.Is(err, io.EOF)
+	if !whole && !errors.Is(err, errTruncated) {
+		if _, secured := to.(inside); secured {
+			_ = to.end(false) // what is cut off must not look whole
+		}
+		return f.broken(from.raw(), err)
+	}
+	if err := to.end(whole); err != nil {
+		return f.broken(to.raw(), fmt.Errorf("end the direction: %w", err))
+	}
+	f.told.fin(from.raw().who)
+	if whole {
+		from.rest()
+		if _, secured := to.(inside); secured && from.raw().ended.Load() {
+			_ = to.end(false) // the FIN behind close_notify
+		}
+	}
+	return nil
+}
+
+// broken names whose side has failed.
+func (f *flow) broken(s *side, err error) error {
+	if timedOut(err) {
+		return errGone
+	}
+	return &Broken{By: s.who, Err: err}
+}

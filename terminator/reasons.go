@@ -1,0 +1,22 @@
+package terminator
+
+// Why a flow, or the rest of one, is passed through unseen. Reports show them, and
+// there are no others.
+const (
+	asksClient  = "the primary asks for a certificate of the client"
+	http2       = "HTTP/2"
+	earlyData   = "early data (0-RTT)"
+	uncovered   = "no certificate covers the name that the client asks for"
+	untrusted   = "the primary's certificate is not trusted"
+	unknownYet  = "the primary's TLS is not known yet"
+	unopened    = "the primary's TLS cannot be opened"
+	unspoken    = "the client's TLS cannot be answered as the primary does"
+	acmeTLS     = "a check of the name by its certificate (acme-tls/1)"
+	noHello     = "it does not begin with a ClientHello"
+	notFollowed = "the dialogue in clear cannot be followed"
+)
+
+// reasons is all of them.
+var reasons = []string{
+	asksClient, http2, earlyData, uncovered, untrusted, unknownYet, unopened, unspoken, acmeTLS, noHello, notFollowed,
+}

@@ -1,0 +1,40 @@
+package terminator
+
+import (
+	"time"
+
+	"github.com/splitd/splitd/traffic"
+)
+
+// Served is a certificate that clients are shown.
+type Served struct {
+	Files    traffic.Certificate
+	NotAfter time.Time
+	// Fault is why it is not the one that is in its files now; nil: it is.
+	Fault error
+}
+
+// Served returns them as they are now. It looks at no file.
+func (t *Terminator) Served() []Served {
+	pairs := *t.certificates.pairs.Load()
+	all := make([]Served, len(pairs))
+	for i, p := range pairs {
+		all[i] = Served{t.certificates.files[i], p.certificate.Leaf.NotAfter, p.fault}
+	}
+	return all
+}
+
+// Plus are the numbers of both.
+func (n Numbers) Plus(o Numbers) Numbers {
+	passed := make(map[string]uint64, len(n.PassedThrough)+len(o.PassedThrough))
+	for _, of := range []map[string]uint64{n.PassedThrough, o.PassedThrough} {
+		for reason, flows := range of {
+			passed[reason] += flows
+		}
+	}
+	return Numbers{
+		Clear: n.Clear + o.Clear, Terminated: n.Terminated + o.Terminated, Resumed: n.Resumed + o.Resumed, PassedThrough: passed,
+		FailedClient: n.FailedClient + o.FailedClient, FailedPrimary: n.FailedPrimary + o.FailedPrimary,
+		Probes: n.Probes + o.Probes, Panicked: n.Panicked + o.Panicked,
+	}
+}
