@@ -74,7 +74,9 @@ func serveSecureClients(words []string, orders io.Reader, answers io.Writer) err
 	if _, err := fmt.Fprintln(answers, "ready"); err != nil || !lines.Scan() {
 		return err
 	}
-	c.done = secureDone{}
+	if do == doResumed || do == doHold { // whose flows before were to get ready alone
+		c.done = secureDone{}
+	}
 	before, began := ownCPU(), time.Now()
 	c.together(act)
 	c.done.Seconds, c.done.CPU = time.Since(began).Seconds(), (ownCPU() - before).Seconds()

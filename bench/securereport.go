@@ -1,6 +1,9 @@
 package main
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // secureColumns are those of ways over TLS.
 func secureColumns() []column {
@@ -19,7 +22,7 @@ func secureColumns() []column {
 		{"of its shadow", secureBulkBeside, "%.0f", 1e12},
 		{"idle flow, KiB", secureIdle, "%.1f", 1.0 / 1024},
 		{"of its shadow", secureIdleBeside, "%.1f", 1.0 / 1024},
-		{"% seen into", seenInto, "%.0f", 100},
+		{"% seen into, at least", seenInto, "%.0f", 100},
 		{"% resumed", sessionsResumed, "%.0f", 100},
 	}
 }
@@ -40,7 +43,11 @@ func (r *report) secured(s *secured) {
 		for _, c := range secureColumns() {
 			cell := "-"
 			if values := a.values[c.of]; len(values) > 0 {
-				cell = fmt.Sprintf(c.format, median(values)*c.unit)
+				of := median(values)
+				if c.of == seenInto {
+					of = slices.Min(values)
+				}
+				cell = fmt.Sprintf(c.format, of*c.unit)
 			}
 			cells = append(cells, cell)
 		}

@@ -19,8 +19,8 @@ type Certificates struct{ dir string }
 // ServiceHost is what clients ask for: all certificates are of it.
 const ServiceHost = "ladder.test"
 
-// primaryHost is what the primary's certificate is of besides: by it a client knows whose
-// it is.
+// primaryHost is what those of the primary and of candidates are of besides: by it a client
+// knows whether somebody stands in.
 const primaryHost = "primary.ladder.test"
 
 // NewCertificates makes them.
@@ -42,12 +42,12 @@ func (c *Certificates) make() error {
 		return err
 	}
 	files := map[string][]byte{c.Roots(): authority.PEM}
-	for file, names := range map[string][]string{c.Service(): {ServiceHost}, c.Primary(): {ServiceHost, primaryHost}, c.candidate(Healthy): {ServiceHost}} {
+	for file, names := range map[string][]string{c.Service(): {ServiceHost}, c.Primary(): {ServiceHost, primaryHost}, c.candidate(Healthy): {ServiceHost, primaryHost}} {
 		if files[file], err = authority.Issue(names...); err != nil {
 			return err
 		}
 	}
-	if files[c.candidate(Expired)], err = authority.IssueExpired(ServiceHost); err != nil {
+	if files[c.candidate(Expired)], err = authority.IssueExpired(ServiceHost, primaryHost); err != nil {
 		return err
 	}
 	for file, text := range files {
