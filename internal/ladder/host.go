@@ -123,7 +123,7 @@ func (h *Host) Taken() (int, error) {
 // error.
 func (h *Host) Close() error {
 	_ = h.ask.Close()
-	kill := time.AfterFunc(endGrace, func() { _ = h.cmd.Process.Kill() })
+	kill := time.AfterFunc(startPatience, func() { _ = h.cmd.Process.Kill() }) // it may have to wait to end, too
 	defer kill.Stop()
 	if err := h.cmd.Wait(); err != nil {
 		return fmt.Errorf("end the candidate's process: %w\n%s", err, h.log.String())
