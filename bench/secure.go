@@ -171,8 +171,8 @@ type secureMeasure struct {
 }
 
 // mixtures is how often a slice is measured again in which flows were passed through that are
-// to be seen into: where all processors are busy the process of the shadow has none, what it is
-// to be told does not fit any more, and such flows are not sampled.
+// to be seen into: where all processors are busy the processes of the shadow and of the candidate
+// have none, and flows that they cannot follow are not sampled.
 const mixtures = 10
 
 func (h *secureHost) measure(ctx context.Context, w *way, m secureMeasure) error {

@@ -134,10 +134,11 @@ func secureSplitd(sees bool, sample int) func(context.Context, *way, *secureHost
 }
 
 // awaitInto waits until new flows of the way are seen into: before, splitd has to learn how the
-// primary speaks TLS.
+// primary speaks TLS, and after a slice a candidate that could not follow is left alone for a
+// while.
 func (h *secureHost) awaitInto(ctx context.Context, w *way) error {
-	const some = 10 * time.Millisecond
-	for deadline := time.Now().Add(patience); ; {
+	const some, most = 10 * time.Millisecond, time.Minute
+	for deadline := time.Now().Add(most); ; time.Sleep(10 * some) {
 		done, _, err := h.act(ctx, w, doFull, some, 1)
 		if err != nil || done.SeenInto == done.Flows {
 			return err
