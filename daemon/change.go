@@ -51,7 +51,7 @@ type reach int
 const (
 	reachAll     reach = iota // definitions may differ
 	reachWeights              // the weights of some splits: the short way
-	reachNone                 // only who holds the weights
+	reachNumber               // only who holds them, and for how long: the generation
 )
 
 // decision looks at the state of now and says what to change. It may be asked
@@ -120,12 +120,12 @@ func (d *Daemon) enact(ctx context.Context, c *change) error {
 	if err := d.enter(ctx, *c); err != nil {
 		return err
 	}
-	if c.reach != reachNone && !c.switchesManyOff() { // of those, recordMany notes them
+	if !c.switchesManyOff() { // of those, recordMany notes them
 		d.begun(ctx, c)
 	}
 	old := d.view.Load()
 	d.see(c.next)
-	if c.reach != reachNone {
+	if c.reach != reachNumber {
 		c.shut = shut(old.of(c.records), c.next.of(c.records))
 		d.tend.free(c.shut)
 	}
@@ -148,12 +148,16 @@ func (d *Daemon) takeAttempts(c change) { d.planes.relay.Free(c.shut) }
 // does not have, because somebody flushed it, take the whole way, and so does the
 // first sample of a split of the kernel.
 func (d *Daemon) enter(ctx context.Context, c change) error {
-	if c.reach == reachNone {
-		return nil
-	}
-	if c.reach == reachWeights && !d.planes.wantsInlet(c.next.of(c.records)) {
+	if c.reach != reachAll && !d.planes.wantsInlet(c.next.of(c.records)) {
 		err := d.planes.setWeights(ctx, c.next.of(c.records))
-		if err == nil || !errors.Is(err, netfilter.ErrNotInKernel) {
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, netfilter.ErrNotInKernel):
+		case c.reach == reachNumber:
+			d.log.Warn("the kernel does what it is to do, and has the number of an earlier generation", "error", err)
+			return nil
+		default:
 			return err
 		}
 		d.log.Warn("kernel has lost the splits; all is applied again", "error", err)

@@ -275,3 +275,69 @@ func TestAStaleGenerationIsAConflict(t *testing.T) {
 		t.Errorf("set at a stale generation = %v, want a conflict", err)
 	}
 }
+
+// Who raises with the generation that he has seen is refused when somebody said
+// meanwhile that nothing is to be raised, though no weight changed by that.
+func TestEachChangeIsAGenerationAlsoWhereNoWeightChanges(t *testing.T) {
+	w := newWorld(t, mx(percent(5)))
+	d := w.mustBoot()
+	at := func() uint64 { return uint64(d.view.Load().records.get("mx").Generation) }
+	ctx, who := t.Context(), control.Actor{User: "ops"}
+	steps := []struct {
+		name    string
+		change  func() (api.Change, error)
+		changes bool
+	}{
+		{"set to 0", func() (api.Change, error) { return w.set(d, 0) }, true},
+		{"drain by a time", func() (api.Change, error) {
+			return d.Drain(ctx, who, "mx", api.DrainRequest{Backend: "new", KillAfterSeconds: 60})
+		}, true},
+		{"drain by another time", func() (api.Change, error) {
+			return d.Drain(ctx, who, "mx", api.DrainRequest{Backend: "new", KillAfterSeconds: 90})
+		}, true},
+		{"off", func() (api.Change, error) { return d.Off(ctx, who, "mx", api.Request{}) }, true},
+		{"off again", func() (api.Change, error) { return d.Off(ctx, who, "mx", api.Request{}) }, false},
+		{"undo", func() (api.Change, error) { return d.Undo(ctx, who, "mx", api.Request{}) }, true},
+	}
+	for _, s := range steps {
+		seen := at()
+		change, err := s.change()
+		if err != nil {
+			t.Fatalf("%s: %v", s.name, err)
+		}
+		want := seen
+		if s.changes {
+			want++
+		}
+		if change.Changed != s.changes || at() != want || change.Generation != want {
+			t.Errorf("%s: changed %v, generation %d, told %d, want %v and %d", s.name, change.Changed, at(), change.Generation, s.changes, want)
+		}
+		if s.changes {
+			_, err = d.Set(ctx, control.Actor{}, "mx", api.SetRequest{WeightPPM: new(100_000), Request: api.Request{ExpectGeneration: new(seen)}})
+			if refused, ok := errors.AsType[*api.Error](err); !ok || refused.Code != api.CodeConflict {
+				t.Fatalf("%s: a set at the generation before = %v, want a conflict", s.name, err)
+			}
+		}
+	}
+	w.agrees(d)
+}
+
+func TestAPlaneThatRefusesANumberKeepsNobodyFromOff(t *testing.T) {
+	w := newWorld(t, mx(percent(5)))
+	d := w.mustBoot()
+	if _, err := d.Drain(t.Context(), control.Actor{}, "mx", api.DrainRequest{Backend: "new", KillAfterSeconds: 60}); err != nil {
+		t.Fatal(err)
+	}
+	w.kernel.fail = errors.New("kernel says no")
+	if _, err := d.Off(t.Context(), control.Actor{}, "mx", api.Request{}); err != nil {
+		t.Fatalf("off where all is at 0: %v", err)
+	}
+	if list, err := d.Splits(t.Context(), "mx"); err != nil || list.Items[0].Kernel.Synced() {
+		t.Errorf("status = %+v, %v, want one that is not in sync", list.Items, err)
+	}
+	w.kernel.fail = nil
+	if _, err := d.Apply(t.Context(), control.Actor{}, api.ApplyRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	w.agrees(d)
+}

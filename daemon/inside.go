@@ -115,7 +115,7 @@ func (i *insider) make(ctx context.Context, by insiders) *terminator.Terminator 
 	defer again.Stop()
 	for {
 		t, err := terminator.New(terminator.Options{
-			Split: i.split, Tickets: by.tickets(), Dial: dialerTo(by.mark(i.split), i.split.Proxy.SendProxy), Now: by.now, Log: by.log,
+			Split: i.split, Tickets: by.tickets(), Dial: dialerTo(by.mark(i.split), wantsHeader(i.split)), Unseen: splitter.ErrUnseen, Now: by.now, Log: by.log,
 		})
 		if err == nil {
 			i.made.Store(t)
@@ -164,6 +164,14 @@ func (i *insider) numbers() terminator.Numbers {
 		return i.before.Plus(t.Numbers())
 	}
 	return i.before
+}
+
+// wantsHeader is which header of the PROXY protocol a primary wants: in mode kernel none.
+func wantsHeader(s traffic.Split) traffic.SendProxy {
+	if s.Mode == traffic.ModeProxy {
+		return s.Proxy.SendProxy
+	}
+	return ""
 }
 
 // dialerTo connects to a primary, which is told whose the connection is where it wants that: it

@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"bufio"
-	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -70,6 +69,10 @@ func browse(t *testing.T, d *Daemon, old netip.AddrPort) (carried bool) {
 	ended := make(chan error, 1)
 	go func() {
 		err := by.Carry(t.Context(), theirs, primary)
+		if errors.Is(err, splitter.ErrUnseen) { // the relay goes on
+			go func() { _, _ = io.Copy(primary, theirs); _ = primary.(*net.TCPConn).CloseWrite() }()
+			_, _ = io.Copy(theirs, primary)
+		}
 		_, _ = theirs.Close(), primary.Close()
 		ended <- err
 	}()
@@ -86,9 +89,7 @@ func browse(t *testing.T, d *Daemon, old netip.AddrPort) (carried bool) {
 		t.Errorf("a client is told %q, %v", body, err)
 	}
 	_ = c.Close()
-	if err := <-ended; err != nil && !errors.Is(err, context.Canceled) {
-		t.Logf("carried: %v", err)
-	}
+	<-ended
 	return true
 }
 
@@ -256,5 +257,34 @@ func TestWhoStandsInForAServiceGoesOnOverOtherRules(t *testing.T) {
 	<-second.ended
 	if _, ok := opens(d, old).(shadowTap); !ok {
 		t.Error("without certificates flows are not told of as they are")
+	}
+}
+
+// A probe says of itself what the relay says of a client, where the primary wants that.
+func TestAPrimaryThatWantsAHeaderHasOneOfAProbeToo(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close() //nolint:errcheck // it has served
+	for mode, want := range map[traffic.Mode]string{traffic.ModeProxy: "PROXY TCP4 127.0.0.1 127.0.0.1 ", traffic.ModeKernel: "hello"} {
+		split := shadowedSplit("web", netip.AddrPort{}, 0)
+		split.Mode, split.Proxy.SendProxy = mode, traffic.SendProxyV1
+		conn, err := dialerTo(0, wantsHeader(split))(t.Context(), l.Addr().(*net.TCPAddr).AddrPort())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(conn, "hello\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		there, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		line, err := bufio.NewReader(there).ReadString('\n')
+		if !strings.HasPrefix(line, want) || err != nil {
+			t.Errorf("in mode %s the primary hears %q, %v", mode, line, err)
+		}
+		_, _ = conn.Close(), there.Close()
 	}
 }

@@ -79,7 +79,7 @@ func (d *Daemon) OffAll(ctx context.Context, who control.Actor, request api.Requ
 	list := api.ChangeList{Envelope: api.Of(api.KindChangeList)}
 	warnings, err := d.carry(ctx, 0, func(v *view) (change, error) {
 		now := d.now()
-		all := change{reach: reachNone}
+		all := change{reach: reachNumber}
 		list.Items = []api.Change{}
 		for _, name := range v.names() {
 			record := v.records.get(name)

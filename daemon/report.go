@@ -145,6 +145,9 @@ func ruleNotes(splits []traffic.Split) []string {
 			notes = append(notes, fmt.Sprintf("split %q: shadow: %v", s.Name, err))
 			continue
 		}
+		if tls := s.Shadow.TLS; tls.On() {
+			rule += fmt.Sprintf("; TLS is seen into, where the primary's certificate is %s, and the candidate's %s", tls.ToPrimary, tls.ToCandidate)
+		}
 		notes = append(notes, fmt.Sprintf("split %q: shadow: sample %s, to %q: %s", s.Name, s.Sample, s.Shadow.To, rule))
 	}
 	return notes

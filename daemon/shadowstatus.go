@@ -32,6 +32,9 @@ func (s *shadows) sample(name string, tees map[string]splitter.TeeCounts) *metri
 		m.Sampled, m.Played, m.Left = &t.Sampled, &t.Tapped, &t.Refused
 		m.Panics["tee"] = t.Panicked
 	}
+	if one.inside != nil {
+		m.Panics["tee"] += one.inside.numbers().Panicked
+	}
 	return m
 }
 

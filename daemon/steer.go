@@ -68,14 +68,14 @@ func (d *Daemon) overriding(w word, record state.Record, overrides traffic.Overr
 		PreviousPPM: int(before.CandidateWeight()), WeightPPM: int(after.CandidateWeight()),
 		PreviousSamplePPM: int(before.Sample), SamplePPM: int(after.Sample),
 	}
-	c := change{reach: reachNone, raises: holdingsOf(before).raisedBy(after)}
+	c := change{reach: reachNumber, raises: holdingsOf(before).raisedBy(after)}
 	if !equalWeights(before.Weights(), after.Weights()) || !sameClosed(before, after) || before.Sample != after.Sample {
 		c.reach = reachWeights
-		next.Generation = max(record.Generation, d.reserved[record.Name])
-		next = advance(next, now) // begun notes its counters when it comes into force
 	} else if !holdsDifferently(record.Overrides, overrides) {
 		return change{}, answer
 	}
+	next.Generation = max(record.Generation, d.reserved[record.Name])
+	next = advance(next, now) // begun notes its counters when it comes into force
 	entry := d.entry(w.who, w.action, record, next, w.reason, now)
 	entry.Undoes = w.undoes
 	c.records, c.entries = []state.Record{next}, []state.Entry{entry}

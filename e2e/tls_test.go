@@ -150,12 +150,19 @@ type vault struct {
 	sessions tls.ClientSessionCache
 }
 
-// newVault starts splitd before two servers, which have certificates of their own.
-func newVault(t *testing.T, newWeb, newMail func(*vault) func(net.Conn)) *vault {
+// emptyVault has certificates, and no server yet.
+func emptyVault(t *testing.T) *vault {
 	t.Helper()
 	v := &vault{lab: newLab(t), issuer: newIssuer(t, "Test Root"), sessions: tls.NewLRUClientSessionCache(8)}
 	v.write("ca.crt", certText(v.issuer.cert.Raw))
 	v.serveWith(1000 * time.Hour)
+	return v
+}
+
+// newVault starts splitd before two servers, which have certificates of their own.
+func newVault(t *testing.T, newWeb, newMail func(*vault) func(net.Conn)) *vault {
+	t.Helper()
+	v := emptyVault(t)
 	v.old = &mailer{name: "old.example", tls: v.backend()}
 	v.router.Serve("tcp4", "127.0.0.1:2526", v.old.serve)
 	v.router.Serve("tcp4", "127.0.0.1:8444", v.inside(v.backend(), shop("")))
@@ -208,7 +215,7 @@ func (v *vault) trusting(name string) *tls.Config {
 func (v *vault) plain(address string) net.Conn {
 	v.t.Helper()
 	var c net.Conn
-	v.lab.client.Do(func() (err error) { c, err = net.DialTimeout("tcp", address, 3*time.Second); return err })
+	v.client.Do(func() (err error) { c, err = net.DialTimeout("tcp", address, 3*time.Second); return err })
 	v.t.Cleanup(func() { _ = c.Close() })
 	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 	return c
@@ -302,6 +309,9 @@ func TestWhatIsSaidInsideTLSIsComparedAndNoClientNotices(t *testing.T) {
 	}
 	if new.sent("DATA") > 0 || new.sent("secret") > 0 || new.sent("RCPT") < 2*each {
 		t.Errorf("the new host was sent %q", new.heard)
+	}
+	if show := v.ok("show", "web").stdout; !strings.Contains(show, "inside TLS") || !strings.Contains(show, "passed on unseen: the primary's TLS is not known yet") {
+		t.Errorf("show says\n%s", show)
 	}
 	v.holdsNoKey()
 }
@@ -420,6 +430,46 @@ func TestANewHostThatFailsInTLSCostsNoClientAnything(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The kernel has most flows; those of the sample are seen into.
+func TestInModeKernelTheSampleIsSeenIntoToo(t *testing.T) {
+	v := emptyVault(t)
+	v.router.Serve("tcp4", service4+":8443", v.inside(v.backend(), shop("")))
+	v.host.Serve("tcp4", host4+":8443", v.inside(v.backend(), shop("/b")))
+	v.configure(`
+control: {socket: %[1]s/splitd.sock}
+http: {listen: ""}
+state_dir: %[1]s/state
+splits:
+  - name: web
+    service: {addresses: [192.0.2.25], ports: [8443/tcp]}
+    protocol: http
+    primary: {name: old, addresses: [local]}
+    candidates:
+      - {name: new, addresses: [10.2.0.2], weight: 0%%}
+    return: gateway
+    health: {check: none}
+    shadow:
+      sample: 100%%
+      control: none
+      tls: {certificates: [{cert: %[1]s/service.crt, key: %[1]s/service.key}], to_primary: {ca: %[1]s/ca.crt}, to_candidate: {ca: %[1]s/ca.crt}}
+`)
+	v.start()
+	const address = service4 + ":8443"
+	v.eventually("it is seen into", func() bool { _, s := v.browse(address, "/a"); return v.byUs(s) })
+	const each = 5
+	for range each {
+		if body, s := v.browse(address, "/b"); body != `{"price":100}` || !v.byUs(s) {
+			t.Fatalf("a client was told %s, by %v", body, s.PeerCertificates[0].Subject)
+		}
+	}
+	v.eventually("the requests are compared", func() bool { return v.shadowed("web").has("GET /b body $.price class", each) })
+	if diff := cmp.Diff([]string{"GET /b body $.price class"}, v.shadowed("web").kinds()); diff != "" {
+		t.Errorf("differences (-want +got):\n%s", diff)
+	}
+	v.ok("shadow", "web", "0%")
+	v.eventually("without a sample nobody stands in", func() bool { _, s := v.browse(address, "/a"); return !v.byUs(s) })
 }
 
 // alike are a web and a mail server that answer as the primaries do.

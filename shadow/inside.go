@@ -11,6 +11,7 @@ type inside struct {
 	within  Driver
 	primary *Handshake // nil: it was not told yet
 	told    bool       // the exchange was returned
+	over    bool
 }
 
 // Hear implements [Driver]. A candidate is connected for d when it is secured, and each
@@ -18,6 +19,8 @@ type inside struct {
 func (i *inside) Hear(e Event) Moves {
 	var first []Exchange
 	switch {
+	case i.over:
+		return Moves{Done: true}
 	case e.TLS != nil && e.From == Primary:
 		i.primary = e.TLS
 		return Moves{}
@@ -27,6 +30,11 @@ func (i *inside) Hear(e Event) Moves {
 	if e.TLS != nil && e.TLS.Failed != "" {
 		return Moves{Exchanges: first} // its End comes
 	}
+	if e.TLS != nil && !i.speaks(e.TLS.Protocol) {
+		i.over = true
+		rest := i.within.Stop(AfterDivergence, "the candidate speaks another protocol inside TLS (ALPN)")
+		return Moves{Exchanges: slices.Concat(first, rest), FIN: true, Done: true}
+	}
 	e.TLS = nil
 	m := i.within.Hear(e)
 	if m.Done && !i.told && first == nil {
@@ -34,6 +42,15 @@ func (i *inside) Hear(e Event) Moves {
 	}
 	m.Exchanges = slices.Concat(first, m.Exchanges)
 	return m
+}
+
+// speaks says whether who has agreed to this protocol speaks what the primary does. Who
+// has agreed to none speaks what is usual, and that is not HTTP/2 (RFC 9113, section 3.2).
+func (i *inside) speaks(protocol string) bool {
+	if i.primary == nil || protocol == "" || protocol == i.primary.Protocol {
+		return true
+	}
+	return i.primary.Protocol == "" && protocol != "h2"
 }
 
 // compare makes the exchange, when it is known how the candidate's handshake has ended.
@@ -68,6 +85,9 @@ func (i *inside) Held() int {
 
 // Stop implements [Driver].
 func (i *inside) Stop(why Verdict, reason string) []Exchange {
+	if i.over {
+		return nil
+	}
 	if i.told {
 		return i.within.Stop(why, reason)
 	}

@@ -272,7 +272,8 @@ func (*inner) Stop(why shadow.Verdict, reason string) []shadow.Exchange {
 }
 
 func TestADriverInsideTLSHearsWhatItWouldInClear(t *testing.T) {
-	secured, failed := usual(), shadow.Handshake{Failed: "no"}
+	secured, other, failed := usual(), usual(), shadow.Handshake{Failed: "no"}
+	other.Protocol = "h2"
 	primary := shadow.Event{From: shadow.Primary, TLS: &secured}
 	told := func(all ...shadow.Exchange) []string {
 		var lines []string
@@ -289,27 +290,38 @@ func TestADriverInsideTLSHearsWhatItWouldInClear(t *testing.T) {
 		told   []string
 	}{
 		"secured": {
-			[]shadow.Event{primary, request, {From: shadow.Candidate, TLS: &secured}, {From: shadow.Candidate, Bytes: []byte("reply")}}, nil,
+			[]shadow.Event{primary, request, {From: shadow.Candidate, TLS: &secured}, {From: shadow.Candidate, Bytes: []byte("reply")}},
+			nil,
 			[]string{"client request", "candidate", "candidate reply"},
 			[]string{"TLS", "inner dropped over"},
 		},
 		"secured again, and not, for another connection": {
-			[]shadow.Event{primary, request, {From: shadow.Candidate, TLS: &secured}, {From: shadow.Candidate, TLS: &secured}, {From: shadow.Candidate, TLS: &failed}, {From: shadow.Candidate, End: shadow.Refused}}, nil,
+			[]shadow.Event{primary, request, {From: shadow.Candidate, TLS: &secured}, {From: shadow.Candidate, TLS: &secured}, {From: shadow.Candidate, TLS: &failed}, {From: shadow.Candidate, End: shadow.Refused}},
+			nil,
 			[]string{"client request", "candidate", "candidate", "candidate refused"},
 			[]string{"TLS", "inner dropped over"},
 		},
 		"a handshake that fails": {
-			[]shadow.Event{primary, request, {From: shadow.Candidate, TLS: &failed}, {From: shadow.Candidate, End: shadow.Refused}}, nil,
+			[]shadow.Event{primary, request, {From: shadow.Candidate, TLS: &failed}, {From: shadow.Candidate, End: shadow.Refused}},
+			nil,
 			[]string{"client request", "candidate refused"},
 			[]string{"TLS candidate_error the TLS handshake fails: no", "inner dropped over"},
 		},
 		"nobody there": {
-			[]shadow.Event{primary, request, {From: shadow.Candidate, End: shadow.Refused}}, nil,
+			[]shadow.Event{primary, request, {From: shadow.Candidate, End: shadow.Refused}},
+			nil,
 			[]string{"client request", "candidate refused"},
 			[]string{"TLS candidate_error there was no TLS handshake: refused", "inner dropped over"},
 		},
+		"another protocol inside": {
+			[]shadow.Event{primary, request, {From: shadow.Candidate, TLS: &other}, {From: shadow.Candidate, Bytes: []byte("reply")}},
+			nil,
+			[]string{"client request"},
+			[]string{"TLS", "inner after_divergence the candidate speaks another protocol inside TLS (ALPN)"},
+		},
 		"over before": {
-			[]shadow.Event{primary, request}, nil,
+			[]shadow.Event{primary, request},
+			nil,
 			[]string{"client request"},
 			[]string{"TLS dropped over", "inner dropped over"},
 		},

@@ -135,6 +135,7 @@ func (c *carried) SetDeadline(at time.Time) error { return c.setDeadline(c.file.
 func (c *carried) SetReadDeadline(at time.Time) error {
 	return c.setDeadline(c.file.SetReadDeadline, at)
 }
+
 func (c *carried) SetWriteDeadline(at time.Time) error {
 	return c.setDeadline(c.file.SetWriteDeadline, at)
 }

@@ -83,16 +83,15 @@ func (w *worker) lend(f *flow) (lent [2]int, errno syscall.Errno) {
 	}
 	w.relay.files.used.Add(filesOfFlow)
 	w.watchCarried(f, unix.EPOLLET)
-	for _, socket := range f.sockets {
-		w.edge.prompt(int(socket)) // who carries writes what belongs together at once
-	}
+	f.prompt = true
+	w.edge.prompt(int(f.sockets[backend])) // who carries writes what belongs together at once
 	return lent, 0
 }
 
 // watchCarried has the kernel tell of both sides what events say.
 func (w *worker) watchCarried(f *flow, events uint32) {
-	_ = w.poller.change(int(f.sockets[client]), events, f.ticket(ofClient)) // which needs no room
-	_ = w.poller.change(int(f.sockets[backend]), events, f.ticket(ofBackend))
+	w.poller.change(int(f.sockets[client]), events, f.ticket(ofClient))
+	w.poller.change(int(f.sockets[backend]), events, f.ticket(ofBackend))
 }
 
 func (w *worker) tellUnlent(f *flow, cause syscall.Errno) {
@@ -138,7 +137,9 @@ func (c *carriage) open(lent [2]int) error {
 func (c *carriage) carry(ctx context.Context, carrier Carrier) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			c.worker.relay.tellPanic("who carries flows panicked, and this one is cut off", "a carrier", c.split, v)
+			c.worker.relay.tellPanic("a carrier", c.split, v, func(log *slog.Logger) {
+				log.Error("who carries flows panicked, and this one is cut off")
+			})
 			c.tees.panicked.Add(1)
 			err = errPanicked
 		}
@@ -164,7 +165,16 @@ func (c *carriage) end(ctx context.Context, err error) {
 	w.tryPost(func() { w.carriedOut(c, err) }) // else it has ended, with all its flows
 }
 
-func (c *carriage) lost() bool { return c.sides[client].lost.Load() || c.sides[backend].lost.Load() }
+// lost says whether a side is reset, also where nobody has read that.
+func (c *carriage) lost() (one bool) {
+	for _, conn := range c.sides {
+		if conn.isReset() {
+			conn.lost.Store(true)
+		}
+		one = one || conn.lost.Load()
+	}
+	return one
+}
 
 // whole says that both FINs were passed on.
 func (c *carriage) whole() bool { return c.sides[client].shut.Load() && c.sides[backend].shut.Load() }

@@ -545,6 +545,32 @@ func TestACarrierThatSeesNoResetHasAWhile(t *testing.T) {
 }
 
 // A FIN would look like a whole stream.
+func TestAFlowWhoseResetACarrierHasNotSeenIsResetWhenItFails(t *testing.T) {
+	release := make(chan struct{})
+	c := &carriers{carry: func(context.Context, net.Conn, net.Conn) error {
+		<-release
+		return errors.New("something else")
+	}}
+	log := &notebook{}
+	r, connect := startCarried(t, families()["IPv4"], c, Options{FlowLog: log}, nil)
+	p := connect(t)
+	abortConn(p.client)
+	nettest.Eventually(t, "the relay knows of it", func() bool {
+		knows := false
+		r.inspect(func(w *worker) { w.flows.each(func(f *flow) { knows = f.stream.lost[client] }) })
+		return knows
+	})
+	close(release)
+	if n, err := p.server.Read(make([]byte, 1)); n != 0 || !isReset(err) {
+		t.Errorf("the primary reads %d bytes and %v, want a reset", n, err)
+	}
+	if got, want := log.end(t), "old only reset client CD 0 0"; got != want {
+		t.Errorf("the log has %q, want %q", got, want)
+	}
+	r.wantNothingLeft(t, c)
+}
+
+// A FIN would look like a whole stream.
 func TestAResetThatACarrierTakesForAnEndIsPassedOnAsAReset(t *testing.T) {
 	c := &carriers{carry: func(_ context.Context, client, primary net.Conn) error {
 		_, _ = io.Copy(primary, client)

@@ -19,6 +19,7 @@ var codes = map[ending][4]string{
 	endShort:      {"RR", "RC", "RD", ""},
 	endIdle:       {"", "", "cD/sD", "cL/sL"},
 	endSilent:     {"", "", "sH", "sH"},
+	endFailed:     {"", "", "PD", "PL"},
 	endKilled:     {"", "", "KD", "KL"},
 	endStopped:    {"KR", "KC", "KD", "KL"},
 	endFault:      {"IR", "IC", "ID", "IL"},

@@ -75,7 +75,9 @@ type faults struct{ accepts, dials, splices, datagrams, panics, unsaid atomic.Ui
 // Counts returns the counters of all backends of the splits served now, and of
 // removed ones that still have open flows. A byte is counted when it has been
 // written to its receiver's socket; PROXY headers, which are no client's, are
-// not. It may be called from many goroutines and waits for no network.
+// not. Of a flow that is carried (Carrier) those of the client's connection are, as
+// they are read from it and written to it. It may be called from many goroutines and
+// waits for no network.
 func (r *Relay) Counts() map[traffic.BackendKey]traffic.Counts {
 	r.mu.Lock()
 	defer r.mu.Unlock()

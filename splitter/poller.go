@@ -85,8 +85,9 @@ func (p *poller) add(descriptor int, events uint32, t ticket) syscall.Errno {
 	return p.edge.watch(p.epoll, unix.EPOLL_CTL_ADD, descriptor, t.event(events))
 }
 
-func (p *poller) change(descriptor int, events uint32, t ticket) syscall.Errno {
-	return p.edge.watch(p.epoll, unix.EPOLL_CTL_MOD, descriptor, t.event(events))
+// change needs no room, as add does.
+func (p *poller) change(descriptor int, events uint32, t ticket) {
+	_ = p.edge.watch(p.epoll, unix.EPOLL_CTL_MOD, descriptor, t.event(events))
 }
 
 func (system) watch(epoll, operation, descriptor int, event unix.EpollEvent) syscall.Errno {

@@ -136,7 +136,7 @@ func (w *worker) watch(place int32) bool {
 	switch {
 	case l.watched && l.events == events:
 	case l.watched:
-		_ = w.poller.change(l.socket, events, t) // which needs no room
+		w.poller.change(l.socket, events, t)
 	default:
 		if errno := w.poller.add(l.socket, events, t); errno != 0 {
 			w.unwatched(l.front.address, errno)

@@ -234,7 +234,7 @@ type benchTee struct {
 }
 
 func benchTees() []benchTee {
-	return []benchTee{{"none", nil, 0}, {"unsampled", taker{}, 0}, {"sampled", taker{}, traffic.Whole}}
+	return []benchTee{{"none", nil, 0}, {"unsampled", taker{}, 0}, {"sampled", taker{}, traffic.Whole}, {"carried", &carriers{}, traffic.Whole}}
 }
 
 // reportCPU reports the CPU that this process has used for an operation since it

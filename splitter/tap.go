@@ -153,19 +153,21 @@ func (w *worker) fenced(f *flow, call func()) (returned bool) {
 func (w *worker) fence(whom, split string, call func()) (returned bool) {
 	defer func() {
 		if v := recover(); v != nil {
-			w.relay.tellPanic("who is told of flows panicked and is told of this one no more", whom, split, v)
+			w.relay.tellPanic(whom, split, v, func(log *slog.Logger) {
+				log.Error("who is told of flows panicked and is told of this one no more")
+			})
 		}
 	}()
 	call()
 	return true
 }
 
-// tellPanic logs a panic of what is not ours, where it was recovered.
-func (r *Relay) tellPanic(what, whom, split string, v any) {
+// tellPanic has what is not ours logged where its panic was recovered, by tell.
+func (r *Relay) tellPanic(whom, split string, v any, tell func(*slog.Logger)) {
 	stack := string(debug.Stack())
 	if left, ok := r.quiet.allow(whom+" of "+split, time.Now()); ok {
 		r.say(func(log *slog.Logger) {
-			log.Error(what, "who", whom, "split", split, "panic", fmt.Sprint(v), "stack", stack, "left_out", left)
+			tell(log.With("who", whom, "split", split, "panic", fmt.Sprint(v), "stack", stack, "left_out", left))
 		})
 	}
 }

@@ -15,8 +15,8 @@ type protocol struct {
 	dialogue func() dialogue
 	// agree speaks that dialogue with the primary, for a probe, up to where TLS begins.
 	agree func(net.Conn) error
-	// leave says goodbye to it inside TLS; nil: nothing is said.
-	leave func(io.Writer)
+	// leave says goodbye to it inside TLS, behind that dialogue or at once; nil: nothing is said.
+	leave func(voice io.ReadWriter, agreed bool)
 	// unread says that what ALPN has agreed to is not read by who plays the flow; nil: all is.
 	unread func(alpn string) bool
 }

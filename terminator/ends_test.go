@@ -19,7 +19,7 @@ func ready(t *testing.T, serve func(raw net.Conn, inside *tls.Conn)) *stand {
 	a := newAuthority(t)
 	config := &tls.Config{Certificates: []tls.Certificate{a.sign(t, newKey(t), "a.test")}}
 	s := newStand(t, a, set{protocol: "raw", serve: echoes(config)})
-	s.knows(s.asks("a.test"), nil)
+	s.knows(s.asks("a.test"))
 	s.serves(func(conn net.Conn) {
 		inside := tls.Server(conn, config)
 		if inside.Handshake() == nil {
@@ -82,7 +82,7 @@ func TestAnEndIsPassedOnAsItIs(t *testing.T) {
 			a := newAuthority(t)
 			config := &tls.Config{Certificates: []tls.Certificate{a.sign(t, newKey(t), "a.test")}}
 			s := newStand(t, a, set{protocol: "raw", serve: echoes(config)})
-			s.knows(s.asks("a.test"), nil)
+			s.knows(s.asks("a.test"))
 			s.serves(func(conn net.Conn) {
 				u := &under{Conn: conn}
 				said, how := end(tls.Server(u, config), u)
@@ -158,7 +158,7 @@ func TestAClientThatRefusesOurCertificateIsItsOwnFailure(t *testing.T) {
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		config := s.asks("a.test")
 		config.MaxVersion = version
-		s.knows(config, nil)
+		s.knows(config)
 		config.RootCAs = newAuthority(t).pool()
 		conn, flow := s.connect()
 		if err := tls.Client(conn, config).Handshake(); err == nil {

@@ -61,11 +61,31 @@ func (f *flow) carry() error {
 	return f.answer(h)
 }
 
-// passThrough passes on what comes, and tells nothing of it.
+// passThrough passes on what comes, or has whoever wants the flow back do it, and tells nothing
+// of it.
 func (f *flow) passThrough(reason string) error {
 	f.t.counts.passedThrough(reason)
 	f.unseen(reason)
-	return f.both(f.client, f.primary)
+	if f.t.unseen == nil {
+		return f.both(f.client, f.primary)
+	}
+	if err := f.client.giveTo(f.primary); err != nil {
+		return err
+	}
+	if err := f.primary.giveTo(f.client); err != nil {
+		return err
+	}
+	return f.t.unseen
+}
+
+// giveTo passes on what was read ahead.
+func (s *side) giveTo(other *side) error {
+	_, err := other.Write(s.before)
+	if err != nil {
+		return &Broken{By: other.who, Err: err}
+	}
+	s.before = nil
+	return nil
 }
 
 // unseen tells that nothing is seen, from the beginning or from here on.

@@ -16,7 +16,7 @@ func TestAFlowInsideTLSIsSeenInto(t *testing.T) {
 			theirs := a.sign(t, newKey(t), "a.test")
 			s := newStand(t, a, set{protocol: "http", serve: echoes(&tls.Config{Certificates: []tls.Certificate{theirs}, MaxVersion: version, NextProtos: []string{"http/1.1"}})})
 			config := s.asks("a.test", "h2", "http/1.1")
-			s.knows(config, nil)
+			s.knows(config)
 			answer, state, flow := s.through(config, "hello")
 			if answer != "HELLO" || state.Version != version || state.NegotiatedProtocol != "http/1.1" {
 				t.Errorf("answer %q in %s with %q", answer, tls.VersionName(state.Version), state.NegotiatedProtocol)

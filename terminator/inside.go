@@ -43,7 +43,18 @@ func (f *flow) answer(h *hello) error {
 		_ = f.primary.end(false)
 		return err
 	}
-	return f.both(client, inside{Conn: primary, side: f.primary})
+	err = f.both(client, inside{Conn: primary, side: f.primary})
+	if broken, ok := errors.AsType[*Broken](err); ok && broken.By == shadow.Primary && renegotiates(err) {
+		f.t.known.asks(f.place(), h.asked)
+	}
+	return err
+}
+
+// renegotiates says that an error is our refusal of a new handshake (RFC 5246, 7.4.1.1), which
+// crypto/tls can make, but not with a certificate that only the client has.
+func renegotiates(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Op == "local error" && op.Err.Error() == alertNoRenegotiation.Error()
 }
 
 // refuses says why the flow is passed through.
@@ -101,6 +112,7 @@ func (f *flow) accept(config *tls.Config) (inside, error) {
 const (
 	alertNone             tls.AlertError = 0 // close_notify: there was none
 	alertHandshakeFailure tls.AlertError = 40
+	alertNoRenegotiation  tls.AlertError = 100
 )
 
 // refuse tells a client that has had no answer yet, in an alert in clear (RFC 8446, 6), and

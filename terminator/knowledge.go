@@ -22,8 +22,11 @@ const (
 	// next flow has the primary probed again.
 	knownFor  = 5 * time.Minute
 	failedFor = 30 * time.Second
-	// probePatience is how long a probe may take.
-	probePatience = 2 * time.Second
+	// askedFor is how long it is believed that a primary asks for a new handshake, which no probe
+	// finds out.
+	askedFor = 24 * time.Hour
+	// probePatience is how long a probe may take: some servers of mail greet late on purpose.
+	probePatience = 10 * time.Second
 )
 
 // A finding is what is known of a primary, for what a client asks: what a handshake comes to, or
@@ -34,8 +37,11 @@ type finding struct {
 }
 
 func (f finding) lasts() time.Duration {
-	if f.reason == unopened {
+	switch f.reason {
+	case unopened:
 		return failedFor
+	case asksAnew:
+		return askedFor
 	}
 	return knownFor
 }
@@ -59,6 +65,9 @@ func questionOf(at place, asked shadow.Handshake) question {
 		ciphers: fmt.Sprint(asked.Ciphers), least: asked.Least, most: asked.Most,
 	}
 }
+
+// anew is under what it is noted that a primary asks for new handshakes, whoever asks.
+func anew(q question) question { return question{at: q.at, name: q.name, protocols: asksAnew} }
 
 type entry struct {
 	finding finding
@@ -113,6 +122,9 @@ func (k *knowledge) of(at place, asked shadow.Handshake) (finding, bool) {
 	if e == nil {
 		e = &entry{}
 	}
+	if asks := k.entries[anew(q)]; asks != nil && now.Sub(asks.at) < askedFor {
+		return asks.finding, true
+	}
 	age, lasts := now.Sub(e.at), e.finding.lasts()
 	if (e.at.IsZero() || age >= lasts/2) && !e.probed && k.probes < mostProbes && k.ctx.Err() == nil {
 		k.room()
@@ -161,7 +173,7 @@ func (k *knowledge) try(ctx context.Context, at place, asked shadow.Handshake) (
 	if err != nil {
 		return shadow.Handshake{}, fmt.Errorf("connect: %w", err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(past) })()
 	if at.agreed {
 		if err := k.t.protocol.agree(conn); err != nil {
@@ -173,7 +185,7 @@ func (k *knowledge) try(ctx context.Context, at place, asked shadow.Handshake) (
 		return h, err
 	}
 	if k.t.protocol.leave != nil {
-		k.t.protocol.leave(inside)
+		k.t.protocol.leave(inside, at.agreed)
 	}
 	_ = inside.Close() // with close_notify
 	return h, nil
@@ -191,6 +203,15 @@ func (k *knowledge) learn(at place, asked, h shadow.Handshake, err error) {
 		k.entries[q] = e
 	}
 	k.note(q, e, h, err)
+}
+
+// asks notes that a primary asks for a new handshake in the middle of a flow, as for a
+// certificate of the client.
+func (k *knowledge) asks(at place, asked shadow.Handshake) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.room()
+	k.entries[anew(questionOf(at, asked))] = &entry{finding: finding{reason: asksAnew}, at: k.t.now()}
 }
 
 func (k *knowledge) note(q question, e *entry, h shadow.Handshake, err error) {

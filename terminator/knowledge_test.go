@@ -2,9 +2,11 @@ package terminator
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -79,9 +81,9 @@ func TestAnotherQuestionIsNotKnown(t *testing.T) {
 
 func TestProbesAreFewAndShort(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		dials := 0
+		var dials atomic.Int64
 		k := knowing(func(ctx context.Context, _ netip.AddrPort) (net.Conn, error) {
-			dials++
+			dials.Add(1)
 			<-ctx.Done()
 			return nil, ctx.Err()
 		})
@@ -93,8 +95,8 @@ func TestProbesAreFewAndShort(t *testing.T) {
 				}
 			}
 			synctest.Wait()
-			if dials != mostProbes || len(k.entries) != mostProbes {
-				t.Fatalf("%d probes, %d entries", dials, len(k.entries))
+			if n := dials.Load(); n != mostProbes || len(k.entries) != mostProbes {
+				t.Fatalf("%d probes, %d entries", n, len(k.entries))
 			}
 		}
 		time.Sleep(probePatience)
@@ -156,4 +158,35 @@ func TestBehindTheEndNothingIsProbed(t *testing.T) {
 	k.close()
 	k.of(place{}, shadow.Handshake{})
 	k.running.Wait()
+}
+
+func TestAPrimaryThatAsksForANewHandshakeIsRememberedForADay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := knowing(func(context.Context, netip.AddrPort) (net.Conn, error) { return nil, errors.New("down") })
+		defer k.close()
+		asked := shadow.Handshake{ServerName: "a.test"}
+		k.learn(place{}, asked, shadow.Handshake{}, nil)
+		k.asks(place{}, asked)
+		asked.Protocols = []string{"http/1.1"} // whoever asks
+		time.Sleep(askedFor - time.Nanosecond)
+		if f, ok := k.of(place{}, asked); !ok || f.reason != asksAnew {
+			t.Errorf("%+v, %v", f, ok)
+		}
+		time.Sleep(time.Nanosecond)
+		if _, ok := k.of(place{}, asked); ok {
+			t.Error("it is remembered for longer")
+		}
+	})
+}
+
+func TestOnlyOurRefusalOfANewHandshakeIsOne(t *testing.T) {
+	for _, c := range []struct {
+		op    string
+		alert tls.AlertError
+		want  bool
+	}{{"local error", alertNoRenegotiation, true}, {"remote error", alertNoRenegotiation, false}, {"local error", alertHandshakeFailure, false}} {
+		if got := renegotiates(&Broken{Err: &net.OpError{Op: c.op, Err: c.alert}}); got != c.want {
+			t.Errorf("%s, %v: %v", c.op, c.alert, got)
+		}
+	}
 }

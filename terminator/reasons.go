@@ -4,6 +4,7 @@ package terminator
 // there are no others.
 const (
 	asksClient  = "the primary asks for a certificate of the client"
+	asksAnew    = "the primary asks for a new handshake in the middle"
 	http2       = "HTTP/2"
 	earlyData   = "early data (0-RTT)"
 	uncovered   = "no certificate covers the name that the client asks for"
@@ -18,5 +19,5 @@ const (
 
 // reasons is all of them.
 var reasons = []string{
-	asksClient, http2, earlyData, uncovered, untrusted, unknownYet, unopened, unspoken, acmeTLS, noHello, notFollowed,
+	asksClient, asksAnew, http2, earlyData, uncovered, untrusted, unknownYet, unopened, unspoken, acmeTLS, noHello, notFollowed,
 }

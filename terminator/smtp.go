@@ -380,4 +380,13 @@ func literal(a net.Addr) string {
 	return "[IPv6:" + at.Addr().WithZone("").String() + "]"
 }
 
-func leaveSMTP(w io.Writer) { _, _ = io.WriteString(w, "QUIT\r\n") }
+// leaveSMTP is polite, so that nobody's log is alarmed; whatever comes of it.
+func leaveSMTP(voice io.ReadWriter, agreed bool) {
+	r := bufio.NewReaderSize(voice, mostReply)
+	if !agreed && accepted(r) != nil { // the greeting
+		return
+	}
+	if _, err := io.WriteString(voice, "QUIT\r\n"); err == nil {
+		_ = accepted(r)
+	}
+}

@@ -125,7 +125,7 @@ func TestAProbeSpeaksUpToSTARTTLS(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			ours, theirs := net.Pipe()
 			go func() {
-				defer theirs.Close()
+				defer func() { _ = theirs.Close() }()
 				for _, r := range c.replies {
 					_, _ = io.WriteString(theirs, r)
 					_, _ = theirs.Read(make([]byte, 1<<10))
@@ -200,6 +200,7 @@ func theSwitch(t *testing.T, turns [][]byte) {
 		_, _ = client.Close(), primary.Close()
 		<-done
 	}
+	synctest.Wait()
 	passed := [2][]byte{atPrimary.Bytes(), atClient.Bytes()}
 	for who := range said {
 		if !bytes.HasPrefix(said[who], passed[who]) {

@@ -114,7 +114,6 @@ type stand struct {
 
 	mu    sync.Mutex
 	serve func(net.Conn) // a connection of the primary
-	flows []*carried
 }
 
 // carried is a flow that was carried.
@@ -141,6 +140,8 @@ func (h *heard) Take(from shadow.Party, b []byte, fin bool, _ time.Time) bool {
 	who := []string{"client: ", "primary: "}[from]
 	last := len(h.said) - 1
 	switch {
+	case len(b) == 0 && !fin:
+		h.said = append(h.said, who+"nothing")
 	case len(b) == 0:
 	case last >= 0 && strings.HasPrefix(h.said[last], who):
 		h.said[last] += string(b)
@@ -237,15 +238,13 @@ func newStand(t testing.TB, a *authority, o set) *stand {
 	var err error
 	s.primary, err = net.Listen("tcp", "127.0.0.1:0")
 	check(t, err)
-	s.Terminator, err = New(Options{
+	options := Options{
 		Split: split, Tickets: o.tickets, Now: o.now, Log: slog.New(slog.NewTextHandler(s.logged, &slog.HandlerOptions{Level: slog.LevelDebug})),
-		Dial: func(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
-			if o.unprobed {
-				return nil, errors.New("no probe")
-			}
-			return (&net.Dialer{}).DialContext(ctx, "tcp", to.String())
-		},
-	})
+	}
+	if o.unprobed {
+		options.Dial = func(context.Context, netip.AddrPort) (net.Conn, error) { return nil, errors.New("no probe") }
+	}
+	s.Terminator, err = New(options)
 	check(t, err)
 	var serving sync.WaitGroup
 	serving.Go(func() {
@@ -258,7 +257,7 @@ func newStand(t testing.TB, a *authority, o set) *stand {
 			serve := s.serve
 			s.mu.Unlock()
 			serving.Go(func() {
-				defer conn.Close()
+				defer func() { _ = conn.Close() }()
 				serve(conn)
 			})
 		}
@@ -283,7 +282,7 @@ func (s *stand) connect() (*net.TCPConn, *carried) {
 	s.Helper()
 	door, err := net.Listen("tcp", "127.0.0.1:0")
 	check(s, err)
-	defer door.Close()
+	defer func() { _ = door.Close() }()
 	end, err := net.Dial("tcp", door.Addr().String())
 	check(s, err)
 	client, err := door.Accept()
@@ -317,17 +316,14 @@ func (s *stand) connect() (*net.TCPConn, *carried) {
 
 func address(a net.Addr) netip.AddrPort { return a.(*net.TCPAddr).AddrPort() }
 
-// known has the primary be known for what a client asks, by a flow that is passed through.
-func (s *stand) knows(config *tls.Config, begin func(net.Conn)) {
+// knows has the primary be known for what a client asks, by a flow that is passed through.
+func (s *stand) knows(config *tls.Config) {
 	s.Helper()
 	conn, flow := s.connect()
-	if begin != nil {
-		begin(conn)
-	}
 	_ = tls.Client(conn, config).Handshake()
 	_ = conn.Close()
 	<-flow.done
-	s.Terminator.known.running.Wait()
+	s.known.running.Wait()
 }
 
 // asks is a client's configuration.
@@ -340,7 +336,7 @@ func (s *stand) asks(name string, protocols ...string) *tls.Config {
 func (s *stand) through(config *tls.Config, say string) (answer string, state tls.ConnectionState, flow *carried) {
 	s.Helper()
 	conn, flow := s.connect()
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	inside := tls.Client(conn, config)
 	check(s, inside.Handshake())
 	_, err := io.WriteString(inside, say)

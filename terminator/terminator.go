@@ -21,8 +21,12 @@ type Options struct {
 	Split traffic.Split
 	// Tickets are the keys by which sessions of clients are resumed; nil: none are.
 	Tickets *Tickets
-	// Dial connects to the primary for a probe, with a PROXY header where it wants one.
+	// Dial connects to the primary for a probe, with a PROXY header where it wants one; nil is
+	// without one.
 	Dial func(ctx context.Context, primary netip.AddrPort) (net.Conn, error)
+	// Unseen is what Carry returns of a flow that is to be passed through, once all that was read
+	// of it was written: then the caller goes on with it. Nil: Carry does.
+	Unseen error
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 	Log *slog.Logger // nil: nothing is logged
@@ -38,6 +42,7 @@ type Terminator struct {
 	tickets      *Tickets
 	known        *knowledge
 	counts       counts
+	unseen       error
 	now          func() time.Time
 	log          *slog.Logger
 }
@@ -57,7 +62,7 @@ func New(o Options) (*Terminator, error) {
 	tls := o.Split.Shadow.TLS
 	t := &Terminator{
 		split: o.Split.Name, protocol: protocolOf(o.Split.Protocol), trust: tls.ToPrimary,
-		tickets: o.Tickets, now: o.Now, log: o.Log,
+		tickets: o.Tickets, unseen: o.Unseen, now: o.Now, log: o.Log,
 	}
 	var err error
 	if t.certificates, err = newCertificates(tls.Certificates, o.Now, o.Log); err != nil {
@@ -65,6 +70,11 @@ func New(o Options) (*Terminator, error) {
 	}
 	if err := t.readTrust(); err != nil {
 		return nil, fmt.Errorf("stand in for split %q: %w", o.Split.Name, err)
+	}
+	if o.Dial == nil {
+		o.Dial = func(ctx context.Context, primary netip.AddrPort) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "tcp", primary.String())
+		}
 	}
 	t.known = newKnowledge(t, o.Dial)
 	return t, nil
@@ -141,8 +151,8 @@ func (b *Broken) Error() string {
 func (b *Broken) Unwrap() error { return b.Err }
 
 // Carry carries a flow and returns when both sides have ended, with nil, or when one has
-// failed, with a [Broken]; it closes neither connection. Both have to have CloseWrite. When ctx is done it
-// returns soon, with its cause.
+// failed, with a [Broken]; it closes neither connection, and sets deadlines of both. Both have to
+// have CloseWrite. Options.Unseen says what it returns else. When ctx is done it returns soon, with its cause.
 func (t *Terminator) Carry(ctx context.Context, of Flow, client, primary net.Conn, teller Teller) error {
 	f := &flow{
 		t: t, of: of, ctx: ctx,

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"encoding/binary"
+	"encoding/pem"
 	"errors"
 	"io"
 	"net"
@@ -34,7 +35,7 @@ func TestHTTP2ThatThePrimaryChoosesPassesThrough(t *testing.T) {
 	theirs := a.sign(t, newKey(t), "a.test")
 	s := newStand(t, a, set{protocol: "http", serve: echoes(&tls.Config{Certificates: []tls.Certificate{theirs}, NextProtos: []string{"h2", "http/1.1"}})})
 	config := s.asks("a.test", "h2", "http/1.1")
-	s.knows(config, nil)
+	s.knows(config)
 	answer, state, flow := s.through(config, "hello")
 	if answer != "HELLO" || state.NegotiatedProtocol != "h2" || !sameKeys(state.PeerCertificates, theirs) {
 		t.Errorf("answer %q with %q", answer, state.NegotiatedProtocol)
@@ -42,7 +43,7 @@ func TestHTTP2ThatThePrimaryChoosesPassesThrough(t *testing.T) {
 	passesThrough(t, s, flow, http2)
 	// Who does not offer it is seen.
 	config = s.asks("a.test", "http/1.1")
-	s.knows(config, nil)
+	s.knows(config)
 	if _, state, flow = s.through(config, "hello"); state.NegotiatedProtocol != "http/1.1" || flow.opaque != "" {
 		t.Errorf("with %q, opaque %q", state.NegotiatedProtocol, flow.opaque)
 	}
@@ -52,7 +53,7 @@ func TestHTTP2IsSeenWhereBytesAreCompared(t *testing.T) {
 	a := newAuthority(t)
 	s := newStand(t, a, set{protocol: "raw", serve: echoes(&tls.Config{Certificates: []tls.Certificate{a.sign(t, newKey(t), "a.test")}, NextProtos: []string{"h2"}})})
 	config := s.asks("a.test", "h2")
-	s.knows(config, nil)
+	s.knows(config)
 	if _, state, flow := s.through(config, "hello"); state.NegotiatedProtocol != "h2" || flow.opaque != "" || len(flow.said) != 2 {
 		t.Errorf("with %q, opaque %q, told %q", state.NegotiatedProtocol, flow.opaque, flow.said)
 	}
@@ -68,7 +69,7 @@ func TestAClientAuthenticatesToThePrimaryByItsCertificate(t *testing.T) {
 			})})
 			config := s.asks("a.test")
 			config.Certificates = []tls.Certificate{a.sign(t, newKey(t), "client.test")}
-			s.knows(config, nil)
+			s.knows(config)
 			answer, _, flow := s.through(config, "hello")
 			if answer != "HELLO" {
 				t.Errorf("answer %q", answer)
@@ -82,7 +83,7 @@ func TestAPrimaryThatBeginsToAskForCertificatesIsNotAnsweredInTheClientsPlace(t 
 	a := newAuthority(t)
 	config := &tls.Config{Certificates: []tls.Certificate{a.sign(t, newKey(t), "a.test")}}
 	s := newStand(t, a, set{protocol: "http", serve: echoes(config)})
-	s.knows(s.asks("a.test"), nil)
+	s.knows(s.asks("a.test"))
 	asking := config.Clone()
 	asking.ClientAuth, asking.ClientCAs = tls.VerifyClientCertIfGiven, a.pool()
 	s.serves(echoes(asking))
@@ -154,7 +155,7 @@ func TestAClientHelloThatComesInPiecesIsOne(t *testing.T) {
 	a := newAuthority(t)
 	s := newStand(t, a, set{protocol: "http", serve: echoes(&tls.Config{Certificates: []tls.Certificate{a.sign(t, newKey(t), "a.test")}})})
 	config := s.asks("a.test")
-	s.knows(config, nil)
+	s.knows(config)
 	conn, flow := s.connect()
 	inside := tls.Client(dribble{conn}, config)
 	check(t, inside.Handshake())
@@ -182,7 +183,7 @@ func TestAPrimaryThatIsNotTrustedPassesThroughWithAWarning(t *testing.T) {
 	theirs := newAuthority(t).sign(t, newKey(t), "a.test")
 	s := newStand(t, a, set{protocol: "http", serve: echoes(&tls.Config{Certificates: []tls.Certificate{theirs}})})
 	config := &tls.Config{InsecureSkipVerify: true, ServerName: "a.test"}
-	s.knows(config, nil)
+	s.knows(config)
 	_, state, flow := s.through(config, "hello")
 	if !sameKeys(state.PeerCertificates, theirs) {
 		t.Error("the client was not shown the primary's certificate")
@@ -197,7 +198,7 @@ func TestWhereAnyCertificateIsTakenWhatIsWrongIsTold(t *testing.T) {
 	a := newAuthority(t)
 	theirs := newAuthority(t).sign(t, newKey(t), "a.test")
 	s := newStand(t, a, set{protocol: "http", trust: &traffic.Trust{Report: true}, serve: echoes(&tls.Config{Certificates: []tls.Certificate{theirs}})})
-	s.knows(s.asks("a.test"), nil)
+	s.knows(s.asks("a.test"))
 	if _, _, flow := s.through(s.asks("a.test"), "hello"); flow.opened == nil || !strings.Contains(flow.opened.Certificate.Distrust, "unknown authority") {
 		t.Errorf("told %+v", flow.opened)
 	}
@@ -210,7 +211,7 @@ func TestAPrimaryWithoutTLSIsItsOwnFailure(t *testing.T) {
 		_, _ = io.WriteString(conn, "HTTP/1.1 400 Bad Request\r\n\r\n")
 	}})
 	config := s.asks("a.test")
-	s.knows(config, nil)
+	s.knows(config)
 	conn, flow := s.connect()
 	err := tls.Client(conn, config).Handshake()
 	if header, ok := errors.AsType[tls.RecordHeaderError](err); !ok || string(header.RecordHeader[:]) != "HTTP/" {
@@ -237,7 +238,7 @@ func TestTheClientSeesTheAlertByWhichThePrimaryRefuses(t *testing.T) {
 			s := newStand(t, a, set{protocol: "raw", serve: echoes(&tls.Config{Certificates: theirs})})
 			config := s.asks("a.test", "mine")
 			config.MaxVersion = tls.VersionTLS12
-			s.knows(config, nil)
+			s.knows(config)
 			c.refuses.Certificates = theirs
 			s.serves(echoes(c.refuses))
 			for _, reason := range []string{"", unopened} { // found by the flow, then known
@@ -286,14 +287,14 @@ func TestAFlowIsCarriedWhereNobodyListens(t *testing.T) {
 	a := newAuthority(t)
 	s := newStand(t, a, set{protocol: "http", serve: echoes(&tls.Config{Certificates: []tls.Certificate{a.sign(t, newKey(t), "a.test")}})})
 	s.declines = true
-	s.knows(s.asks("a.test"), nil)
+	s.knows(s.asks("a.test"))
 	if answer, _, _ := s.through(s.asks("a.test"), "hello"); answer != "HELLO" {
 		t.Errorf("answer %q", answer)
 	}
 }
 
 // helloOf is the ClientHello that a configuration makes.
-func helloOf(t *testing.T, config *tls.Config) []byte {
+func helloOf(t testing.TB, config *tls.Config) []byte {
 	t.Helper()
 	ours, theirs := net.Pipe()
 	go func() {
@@ -333,9 +334,9 @@ func TestNothingIsLoggedOrToldOfKeys(t *testing.T) {
 	own := a.sign(t, newKey(t), "a.test")
 	s := newStand(t, a, set{protocol: "http", own: []tls.Certificate{own}, serve: echoes(&tls.Config{Certificates: []tls.Certificate{a.sign(t, newKey(t), "a.test")}})})
 	check(t, os.WriteFile(file, []byte(ticketsHead+"\n2026-01-01T00:00:00Z secretsecret\n"), 0o600))
-	tickets := NewTickets(file, nil, s.Terminator.log)
-	s.Terminator.tickets = tickets
-	s.knows(s.asks("a.test"), nil)
+	tickets := NewTickets(file, nil, s.log)
+	s.tickets = tickets
+	s.knows(s.asks("a.test"))
 	_, _, flow := s.through(s.asks("a.test"), "hello")
 	key, err := os.ReadFile(s.own[0].Key)
 	check(t, err)
@@ -358,7 +359,7 @@ func TestNothingIsLoggedOrToldOfKeys(t *testing.T) {
 func secretsIn(files ...[]byte) []string {
 	secrets := []string{"secretsecret", "PRIVATE KEY-----"}
 	for _, f := range files {
-		for _, word := range bytes.Fields(f) {
+		for word := range bytes.FieldsSeq(f) {
 			for len(word) >= 24 && !bytes.Contains(word, []byte("-----")) {
 				secrets = append(secrets, string(word[:24]))
 				word = word[24:]
@@ -366,4 +367,64 @@ func secretsIn(files ...[]byte) []string {
 		}
 	}
 	return secrets
+}
+
+func FuzzWhatIsHeardFirstIsReadAgain(f *testing.F) {
+	f.Add(helloOf(f, &tls.Config{ServerName: "a.test"}))
+	f.Add([]byte("GET / HTTP/1.1\r\n\r\n"))
+	f.Add([]byte("\x16\x03\x01\x00\x08\x01\x00\x00\x04abcd"))
+	f.Add([]byte("\x16\x03\x01"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		flow := &flow{client: &side{Conn: deaf{}, before: slices.Clone(b)}}
+		h, muddled := flow.hear()
+		if !bytes.Equal(flow.client.before, b) {
+			t.Errorf("%x is read again of %x", flow.client.before, b)
+		}
+		if h != nil && (muddled || !bytes.HasPrefix(b, h.bytes)) || muddled && !begins(b) {
+			t.Errorf("a ClientHello: %v, muddled: %v", h != nil, muddled)
+		}
+		if h != nil {
+			_ = hopeless(h)
+		}
+	})
+}
+
+func TestAPrimaryThatBeginsToChooseHTTP2IsMirroredAndNotRead(t *testing.T) {
+	a := newAuthority(t)
+	config := &tls.Config{Certificates: []tls.Certificate{a.sign(t, newKey(t), "a.test")}}
+	s := newStand(t, a, set{protocol: "http", serve: echoes(config)})
+	asks := s.asks("a.test", "h2", "http/1.1")
+	s.knows(asks)
+	choosing := config.Clone()
+	choosing.NextProtos = []string{"h2"}
+	s.serves(echoes(choosing))
+	answer, state, flow := s.through(asks, "hello")
+	if answer != "HELLO" || state.NegotiatedProtocol != "h2" {
+		t.Errorf("answer %q with %q", answer, state.NegotiatedProtocol)
+	}
+	passesThrough(t, s, flow, http2)
+	if _, state, _ = s.through(asks, "hello"); !sameKeys(state.PeerCertificates, config.Certificates[0]) {
+		t.Error("the next flow is not passed through")
+	}
+}
+
+func TestRootsAreReadAgain(t *testing.T) {
+	a, other := newAuthority(t), newAuthority(t)
+	theirs := other.sign(t, newKey(t), "a.test")
+	s := newStand(t, a, set{protocol: "http", serve: echoes(&tls.Config{Certificates: []tls.Certificate{theirs}})})
+	asks := &tls.Config{InsecureSkipVerify: true, ServerName: "a.test"}
+	s.knows(asks)
+	_, _, flow := s.through(asks, "hello")
+	passesThrough(t, s, flow, untrusted)
+	check(t, os.WriteFile(s.trust.CA, []byte("no roots"), 0o600))
+	s.Reload()
+	if !strings.Contains(s.logged.String(), "roots cannot be read again") || !strings.Contains(s.logged.String(), s.trust.CA) {
+		t.Errorf("logged: %s", s.logged)
+	}
+	check(t, os.WriteFile(s.trust.CA, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: other.certificate.Raw}), 0o600))
+	s.Reload()
+	s.knows(asks)
+	if _, _, flow = s.through(asks, "hello"); flow.opaque != "" || flow.opened == nil {
+		t.Errorf("opaque %q", flow.opaque)
+	}
 }

@@ -126,7 +126,7 @@ func readTickets(file string) ([]ticketKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	info, err := f.Stat()
 	if err != nil {
 		return nil, err
@@ -178,11 +178,11 @@ func writeTickets(file string, keys []ticketKey) (err error) {
 			_ = os.Remove(f.Name())
 		}
 	}()
-	text := ticketsHead + "\n"
+	text := []byte(ticketsHead + "\n")
 	for _, k := range keys {
-		text += fmt.Sprintf("%s %x\n", k.made.UTC().Format(time.RFC3339), k.secret)
+		text = fmt.Appendf(text, "%s %x\n", k.made.UTC().Format(time.RFC3339), k.secret)
 	}
-	_, err = f.WriteString(text)
+	_, err = f.Write(text)
 	err = errors.Join(err, f.Sync(), f.Close())
 	if err != nil {
 		return err

@@ -24,7 +24,7 @@ func TestASessionIsResumedAfterARestart(t *testing.T) {
 			visit := func(tickets *Tickets) (bool, Numbers) {
 				s := newStand(t, a, set{protocol: "raw", own: own, tickets: tickets, serve: echoes(&tls.Config{Certificates: theirs, MaxVersion: version, SessionTicketsDisabled: true})})
 				config := s.asks("a.test")
-				s.knows(config, nil)
+				s.knows(config)
 				config.ClientSessionCache = sessions
 				_, state, flow := s.through(config, "x")
 				if flow.opaque != "" || flow.end != "closed" {

@@ -7,7 +7,8 @@ import "fmt"
 // The zero value sees into none: they are opaque.
 type TLS struct {
 	// Certificates are the service's own; which one a client gets the name decides that
-	// it asks for (SNI, RFC 6066, section 3), and the first where none fits.
+	// it asks for (SNI, RFC 6066, section 3): the first where it asks for none. A flow whose
+	// name none covers is not seen into.
 	Certificates []Certificate `json:"certificates,omitempty"`
 	// ToPrimary and ToCandidate say whose certificates are good enough.
 	ToPrimary   Trust `json:"to_primary,omitzero"`
@@ -44,7 +45,7 @@ type Trust struct {
 
 // String says in words what a certificate has to be: "of a root that this host trusts".
 func (t Trust) String() string {
-	text := "any (what is wrong with it is reported)"
+	text := "whatever it shows (what is wrong with it is reported)"
 	switch {
 	case t.System:
 		text = "of a root that this host trusts"

@@ -12,7 +12,7 @@ func TestTrustIsSaidInWords(t *testing.T) {
 		"of a root that this host trusts, and of mx.example.org":   {System: true, Name: "mx.example.org"},
 		`of a root in "/etc/ssl/roots.pem", and of mx.example.org`: {CA: "/etc/ssl/roots.pem", Name: "mx.example.org"},
 		"one with a pinned key (of 2)":                             {Pins: []string{"a", "b"}},
-		"any (what is wrong with it is reported)":                  {Report: true},
+		"whatever it shows (what is wrong with it is reported)":    {Report: true},
 	} {
 		if got := trust.String(); got != want {
 			t.Errorf("%+v is %q, want %q", trust, got, want)

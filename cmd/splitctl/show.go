@@ -124,11 +124,12 @@ func insideFacts(t *api.ShadowTLS) []fact {
 	if t == nil {
 		return nil
 	}
-	text := fmt.Sprintf("%d flows seen, %d of them resumed a session; %d handshakes failed with clients, %d with the primary", t.Terminated, t.Resumed, t.FailedClient, t.FailedPrimary)
+	text := []string{fmt.Sprintf("%d flows seen, %d of them resumed a session", t.Terminated, t.Resumed)}
+	text = append(text, fmt.Sprintf("%d handshakes failed with clients, %d with the primary", t.FailedClient, t.FailedPrimary))
 	for _, reason := range slices.Sorted(maps.Keys(t.PassedThrough)) {
-		text += fmt.Sprintf("; %d passed on unseen: %s", t.PassedThrough[reason], reason)
+		text = append(text, fmt.Sprintf("%d passed on unseen: %s", t.PassedThrough[reason], reason))
 	}
-	return []fact{{"inside TLS", text}}
+	return []fact{{"inside TLS", strings.Join(text, "; ")}}
 }
 
 // healthText says how the backends are checked.

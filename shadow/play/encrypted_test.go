@@ -48,19 +48,3 @@ func TestAReportSaysHowMuchWasEncryptedInEachProtocol(t *testing.T) {
 		}
 	}
 }
-
-func TestTheRuleSaysWhetherWhatIsInsideTLSIsPlayed(t *testing.T) {
-	split := mx(nil)
-	before, err := Rule(split)
-	if err != nil {
-		t.Fatal(err)
-	}
-	split.Shadow.TLS = traffic.TLS{
-		Certificates: []traffic.Certificate{{Cert: "/c", Key: "/k"}},
-		ToPrimary:    traffic.Trust{System: true, Name: "mx.example.org"}, ToCandidate: traffic.Trust{Report: true},
-	}
-	want := before + "; the same inside TLS, where the primary's certificate is of a root that this host trusts, and of mx.example.org and the candidate's is any (what is wrong with it is reported)"
-	if got, err := Rule(split); err != nil || got != want {
-		t.Errorf("the rule is %q, %v\nwant %q", got, err, want)
-	}
-}

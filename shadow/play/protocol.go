@@ -80,18 +80,13 @@ func Rule(s traffic.Split) (string, error) {
 	return ruleOf(s, p), nil
 }
 
-// ruleOf adds to a protocol's rule by what the candidate is told whose a flow is, and whether
-// what is inside TLS is played.
+// ruleOf adds to a protocol's rule by what the candidate is told whose a flow is.
 func ruleOf(s traffic.Split, p protocol) string {
-	rule := p.rule
 	switch version := header(s); {
 	case version != "":
-		rule += "; before all else a PROXY header, " + string(version)
+		return fmt.Sprintf("%s; before all else a PROXY header, %s", p.rule, version)
 	case s.Shadow.Identity == traffic.IdentityXCLIENT && p.name == "smtp":
-		rule += "; XCLIENT to who offers it"
+		return p.rule + "; XCLIENT to who offers it"
 	}
-	if tls := s.Shadow.TLS; tls.On() {
-		rule += fmt.Sprintf("; the same inside TLS, where the primary's certificate is %s and the candidate's is %s", tls.ToPrimary, tls.ToCandidate)
-	}
-	return rule
+	return p.rule
 }

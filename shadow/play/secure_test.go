@@ -2,6 +2,7 @@ package play
 
 import (
 	"bufio"
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -81,27 +82,23 @@ func starttls(c tls.Certificate, serve func(net.Conn)) func(net.Conn) {
 				continue
 			}
 			_, _ = io.WriteString(conn, "220 2.0.0 Ready to start TLS\r\n")
-			encrypted(c, func(inside net.Conn) { serve(greeted{inside, new(bool)}) })(conn)
+			encrypted(c, func(inside net.Conn) { serve(greeted{inside}) })(conn)
 			return
 		}
 	}
 }
 
 // greeted is a connection on which the greeting goes to nobody: it was said in clear.
-type greeted struct {
-	net.Conn
-	was *bool
-}
+type greeted struct{ net.Conn }
 
 func (g greeted) Write(b []byte) (int, error) {
-	if !*g.was {
-		*g.was = true
+	if bytes.HasPrefix(b, []byte("220 ")) {
 		return len(b), nil
 	}
 	return g.Conn.Write(b)
 }
 
-func seesInto(trust traffic.Trust, primary traffic.Trust) traffic.TLS {
+func seesInto(trust, primary traffic.Trust) traffic.TLS {
 	return traffic.TLS{Certificates: []traffic.Certificate{{Cert: "c", Key: "k"}}, ToCandidate: trust, ToPrimary: primary}
 }
 

@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"fmt"
 	"io"
 	"math/big"
@@ -191,13 +192,14 @@ func TestACandidateThatFailsInTheHandshakeFailsItsFlow(t *testing.T) {
 	}{
 		"it speaks in clear": {
 			func(c net.Conn) {
+				time.Sleep(time.Second) // until the client has asked
 				go func() { _, _ = io.Copy(io.Discard, c) }()
 				_, _ = io.WriteString(c, "hello, who is there\n")
 			},
 			[]string{"TLS: candidate_error, the TLS handshake fails: first record does not look like a TLS handshake", "one: candidate_error, refused"},
 		},
 		"it closes": {
-			func(net.Conn) {},
+			func(net.Conn) { time.Sleep(time.Second) },
 			[]string{"TLS: candidate_error, the TLS handshake fails: io: read/write on closed pipe", "one: candidate_error, refused"},
 		},
 		"it says nothing": {
@@ -340,7 +342,7 @@ func TestTheEndOfOneDirectionIsToldInsideTLS(t *testing.T) {
 	if got := <-heard; got != "hello<nil>" {
 		t.Errorf("it heard %q", got)
 	}
-	if err := <-below; err != io.EOF {
+	if err := <-below; !errors.Is(err, io.EOF) {
 		t.Errorf("below TLS: %v, want its end", err)
 	}
 	nettest.Eventually(t, "the answer is told", func() bool { return len(sink.all()) == 2 })

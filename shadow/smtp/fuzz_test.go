@@ -74,7 +74,7 @@ func perform(t *testing.T, o Options, control bool, keep, piece int, events []sh
 	t.Helper()
 	d := New(o)(script{keep: keep, control: control}.session())
 	var got babble
-	fin := false
+	fin, securing := false, false // the candidate
 	tell := func(e shadow.Event) bool {
 		lent := bytes.Clone(e.Bytes)
 		e.Bytes = lent
@@ -83,6 +83,11 @@ func perform(t *testing.T, o Options, control bool, keep, piece int, events []sh
 		if fin && (len(m.Send) > 0 || m.FIN) {
 			t.Fatalf("%q and FIN %v behind FIN", m.Send, m.FIN)
 		}
+		securing = securing && (e.From != shadow.Candidate || e.TLS == nil && e.End == shadow.Open)
+		if securing && len(m.Send) > 0 || m.Secure != nil && (len(m.Send) > 0 || fin) {
+			t.Fatalf("%q is sent where TLS is to begin, FIN %v", m.Send, fin)
+		}
+		securing = securing || m.Secure != nil
 		fin = fin || m.FIN
 		got.sent = append(got.sent, m.Send...)
 		got.exchanges = append(got.exchanges, m.Exchanges...)

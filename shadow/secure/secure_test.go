@@ -1,0 +1,256 @@
+package secure
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/splitd/splitd/shadow"
+	"github.com/splitd/splitd/traffic"
+)
+
+var began = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+func now() time.Time { return began }
+
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func newKey(t *testing.T) crypto.Signer {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	check(t, err)
+	return key
+}
+
+// signed makes a certificate by an authority, or one that is its own.
+func signed(t *testing.T, by *tls.Certificate, key crypto.Signer, change func(*x509.Certificate)) tls.Certificate {
+	t.Helper()
+	made := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "backend"}, DNSNames: []string{"b.test", "a.test"}, IPAddresses: []net.IP{net.IPv4(192, 0, 2, 1)},
+		NotBefore: began.Add(-time.Hour), NotAfter: began.Add(time.Hour), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	if change != nil {
+		change(made)
+	}
+	parent, signer := made, key
+	if by != nil {
+		parent, signer = by.Leaf, by.PrivateKey.(crypto.Signer)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, made, parent, key.Public(), signer)
+	check(t, err)
+	leaf, err := x509.ParseCertificate(der)
+	check(t, err)
+	c := tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
+	if by != nil {
+		c.Certificate = append(c.Certificate, by.Certificate...)
+	}
+	return c
+}
+
+func rootOf(t *testing.T) tls.Certificate {
+	t.Helper()
+	return signed(t, nil, newKey(t), func(c *x509.Certificate) {
+		c.Subject.CommonName, c.IsCA, c.BasicConstraintsValid, c.ExtKeyUsage = "authority", true, true, nil
+	})
+}
+
+// roots writes the file of an authority.
+func roots(t *testing.T, a tls.Certificate) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "ca.crt")
+	check(t, os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.Certificate[0]}), 0o600))
+	return file
+}
+
+// open opens TLS to a backend with a configuration.
+func open(t *testing.T, config *tls.Config, asked shadow.Handshake, trust traffic.Trust, demand bool) (shadow.Handshake, tls.ConnectionState, error) {
+	t.Helper()
+	v, err := NewVerifier(trust, now)
+	check(t, err)
+	door, err := net.Listen("tcp", "127.0.0.1:0")
+	check(t, err)
+	defer func() { _ = door.Close() }()
+	ours, err := net.Dial("tcp", door.Addr().String())
+	check(t, err)
+	theirs, err := door.Accept()
+	check(t, err)
+	served := make(chan tls.ConnectionState, 1)
+	go func() {
+		server := tls.Server(theirs, config)
+		_ = server.Handshake()
+		served <- server.ConnectionState()
+		_ = theirs.Close()
+	}()
+	_, h, err := Open(context.Background(), ours, asked, v, demand)
+	_ = ours.Close()
+	return h, <-served, err
+}
+
+// anything is a client that asks for TLS 1.2 or 1.3.
+func anything(name string) shadow.Handshake {
+	return shadow.Handshake{ServerName: name, Least: tls.VersionTLS12, Most: tls.VersionTLS13}
+}
+
+func TestABackendIsAskedForWhatTheClientHasAskedFor(t *testing.T) {
+	a := rootOf(t)
+	var heard *tls.ClientHelloInfo
+	config := &tls.Config{Certificates: []tls.Certificate{signed(t, &a, newKey(t), nil)}, NextProtos: []string{"two"}, Time: now}
+	config.GetConfigForClient = func(h *tls.ClientHelloInfo) (*tls.Config, error) { heard = h; return nil, nil }
+	asked := shadow.Handshake{
+		ServerName: "a.test", Protocols: []string{"one", "two"}, Least: tls.VersionTLS11, Most: tls.VersionTLS12,
+		Ciphers: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384},
+	}
+	h, state, err := open(t, config, asked, traffic.Trust{CA: roots(t, a)}, true)
+	check(t, err)
+	if diff := cmp.Diff([]any{asked.ServerName, asked.Protocols, []uint16{tls.VersionTLS12, tls.VersionTLS11}, asked.Ciphers}, []any{heard.ServerName, heard.SupportedProtos, heard.SupportedVersions, heard.CipherSuites}); diff != "" {
+		t.Error(diff)
+	}
+	want := asked
+	want.Version, want.Cipher, want.Protocol, want.Began, want.Ended = tls.VersionTLS12, tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, "two", began, began
+	want.Certificate = h.Certificate
+	if diff := cmp.Diff(want, h); diff != "" {
+		t.Error(diff)
+	}
+	if state.Version != h.Version || state.CipherSuite != h.Cipher {
+		t.Errorf("the backend has agreed to %x, %x", state.Version, state.CipherSuite)
+	}
+}
+
+func TestWhatABackendShowsIsTold(t *testing.T) {
+	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
+	check(t, err)
+	_, edKey, err := ed25519.GenerateKey(rand.Reader)
+	check(t, err)
+	for kind, key := range map[string]crypto.Signer{"ECDSA P-256": newKey(t), "RSA 2048": rsaKey, "Ed25519": edKey} {
+		c := signed(t, nil, key, nil)
+		h, _, err := open(t, &tls.Config{Certificates: []tls.Certificate{c}}, anything("a.test"), traffic.Trust{Report: true}, true)
+		check(t, err)
+		want := shadow.Shown{Names: []string{"192.0.2.1", "a.test", "b.test"}, Issuer: "CN=backend", Before: c.Leaf.NotBefore, After: c.Leaf.NotAfter, Key: pin(c.Leaf), Kind: kind, Distrust: h.Certificate.Distrust}
+		if diff := cmp.Diff(want, h.Certificate); diff != "" {
+			t.Error(diff)
+		}
+	}
+}
+
+func TestABackendIsTrustedByTheUsersChoice(t *testing.T) {
+	a, other := rootOf(t), rootOf(t)
+	good := signed(t, &a, newKey(t), nil)
+	expired := signed(t, &a, newKey(t), func(c *x509.Certificate) { c.NotAfter = began.Add(-time.Minute) })
+	pinned := traffic.Trust{Pins: []string{"AAAA", pin(good.Leaf)}}
+	for name, c := range map[string]struct {
+		shows tls.Certificate
+		trust traffic.Trust
+		asks  string
+		wrong string
+	}{
+		"an authority":                      {good, traffic.Trust{CA: roots(t, a)}, "a.test", ""},
+		"another authority":                 {good, traffic.Trust{CA: roots(t, other)}, "a.test", "unknown authority"},
+		"the host's":                        {good, traffic.Trust{System: true}, "a.test", "unknown authority"},
+		"another name":                      {good, traffic.Trust{CA: roots(t, a)}, "c.test", "not c.test"},
+		"no name":                           {good, traffic.Trust{CA: roots(t, a)}, "", ""},
+		"a name that is stated":             {good, traffic.Trust{CA: roots(t, a), Name: "b.test"}, "c.test", ""},
+		"another name that is stated":       {good, traffic.Trust{CA: roots(t, a), Name: "c.test"}, "a.test", "not c.test"},
+		"expired":                           {expired, traffic.Trust{CA: roots(t, a)}, "a.test", "expired"},
+		"pinned":                            {good, pinned, "c.test", ""},
+		"pinned, another":                   {expired, pinned, "a.test", "none of those that are pinned"},
+		"pinned, time does not matter":      {expired, traffic.Trust{Pins: []string{pin(expired.Leaf)}}, "a.test", ""},
+		"pinned, a key of the chain's rest": {good, traffic.Trust{Pins: []string{pin(a.Leaf)}}, "a.test", "none of those that are pinned"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			config := &tls.Config{Certificates: []tls.Certificate{c.shows}}
+			h, _, err := open(t, config, anything(c.asks), c.trust, true)
+			if c.wrong == "" {
+				if err != nil || h.Failed != "" || h.Version != tls.VersionTLS13 {
+					t.Errorf("%v, %q", err, h.Failed)
+				}
+				return
+			}
+			if !errors.Is(err, ErrUntrusted) || !strings.Contains(h.Failed, c.wrong) || h.Version != 0 {
+				t.Errorf("%v, %q", err, h.Failed)
+			}
+			if h.Certificate.Key != pin(c.shows.Leaf) || h.Certificate.Distrust != "" {
+				t.Errorf("what it has shown is not told: %+v", h.Certificate)
+			}
+		})
+	}
+}
+
+func TestWhoTakesAnyCertificateIsToldWhatIsWrong(t *testing.T) {
+	h, _, err := open(t, &tls.Config{Certificates: []tls.Certificate{signed(t, nil, newKey(t), nil)}}, anything("c.test"), traffic.Trust{Report: true}, true)
+	if err != nil || h.Failed != "" || !strings.Contains(h.Certificate.Distrust, "c.test") {
+		t.Errorf("%v, %+v", err, h)
+	}
+}
+
+func TestABackendThatAsksForACertificateOfTheClient(t *testing.T) {
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		config := &tls.Config{Certificates: []tls.Certificate{signed(t, nil, newKey(t), nil)}, ClientAuth: tls.RequestClientCert, MaxVersion: version}
+		h, _, err := open(t, config, anything("a.test"), traffic.Trust{Report: true}, true)
+		if !errors.Is(err, ErrClientCertificate) || h.Failed == "" {
+			t.Errorf("%s, where that is a failure: %v", tls.VersionName(version), err)
+		}
+		if h, _, err = open(t, config, anything("a.test"), traffic.Trust{Report: true}, false); err != nil || h.Version != version {
+			t.Errorf("%s, where it is told that there is none: %v, %x", tls.VersionName(version), err, h.Version)
+		}
+	}
+}
+
+func TestTheStatedNameIsAskedForWhereTheClientAsksForNone(t *testing.T) {
+	var asked string
+	config := &tls.Config{Certificates: []tls.Certificate{signed(t, nil, newKey(t), nil)}}
+	config.GetConfigForClient = func(h *tls.ClientHelloInfo) (*tls.Config, error) { asked = h.ServerName; return nil, nil }
+	for client, want := range map[string]string{"": "b.test", "a.test": "a.test"} {
+		if _, _, err := open(t, config, anything(client), traffic.Trust{Report: true, Name: "b.test"}, true); err != nil || asked != want {
+			t.Errorf("asked for %q, %v", asked, err)
+		}
+	}
+}
+
+func TestAHandshakeEndsWithItsContext(t *testing.T) {
+	v, err := NewVerifier(traffic.Trust{Report: true}, nil)
+	check(t, err)
+	ours, theirs := net.Pipe()
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		_, _ = theirs.Read(make([]byte, 1)) // it has begun
+		cancel()
+	}()
+	if _, h, err := Open(ctx, ours, anything(""), v, true); !errors.Is(err, context.Canceled) || h.Failed == "" || h.Ended.Before(h.Began) {
+		t.Errorf("%v, %+v", err, h)
+	}
+	_ = theirs.Close()
+}
+
+func TestRootsThatCannotBeReadAreNamed(t *testing.T) {
+	if _, err := NewVerifier(traffic.Trust{CA: "/nowhere/ca.crt"}, nil); err == nil || !strings.Contains(err.Error(), "/nowhere/ca.crt") {
+		t.Errorf("%v", err)
+	}
+	file := filepath.Join(t.TempDir(), "ca.crt")
+	check(t, os.WriteFile(file, []byte("no PEM"), 0o600))
+	if _, err := NewVerifier(traffic.Trust{CA: file}, nil); err == nil || !strings.Contains(err.Error(), "PEM") || !strings.Contains(err.Error(), file) {
+		t.Errorf("%v", err)
+	}
+}
