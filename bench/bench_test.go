@@ -12,9 +12,9 @@ import (
 	"github.com/splitd/splitd/internal/programs"
 )
 
-// TestMain makes this test binary the process of a candidate too, as the program is.
+// TestMain makes this test binary the processes of a measurement too, as the program is.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == candidateWord {
+	if len(os.Args) > 1 && isPart(os.Args[1]) {
 		main()
 		return
 	}

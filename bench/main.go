@@ -25,8 +25,12 @@ import (
 )
 
 func main() {
-	if len(os.Args) > 1 && os.Args[1] == candidateWord {
-		if err := ladder.ServeCandidate(os.Args[2:], os.Stdin, os.Stdout); err != nil {
+	if len(os.Args) > 1 && isPart(os.Args[1]) {
+		serve := ladder.ServeCandidate
+		if os.Args[1] == secureWord {
+			serve = serveSecureClients
+		}
+		if err := serve(os.Args[2:], os.Stdin, os.Stdout); err != nil {
 			_, _ = fmt.Fprintf(os.Stderr, "bench: %v\n", err)
 			os.Exit(1)
 		}
@@ -38,6 +42,9 @@ func main() {
 	os.Exit(code)
 }
 
+// isPart says that the word makes this program a process of a measurement.
+func isPart(word string) bool { return word == candidateWord || word == secureWord }
+
 // options are the arguments.
 type options struct {
 	turns, sets int
@@ -46,6 +53,7 @@ type options struct {
 	most        int // splits
 	relay       relayOptions
 	shadow      shadowOptions
+	secure      secureOptions
 }
 
 // shadowOptions are those of the shadows.
@@ -65,7 +73,7 @@ func parse(args []string, stderr io.Writer) (options, bool) {
 	var o options
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	flags.StringVar(&o.parts, "parts", "kernel,loopback,user,namespaces,shadow", "what to measure; the file keeps the other parts")
+	flags.StringVar(&o.parts, "parts", "kernel,loopback,user,namespaces,shadow,tls", "what to measure; the file keeps the other parts")
 	flags.StringVar(&o.out, "out", "", "the file to write; standard output without one")
 	flags.IntVar(&o.turns, "turns", 9, "kernel: how often each way has its turn")
 	flags.DurationVar(&o.slice, "slice", 200*time.Millisecond, "kernel: how long one thing is measured in one turn")
@@ -79,6 +87,10 @@ func parse(args []string, stderr io.Writer) (options, bool) {
 	flags.IntVar(&o.relay.streams, "streams", 100, "relays: bulk streams at once, where they are many")
 	flags.IntVar(&o.shadow.turns, "shadow-turns", 12, "shadow: how often each way has its turn, with each candidate")
 	flags.DurationVar(&o.shadow.slice, "shadow-slice", 350*time.Millisecond, "shadow: how long one thing is measured in one turn")
+	flags.IntVar(&o.secure.turns, "tls-turns", 9, "tls: how often each way has its turn")
+	flags.DurationVar(&o.secure.slice, "tls-slice", 500*time.Millisecond, "tls: how long one thing is measured in one turn")
+	flags.IntVar(&o.secure.idle, "tls-idle", 1000, "tls: silent flows")
+	flags.IntVar(&o.secure.idleTurns, "tls-idle-turns", 3, "tls: how often silent flows are measured")
 	return o, flags.Parse(args) == nil
 }
 

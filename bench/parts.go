@@ -26,7 +26,9 @@ func allParts() []part {
 	}{{"loopback", throughLoopback()}, {"user", asOrdinaryUser()}, {"namespaces", throughNamespaces()}} {
 		all = append(all, part{p.name, p.of.heading, measureRelays(p.of)})
 	}
-	return append(all, part{"shadow", "Shadow, beside candidates that are bad", measureShadows})
+	return append(all,
+		part{"shadow", "Shadow, beside candidates that are bad", measureShadows},
+		part{"tls", "TLS, seen into", measureSecure})
 }
 
 // choose finds parts by their names, with commas between them.

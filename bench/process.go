@@ -105,22 +105,40 @@ func (p *process) family() []int { return ladder.Family(p.cmd.Process.Pid) }
 // user's and in kernel mode. It is what utime and stime in /proc/PID/stat add up
 // to, in nanoseconds instead of hundredths of a second (clock_getcpuclockid(3)).
 func (p *process) cpu() (time.Duration, error) {
-	var all time.Duration
-	for _, pid := range p.family() {
+	_, all, err := p.cpus()
+	return all, err
+}
+
+// cpus is the same of the process alone, and of all.
+func (p *process) cpus() (own, all time.Duration, err error) {
+	for i, pid := range p.family() {
 		var t unix.Timespec
 		const scheduled = 2 // CPUCLOCK_SCHED, in include/linux/posix-timers.h
 		if err := unix.ClockGettime(int32(^pid<<3|scheduled), &t); err != nil {
-			return 0, fmt.Errorf("read the clock of process %d: %w", pid, err)
+			return 0, 0, fmt.Errorf("read the clock of process %d: %w", pid, err)
 		}
 		all += time.Duration(t.Nano())
+		if i == 0 {
+			own = all
+		}
 	}
-	return all, nil
+	return own, all, nil
 }
 
 // resident is the memory of the process and all that it has started, in bytes.
 func (p *process) resident() (float64, error) {
 	n, err := ladder.ResidentOf(p.cmd.Process.Pid)
 	return float64(n), err
+}
+
+// residents is the same of the process alone, and of all.
+func (p *process) residents() (own, all float64, err error) {
+	own, err = field(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid), "VmRSS:")
+	if err != nil {
+		return 0, 0, err
+	}
+	all, err = p.resident()
+	return own * 1024, all, err
 }
 
 // field reads a number behind a name that begins a line, as proc(5) has them.

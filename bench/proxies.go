@@ -65,11 +65,11 @@ func (w *way) launch(ctx context.Context, u user, config func(dir string) string
 	return p, nil
 }
 
-// serves waits until the way's service takes connections.
-func (w *way) serves(p *program) error {
+// serves waits until a port of the way's service takes connections.
+func (w *way) serves(p *program, port uint16) error {
 	return w.router.Do(func() error {
 		return p.until("its service", func() error {
-			c, err := net.DialTimeout("tcp", netip.AddrPortFrom(w.v4(1, hostService), portFlood).String(), time.Second)
+			c, err := net.DialTimeout("tcp", netip.AddrPortFrom(w.v4(1, hostService), port).String(), time.Second)
 			if err == nil {
 				err = c.Close()
 			}
@@ -129,7 +129,7 @@ func haproxyWith(ctx context.Context, w *way, u user, options string) (*program,
 	p.set = func(ctx context.Context, percent int) error {
 		return runtimeCommand(ctx, filepath.Join(p.dir, "admin"), fmt.Sprintf("set weight hosts/new %d; set weight hosts/old %d", percent, 100-percent))
 	}
-	return p, w.serves(p)
+	return p, w.serves(p, portFlood)
 }
 
 // runtimeCommand asks HAProxy something over its socket; what changes a weight
@@ -191,7 +191,7 @@ func nginx(ctx context.Context, w *way, u user) (*program, error) {
 	if err != nil {
 		return nil, err
 	}
-	return p, w.serves(p)
+	return p, w.serves(p, portFlood)
 }
 
 // splitdConfig has both backends take half of the flows, and the old one all

@@ -27,6 +27,25 @@ const (
 	p999
 	idleResident // bytes of the program's processes for a silent flow
 	idleKernel   // bytes of the kernel for it, client's and server's ends with it
+
+	// Of ways over TLS. "Beside" are seconds, or bytes, of processes that the program has started.
+	fullRate // handshakes a second, each with a request
+	fullCPU  // seconds of the program's own process for one
+	fullBeside
+	resumedRate
+	resumedCPU
+	resumedBeside
+	secureRequests
+	secureRequestCPU
+	secureRequestBeside
+	secureBulk // bits a second in one stream
+	secureBulkCPU
+	secureBulkBeside
+	secureIdle // bytes for a silent flow
+	secureIdleBeside
+	clientCPU       // seconds of the clients for a handshake
+	seenInto        // share of new flows that met another certificate than the backend's
+	sessionsResumed // share of those that could be
 )
 
 // account is what one way did, a value for each turn. What cannot be measured of

@@ -148,7 +148,7 @@ func TestPartsAreChosenByName(t *testing.T) {
 	if err != nil || len(chosen) != 2 || chosen[0].name != "user" || chosen[1].name != "kernel" {
 		t.Errorf("chosen %v, %v", chosen, err)
 	}
-	if _, err := choose("kernel,relay"); err == nil || !strings.Contains(err.Error(), `"relay": there are kernel, loopback, user, namespaces, shadow`) {
+	if _, err := choose("kernel,relay"); err == nil || !strings.Contains(err.Error(), `"relay": there are kernel, loopback, user, namespaces, shadow, tls`) {
 		t.Errorf("an unknown part: %v", err)
 	}
 }

@@ -32,7 +32,7 @@ func (r *report) shadows(s *shadows) {
 	for _, l := range s.left {
 		r.line("\nLeft out: %s.", l)
 	}
-	r.line("\n## With the shadow to without, of the same program\n\nMedian of the turns' ratios and differences; in brackets their quartiles, and between which bounds the difference certainly is (95 % each, Wilcoxon's signed ranks). Target of splitd: within 1.1x or 1 ms, none failed; it holds, or does not, where that is certain.\n")
+	r.line("\n## With the shadow to without, of the same program\n\nMedian of the turns' ratios and differences; in brackets their quartiles, and between which bounds the difference certainly is (95 %% each, Wilcoxon's signed ranks). Target of splitd: within 1.1x or 1 ms, none failed; it holds, or does not, where that is certain.\n")
 	r.head("candidate", "program", "requests/s", "p50", "p99", "failed", "holds")
 	for _, b := range s.rungs {
 		for _, pair := range [][2]string{{nameShadowOn, nameShadowOff}, {nameMirror, nameNginxHTTP}} {

@@ -153,7 +153,7 @@ const candidateWord = "serve-candidate"
 // serve has the primary serve, and the candidate do as it does.
 func (h *shadowHost) serve(ctx context.Context, b ladder.Behaviour) error {
 	err := h.lab.client.Do(func() (err error) {
-		h.primary, err = ladder.NewPrimary(netip.AddrFrom4([4]byte{127, 0, 0, 1}), b.Page())
+		h.primary, err = ladder.NewPrimary(netip.AddrFrom4([4]byte{127, 0, 0, 1}), b.Page(), nil)
 		return err
 	})
 	if err != nil {
@@ -161,7 +161,7 @@ func (h *shadowHost) serve(ctx context.Context, b ladder.Behaviour) error {
 	}
 	program := ladder.Self(candidateWord)
 	program.Start = h.lab.client.Start
-	if h.candidate, err = ladder.StartHost(ctx, program, b, netip.AddrFrom4([4]byte{127, 0, 0, 2}), 1); err != nil {
+	if h.candidate, err = ladder.StartHost(ctx, program, b, netip.AddrFrom4([4]byte{127, 0, 0, 2}), 1, nil); err != nil {
 		h.primary.Close()
 	}
 	return err

@@ -26,7 +26,7 @@ import (
 
 // selfTestFlags are the flags of `shadow --self-test`.
 type selfTestFlags struct {
-	on       bool
+	on, tls  bool
 	duration duration
 	rate     uint
 	files    []string
@@ -51,6 +51,7 @@ func (f *selfTestFlags) register(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&f.on, "self-test", false, "measure on this host, by a splitd of its own, whether clients can tell how bad a candidate is")
 	cmd.Flags().Var(&f.duration, "for", fmt.Sprintf("with --self-test: how long it measures in all, from %v to %v; to start programs and find rates takes about 25 s more", selfTestLeast, selfTestMost))
 	cmd.Flags().StringArrayVar(&f.files, "config", nil, "with --self-test: read the limits of SPLIT in this file instead of asking the daemon (repeatable)")
+	cmd.Flags().BoolVar(&f.tls, "tls", false, "with --self-test: clients, primary and candidates speak TLS, and splitd sees into it")
 	cmd.Flags().UintVar(&f.rate, "rate", 0, "with --self-test: requests a second (default: half of what is answered without a shadow)")
 }
 
@@ -73,7 +74,7 @@ func (f *selfTestFlags) judge(args []string) error {
 
 // selfTest climbs the ladder: it starts a splitd of its own, and never touches the
 // one that runs, but for reading how it limits the named split's shadows.
-func (a *app) selfTest(ctx context.Context, split string, f selfTestFlags, output *format) error {
+func (a *app) selfTest(ctx context.Context, split string, f selfTestFlags, output *format) (err error) {
 	d := time.Duration(f.duration)
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
@@ -85,7 +86,13 @@ func (a *app) selfTest(ctx context.Context, split string, f selfTestFlags, outpu
 	if err != nil {
 		return err
 	}
-	a.say(fmt.Sprintf("splitctl: %s shadows HTTP with %s to built-in candidates, on loopback, for %v; the running daemon is left alone", program, of.whose, d))
+	if f.tls {
+		if of.limits.TLS, err = ladder.NewCertificates(); err != nil {
+			return fmt.Errorf("self-test: %w", err)
+		}
+		defer func() { err = errors.Join(err, of.limits.TLS.Close()) }()
+	}
+	a.say(fmt.Sprintf("splitctl: %s shadows %s with %s to built-in candidates, on loopback, for %v; the running daemon is left alone", program, of.speaks(), of.whose, d))
 	// The loops of clients and primary own a thread each.
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(runtime.NumCPU() + 2))
 	done, err := ladder.Climb(ctx, ladder.Options{
@@ -96,8 +103,8 @@ func (a *app) selfTest(ctx context.Context, split string, f selfTestFlags, outpu
 			}
 			return d, nil
 		},
-		Candidates: ladder.Self(candidateWord),
-		For:        d, Rate: float64(f.rate), Pairs: selfTestPairs(d), Budget: of.limits.BudgetOf(), Seed: uint64(a.now().UnixNano()),
+		Candidates: ladder.Self(candidateWord), TLS: of.limits.TLS,
+		For: d, Rate: float64(f.rate), Pairs: selfTestPairs(d), Budget: of.limits.BudgetOf(), Seed: uint64(a.now().UnixNano()),
 		Done: func(r ladder.Rung) {
 			a.say(fmt.Sprintf("splitctl: a candidate that is %s (%s): %s", r.Behaviour, r.Behaviour.About(), r.Verdict()))
 		},
@@ -148,6 +155,14 @@ type tested struct {
 	whose           string // in words
 	split, protocol string // "": the limits are splitd's own
 	mode            traffic.Mode
+}
+
+// speaks is what is spoken in the test.
+func (t tested) speaks() string {
+	if t.limits.TLS != nil {
+		return "HTTP inside TLS"
+	}
+	return "HTTP"
 }
 
 // unlike says what of the split is otherwise than what is tested, a sentence each.
@@ -233,6 +248,7 @@ type selfTestRung struct {
 	Strays      int            `json:"strays"` // answers that were not the primary's
 	Why         string         `json:"first_failure,omitempty"`
 	Shadowed    int64          `json:"shadowed_exchanges"`
+	StoodIn     int            `json:"seen_into_flows,omitempty"` // over TLS: flows in which splitd stood in for the primary
 	Connections int            `json:"candidate_connections"`
 	Memory      selfTestMemory `json:"memory"`
 	Verdict     ladder.Verdict `json:"verdict"`
@@ -257,7 +273,7 @@ type selfTestMemory struct {
 
 func selfTestOf(l ladder.Ladder, of tested) selfTestAnswer {
 	answer := selfTestAnswer{
-		Envelope: api.Of("ShadowSelfTest"), Tested: "HTTP with " + of.whose, Unlike: of.unlike(), Saturating: l.Saturating, Rate: l.Rate, Yields: l.Yields, Counted: countedMemory,
+		Envelope: api.Of("ShadowSelfTest"), Tested: of.speaks() + " with " + of.whose, Unlike: of.unlike(), Saturating: l.Saturating, Rate: l.Rate, Yields: l.Yields, Counted: countedMemory,
 		Verdict: l.Verdict(), Holds: l.Verdict() == ladder.Holds, Comparable: l.Comparable(),
 		Rungs: make([]selfTestRung, 0, len(l.Rungs)),
 	}
@@ -265,7 +281,7 @@ func selfTestOf(l ladder.Ladder, of tested) selfTestAnswer {
 		verdict, broken, unclear := r.Judge()
 		one := selfTestRung{
 			Candidate: string(r.Behaviour), About: r.Behaviour.About(), Saturating: r.Saturating, Rate: r.Rate, Off: timesOf(ladder.Middle(r.Off)), On: timesOf(ladder.Middle(r.On)),
-			Requests: r.Requests, Failed: r.Failed, Strays: r.Strays, Shadowed: r.Shadowed, Connections: r.Taken,
+			Requests: r.Requests, Failed: r.Failed, Strays: r.Strays, Shadowed: r.Shadowed, StoodIn: r.StoodIn, Connections: r.Taken,
 			Memory:  selfTestMemory{r.Memory.Before, r.Memory.Peaks, r.Memory.Bound(r.Budget)},
 			Verdict: verdict, Holds: verdict == ladder.Holds, Broken: append([]string{}, broken...), Unclear: append([]string{}, unclear...),
 		}

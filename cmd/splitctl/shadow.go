@@ -65,6 +65,8 @@ func (a *app) shadow() *cobra.Command {
 			return usagef("--for goes with --self-test: --ttl ends a sample by itself")
 		case cmd.Flags().Changed("config"):
 			return usagef("--config goes with --self-test, which reads the limits of SPLIT there: change a sample in the file and run `splitctl apply`")
+		case test.tls:
+			return usagef("--tls goes with --self-test: `tls` of a split's `shadow` says how its encrypted flows are seen into")
 		case cmd.Flags().Changed("rate"):
 			return usagef("--rate goes with --self-test: the sample is a share, as in 5%%")
 		}

@@ -66,9 +66,10 @@ func rooms() []room {
 		}, tests: []string{"control", "control/controltest", "shadow", "shadow/tally"}, why: rescuer},
 		{path: "internal/arch", why: inner},
 		{path: "internal/build", why: inner},
-		{path: "internal/demo", may: []string{"control/api", "control/client", "internal/netns", "internal/process", "traffic"}, why: player},
+		{path: "internal/certs", why: inner},
+		{path: "internal/demo", may: []string{"control/api", "control/client", "internal/certs", "internal/netns", "internal/process", "traffic"}, why: player},
 		{path: "internal/idle", why: inner},
-		{path: "internal/ladder", may: []string{"control/api", "control/client", "internal/idle"}, why: "the ladder measures a splitd as a user has it: it starts the binary and speaks to the socket"},
+		{path: "internal/ladder", may: []string{"control/api", "control/client", "internal/certs", "internal/idle"}, why: "the ladder measures a splitd as a user has it: it starts the binary and speaks to the socket"},
 		{path: "internal/netns", why: inner},
 		{path: "internal/nettest", may: []string{"internal/netns"}, why: inner},
 		{path: "internal/process", why: inner},
@@ -76,7 +77,7 @@ func rooms() []room {
 		{path: "e2e", may: outsiders(), tests: []string{"e2e/soak"}, why: outside},
 		{path: "e2e/soak", may: outsiders(), why: outside},
 		{path: "e2e/real", may: outsiders(), why: outside},
-		{path: "bench", may: []string{"netfilter", "traffic", "control/api", "control/client", "internal/ladder", "internal/netns"}, tests: []string{"internal/programs"}, why: "benchmarks measure what users run, and the kernel plane by itself to tell its time from the daemon's"},
+		{path: "bench", may: []string{"netfilter", "traffic", "control/api", "control/client", "internal/certs", "internal/ladder", "internal/netns"}, tests: []string{"internal/programs"}, why: "benchmarks measure what users run, and the kernel plane by itself to tell its time from the daemon's"},
 		{path: "e2e/kernel/init", why: "it is the first process of a kernel under test, and there is nothing else yet"},
 	}
 }

@@ -17,7 +17,7 @@ import (
 type cast struct {
 	show                 *show
 	splitd, splitctlPath string
-	dir                  string // temporary: configurations, sockets, states, logs
+	dir                  string // temporary: configurations, certificates, sockets, states, logs
 	book                 *ledger
 	mxs                  []*host       // the old one, the new one
 	mended               chan struct{} // closed when the new MX serves without its faults
@@ -45,7 +45,8 @@ func (c *cast) startMX(ctx context.Context, p place, name string, addresses ...s
 	if name == newMX {
 		role = roleFaultyMX
 	}
-	h, e, err := p.startHost(ctx, c.splitd, "the "+name+" MX", append([]string{role, name}, addresses...), func(e event) {
+	words := append([]string{role, name, c.certificate(name)}, addresses...)
+	h, e, err := p.startHost(ctx, c.splitd, "the "+name+" MX", words, func(e event) {
 		if e.Arrived != nil {
 			c.book.Arrive(e.Arrived.ID, name, e.Arrived.Client)
 		}
@@ -77,7 +78,7 @@ func (c *cast) mend(ctx context.Context) error {
 
 // startClients starts the clients at the place.
 func (c *cast) startClients(ctx context.Context, p place) error {
-	h, _, err := p.startHost(ctx, c.splitd, "the clients", []string{roleClients}, func(e event) {
+	h, _, err := p.startHost(ctx, c.splitd, "the clients", []string{roleClients, c.roots()}, func(e event) {
 		if e.Answered != nil {
 			c.book.Answer(e.Answered.ID, e.Answered.Failure)
 		}

@@ -167,6 +167,9 @@ func gather(o Options, show *show) (*cast, error) {
 	if c.dir, err = makeDir(os.TempDir()); err != nil {
 		return nil, fmt.Errorf("make temporary directory: %w", err)
 	}
+	if err := c.certify(time.Now()); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(c.dir))
+	}
 	return c, nil
 }
 

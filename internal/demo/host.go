@@ -3,6 +3,8 @@ package demo
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,6 +18,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/splitd/splitd/internal/certs"
 )
 
 // The roles of a host: what `splitd demo-host ROLE` is.
@@ -54,9 +58,9 @@ type order struct {
 }
 
 // Host is one machine of the demo, run as a process of its own in the
-// machine's namespace: `mx NAME ADDRESS:PORT...` is a mail server, `faulty-mx`
-// one that is not yet as it should be, `clients` are mail clients that take
-// orders. Hosts speak JSON lines with the demo and end with their standard
+// machine's namespace: `mx NAME CERTIFICATE ADDRESS:PORT...` is a mail server,
+// `faulty-mx` one that is not yet as it should be, `clients ROOTS` are mail clients
+// that take orders. Hosts speak JSON lines with the demo and end with their standard
 // input. It returns the process's exit code.
 func Host(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
@@ -66,12 +70,18 @@ func Host(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 	lines := &lineWriter{encoder: json.NewEncoder(stdout)}
 	var err error
 	switch {
-	case len(args) >= 3 && (args[0] == roleMX || args[0] == roleFaultyMX):
+	case len(args) >= 4 && (args[0] == roleMX || args[0] == roleFaultyMX):
 		mend := make(chan struct{})
 		go takeMending(stdin, mend, cancel)
-		err = serveMX(ctx, mx{name: args[1], faulty: args[0] == roleFaultyMX, lines: lines}, args[2:], mend)
-	case len(args) == 1 && args[0] == roleClients:
-		err = serveClients(ctx, stdin, lines)
+		m := mx{name: args[1], faulty: args[0] == roleFaultyMX, lines: lines}
+		if m.cert, err = certs.Read(args[2]); err == nil {
+			err = serveMX(ctx, m, args[3:], mend)
+		}
+	case len(args) == 2 && args[0] == roleClients:
+		var roots *x509.CertPool
+		if roots, err = certs.Pool(args[1]); err == nil {
+			err = serveClients(ctx, stdin, roots, lines)
+		}
 	default:
 		_, _ = fmt.Fprint(stderr, "demo-host is a part of `splitd demo`: run that instead\n")
 		return 2
@@ -101,12 +111,12 @@ const mailTimeout = 10 * time.Second
 // serveClients sends a mail for every order on stdin, each at once and over a
 // connection of its own, and writes what the server answered. It ends with
 // stdin, after the last mail, or with ctx.
-func serveClients(ctx context.Context, stdin io.Reader, lines *lineWriter) error {
+func serveClients(ctx context.Context, stdin io.Reader, roots *x509.CertPool, lines *lineWriter) error {
 	if err := lines.write(event{Ready: true}); err != nil {
 		return err
 	}
 	ended := make(chan error, 1)
-	go func() { ended <- takeOrders(ctx, stdin, lines) }()
+	go func() { ended <- takeOrders(ctx, stdin, roots, lines) }()
 	select {
 	case err := <-ended:
 		return err
@@ -115,7 +125,7 @@ func serveClients(ctx context.Context, stdin io.Reader, lines *lineWriter) error
 	}
 }
 
-func takeOrders(ctx context.Context, stdin io.Reader, lines *lineWriter) error {
+func takeOrders(ctx context.Context, stdin io.Reader, roots *x509.CertPool, lines *lineWriter) error {
 	var mails sync.WaitGroup
 	defer mails.Wait()
 	orders := bufio.NewScanner(stdin)
@@ -126,7 +136,7 @@ func takeOrders(ctx context.Context, stdin io.Reader, lines *lineWriter) error {
 		}
 		mails.Go(func() {
 			answer := answeredMail{ID: o.ID}
-			if err := send(ctx, o); err != nil {
+			if err := send(ctx, o, roots); err != nil {
 				answer.Failure = reason(err)
 			}
 			_ = lines.write(event{Answered: &answer}) // the demo is gone: nobody to tell
@@ -139,9 +149,10 @@ func takeOrders(ctx context.Context, stdin io.Reader, lines *lineWriter) error {
 const message = "From: sender@client.example\r\nTo: %s\r\n" +
 	"Subject: splitd demo\r\nMessage-ID: %s\r\n\r\nA mail of the splitd demo.\r\n"
 
-// send delivers one mail as a mail server does: a fresh connection, EHLO,
-// MAIL, RCPT, DATA, and QUIT before the connection is closed (RFC 5321).
-func send(ctx context.Context, o order) error {
+// send delivers one mail as a careful mail server does: a fresh connection, EHLO,
+// STARTTLS with a certificate of the service's name or no mail at all, MAIL, RCPT,
+// DATA, and QUIT before the connection is closed (RFC 5321, RFC 3207).
+func send(ctx context.Context, o order, roots *x509.CertPool) error {
 	ctx, cancel := context.WithTimeout(ctx, mailTimeout)
 	defer cancel()
 	dialer := &net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(o.From)}
@@ -162,6 +173,9 @@ func send(ctx context.Context, o order) error {
 	if err := c.Hello("client.example"); err != nil {
 		return fmt.Errorf("say EHLO: %w", err)
 	}
+	if err := c.StartTLS(&tls.Config{ServerName: serviceName, RootCAs: roots, MinVersion: tls.VersionTLS12}); err != nil {
+		return fmt.Errorf("say STARTTLS: %w", err)
+	}
 	if err := c.Mail("sender@client.example"); err != nil {
 		return fmt.Errorf("say MAIL: %w", err)
 	}
@@ -177,9 +191,27 @@ func send(ctx context.Context, o order) error {
 		return fmt.Errorf("send DATA: %w", err)
 	}
 	// The mail is accepted; a server that fails now has it nevertheless.
-	if err := c.Quit(); err != nil {
+	if err := quit(c); err != nil {
 		return fmt.Errorf("say QUIT after the mail was accepted: %w", err)
 	}
+	return nil
+}
+
+// quit lets the server end first: its last word inside TLS, on the way to a client that has
+// closed, would be answered with a reset, and the kernel forgets a flow that was reset in
+// seconds, before it is counted.
+func quit(c *smtp.Client) error {
+	const closing = 221 // RFC 5321, section 4.2.3
+	id, err := c.Text.Cmd("QUIT")
+	if err != nil {
+		return err
+	}
+	c.Text.StartResponse(id)
+	defer c.Text.EndResponse(id)
+	if _, _, err := c.Text.ReadResponse(closing); err != nil {
+		return err
+	}
+	_, _ = io.Copy(io.Discard, c.Text.R)
 	return nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -60,6 +61,16 @@ func (h *inProcess) next(t *testing.T) event {
 	return e
 }
 
+// certified is a cast whose certificates are made.
+func certified(t *testing.T) *cast {
+	t.Helper()
+	c := &cast{dir: t.TempDir()}
+	if err := c.certify(time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
 func loopbackUp(t *testing.T) {
 	t.Helper()
 	if err := netns.LoopbackUp(); err != nil {
@@ -69,12 +80,13 @@ func loopbackUp(t *testing.T) {
 
 func TestMailFromClientsArrivesWithItsIDAndAddressBeforeItIsAnswered(t *testing.T) {
 	loopbackUp(t)
-	mx := runHost(t, "mx", "old", "127.0.0.1:0", "[::1]:0")
+	c := certified(t)
+	mx := runHost(t, "mx", "old", c.certificate(oldMX), "127.0.0.1:0", "[::1]:0")
 	listening := mx.next(t).Listening
 	if len(listening) != 2 {
 		t.Fatalf("listening = %v, want two addresses", listening)
 	}
-	clients := runHost(t, "clients")
+	clients := runHost(t, "clients", c.roots())
 	if !clients.next(t).Ready {
 		t.Fatal("the clients are not ready")
 	}
@@ -121,7 +133,7 @@ func TestAFailedMailIsAnsweredWithItsReason(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	clients := runHost(t, "clients")
+	clients := runHost(t, "clients", certified(t).roots())
 	clients.next(t)
 	local := netip.MustParseAddr("127.0.0.1")
 	for _, tt := range []struct {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -14,11 +15,12 @@ import (
 	server "github.com/emersion/go-smtp"
 )
 
-// mx is a mail server. A faulty one is as a new one often is: an alias of the old
+// mx is a mail server that takes mail behind STARTTLS alone. A faulty one is as a new one often is: an alias of the old
 // one is missing, so that it knows the recipient not, and it takes smaller mails.
 type mx struct {
 	name   string
 	faulty bool
+	cert   tls.Certificate
 	lines  *lineWriter
 }
 
@@ -101,6 +103,7 @@ func (m mx) server() *server.Server {
 		return &session{mx: m, conn: c}, nil
 	}))
 	s.Domain = m.name + ".mx.example"
+	s.TLSConfig = &tls.Config{Certificates: []tls.Certificate{m.cert}, MinVersion: tls.VersionTLS12}
 	s.ReadTimeout, s.WriteTimeout = mailTimeout, mailTimeout
 	s.MaxMessageBytes = sizeMost
 	if m.faulty {
@@ -133,8 +136,13 @@ func (s *session) Data(r io.Reader) error {
 	return s.lines.write(event{Arrived: &arrivedMail{ID: received.Header.Get("Message-Id"), Client: client.Addr().Unmap()}})
 }
 
-// Mail, Reset and Logout have nothing to decide.
-func (*session) Mail(string, *server.MailOptions) error { return nil }
+// Mail refuses what is not encrypted (RFC 3207, section 4).
+func (s *session) Mail(string, *server.MailOptions) error {
+	if _, encrypted := s.conn.TLSConnectionState(); !encrypted {
+		return &server.SMTPError{Code: 530, EnhancedCode: server.EnhancedCode{5, 7, 0}, Message: "Must issue a STARTTLS command first"}
+	}
+	return nil
+}
 
 // Rcpt accepts any recipient, but for a fault.
 func (s *session) Rcpt(to string, _ *server.RcptOptions) error {

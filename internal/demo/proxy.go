@@ -100,7 +100,7 @@ splits:
     primary: {name: old, addresses: [%s]}
     candidates:
       - {name: new, addresses: [%s], weight: 0%%}
-`
+%s`
 
 func (l *loopback) open(ctx context.Context, c *cast) error {
 	here := place{dir: c.dir}
@@ -128,7 +128,7 @@ func (l *loopback) open(ctx context.Context, c *cast) error {
 	d := c.newDaemon("splitd", "splitd", "each new connection is relayed to one of the two MXs")
 	c.socket = d.socket
 	config := fmt.Sprintf(proxyConfig, d.socket, l.http, d.state,
-		strings.Join(service, ", "), l.service[0].Port(), backends[0], backends[1])
+		strings.Join(service, ", "), l.service[0].Port(), backends[0], backends[1], c.shadowTLS())
 	return c.startDaemon(ctx, here, d, config)
 }
 

@@ -44,7 +44,7 @@ const comparedEnough = 1500
 // sessions are played to it, what it answers otherwise is mended, and they are
 // played again.
 func (s *story) rehearse(ctx context.Context) error {
-	s.show.line("First the new MX is shadowed: clients' sessions are played to it up to RCPT, and its answers compared.")
+	s.show.line("First the new MX is shadowed: clients' sessions, all behind STARTTLS, are played to it up to RCPT, and its answers compared.")
 	differs := func(r shadowed) bool {
 		return r.Verdict == "differs" && len(r.named()) >= len(faults()) && len(r.Suspects) == 0
 	}
@@ -155,5 +155,5 @@ func (s *story) rehearsalClaim() claim {
 	if why != nil {
 		return claim{text: "the shadow of the new MX was wrong", why: why}
 	}
-	return claimf(true, "the shadow named both faults of the new MX and nothing else, and none once they were mended; no mail came there by it")
+	return claimf(true, "behind STARTTLS the shadow named both faults of the new MX and nothing else, and none once they were mended; no mail came there by it")
 }

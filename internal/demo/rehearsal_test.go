@@ -1,22 +1,26 @@
 package demo
 
 import (
+	"crypto/tls"
 	"encoding/json"
 	"io"
 	"net/netip"
 	"net/smtp"
 	"strings"
 	"testing"
+
+	"github.com/splitd/splitd/internal/certs"
 )
 
 func TestTheNewMXIsFaultyUntilItIsMended(t *testing.T) {
 	loopbackUp(t)
-	host := runHost(t, roleFaultyMX, newMX, "127.0.0.1:0")
+	cast := certified(t)
+	host := runHost(t, roleFaultyMX, newMX, cast.certificate(newMX), "127.0.0.1:0")
 	first := host.next(t).Listening
 	if len(first) != 1 {
 		t.Fatalf("listening = %v, want one address", first)
 	}
-	if size, failure := greeted(t, first[0]); size != "1048576" || !strings.Contains(failure, "5.1.1 no such user") {
+	if size, failure := greeted(t, first[0], cast.roots()); size != "1048576" || !strings.Contains(failure, "5.1.1 no such user") {
 		t.Errorf("a faulty MX takes %s bytes and says %q of an alias, want 1048576 and 550", size, failure)
 	}
 	if _, err := io.WriteString(host.input, mendLine+"\n"); err != nil {
@@ -25,7 +29,7 @@ func TestTheNewMXIsFaultyUntilItIsMended(t *testing.T) {
 	if again := host.next(t).Listening; len(again) != 1 || again[0] != first[0] {
 		t.Fatalf("listening = %v, want %v again", again, first)
 	}
-	if size, failure := greeted(t, first[0]); size != "10485760" || failure != "" {
+	if size, failure := greeted(t, first[0], cast.roots()); size != "10485760" || failure != "" {
 		t.Errorf("a mended MX takes %s bytes and says %q of an alias, want 10485760 and nothing", size, failure)
 	}
 	if err := host.input.Close(); err != nil {
@@ -37,13 +41,23 @@ func TestTheNewMXIsFaultyUntilItIsMended(t *testing.T) {
 }
 
 // greeted is what an MX says of sizes, and of the alias that a faulty one lacks.
-func greeted(t *testing.T, at netip.AddrPort) (size, failure string) {
+func greeted(t *testing.T, at netip.AddrPort, roots string) (size, failure string) {
 	t.Helper()
 	c, err := smtp.Dial(at.String())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = c.Close() }()
+	if err := c.Mail("sender@client.example"); err == nil || !strings.Contains(err.Error(), "STARTTLS") {
+		t.Errorf("MAIL in the clear: %v, want a refusal", err)
+	}
+	pool, err := certs.Pool(roots)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.StartTLS(&tls.Config{ServerName: serviceName, RootCAs: pool}); err != nil {
+		t.Fatal(err)
+	}
 	_, size = c.Extension("SIZE")
 	if err := c.Mail("sender@client.example"); err != nil {
 		t.Fatal(err)

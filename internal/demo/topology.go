@@ -140,7 +140,7 @@ splits:
     primary: {name: old, addresses: [local]}
     candidates:
       - {name: new, addresses: [10.0.0.12, "fd00:25::12"], weight: 0%%}
-`
+%s`
 
 const newConfig = `# The new MX: replies go back through the old one.
 control: {socket: %q}
@@ -160,12 +160,13 @@ func (n *network) open(ctx context.Context, c *cast) error {
 	for _, side := range []struct {
 		ns                *netns.NS
 		name, config, job string
+		more              []any // in the configuration
 	}{
-		{n.new, newMX, newConfig, "on the new MX: replies to clients go back through the old one"},
-		{n.old, oldMX, oldConfig, "on the old MX: new connections to port 25 are split"},
+		{n.new, newMX, newConfig, "on the new MX: replies to clients go back through the old one", nil},
+		{n.old, oldMX, oldConfig, "on the old MX: new connections to port 25 are split", []any{c.shadowTLS()}},
 	} {
 		d := c.newDaemon("splitd on the "+side.name+" MX", side.name, side.job)
-		config := fmt.Sprintf(side.config, d.socket, d.state)
+		config := fmt.Sprintf(side.config, append([]any{d.socket, d.state}, side.more...)...)
 		if err := c.startDaemon(ctx, place{ns: side.ns, dir: c.dir}, d, config); err != nil {
 			return err
 		}

@@ -35,6 +35,9 @@ func newNetwork(t *testing.T) (*network, *cast) {
 	}
 	c := &cast{splitd: self, dir: t.TempDir(), book: newLedger(), mended: make(chan struct{})}
 	t.Cleanup(c.dismiss)
+	if err := c.certify(time.Now()); err != nil {
+		t.Fatal(err)
+	}
 	if err := n.hosts(t.Context(), c); err != nil {
 		t.Fatal(err)
 	}

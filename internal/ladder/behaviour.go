@@ -26,12 +26,22 @@ const (
 	// Differing answers each request with another large body, and so does the primary:
 	// of these there is most to decode and to compare.
 	Differing Behaviour = "differing"
+	// Of TLS alone are:
+	// Garbling answers the client's first words with what is no TLS.
+	Garbling Behaviour = "garbling"
+	// Trickling makes its handshake one byte a second.
+	Trickling Behaviour = "trickling"
+	// Expired answers as the primary does, behind a certificate whose time is over.
+	Expired Behaviour = "expired"
 )
 
 // Behaviours are all, in the order of the table.
 func Behaviours() []Behaviour {
 	return []Behaviour{Healthy, Dead, Refusing, Blackholed, Hanging, Dripping, Flooding, Resetting, Differing}
 }
+
+// SecureBehaviours are all that there are over TLS, in the order of the table.
+func SecureBehaviours() []Behaviour { return append(Behaviours(), Garbling, Trickling, Expired) }
 
 // About says in a few words what the candidate does.
 func (b Behaviour) About() string {
@@ -54,6 +64,12 @@ func (b Behaviour) About() string {
 		return "answers, and resets at random"
 	case Differing:
 		return "answers 64 KiB of JSON with other values each time, as the primary does there"
+	case Garbling:
+		return "answers the handshake with what is no TLS"
+	case Trickling:
+		return "makes its handshake one byte a second"
+	case Expired:
+		return "answers as the primary does, behind a certificate that has expired"
 	}
 	return ""
 }

@@ -28,34 +28,65 @@ type listening interface {
 }
 
 // NewCandidate has a candidate behave so at a free port of the address, which has to
-// be one of this host. Seed decides what it does at random.
-func NewCandidate(b Behaviour, at netip.Addr, seed uint64) (*Candidate, error) {
+// be one of this host, and with certificates over TLS. Seed decides what it does at
+// random.
+func NewCandidate(b Behaviour, at netip.Addr, seed uint64, over *Certificates) (*Candidate, error) {
 	var err error
 	c := &Candidate{release: func() {}}
-	switch b {
-	case Dead:
+	switch {
+	case b == Dead:
 		c.address, c.release, err = nobody(at)
-	case Blackholed:
+	case b == Blackholed:
 		c.address, c.release, err = full(at)
-	case Healthy, Differing:
-		c.server, err = newPages(at, newSheet(b.Page(), byCandidate))
-	case Refusing:
-		c.server, err = serve(at, refuse)
-	case Hanging:
-		c.server, err = serve(at, func(ctx context.Context, _ *net.TCPConn) { <-ctx.Done() })
-	case Dripping:
-		c.server, err = serve(at, drip)
-	case Flooding:
-		c.server, err = serve(at, flood)
-	case Resetting:
-		c.server, err = serve(at, resetting(seed))
+	case over != nil:
+		c.server, err = b.listenSecure(at, seed, over)
 	default:
-		err = errors.New("no candidate behaves so")
+		c.server, err = b.listen(at, seed)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("stand a candidate %q: %w", b, err)
 	}
 	return c, nil
+}
+
+// listen listens without TLS.
+func (b Behaviour) listen(at netip.Addr, seed uint64) (listening, error) {
+	if b == Healthy || b == Differing {
+		return newPages(at, newSheet(b.Page(), byCandidate))
+	}
+	talk, err := b.talk(seed)
+	if err != nil {
+		return nil, err
+	}
+	return serve(at, talk)
+}
+
+// listenSecure listens with TLS.
+func (b Behaviour) listenSecure(at netip.Addr, seed uint64, over *Certificates) (listening, error) {
+	config, err := over.server(over.candidate(b))
+	if err != nil {
+		return nil, err
+	}
+	if b == Healthy || b == Differing || b == Expired {
+		return newSecurePages(at, newSheet(b.Page(), byCandidate), config)
+	}
+	if talk, ok := map[Behaviour]talking{Hanging: hang, Garbling: garble, Trickling: trickling(config)}[b]; ok {
+		return serve(at, talk) // what else they do they do instead of a handshake
+	}
+	talk, err := b.talk(seed)
+	if err != nil {
+		return nil, err
+	}
+	return serve(at, secured(config, talk))
+}
+
+// talk is what is done on a connection, inside TLS or not.
+func (b Behaviour) talk(seed uint64) (talking, error) {
+	talk, ok := map[Behaviour]talking{Refusing: refuse, Hanging: hang, Dripping: drip, Flooding: flood, Resetting: resetting(seed)}[b]
+	if !ok {
+		return nil, errors.New("no candidate behaves so")
+	}
+	return talk, nil
 }
 
 // Address is where it is, or is not.
@@ -84,7 +115,9 @@ func (c *Candidate) Close() {
 
 const refusal = "HTTP/1.1 503 Service Unavailable\r\nVia: 1.1 candidate\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
-func refuse(_ context.Context, c *net.TCPConn) {
+func hang(ctx context.Context, _ net.Conn) { <-ctx.Done() }
+
+func refuse(_ context.Context, c net.Conn) {
 	if readRequest(bufio.NewReader(c)) == nil {
 		_, _ = c.Write([]byte(refusal))
 	}
@@ -93,7 +126,7 @@ func refuse(_ context.Context, c *net.TCPConn) {
 // dripEvery is the time for a byte.
 const dripEvery = time.Second
 
-func drip(ctx context.Context, c *net.TCPConn) {
+func drip(ctx context.Context, c net.Conn) {
 	from, reply := bufio.NewReader(c), newSheet(Small, byCandidate).next()
 	tick := time.NewTicker(dripEvery)
 	defer tick.Stop()
@@ -114,7 +147,7 @@ func drip(ctx context.Context, c *net.TCPConn) {
 // floodSize is how much a flooding candidate answers to one request.
 const floodSize = 1 << 30
 
-func flood(_ context.Context, c *net.TCPConn) {
+func flood(_ context.Context, c net.Conn) {
 	from, water := bufio.NewReader(c), make([]byte, 64<<10)
 	for readRequest(from) == nil {
 		if _, err := fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nVia: 1.1 candidate\r\nContent-Length: %d\r\n\r\n", floodSize); err != nil {
@@ -130,8 +163,8 @@ func flood(_ context.Context, c *net.TCPConn) {
 
 // resetting answers three requests of four; of the next it answers a part and resets
 // the connection.
-func resetting(seed uint64) func(context.Context, *net.TCPConn) {
-	return func(_ context.Context, c *net.TCPConn) {
+func resetting(seed uint64) talking {
+	return func(_ context.Context, c net.Conn) {
 		random := rand.New(rand.NewPCG(seed, uint64(c.RemoteAddr().(*net.TCPAddr).Port)))
 		from, reply := bufio.NewReader(c), newSheet(Small, byCandidate).next()
 		for readRequest(from) == nil {
@@ -144,11 +177,22 @@ func resetting(seed uint64) func(context.Context, *net.TCPConn) {
 				return
 			}
 			if cut {
-				_ = c.SetLinger(0) // an RST instead of a FIN, socket(7)
+				abort(c)
 				return
 			}
 		}
 	}
+}
+
+// abort ends a connection with an RST instead of a FIN (socket(7)), also one inside TLS.
+func abort(c net.Conn) {
+	if inside, ok := c.(interface{ NetConn() net.Conn }); ok {
+		c = inside.NetConn()
+	}
+	if tcp, ok := c.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0)
+	}
+	_ = c.Close()
 }
 
 // nobody is a port that nobody listens at and nobody gets while it is kept: a port

@@ -18,7 +18,7 @@ func here() netip.Addr { return netip.MustParseAddr("127.0.0.1") }
 
 func stand(t *testing.T, b Behaviour) *Candidate {
 	t.Helper()
-	c, err := NewCandidate(b, here(), 1)
+	c, err := NewCandidate(b, here(), 1, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +50,7 @@ func TestEveryBehaviourSaysWhatItDoes(t *testing.T) {
 	if len(Behaviours()) != 9 {
 		t.Errorf("%d behaviours, want 9", len(Behaviours()))
 	}
-	if _, err := NewCandidate("charming", here(), 1); err == nil || !strings.Contains(err.Error(), `"charming"`) {
+	if _, err := NewCandidate("charming", here(), 1, nil); err == nil || !strings.Contains(err.Error(), `"charming"`) {
 		t.Errorf("one that is not known: %v", err)
 	}
 }

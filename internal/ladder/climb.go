@@ -2,6 +2,7 @@ package ladder
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -29,6 +30,8 @@ type Options struct {
 	Start func(ctx context.Context, primary, candidate netip.AddrPort) (Subject, error)
 	// Candidates serves them, each in a process of its own.
 	Candidates Program
+	// TLS are the certificates of a ladder over TLS; its subject has those too. Nil is none.
+	TLS *Certificates
 	// Rungs are the candidates; nil is all.
 	Rungs []Behaviour
 	// For is how long clients ask in all; each rung has an equal part.
@@ -104,12 +107,20 @@ func Climb(ctx context.Context, o Options) (Ladder, error) {
 	var l Ladder
 	if o.Rungs == nil {
 		o.Rungs = Behaviours()
+		if o.TLS != nil {
+			o.Rungs = SecureBehaviours()
+		}
 	}
 	if !o.At.IsValid() {
 		o.At = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 	}
 	c := &climbing{Options: o, paces: map[Page]Pace{}, slice: o.For / time.Duration(max(2*o.Pairs*len(o.Rungs), 1))}
 	var err error
+	if o.TLS != nil {
+		if c.tls, err = o.TLS.client(); err != nil {
+			return l, err
+		}
+	}
 	if l.Pace, err = c.pace(ctx, Healthy); err != nil {
 		return l, err
 	}
@@ -130,24 +141,25 @@ func Climb(ctx context.Context, o Options) (Ladder, error) {
 // climbing is a ladder that is being climbed.
 type climbing struct {
 	Options
+	tls    *tls.Config // of the clients; nil: they do without
 	slice  time.Duration
 	paces  map[Page]Pace
 	yields string // how the last candidate did
 }
 
 func (c *climbing) load(at netip.AddrPort, p Page) Load {
-	return Load{At: at, Page: p, Clients: clients, Flow: perFlow, Warm: c.slice / 10, Patience: patience}
+	return Load{At: at, TLS: c.tls, Page: p, Clients: clients, Flow: perFlow, Warm: c.slice / 10, Patience: patience}
 }
 
 // with has a subject for a candidate while do runs.
 func (c *climbing) with(ctx context.Context, b Behaviour, do func(Subject, *Host) error) (err error) {
-	candidate, err := StartHost(ctx, c.Candidates, b, c.At, c.Seed)
+	candidate, err := StartHost(ctx, c.Candidates, b, c.At, c.Seed, c.TLS)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, candidate.Close()) }()
 	c.yields = candidate.Yields()
-	primary, err := NewPrimary(c.At, b.Page())
+	primary, err := NewPrimary(c.At, b.Page(), c.TLS)
 	if err != nil {
 		return err
 	}
@@ -212,7 +224,7 @@ func (c *climbing) rung(ctx context.Context, b Behaviour) (Rung, error) {
 	if err != nil {
 		return Rung{}, err
 	}
-	r := Rung{Behaviour: b, Pace: pace, Budget: c.Budget}
+	r := Rung{Behaviour: b, Secure: c.TLS != nil, Pace: pace, Budget: c.Budget}
 	err = c.with(ctx, b, func(s Subject, candidate *Host) error {
 		for i := range 2 * c.Pairs {
 			shadowed := i%4 == 1 || i%4 == 2 // off on, on off, off on
@@ -226,6 +238,7 @@ func (c *climbing) rung(ctx context.Context, b Behaviour) (Rung, error) {
 			if shadowed {
 				r.On = append(r.On, TimesOf(o))
 				r.Memory.Peaks = append(r.Memory.Peaks, peak)
+				r.StoodIn += o.StoodIn
 			} else {
 				r.Off = append(r.Off, TimesOf(o))
 			}

@@ -36,7 +36,7 @@ func starts(pass func(primary, candidate io.ReadWriter, client io.Writer) error)
 	return func(_ context.Context, primary, candidate netip.AddrPort) (Subject, error) {
 		r := &relay{resident: func() (int64, error) { return ResidentOf(os.Getpid()) }}
 		var err error
-		r.server, err = serve(here(), func(ctx context.Context, c *net.TCPConn) {
+		r.server, err = serve(here(), func(ctx context.Context, c net.Conn) {
 			p, err := net.Dial("tcp", primary.String())
 			if err != nil {
 				return

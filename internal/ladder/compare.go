@@ -39,7 +39,7 @@ func rarest(n int) int {
 	ways := make([]float64, n*(n+1)/2+1) // share of the signs by the sum of the ranks that are negative
 	ways[0] = 1
 	for rank := 1; rank <= n; rank++ {
-		for sum := len(ways) - 1; sum >= 0; sum-- {
+		for sum := range slices.Backward(ways) {
 			ways[sum] /= 2
 			if sum >= rank {
 				ways[sum] += ways[sum-rank] / 2

@@ -26,6 +26,7 @@ type Limits struct {
 	FlowBudget *int64 // of one flow, in bytes
 	Patience   *time.Duration
 	MaxFlows   *int
+	TLS        *Certificates // to see into flows by
 }
 
 // DefaultBudget is what splitd has where nobody says otherwise, in bytes.
@@ -125,6 +126,9 @@ func Config(dir string, l Limits, service, primary, candidate netip.AddrPort) st
 	}
 	if l.MaxFlows != nil {
 		fmt.Fprintf(&b, "      max_flows: %d\n", *l.MaxFlows)
+	}
+	if l.TLS != nil {
+		b.WriteString(l.TLS.config())
 	}
 	return b.String()
 }

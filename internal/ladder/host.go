@@ -44,8 +44,8 @@ const startPatience = 30 * time.Second
 // StartHost has the program serve a candidate as [NewCandidate] does, and returns
 // when that stands. The process ends with this one, however that ends, and a Ctrl-C
 // at the terminal is this one's.
-func StartHost(ctx context.Context, p Program, b Behaviour, at netip.Addr, seed uint64) (*Host, error) {
-	h, err := startHost(p, b, at, seed)
+func StartHost(ctx context.Context, p Program, b Behaviour, at netip.Addr, seed uint64, over *Certificates) (*Host, error) {
+	h, err := startHost(p, b, at, seed, over)
 	if err != nil {
 		return nil, fmt.Errorf("start a candidate %q: %w", b, err)
 	}
@@ -64,11 +64,14 @@ func StartHost(ctx context.Context, p Program, b Behaviour, at netip.Addr, seed 
 	return h, nil
 }
 
-func startHost(p Program, b Behaviour, at netip.Addr, seed uint64) (*Host, error) {
+func startHost(p Program, b Behaviour, at netip.Addr, seed uint64, over *Certificates) (*Host, error) {
 	if len(p.Command) == 0 {
 		return nil, errors.New("no program serves candidates")
 	}
 	words := append(p.Command[1:len(p.Command):len(p.Command)], string(b), at.String(), strconv.FormatUint(seed, 10))
+	if over != nil {
+		words = append(words, over.dir)
+	}
 	h := &Host{cmd: exec.Command(p.Command[0], words...)}
 	if p.Name != "" {
 		h.cmd.Args[0] = p.Name
@@ -120,7 +123,7 @@ func (h *Host) Taken() (int, error) {
 // error.
 func (h *Host) Close() error {
 	_ = h.ask.Close()
-	kill := time.AfterFunc(endGrace, func() { _ = h.cmd.Process.Kill() })
+	kill := time.AfterFunc(startPatience, func() { _ = h.cmd.Process.Kill() }) // it may have to wait to end, too
 	defer kill.Stop()
 	if err := h.cmd.Wait(); err != nil {
 		return fmt.Errorf("end the candidate's process: %w\n%s", err, h.log.String())
@@ -128,8 +131,8 @@ func (h *Host) Close() error {
 	return nil
 }
 
-// ServeCandidate is the process of a [Host]: its words are behaviour, address and
-// seed. It answers with a line that says where the candidate stands and how the
+// ServeCandidate is the process of a [Host]: its words are behaviour, address, seed
+// and, over TLS, the folder of the certificates. It answers with a line that says where the candidate stands and how the
 // process yields, and then each line of questions with how many connections the
 // candidate has taken. It serves until questions end.
 func ServeCandidate(words []string, questions io.Reader, answers io.Writer) error {
@@ -137,11 +140,15 @@ func ServeCandidate(words []string, questions io.Reader, answers io.Writer) erro
 }
 
 func serveCandidate(words []string, questions io.Reader, answers io.Writer, yield func() (string, error)) error {
+	var over *Certificates
+	if len(words) == 4 {
+		over, words = &Certificates{words[3]}, words[:3]
+	}
 	b, at, seed, err := parseWords(words)
 	if err != nil {
 		return fmt.Errorf("serve a candidate: %w", err)
 	}
-	c, err := NewCandidate(b, at, seed)
+	c, err := NewCandidate(b, at, seed, over)
 	if err != nil {
 		return err
 	}

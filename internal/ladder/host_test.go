@@ -51,7 +51,7 @@ func TestMain(m *testing.M) {
 // host starts a candidate as programs do.
 func host(t *testing.T, word string, b Behaviour) *Host {
 	t.Helper()
-	h, err := StartHost(t.Context(), Self(word), b, here(), 1)
+	h, err := StartHost(t.Context(), Self(word), b, here(), 1, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +132,7 @@ func TestACandidateThatCannotStandSaysWhy(t *testing.T) {
 		{"a program that is not there", Program{Command: []string{"/nowhere/x"}}, Healthy, "127.0.0.1", "no such file"},
 		{"one that says something else", Program{Command: []string{"echo"}}, Healthy, "127.0.0.1", `read "healthy 127.0.0.1 1\n" of its process`},
 	} {
-		h, err := StartHost(t.Context(), tc.program, tc.b, netip.MustParseAddr(tc.at), 1)
+		h, err := StartHost(t.Context(), tc.program, tc.b, netip.MustParseAddr(tc.at), 1, nil)
 		if err == nil || !strings.Contains(err.Error(), tc.want) || !strings.Contains(err.Error(), string(tc.b)) {
 			t.Errorf("%s: %v, %v", tc.name, h, err)
 		}
@@ -153,7 +153,7 @@ func TestAProcessThatCanNeitherIdleNorBeNiceServesNobody(t *testing.T) {
 
 // parent starts a candidate, says its process, and dies without a word to it.
 func parent() error {
-	h, err := startHost(Self(candidateWord), Hanging, here(), 1)
+	h, err := startHost(Self(candidateWord), Hanging, here(), 1, nil)
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package ladder
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -17,6 +18,9 @@ import (
 type Load struct {
 	// At is where they connect to.
 	At netip.AddrPort
+	// TLS is how they do it over TLS; nil is without. Their times are then those of
+	// goroutines, and good for comparison alone.
+	TLS *tls.Config
 	// Page is what they ask for.
 	Page Page
 	// Clients is how many connections they have at once.
@@ -47,6 +51,8 @@ type Outcome struct {
 	Took []time.Duration
 	// Flows is how many connections there were.
 	Flows int
+	// StoodIn are those over TLS whose certificate was not the primary's own.
+	StoodIn int
 	// Lasted is how long all of it took.
 	Lasted time.Duration
 }
@@ -78,6 +84,9 @@ func (l Load) Paced(ctx context.Context, d time.Duration, rate float64) (Outcome
 // package net most of the time would go to waking goroutines, and into what is
 // measured.
 func (l Load) run(ctx context.Context, d time.Duration, rate float64) (Outcome, error) {
+	if l.TLS != nil {
+		return l.runSecure(ctx, d, rate)
+	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	r, err := l.begin(d, rate)

@@ -25,7 +25,7 @@ const (
 // serveBy is a server of this test's in the primary's place.
 func serveBy(t *testing.T, talk func(*net.TCPConn)) netip.AddrPort {
 	t.Helper()
-	s, err := serve(here(), func(_ context.Context, c *net.TCPConn) { talk(c) })
+	s, err := serve(here(), func(_ context.Context, c net.Conn) { talk(c.(*net.TCPConn)) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,7 +45,7 @@ func answers(c net.Conn, with string) {
 
 func primaryOf(t *testing.T) *Primary {
 	t.Helper()
-	p, err := NewPrimary(here(), Small)
+	p, err := NewPrimary(here(), Small, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -79,7 +79,7 @@ func TestALargeReplyIsKnownWhateverItsValues(t *testing.T) {
 
 // A reply is larger than a socket may have room for.
 func TestAClientThatReadsLateGetsTheWholeLargePageOfEachRequest(t *testing.T) {
-	p, err := NewPrimary(here(), Large)
+	p, err := NewPrimary(here(), Large, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +111,7 @@ func TestAClientThatReadsLateGetsTheWholeLargePageOfEachRequest(t *testing.T) {
 }
 
 func TestClientsOfTheLargePageAreAnswered(t *testing.T) {
-	p, err := NewPrimary(here(), Large)
+	p, err := NewPrimary(here(), Large, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

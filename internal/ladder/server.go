@@ -24,9 +24,8 @@ type server struct {
 	open map[net.Conn]struct{}
 }
 
-// serve listens at a free port of the address. Talk has the connection until it
-// returns, or ctx ends and the connection is closed under it.
-func serve(at netip.Addr, talk func(ctx context.Context, c *net.TCPConn)) (*server, error) {
+// serve listens at a free port of the address.
+func serve(at netip.Addr, talk talking) (*server, error) {
 	listener, err := net.Listen("tcp", netip.AddrPortFrom(at, 0).String())
 	if err != nil {
 		return nil, fmt.Errorf("listen at %q: %w", at, err)
@@ -40,7 +39,7 @@ func serve(at netip.Addr, talk func(ctx context.Context, c *net.TCPConn)) (*serv
 func (s *server) taken() int              { return int(s.connections.Load()) }
 func (s *server) address() netip.AddrPort { return s.listener.Addr().(*net.TCPAddr).AddrPort() }
 
-func (s *server) accept(talk func(context.Context, *net.TCPConn)) {
+func (s *server) accept(talk talking) {
 	for {
 		c, err := s.listener.Accept()
 		if err != nil {
@@ -52,7 +51,7 @@ func (s *server) accept(talk func(context.Context, *net.TCPConn)) {
 		}
 		s.all.Go(func() {
 			defer s.drop(c)
-			talk(s.ctx, c.(*net.TCPConn))
+			talk(s.ctx, c)
 		})
 	}
 }

@@ -116,8 +116,12 @@ type Rung struct {
 	// the candidate has taken.
 	Shadowed int64
 	Taken    int
-	Memory   Memory
-	Budget   int64
+	// Secure says that all of it is over TLS; StoodIn are then the flows with the shadow in
+	// which somebody stood in for the primary.
+	Secure  bool
+	StoodIn int
+	Memory  Memory
+	Budget  int64
 }
 
 // Judge says whether no client could tell, and what does not hold or is not known, in
@@ -136,6 +140,8 @@ func (r Rung) Judge() (v Verdict, broken, unclear []string) {
 	switch {
 	case r.Shadowed == 0:
 		broken = append(broken, "nothing was shadowed: the report has no exchange")
+	case r.Secure && r.StoodIn == 0:
+		broken = append(broken, "nothing was seen into: clients have met the primary's certificate alone")
 	case r.Behaviour.connects() && r.Taken == 0:
 		broken = append(broken, "nothing was shadowed: the candidate has seen no connection")
 	}
