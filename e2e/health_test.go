@@ -144,13 +144,13 @@ func (l *lab) load() *load {
 
 // answerer connects once, with little patience.
 func answerer(address string) string {
-	c, err := net.DialTimeout("tcp", address, 300*time.Millisecond)
+	c, err := net.DialTimeout("tcp", address, 900*time.Millisecond) // a SYN that is lost comes again after 1 s
 	if err != nil {
 		return ""
 	}
 	defer func() { _ = c.Close() }()
 	_ = c.(*net.TCPConn).SetLinger(0) // keeps its port free for others
-	_ = c.SetDeadline(time.Now().Add(time.Second))
+	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
 	name, err := bufio.NewReader(c).ReadString('\n')
 	if err != nil {
 		return ""

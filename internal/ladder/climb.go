@@ -256,8 +256,8 @@ func (c *climbing) rung(ctx context.Context, b Behaviour) (Rung, error) {
 		if err := s.Shadow(ctx, false); err != nil {
 			return err
 		}
-		r.Shadowed, err = shadowed(ctx, s)
-		return err
+		r.Shadowed, r.Untold = shadowed(ctx, s)
+		return nil
 	})
 	return r, err
 }
@@ -268,7 +268,7 @@ func shadowed(ctx context.Context, s Subject) (int64, error) {
 	defer tick.Stop()
 	for until := time.Now().Add(patience); ; {
 		n, err := s.Shadowed(ctx)
-		if err != nil || n > 0 || time.Now().After(until) {
+		if n > 0 || time.Now().After(until) {
 			return n, err
 		}
 		select {

@@ -115,7 +115,9 @@ type Rung struct {
 	// Shadowed are the exchanges that the shadow has told of, Taken the connections that
 	// the candidate has taken.
 	Shadowed int64
-	Taken    int
+	// Untold is why the shadow does not say; nil: it has.
+	Untold error
+	Taken  int
 	// Secure says that all of it is over TLS; StoodIn are then the flows with the shadow in
 	// which somebody stood in for the primary.
 	Secure  bool
@@ -138,6 +140,8 @@ func (r Rung) Judge() (v Verdict, broken, unclear []string) {
 		broken = append(broken, "no request was answered")
 	}
 	switch {
+	case r.Untold != nil:
+		unclear = append(unclear, fmt.Sprintf("what was shadowed is not known: %v", r.Untold))
 	case r.Shadowed == 0:
 		broken = append(broken, "nothing was shadowed: the report has no exchange")
 	case r.Secure && r.StoodIn == 0:

@@ -128,6 +128,10 @@ func TestARungHoldsUnlessAClientCouldTell(t *testing.T) {
 		}
 	}
 	bad := with(func(r *Rung) { r.Failed = 1 })
+	untold := with(func(r *Rung) { r.Shadowed, r.Untold = 0, errors.New("no processor") })
+	if verdict, broken, unclear := untold.Judge(); verdict != CannotTell || broken != nil || len(unclear) != 1 || unclear[0] != "what was shadowed is not known: no processor" {
+		t.Errorf("of a shadow that does not answer: %s, %q, %q", verdict, broken, unclear)
+	}
 	unknown := with(func(r *Rung) {
 		r.Off, r.On = []Times{{ms, ms}, {9 * ms, 9 * ms}, {90 * ms, 90 * ms}}, []Times{{10 * ms, 10 * ms}, {9 * ms, 9 * ms}, {90 * ms, 90 * ms}}
 	})
