@@ -38,7 +38,7 @@ func TestDemoPlaysTheMigrationOnTheKernel(t *testing.T) {
 		t.Errorf("last line = %q in:\n%s", got, text)
 	}
 	for _, want := range []string{
-		"$ splitctl shadow mx 100% ", "mx: DIFFERS", "RCPT ", "EHLO ", "$ splitctl report mx --reset", "mx: SAME", "$ splitctl shadow mx 0%",
+		"clients' sessions, all behind STARTTLS,", "$ splitctl shadow mx 100% ", "mx: DIFFERS", "RCPT ", "EHLO ", "$ splitctl report mx --reset", "mx: SAME", "$ splitctl shadow mx 0%",
 		"$ splitctl set mx 5% ", "$ splitctl set mx 25% ", "$ splitctl undo mx ", "$ splitctl set mx 50% ",
 		"$ splitctl set mx 100% ", "$ splitctl off mx ", "$ splitd cleanup ",
 	} {
