@@ -9,8 +9,12 @@ import (
 	"github.com/splitd/splitd/shadow"
 )
 
-// A buffer is of one direction: a record of TLS, and as much again.
-type buffer [32 << 10]byte
+// A buffer is of one direction: a record of TLS, and as much again. Who waits has but little:
+// most flows are silent most of the time.
+type (
+	buffer [32 << 10]byte
+	little [2 << 10]byte
+)
 
 var buffers = sync.Pool{New: func() any { return new(buffer) }}
 
@@ -53,18 +57,35 @@ func first(a, b error) error {
 
 // pump passes on one direction.
 func (f *flow) pump(from, to voice) error {
-	buf := buffers.Get().(*buffer)
-	defer buffers.Put(buf)
+	var few little
+	var much *buffer // nil: little is coming
+	defer func() { much.release() }()
 	for {
-		n, err := from.Read(buf[:])
+		into := few[:]
+		if much != nil {
+			into = much[:]
+		}
+		n, err := from.Read(into)
 		if n > 0 {
-			if err := f.pass(from.raw().who, to, buf[:n]); err != nil {
+			if err := f.pass(from.raw().who, to, into[:n]); err != nil {
 				return err
 			}
 		}
-		if err != nil {
+		switch {
+		case err != nil:
 			return f.ends(from, to, err)
+		case n < len(few):
+			much.release()
+			much = nil
+		case much == nil:
+			much = buffers.Get().(*buffer)
 		}
+	}
+}
+
+func (b *buffer) release() {
+	if b != nil {
+		buffers.Put(b)
 	}
 }
 
