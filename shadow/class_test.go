@@ -101,6 +101,23 @@ func TestMaskLeavesTheWordsOfATextAndTakesItsIds(t *testing.T) {
 	}
 }
 
+func TestNumbersOfAReasonAreMaskedAndThoseOfNamesStay(t *testing.T) {
+	for text, want := range map[string]string{
+		"it ended within content":                     "it ended within content",
+		"client: a lone LF at byte 4711":              "client: a lone LF at byte N",
+		"no answer in 1m30s, from [fd00:25::12]:8443": "no answer in NmNs, from [fdN:N::N]:N",
+		"HTTP/2":                         "HTTP/2",
+		"client: HTTP/2 by upgrade at 9": "client: HTTP/2 by upgrade at N",
+		"early data (0-RTT)":             "early data (0-RTT)",
+		"its certificate is not trusted: x509: certificate is valid for 12 names": "its certificate is not trusted: x509: certificate is valid for N names",
+		"HTTP/23 and x5091": "HTTP/N and xN",
+	} {
+		if got := shadow.MaskNumbers(text); got != want {
+			t.Errorf("MaskNumbers(%q) = %q, want %q", text, got, want)
+		}
+	}
+}
+
 func TestCleanTextCannotWriteToATerminal(t *testing.T) {
 	t.Parallel()
 	tests := []struct {

@@ -1,6 +1,7 @@
 package shadow
 
 import (
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -82,21 +83,21 @@ func maskWord(word string) string {
 }
 
 // MaskNumbers replaces each number by N: offsets and times in a reason are not what
-// tells one from another.
+// tells one from another. Those that are part of a name stay.
 func MaskNumbers(text string) string {
-	var b strings.Builder
-	inside := false
-	for _, r := range text {
-		digit := r >= '0' && r <= '9'
-		if !digit {
-			b.WriteRune(r)
-		} else if !inside {
-			b.WriteByte('N')
-		}
-		inside = digit
+	if !strings.ContainsAny(text, "0123456789") {
+		return text
 	}
-	return b.String()
+	return numberOrName.ReplaceAllStringFunc(text, func(match string) string {
+		if strings.Trim(match, "0123456789") == "" {
+			return "N"
+		}
+		return match
+	})
 }
+
+// numberOrName matches numbers, and names that have one.
+var numberOrName = regexp.MustCompile(`\b(?:HTTP/\d(?:\.\d)?|0-RTT|acme-tls/1|x509)\b|[0-9]+`)
 
 // Clean makes text from outside harmless to terminals and logs, and no longer than
 // most bytes: what does not print is written as an escape, as Go does, and what is
