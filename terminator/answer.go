@@ -43,11 +43,15 @@ func (t *Terminator) plain(h shadow.Handshake) bool {
 
 // answers is how the client is answered, as the primary has answered: with its version, its
 // protocol, and its cipher suite, or, where our key is of another kind, one that is not weaker.
-// Else it says why not. (Suites of TLS 1.3 cannot be chosen in crypto/tls.)
+// Else it says why not. Suites of TLS 1.3 cannot be chosen in crypto/tls: the client has to offer the
+// one that the primary has agreed to, or the primary could refuse all that this client offers.
 func (t *Terminator) answers(h *hello, agreed shadow.Handshake) (*tls.Config, string) {
 	pairs := t.certificates.of(h.asked.ServerName, agreed.Certificate.Key)
 	if len(pairs) == 0 {
 		return nil, uncovered
+	}
+	if agreed.Version == tls.VersionTLS13 && !slices.Contains(h.info.CipherSuites, agreed.Cipher) {
+		return nil, unspoken
 	}
 	for _, allowed := range [][]uint16{{agreed.Cipher}, noWeaker(agreed.Cipher, h.asked.Ciphers)} {
 		config := &tls.Config{MinVersion: agreed.Version, MaxVersion: agreed.Version, CipherSuites: allowed, Time: t.now}

@@ -125,6 +125,45 @@ func (s *stand) saysRaw(b []byte) (string, *carried) {
 	return string(answer), flow
 }
 
+// A primary may refuse all that a client offers of TLS 1.3, where it takes something else that we
+// do; in crypto/tls suites of TLS 1.3 cannot be left out.
+func TestWhoDoesNotOfferTheSuiteThatThePrimaryTookOfUsIsPassedThrough(t *testing.T) {
+	a := newAuthority(t)
+	theirs := a.sign(t, newKey(t), "a.test")
+	s := newStand(t, a, set{protocol: "raw", serve: echoes(&tls.Config{Certificates: []tls.Certificate{theirs}})})
+	config := s.asks("a.test")
+	s.knows(config)
+	conn, flow := s.connect()
+	_ = tls.Client(&offering{Conn: conn, suite: tls.TLS_AES_256_GCM_SHA384}, config).Handshake() // it does not know what it has said
+	_ = conn.Close()
+	<-flow.done
+	if flow.opaque != unspoken {
+		t.Errorf("opaque %q, opened %v, want %q", flow.opaque, flow.opened, unspoken)
+	}
+}
+
+// offering writes a ClientHello that offers one suite of TLS 1.3, and none that Go prefers.
+type offering struct {
+	net.Conn
+	suite uint16
+	said  bool
+}
+
+func (o *offering) Write(b []byte) (int, error) {
+	if !o.said {
+		o.said = true
+		b = bytes.Clone(b)
+		const session = 5 + 4 + 2 + 32 // record, message, version, random
+		list := b[session+1+int(b[session]):]
+		for list = list[2:][:binary.BigEndian.Uint16(list)]; len(list) > 0; list = list[2:] {
+			if list[0] == 0x13 {
+				binary.BigEndian.PutUint16(list, o.suite)
+			}
+		}
+	}
+	return o.Conn.Write(b)
+}
+
 func TestWhatAClientHelloAloneHasPassedThrough(t *testing.T) {
 	a := newAuthority(t)
 	plain := helloOf(t, &tls.Config{ServerName: "a.test", InsecureSkipVerify: true})
