@@ -48,7 +48,7 @@ type insiders struct {
 	mark     func(traffic.Split) uint32
 	log      *slog.Logger
 	now      func() time.Time
-	secretly func()                     // once, before a key is read
+	secretly func()                     // once, before a key is read or what is inside TLS is played
 	tickets  func() *terminator.Tickets // read once
 }
 
@@ -94,7 +94,6 @@ func (i *insider) stands() any {
 // woken.
 func (i *insider) run(ctx context.Context, by insiders) {
 	defer close(i.ended)
-	by.secretly()
 	t := i.make(ctx, by)
 	if t == nil {
 		return

@@ -162,6 +162,9 @@ func (s *shadows) one(split traffic.Split) (changed bool) {
 
 // make makes the play of a split, in the place of another; s.mu is held.
 func (s *shadows) make(one *shadowed, split traffic.Split) (changed bool) {
+	if split.Shadow.TLS.On() {
+		s.insiders.secretly() // before the process of shadows begins, which inherits it
+	}
 	before := one.play
 	made, err := s.stage.Play(PlayOptions{
 		Split: split, After: before, Kept: s.kept[split.Name].text, Mark: s.markOf(split),
