@@ -226,13 +226,26 @@ func (l *lab) startDaemon(ns *nettest.NS, format string, as *syscall.Credential)
 		config: write(l.t, filepath.Join(home, "splitd.yaml"), fmt.Sprintf(format, home)),
 		socket: filepath.Join(home, "splitd.sock"),
 	}
+	l.run(d, as)
+	return d
+}
+
+// run starts the daemon, and waits until it answers.
+func (l *lab) run(d *daemon, as *syscall.Credential) {
+	l.t.Helper()
 	cmd := exec.Command(l.program("splitd"), "run", "--config", d.config)
-	d.server = serve(l.t, ns, "splitd on the "+ns.Name+" host", as, false, cmd)
+	d.server = serve(l.t, d.ns, "splitd on the "+d.ns.Name+" host", as, false, cmd)
 	d.until("answers", func() bool {
 		c, err := net.Dial("unix", d.socket)
 		return err == nil && c.Close() == nil
 	})
-	return d
+}
+
+// restart stops the daemon, and starts it again, as root.
+func (l *lab) restart(d *daemon) {
+	l.t.Helper()
+	d.stop()
+	l.run(d, nil)
 }
 
 // stop ends the daemon as a service manager does.

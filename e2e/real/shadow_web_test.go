@@ -126,13 +126,19 @@ func writeSite(t testing.TB, home string, isNew bool) {
 // startSite starts the site of a host at these addresses.
 func (l *lab) startSite(name, v4, v6 string) *nginx {
 	l.t.Helper()
+	return l.startSiteWith(name, v4, v6, func(config string) string { return config })
+}
+
+// startSiteWith starts it with another configuration, which is made of its own.
+func (l *lab) startSiteWith(name, v4, v6 string, change func(config string) string) *nginx {
+	l.t.Helper()
 	ns, engine := l.old, "add_header Cache-Control max-age=60;"
 	if name == "new" {
 		ns, engine = l.new, ""
 	}
 	return startNginxWith(l.t, ns, l.dir, func(home string) string {
 		writeSite(l.t, home, name == "new")
-		return fmt.Sprintf(siteConfig, home, v4, v6, engine)
+		return change(fmt.Sprintf(siteConfig, home, v4, v6, engine))
 	})
 }
 
