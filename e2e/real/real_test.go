@@ -1,7 +1,7 @@
 //go:build e2ereal
 
 // Package real tests splitd with the programs that it stands between in real
-// life, as Debian ships them: Postfix and nginx serve, smtp-source, swaks, curl
+// life, as Debian ships them: Postfix and nginx serve, smtp-source, swaks, curl, openssl
 // and keep-alive clients ask, keepalived and conntrackd make one router of two,
 // nft, ip and conntrack say what the kernel does.
 // It needs root and the packages of packages.sh, and starts every program in

@@ -126,21 +126,13 @@ func TestAKeyThatDoesNotFitIsNamedAndTheOldOneGoesOn(t *testing.T) {
 	mxs := l.mailServers(a, relay)
 	c := l.clients[0]
 	l.untilSeenInto(c, a)
-	first := l.shownBy(c, a)
-
-	renewed := a.issue("renewed", "ECDSA", lasting, mxName)
+	before, renewed := relay.serial(t), a.issue("renewed", "ECDSA", lasting, mxName)
+	l.untilShown(c, a, before)
 	relay.replace(t, relay.cert, renewed.key)
 	l.hangUp(relay.key)
-	if got := l.shownBy(c, a); got != first {
-		t.Errorf("with a key that does not fit certificate %s is shown, want the old one, %s", got, first)
-	}
+	l.untilShown(c, a, before)
 	relay.replace(t, renewed.cert, renewed.key)
-	want := renewed.serial(t)
-	var got string
-	nettest.Eventually(t, "the renewed certificate is shown", func() bool {
-		got = l.shownBy(c, a)
-		return got == want
-	}, func() any { return got + ", and not " + want })
+	l.untilShown(c, a, renewed.serial(t))
 	l.keepsSecrets(a, "mx")
 	l.splitting.stop()
 	stopAll(mxs...)
@@ -160,6 +152,18 @@ func (l *lab) hangUp(wrong string) {
 		}
 		return false
 	})
+}
+
+// untilShown has a client come until it is shown the certificate of that serial number. Those
+// who come before the primary's TLS is known, which it is not after a SIGHUP, are shown
+// the primary's own.
+func (l *lab) untilShown(c *client, a *authority, want string) {
+	l.t.Helper()
+	var got string
+	nettest.Eventually(l.t, "the certificate "+want+" is shown", func() bool {
+		got = l.shownBy(c, a)
+		return got == want
+	}, func() any { return got })
 }
 
 // shownBy is the serial number of the certificate that a client is shown, which must be
@@ -183,7 +187,7 @@ func TestWhoSpeaksGarbageBehindSTARTTLSEndsHisFlowAlone(t *testing.T) {
 	l := newLab(t)
 	a := newAuthority(t, l.dir)
 	mxs := l.mailServers(a, a.issue("relay", "ECDSA", lasting, mxName))
-	l.untilSeenInto(l.clients[0], a)
+	l.untilKnown("mx", func() { l.shownBy(l.clients[0], a) })
 	good, err := l.speak(l.clients[1])
 	if err != nil {
 		t.Fatal(err)
@@ -200,8 +204,12 @@ func TestWhoSpeaksGarbageBehindSTARTTLSEndsHisFlowAlone(t *testing.T) {
 			t.Errorf("another session, when one has said %.20q behind STARTTLS: %v", garbage, err)
 		}
 	}
+	seen := l.status("mx").Shadow.TLS.Terminated
 	if err := l.inject(l.clients[2], a); err != nil {
 		t.Error(err)
+	}
+	if now := l.status("mx").Shadow.TLS.Terminated; now != seen+1 {
+		t.Errorf("%d flows were seen into, want %d: that in which commands were injected as well", now, seen+1)
 	}
 	if err := errors.Join(good.say(250, "MAIL FROM:<good@client2.example>"), good.say(250, "RCPT TO:<good@shadow.example>"),
 		good.say(354, "DATA"), good.say(250, "Subject: good\r\n\r\ngood\r\n."), good.say(221, "QUIT")); err != nil {

@@ -154,7 +154,8 @@ func (l *lab) handshake(c *client, address string, args ...string) (version, cip
 
 // TestNothingWeakerThanThePrimarysOwnIsAgreedUpon offers all that OpenSSL has to the primary
 // and to the service, which is seen into: what the primary does not take the service does
-// not, and what it takes it does.
+// not, and what it takes it does, in the same version. Of several suites that a client offers
+// it may be another one: crypto/tls has an order of its own (docs/shadow.md).
 func TestNothingWeakerThanThePrimarysOwnIsAgreedUpon(t *testing.T) {
 	l := newLab(t)
 	a := newAuthority(t, l.dir)
@@ -242,6 +243,8 @@ func (l *lab) probe(e endpoint, all []offer) {
 				case version != wantVersion:
 					outcome = "another version"
 					l.t.Errorf("%s: to an offer of %q the service agrees upon %s %s, and the primary upon %s %s", e.split, o, version, cipher, wantVersion, wantCipher)
+				case cipher != wantCipher:
+					l.t.Logf("%s: to an offer of %q the service agrees upon %s, and the primary upon %s", e.split, o, cipher, wantCipher)
 				}
 				mu.Lock()
 				counts[outcome]++
