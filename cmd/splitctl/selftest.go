@@ -155,6 +155,7 @@ type tested struct {
 	whose           string // in words
 	split, protocol string // "": the limits are splitd's own
 	mode            traffic.Mode
+	seenInto        bool // what its clients say inside TLS
 }
 
 // speaks is what is spoken in the test.
@@ -170,6 +171,9 @@ func (t tested) unlike() []string {
 	unlike := []string{}
 	if t.split != "" && t.protocol != protocolHTTP {
 		unlike = append(unlike, fmt.Sprintf("%q is %s, and this is HTTP: the relay copies bytes of all protocols alike, and what reads and compares them is a process of its own.", t.split, t.protocol))
+	}
+	if t.seenInto && t.limits.TLS == nil {
+		unlike = append(unlike, fmt.Sprintf("%q is seen into inside TLS, and this is in clear: `--tls` tells what that costs.", t.split))
 	}
 	if t.mode == traffic.ModeKernel {
 		unlike = append(unlike, fmt.Sprintf("%q is in mode kernel, and this is a relay, also without a shadow: flows of %q that are sampled pass one, all others stay in the kernel and cost what they did.", t.split, t.split))
@@ -203,7 +207,7 @@ func (a *app) limitsOf(ctx context.Context, name string, files []string) (tested
 				limits: ladder.Limits{
 					Budget: &config.Shadow.Budget, FlowBudget: &s.Shadow.FlowBudget, Patience: &s.Shadow.Patience, MaxFlows: &s.Shadow.MaxFlows,
 				},
-				whose: fmt.Sprintf("the limits of %q", name), split: name, protocol: s.Protocol, mode: cmp.Or(mode, s.Mode),
+				whose: fmt.Sprintf("the limits of %q", name), split: name, protocol: s.Protocol, mode: cmp.Or(mode, s.Mode), seenInto: s.Shadow.TLS.On(),
 			}, nil
 		}
 	}

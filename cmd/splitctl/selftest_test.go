@@ -35,11 +35,12 @@ func TestTheSelfTestsTableSaysWhatDoesNotHold(t *testing.T) {
 		rungs []ladder.Rung
 		want  string
 	}{
-		{"the split is another kind", tested{whose: `the limits of "mx"`, split: "mx", protocol: "smtp", mode: "kernel"}, []ladder.Rung{good}, `CANDIDATE  P50 OFF   P50 ON  P99 OFF   P99 ON  REQUESTS  FAILED  SHADOWED    MEMORY      MOST  HOLDS
+		{"the split is another kind", tested{whose: `the limits of "mx"`, split: "mx", protocol: "smtp", mode: "kernel", seenInto: true}, []ladder.Rung{good}, `CANDIDATE  P50 OFF   P50 ON  P99 OFF   P99 ON  REQUESTS  FAILED  SHADOWED    MEMORY      MOST  HOLDS
 healthy    0.31 ms  0.39 ms  2.00 ms  2.50 ms     41000       0     20000  16.0 MiB  30.0 MiB  yes
 
 HTTP with the limits of "mx"; clients asked 15000 times a second; without a shadow up to 30000 are answered.
 "mx" is smtp, and this is HTTP: the relay copies bytes of all protocols alike, and what reads and compares them is a process of its own.
+"mx" is seen into inside TLS, and this is in clear: ` + "`--tls`" + ` tells what that costs.
 "mx" is in mode kernel, and this is a relay, also without a shadow: flows of "mx" that are sampled pass one, all others stay in the kernel and cost what they did.
 Candidates are processes of their own that yield the processors: SCHED_IDLE.
 MEMORY before a shadow, and the MOST with it: what splitd and the processes that it has started have resident, added up (a page that two of them share counts twice).
