@@ -43,6 +43,9 @@ func (d *draft) readTLS(t *table) {
 		}
 		is.ToPrimary = d.readTrust(t, "to_primary")
 		is.ToCandidate = d.readTrust(t, "to_candidate")
+		if v, ok := t.take("allow_aes128"); ok {
+			is.AllowAES128, _ = v.boolean()
+		}
 	})
 }
 
@@ -191,6 +194,9 @@ func (d *draft) judgeTLS() {
 			}
 			at.refuse("missing: whose certificate is good enough: write %s", choices)
 		}
+	}
+	if v, given := d.tls.given["allow_aes128"]; given && is.AllowAES128 && !is.On() && d.tls.whole {
+		v.note("unused without certificates: encrypted flows are not seen into")
 	}
 	if !is.On() {
 		*is, d.tls.files = traffic.TLS{}, nil

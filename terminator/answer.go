@@ -54,8 +54,13 @@ func (t *Terminator) answers(h *hello, agreed shadow.Handshake) (*tls.Config, st
 	if pairs = t.inTime(pairs, agreed.Certificate); len(pairs) == 0 {
 		return nil, outOfTime
 	}
-	if agreed.Version == tls.VersionTLS13 && !slices.Contains(h.info.CipherSuites, agreed.Cipher) {
-		return nil, unspoken
+	if agreed.Version == tls.VersionTLS13 {
+		switch {
+		case !slices.Contains(h.info.CipherSuites, agreed.Cipher):
+			return nil, unspoken
+		case t.halves(h, agreed.Cipher):
+			return nil, halfKey
+		}
 	}
 	for _, allowed := range [][]uint16{{agreed.Cipher}, noWeaker(agreed.Cipher, h.asked.Ciphers)} {
 		config := &tls.Config{MinVersion: agreed.Version, MaxVersion: agreed.Version, CipherSuites: allowed, Time: t.now}
@@ -77,6 +82,11 @@ func (t *Terminator) answers(h *hello, agreed shadow.Handshake) (*tls.Config, st
 		}
 	}
 	return nil, unspoken
+}
+
+// halves says that the client may get 128 bits where the primary has taken 256.
+func (t *Terminator) halves(h *hello, taken uint16) bool {
+	return !t.allowAES128 && taken != tls.TLS_AES_128_GCM_SHA256 && slices.Contains(h.info.CipherSuites, tls.TLS_AES_128_GCM_SHA256)
 }
 
 // inTime leaves out who is out of its time while the primary's certificate is not: the primary

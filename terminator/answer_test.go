@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/splitd/splitd/shadow"
 	"github.com/splitd/splitd/traffic"
 )
 
@@ -192,5 +193,36 @@ func TestWithoutCertificatesThereIsNoTerminator(t *testing.T) {
 	split.Shadow.TLS.Certificates = []traffic.Certificate{{Cert: "/nowhere.crt", Key: "/nowhere.key"}}
 	if _, err := New(Options{Split: split}); err == nil || !strings.Contains(err.Error(), "/nowhere.crt") {
 		t.Errorf("of files that are not there: %v", err)
+	}
+}
+
+// crypto/tls cannot be told which suite of TLS 1.3 a client gets: it is AES with 128 bits, where
+// that is offered.
+func TestNobodyGets128BitsOfTLS13WhereThePrimaryTakes256UnlessThatIsAllowed(t *testing.T) {
+	a := newAuthority(t)
+	s := newStand(t, a, set{protocol: "raw"})
+	b := helloOf(t, &tls.Config{ServerName: "a.test", InsecureSkipVerify: true})
+	all := newHello(b, listen(&recorder{side: &side{Conn: deaf{}, before: b}}, nil))
+	only := *all
+	info := *all.info
+	info.CipherSuites = []uint16{tls.TLS_AES_256_GCM_SHA384}
+	only.info = &info
+	for name, test := range map[string]struct {
+		of     *hello
+		taken  uint16
+		allow  bool
+		reason string
+	}{
+		"128":                              {all, tls.TLS_AES_128_GCM_SHA256, false, ""},
+		"256":                              {all, tls.TLS_AES_256_GCM_SHA384, false, halfKey},
+		"ChaCha20":                         {all, tls.TLS_CHACHA20_POLY1305_SHA256, false, halfKey},
+		"256, and it is allowed":           {all, tls.TLS_AES_256_GCM_SHA384, true, ""},
+		"256, and nothing else is offered": {&only, tls.TLS_AES_256_GCM_SHA384, false, ""},
+	} {
+		s.allowAES128 = test.allow
+		config, reason := s.answers(test.of, shadow.Handshake{Version: tls.VersionTLS13, Cipher: test.taken})
+		if reason != test.reason || (config == nil) != (reason != "") {
+			t.Errorf("%s: %q, want %q", name, reason, test.reason)
+		}
 	}
 }

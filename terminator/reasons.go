@@ -13,6 +13,7 @@ const (
 	unknownYet  = "the primary's TLS is not known yet"
 	unopened    = "the primary's TLS cannot be opened"
 	unspoken    = "the client's TLS cannot be answered as the primary does"
+	halfKey     = "in TLS 1.3 the primary takes 256 bits, and the client could get 128"
 	acmeTLS     = "a check of the name by its certificate (acme-tls/1)"
 	noHello     = "it does not begin with a ClientHello"
 	notFollowed = "the dialogue in clear cannot be followed"
@@ -20,5 +21,5 @@ const (
 
 // reasons is all of them.
 var reasons = []string{
-	asksClient, asksAnew, http2, earlyData, uncovered, outOfTime, untrusted, unknownYet, unopened, unspoken, acmeTLS, noHello, notFollowed,
+	asksClient, asksAnew, http2, earlyData, uncovered, outOfTime, untrusted, unknownYet, unopened, unspoken, halfKey, acmeTLS, noHello, notFollowed,
 }

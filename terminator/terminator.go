@@ -40,6 +40,7 @@ type Terminator struct {
 	trust        traffic.Trust
 	verifier     atomic.Pointer[secure.Verifier]
 	tickets      *Tickets
+	allowAES128  bool
 	known        *knowledge
 	counts       counts
 	unseen       error
@@ -62,7 +63,7 @@ func New(o Options) (*Terminator, error) {
 	tls := o.Split.Shadow.TLS
 	t := &Terminator{
 		split: o.Split.Name, protocol: protocolOf(o.Split.Protocol), trust: tls.ToPrimary,
-		tickets: o.Tickets, unseen: o.Unseen, now: o.Now, log: o.Log,
+		tickets: o.Tickets, allowAES128: tls.AllowAES128, unseen: o.Unseen, now: o.Now, log: o.Log,
 	}
 	var err error
 	if t.certificates, err = newCertificates(tls.Certificates, o.Now, o.Log); err != nil {

@@ -13,6 +13,9 @@ type TLS struct {
 	// ToPrimary and ToCandidate say whose certificates are good enough.
 	ToPrimary   Trust `json:"to_primary,omitzero"`
 	ToCandidate Trust `json:"to_candidate,omitzero"`
+	// AllowAES128 has flows of TLS 1.3 seen into also where the primary takes 256 bits and the
+	// client may get 128: which suite of TLS 1.3 is taken crypto/tls lets nobody say.
+	AllowAES128 bool `json:"allow_aes128,omitempty"`
 }
 
 // On says whether encrypted flows are seen into.
