@@ -1,15 +1,18 @@
 package netfilter
 
 import (
+	"errors"
 	"maps"
 	"net"
 	"net/netip"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/splitd/splitd/internal/nettest"
 	"github.com/splitd/splitd/traffic"
@@ -51,8 +54,14 @@ func (lab *splitLab) collect() *collector {
 	}
 	c := &collector{copies: map[netip.AddrPort]int{}}
 	for _, address := range []string{"192.0.2.25:53", "[2001:db8::25]:53"} {
+		// On a busy machine nobody may read for a while: there is room for all copies.
+		roomy := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) (err error) {
+			const room = 16 << 20
+			failed := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, room) })
+			return errors.Join(failed, err)
+		}}
 		var u net.PacketConn
-		host.Do(func() (err error) { u, err = net.ListenPacket("udp", address); return err })
+		host.Do(func() (err error) { u, err = roomy.ListenPacket(lab.t.Context(), "udp", address); return err })
 		lab.t.Cleanup(func() { _ = u.Close() })
 		go func() {
 			buffer := make([]byte, 64)
