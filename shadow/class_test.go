@@ -109,6 +109,7 @@ func TestNumbersOfAReasonAreMaskedAndThoseOfNamesStay(t *testing.T) {
 		"HTTP/2":                         "HTTP/2",
 		"client: HTTP/2 by upgrade at 9": "client: HTTP/2 by upgrade at N",
 		"early data (0-RTT)":             "early data (0-RTT)",
+		"the client could get AES-128: allow_aes128 would let 12 of them":         "the client could get AES-128: allow_aes128 would let N of them",
 		"its certificate is not trusted: x509: certificate is valid for 12 names": "its certificate is not trusted: x509: certificate is valid for N names",
 		"HTTP/23 and x5091": "HTTP/N and xN",
 	} {

@@ -97,7 +97,7 @@ func MaskNumbers(text string) string {
 }
 
 // numberOrName matches numbers, and names that have one.
-var numberOrName = regexp.MustCompile(`\b(?:HTTP/\d(?:\.\d)?|0-RTT|acme-tls/1|x509)\b|[0-9]+`)
+var numberOrName = regexp.MustCompile(`\b(?:HTTP/\d(?:\.\d)?|0-RTT|acme-tls/1|x509|AES-\d+|allow_aes128)\b|[0-9]+`)
 
 // Clean makes text from outside harmless to terminals and logs, and no longer than
 // most bytes: what does not print is written as an escape, as Go does, and what is

@@ -13,7 +13,7 @@ const (
 	unknownYet  = "the primary's TLS is not known yet"
 	unopened    = "the primary's TLS cannot be opened"
 	unspoken    = "the client's TLS cannot be answered as the primary does"
-	halfKey     = "in TLS 1.3 the primary takes 256 bits, and the client could get 128"
+	halfKey     = "the primary's TLS takes AES-256, and the client could get AES-128: allow_aes128 would let it"
 	acmeTLS     = "a check of the name by its certificate (acme-tls/1)"
 	noHello     = "it does not begin with a ClientHello"
 	notFollowed = "the dialogue in clear cannot be followed"
