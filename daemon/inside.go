@@ -28,7 +28,7 @@ import (
 // ticketsFile, below the state directory, has the keys of session tickets.
 const ticketsFile = "tickets.key"
 
-// insideAgain is when files are tried again that could not be used.
+// insideAgain is when files are tried again that could not be used, and looked at that are.
 const insideAgain = 10 * time.Second
 
 // An insider has somebody stand in for the service of one split where flows of its sample
@@ -121,8 +121,12 @@ func (i *insider) run(ctx context.Context, by insiders) {
 		return
 	}
 	defer t.Close()
+	again := time.NewTicker(insideAgain) // also where no flow comes
+	defer again.Stop()
 	for {
 		select {
+		case <-again.C:
+			t.Look()
 		case <-i.wake:
 			t.Reload()
 		case <-ctx.Done():

@@ -5,11 +5,9 @@ import (
 	"crypto/tls"
 	"encoding/base64"
 	"log/slog"
-	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/splitd/splitd/shadow/secure"
@@ -51,13 +49,7 @@ type certificates struct {
 }
 
 // A stamp is what changes with a pair of files.
-type stamp struct{ cert, key mark }
-
-type mark struct {
-	size               int64
-	inode              uint64
-	written, inscribed syscall.Timespec // mtime, ctime
-}
+type stamp struct{ cert, key secure.Mark }
 
 func newCertificates(files []traffic.Certificate, now func() time.Time, log *slog.Logger) (*certificates, error) {
 	c := &certificates{files: files, now: now, log: log, looked: now()}
@@ -139,17 +131,13 @@ func (c *certificates) read(all bool) {
 	c.pairs.Store(&pairs)
 }
 
-func stampOf(f traffic.Certificate) stamp { return stamp{markOf(f.Cert), markOf(f.Key)} }
+func stampOf(f traffic.Certificate) stamp { return stamp{secure.MarkOf(f.Cert), secure.MarkOf(f.Key)} }
 
-// markOf is the zero one of a file that cannot be seen.
-func markOf(file string) mark {
-	info, err := os.Stat(file)
-	if err != nil {
-		return mark{}
+// names are those of all pairs.
+func (c *certificates) names() []string {
+	var all []string
+	for _, p := range *c.pairs.Load() {
+		all = append(all, secure.NamesOf(p.certificate.Leaf)...)
 	}
-	of, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return mark{}
-	}
-	return mark{size: of.Size, inode: of.Ino, written: of.Mtim, inscribed: of.Ctim}
+	return all
 }

@@ -79,7 +79,7 @@ func (f *flow) refuses(h *hello) string {
 func (f *flow) open(h *hello) (*tls.Conn, shadow.Handshake, error) {
 	ctx, cancel := context.WithTimeout(f.ctx, handshakePatience)
 	defer cancel()
-	conn, agreed, err := secure.Open(ctx, f.primary, h.asked, f.t.verifier.Load(), true)
+	conn, agreed, err := secure.Open(ctx, f.primary, f.t.named(h.asked), f.t.verifier.Load(), true)
 	if f.ctx.Err() == nil {
 		f.t.known.learn(f.place(), h.asked, agreed, err)
 	}
@@ -126,11 +126,17 @@ func (f *flow) refuse(h *hello, alert tls.AlertError) {
 	_ = f.client.end(false)
 }
 
+// isAlert says that a connection has ended by an alert of the other side.
+func isAlert(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Op == "remote error"
+}
+
 // alertOf is the alert by which a handshake was refused, or by which one that has failed on our
 // side is to be; none where the connection was.
 func alertOf(err error) tls.AlertError {
 	var op *net.OpError
-	if errors.As(err, &op) && op.Op == "remote error" {
+	if isAlert(err) && errors.As(err, &op) {
 		for i := range 256 {
 			if a := tls.AlertError(i); a.Error() == op.Err.Error() {
 				return a

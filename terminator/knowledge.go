@@ -180,7 +180,7 @@ func (k *knowledge) try(ctx context.Context, at place, asked shadow.Handshake) (
 			return shadow.Handshake{}, err
 		}
 	}
-	inside, h, err := secure.Open(ctx, conn, asked, k.t.verifier.Load(), true)
+	inside, h, err := secure.Open(ctx, conn, k.t.named(asked), k.t.verifier.Load(), true)
 	if err != nil {
 		return h, err
 	}

@@ -16,7 +16,8 @@ import (
 
 // knowing is a knowledge whose probes do what dial does.
 func knowing(dial func(context.Context, netip.AddrPort) (net.Conn, error)) *knowledge {
-	t := &Terminator{now: time.Now, log: discard}
+	t := &Terminator{now: time.Now, log: discard, certificates: &certificates{}}
+	t.certificates.pairs.Store(&[]pair{})
 	return newKnowledge(t, dial)
 }
 

@@ -62,7 +62,7 @@ func New(o Options) (*Terminator, error) {
 	}
 	tls := o.Split.Shadow.TLS
 	t := &Terminator{
-		split: o.Split.Name, protocol: protocolOf(o.Split.Protocol), trust: tls.ToPrimary,
+		split: o.Split.Name, protocol: protocolOf(o.Split.Protocol), trust: tls.Primary(),
 		tickets: o.Tickets, allowAES128: tls.AllowAES128, unseen: o.Unseen, now: o.Now, log: o.Log,
 	}
 	var err error
@@ -79,6 +79,16 @@ func New(o Options) (*Terminator, error) {
 	}
 	t.known = newKnowledge(t, o.Dial)
 	return t, nil
+}
+
+// Look reads files again that have changed, as is done whenever a flow comes. It waits for the
+// disk.
+func (t *Terminator) Look() { t.certificates.look() }
+
+// named has the primary judged by the names of the service where the client asks for none.
+func (t *Terminator) named(asked shadow.Handshake) shadow.Handshake {
+	asked.Certificate.Names = t.certificates.names()
+	return asked
 }
 
 func (t *Terminator) readTrust() error {

@@ -21,6 +21,21 @@ type TLS struct {
 // On says whether encrypted flows are seen into.
 func (t TLS) On() bool { return len(t.Certificates) > 0 }
 
+// Primary is ToPrimary, and Candidate ToCandidate. Who takes any certificate tells what is wrong
+// with it by the roots of this host, and by those, too, that the user has named for the other:
+// two servers of one private authority do not differ in that.
+func (t TLS) Primary() Trust { return t.ToPrimary.beside(t.ToCandidate) }
+
+// Candidate is as Primary says.
+func (t TLS) Candidate() Trust { return t.ToCandidate.beside(t.ToPrimary) }
+
+func (t Trust) beside(other Trust) Trust {
+	if t.Report {
+		t.CA = other.CA
+	}
+	return t
+}
+
 // Certificate names the files, in PEM, of a certificate with its chain, and of its
 // private key.
 type Certificate struct {
@@ -41,8 +56,8 @@ type Trust struct {
 	// Report takes any, and has what is wrong with it reported.
 	Report bool `json:"report,omitempty"`
 	// Name is what the certificate has to be of, and what the backend is asked for, where
-	// the client has asked for none; empty: then only the chain is judged. With System and
-	// CA alone.
+	// the client has asked for none; empty: the client's, and of who asks for none one that
+	// the service's certificate is of. With System and CA alone.
 	Name string `json:"name,omitempty"`
 }
 

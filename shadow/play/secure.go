@@ -2,9 +2,7 @@ package play
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 
 	"github.com/splitd/splitd/shadow"
@@ -13,17 +11,22 @@ import (
 )
 
 // secures makes what makes TLS handshakes: the control is judged as the primary is. Nil
-// where the split's flows are not seen into. Files of roots are read once.
+// where the split's flows are not seen into.
 func (o Options) secures() (func(context.Context, net.Conn, shadow.Handshake, bool) (net.Conn, shadow.Handshake, error), error) {
 	t := o.Split.Shadow.TLS
 	if !t.On() {
 		return nil, nil
 	}
-	candidate, err := o.verifier("to_candidate", t.ToCandidate)
+	for key, trust := range map[string]traffic.Trust{"to_primary": t.ToPrimary, "to_candidate": t.ToCandidate} {
+		if _, err := secure.NewVerifier(trust, o.Now); err != nil {
+			return nil, fmt.Errorf("shadow split %q: shadow.tls.%s: %w", o.Split.Name, key, err)
+		}
+	}
+	candidate, err := secure.NewVerifier(t.Candidate(), o.Now)
 	if err != nil {
 		return nil, err
 	}
-	primary, err := o.verifier("to_primary", t.ToPrimary)
+	primary, err := secure.NewVerifier(t.Primary(), o.Now)
 	if err != nil {
 		return nil, err
 	}
@@ -38,16 +41,4 @@ func (o Options) secures() (func(context.Context, net.Conn, shadow.Handshake, bo
 		}
 		return secured, h, nil
 	}, nil
-}
-
-func (o Options) verifier(key string, trust traffic.Trust) (*secure.Verifier, error) {
-	v, err := secure.NewVerifier(trust, o.Now)
-	switch {
-	case errors.Is(err, fs.ErrPermission):
-		return nil, fmt.Errorf("shadow split %q: shadow.tls.%s: %w: the process that plays shadows runs as splitd's user and has no capabilities: "+
-			"let that user read the file, and pass through the directories above it", o.Split.Name, key, err)
-	case err != nil:
-		return nil, fmt.Errorf("shadow split %q: shadow.tls.%s: %w", o.Split.Name, key, err)
-	}
-	return v, nil
 }

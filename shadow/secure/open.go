@@ -22,6 +22,7 @@ var ErrUntrusted = errors.New("its certificate is not trusted")
 // what became of it returns the connection to speak through. Where that has failed
 // the error says why, Handshake.Failed in words, and the connection is the caller's to
 // close. What is wrong with a certificate of who takes any is in Handshake.Certificate.
+// Names of asked.Certificate are those of the service, by which who asks for no name is served.
 // demand says that a backend that asks for a certificate of the client fails with
 // ErrClientCertificate; else it is told that there is none, as most clients do.
 func Open(ctx context.Context, conn net.Conn, asked shadow.Handshake, v *Verifier, demand bool) (*tls.Conn, shadow.Handshake, error) {
@@ -35,7 +36,7 @@ func Open(ctx context.Context, conn net.Conn, asked shadow.Handshake, v *Verifie
 		InsecureSkipVerify: true, // VerifyConnection does it, by the user's choice
 		VerifyConnection: func(s tls.ConnectionState) error {
 			h.Certificate = shown(s.PeerCertificates)
-			err := v.judge(s.PeerCertificates, asked.ServerName)
+			err := v.judge(s.PeerCertificates, asked)
 			switch {
 			case err == nil:
 				return nil

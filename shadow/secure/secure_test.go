@@ -159,6 +159,7 @@ func TestABackendIsTrustedByTheUsersChoice(t *testing.T) {
 	a, other := rootOf(t), rootOf(t)
 	good := signed(t, &a, newKey(t), nil)
 	expired := signed(t, &a, newKey(t), func(c *x509.Certificate) { c.NotAfter = began.Add(-time.Minute) })
+	strange := signed(t, &a, newKey(t), func(c *x509.Certificate) { c.DNSNames = []string{"strange.test"} })
 	pinned := traffic.Trust{Pins: []string{"AAAA", pin(good.Leaf)}}
 	for name, c := range map[string]struct {
 		shows tls.Certificate
@@ -166,22 +167,25 @@ func TestABackendIsTrustedByTheUsersChoice(t *testing.T) {
 		asks  string
 		wrong string
 	}{
-		"an authority":                      {good, traffic.Trust{CA: roots(t, a)}, "a.test", ""},
-		"another authority":                 {good, traffic.Trust{CA: roots(t, other)}, "a.test", "unknown authority"},
-		"the host's":                        {good, traffic.Trust{System: true}, "a.test", "unknown authority"},
-		"another name":                      {good, traffic.Trust{CA: roots(t, a)}, "c.test", "not c.test"},
-		"no name":                           {good, traffic.Trust{CA: roots(t, a)}, "", ""},
-		"a name that is stated":             {good, traffic.Trust{CA: roots(t, a), Name: "b.test"}, "c.test", ""},
-		"another name that is stated":       {good, traffic.Trust{CA: roots(t, a), Name: "c.test"}, "a.test", "not c.test"},
-		"expired":                           {expired, traffic.Trust{CA: roots(t, a)}, "a.test", "expired"},
-		"pinned":                            {good, pinned, "c.test", ""},
-		"pinned, another":                   {expired, pinned, "a.test", "none of those that are pinned"},
-		"pinned, time does not matter":      {expired, traffic.Trust{Pins: []string{pin(expired.Leaf)}}, "a.test", ""},
-		"pinned, a key of the chain's rest": {good, traffic.Trust{Pins: []string{pin(a.Leaf)}}, "a.test", "none of those that are pinned"},
+		"an authority":      {good, traffic.Trust{CA: roots(t, a)}, "a.test", ""},
+		"another authority": {good, traffic.Trust{CA: roots(t, other)}, "a.test", "unknown authority"},
+		"the host's":        {good, traffic.Trust{System: true}, "a.test", "unknown authority"},
+		"another name":      {good, traffic.Trust{CA: roots(t, a)}, "c.test", "not c.test"},
+		"no name, and the service has one of the backend's": {good, traffic.Trust{CA: roots(t, a)}, "", ""},
+		"no name, and the service has others":               {strange, traffic.Trust{CA: roots(t, a)}, "", "not www.test"},
+		"a name that is stated":                             {good, traffic.Trust{CA: roots(t, a), Name: "b.test"}, "c.test", ""},
+		"another name that is stated":                       {good, traffic.Trust{CA: roots(t, a), Name: "c.test"}, "a.test", "not c.test"},
+		"expired":                                           {expired, traffic.Trust{CA: roots(t, a)}, "a.test", "expired"},
+		"pinned":                                            {good, pinned, "c.test", ""},
+		"pinned, another":                                   {expired, pinned, "a.test", "none of those that are pinned"},
+		"pinned, time does not matter":                      {expired, traffic.Trust{Pins: []string{pin(expired.Leaf)}}, "a.test", ""},
+		"pinned, a key of the chain's rest":                 {good, traffic.Trust{Pins: []string{pin(a.Leaf)}}, "a.test", "none of those that are pinned"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			config := &tls.Config{Certificates: []tls.Certificate{c.shows}}
-			h, _, err := open(t, config, anything(c.asks), c.trust, true)
+			asked := anything(c.asks)
+			asked.Certificate.Names = []string{"b.test", "www.test"}
+			h, _, err := open(t, config, asked, c.trust, true)
 			if c.wrong == "" {
 				if err != nil || h.Failed != "" || h.Version != tls.VersionTLS13 {
 					t.Errorf("%v, %q", err, h.Failed)
@@ -252,5 +256,48 @@ func TestRootsThatCannotBeReadAreNamed(t *testing.T) {
 	check(t, os.WriteFile(file, []byte("no PEM"), 0o600))
 	if _, err := NewVerifier(traffic.Trust{CA: file}, nil); err == nil || !strings.Contains(err.Error(), "PEM") || !strings.Contains(err.Error(), file) {
 		t.Errorf("%v", err)
+	}
+}
+
+func TestWhereNobodyKnowsANameNobodyIsTrustedByIt(t *testing.T) {
+	a := rootOf(t)
+	config := &tls.Config{Certificates: []tls.Certificate{signed(t, &a, newKey(t), nil)}}
+	if _, _, err := open(t, config, anything(""), traffic.Trust{CA: roots(t, a)}, true); !errors.Is(err, ErrUntrusted) || !strings.Contains(err.Error(), "write name") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestWhoTakesAnyCertificateFindsNothingWrongByEitherRoots(t *testing.T) {
+	a := rootOf(t)
+	trust := traffic.TLS{ToPrimary: traffic.Trust{CA: roots(t, a)}, ToCandidate: traffic.Trust{Report: true}}.Candidate()
+	h, _, err := open(t, &tls.Config{Certificates: []tls.Certificate{signed(t, &a, newKey(t), nil)}}, anything("a.test"), trust, true)
+	if err != nil || h.Certificate.Distrust != "" {
+		t.Errorf("%v, %+v", err, h.Certificate)
+	}
+}
+
+func TestRootsThatChangeAreReadAgainAndWhatIsNoneIsNot(t *testing.T) {
+	old, renewed := rootOf(t), rootOf(t)
+	file, at := roots(t, old), began
+	v, err := NewVerifier(traffic.Trust{CA: file}, func() time.Time { return at })
+	check(t, err)
+	by := func(a tls.Certificate) error {
+		at = at.Add(lookEvery)
+		return v.judge([]*x509.Certificate{signed(t, &a, newKey(t), nil).Leaf}, anything("a.test"))
+	}
+	for _, step := range []struct {
+		text     []byte
+		old, new bool
+	}{
+		{nil, true, false},
+		{[]byte("no roots"), true, false},
+		{pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: renewed.Certificate[0]}), false, true},
+	} {
+		if step.text != nil {
+			check(t, os.WriteFile(file, step.text, 0o600))
+		}
+		if a, b := by(old), by(renewed); (a == nil) != step.old || (b == nil) != step.new {
+			t.Errorf("with %.20q: by the old ones %v, by the new ones %v", step.text, a, b)
+		}
 	}
 }

@@ -7,19 +7,31 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/splitd/splitd/shadow"
 	"github.com/splitd/splitd/traffic"
 )
 
 // A Verifier judges certificates of one backend. It may be used from many goroutines.
 type Verifier struct {
 	trust traffic.Trust
-	roots *x509.CertPool // nil: those of the host, read when they are first needed
 	now   func() time.Time
+
+	roots atomic.Pointer[x509.CertPool] // of a file; nil: those of the host, read when they are first needed
+
+	mu     sync.Mutex // guards what follows
+	read   Mark       // of the file, as it was read last, well or not
+	looked time.Time
 }
 
-// NewVerifier makes one, which has read what files trust names. Nil for now is time.Now.
+// lookEvery is how often the file of roots is looked at.
+const lookEvery = time.Second
+
+// NewVerifier makes one, which has read what files trust names, and reads them again when they
+// have changed: what cannot be used stays as it was. Nil for now is time.Now.
 func NewVerifier(trust traffic.Trust, now func() time.Time) (*Verifier, error) {
 	v := &Verifier{trust: trust, now: now}
 	if v.now == nil {
@@ -28,20 +40,61 @@ func NewVerifier(trust traffic.Trust, now func() time.Time) (*Verifier, error) {
 	if trust.CA == "" {
 		return v, nil
 	}
-	text, _, err := readFile(trust.CA)
-	if err != nil {
-		return nil, fmt.Errorf("read roots %q: %w", trust.CA, err)
-	}
-	v.roots = x509.NewCertPool()
-	if !v.roots.AppendCertsFromPEM(text) {
-		return nil, fmt.Errorf("read roots %q: there is no certificate in it: it has to be in PEM", trust.CA)
-	}
-	return v, nil
+	v.looked, v.read = v.now(), MarkOf(trust.CA)
+	roots, err := readRoots(trust.CA)
+	v.roots.Store(roots)
+	return v, err
 }
 
-// judge says what is wrong with a chain, whose first certificate is the backend's own,
-// where the client has asked for a name; nil is nothing.
-func (v *Verifier) judge(chain []*x509.Certificate, asked string) error {
+func readRoots(file string) (*x509.CertPool, error) {
+	text, _, err := readFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("read roots %q: %w", file, err)
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(text) {
+		return nil, fmt.Errorf("read roots %q: there is no certificate in it: it has to be in PEM", file)
+	}
+	return roots, nil
+}
+
+// trusted are the roots by which a certificate is judged, in turn: who takes any tells also what
+// the host's say.
+func (v *Verifier) trusted() []*x509.CertPool {
+	if v.trust.CA == "" {
+		return []*x509.CertPool{nil}
+	}
+	v.look()
+	if v.trust.Report {
+		return []*x509.CertPool{v.roots.Load(), nil}
+	}
+	return []*x509.CertPool{v.roots.Load()}
+}
+
+// look reads the file again that has changed. Others do not wait for who does.
+func (v *Verifier) look() {
+	if !v.mu.TryLock() {
+		return
+	}
+	defer v.mu.Unlock()
+	now := v.now()
+	if now.Sub(v.looked).Abs() < lookEvery {
+		return
+	}
+	v.looked = now
+	is := MarkOf(v.trust.CA)
+	if is == v.read {
+		return
+	}
+	v.read = is
+	if roots, err := readRoots(v.trust.CA); err == nil {
+		v.roots.Store(roots)
+	}
+}
+
+// judge says what is wrong with a chain, whose first certificate is the backend's own, for what
+// was asked; nil is nothing.
+func (v *Verifier) judge(chain []*x509.Certificate, asked shadow.Handshake) error {
 	if len(chain) == 0 {
 		return errors.New("the backend has shown no certificate")
 	}
@@ -51,20 +104,45 @@ func (v *Verifier) judge(chain []*x509.Certificate, asked string) error {
 		}
 		return nil
 	}
+	if err := v.judgeName(chain[0], asked); err != nil {
+		return err
+	}
 	between := x509.NewCertPool()
 	for _, c := range chain[1:] {
 		between.AddCert(c)
 	}
-	_, err := chain[0].Verify(x509.VerifyOptions{DNSName: v.name(asked), Intermediates: between, Roots: v.roots, CurrentTime: v.now()})
+	var err error
+	for _, roots := range v.trusted() {
+		if _, err = chain[0].Verify(x509.VerifyOptions{Intermediates: between, Roots: roots, CurrentTime: v.now()}); err == nil {
+			return nil
+		}
+	}
 	return err
 }
 
-// name is the one that a certificate has to be of; "" is any.
-func (v *Verifier) name(asked string) string {
-	if v.trust.Name != "" {
-		return v.trust.Name
+// judgeName says whether a certificate is of the name that is stated or, without one, that the
+// client asks for. Who asks for none, as many mail servers do, is served by a certificate of the
+// service's own: it has to be of one of that one's names, or anybody's would do.
+func (v *Verifier) judgeName(c *x509.Certificate, asked shadow.Handshake) error {
+	names := asked.Certificate.Names
+	switch {
+	case v.trust.Name != "":
+		names = []string{v.trust.Name}
+	case asked.ServerName != "":
+		names = []string{asked.ServerName}
 	}
-	return asked
+	if len(names) == 0 && !v.trust.Report {
+		return errors.New("the client asks for no name, and none is known that it has to be of: write name beside system or ca")
+	}
+	var wrong error
+	for _, name := range names {
+		err := c.VerifyHostname(name)
+		if err == nil {
+			return nil
+		}
+		wrong = err
+	}
+	return wrong
 }
 
 // pin is that of a certificate's key.
