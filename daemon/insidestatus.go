@@ -41,7 +41,7 @@ func (i *insider) item() *api.ShadowTLS {
 		return item
 	}
 	for _, c := range t.Served() {
-		one := api.ServiceCertificate{Cert: c.Files.Cert, Key: c.Files.Key, NotAfter: c.NotAfter}
+		one := api.ServiceCertificate{Cert: c.Files.Cert, Key: c.Files.Key, NotAfter: c.NotAfter, RenewBy: c.RenewBy}
 		if c.Fault != nil {
 			one.Fault = c.Fault.Error()
 		}
@@ -49,9 +49,6 @@ func (i *insider) item() *api.ShadowTLS {
 	}
 	return item
 }
-
-// expiresSoon is how long before its end a certificate should have been renewed.
-const expiresSoon = 14 * 24 * time.Hour
 
 // certificateWarnings say which certificates are or will be over, and which files cannot be
 // used.
@@ -62,10 +59,10 @@ func certificateWarnings(of *api.ShadowTLS, now time.Time) []string {
 	var warnings []string
 	for _, c := range of.Certificates {
 		end := c.NotAfter.UTC().Format("2006-01-02 15:04 MST")
-		switch left := c.NotAfter.Sub(now); {
-		case left < 0:
-			warnings = append(warnings, fmt.Sprintf("the certificate in %q has expired on %s, and clients of sampled flows are shown it: renew it", c.Cert, end))
-		case left < expiresSoon:
+		switch {
+		case now.After(c.NotAfter):
+			warnings = append(warnings, fmt.Sprintf("the certificate in %q has expired on %s: sampled flows go on unseen where the primary's has not: renew it", c.Cert, end))
+		case now.After(c.RenewBy):
 			warnings = append(warnings, fmt.Sprintf("the certificate in %q expires on %s: renew it", c.Cert, end))
 		}
 		if c.Fault != "" {

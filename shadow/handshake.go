@@ -58,3 +58,10 @@ type Shown struct {
 	// empty: it is.
 	Distrust string `json:"distrust,omitempty"`
 }
+
+// RenewBy is when it should have been renewed: two weeks before its end (Let's Encrypt's are
+// 30 days before), or, where it lives for days, after two thirds of its life.
+func (s Shown) RenewBy() time.Time {
+	const most = 14 * 24 * time.Hour
+	return s.After.Add(-min(most, s.After.Sub(s.Before)/3))
+}

@@ -47,10 +47,11 @@ func (i *inside) Hear(e Event) Moves {
 // speaks says whether who has agreed to this protocol speaks what the primary does. Who
 // has agreed to none speaks what is usual, and that is not HTTP/2 (RFC 9113, section 3.2).
 func (i *inside) speaks(protocol string) bool {
-	if i.primary == nil || protocol == "" || protocol == i.primary.Protocol {
+	if i.primary == nil || protocol == i.primary.Protocol {
 		return true
 	}
-	return i.primary.Protocol == "" && protocol != "h2"
+	usual := i.primary.Protocol == "" || protocol == ""
+	return usual && protocol != "h2" && i.primary.Protocol != "h2"
 }
 
 // compare makes the exchange, when it is known how the candidate's handshake has ended.

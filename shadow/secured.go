@@ -11,9 +11,6 @@ import (
 // Handshaken is the endpoint of TLS handshakes, in all protocols.
 const Handshaken = "TLS"
 
-// soon is how long before its end a certificate is one that expires soon.
-const soon = 14 * 24 * time.Hour
-
 // Bounds of what is told of a certificate: what is beyond them is one value.
 const (
 	mostNames   = 100
@@ -132,7 +129,7 @@ func (s Shown) expiry(now time.Time) string {
 		return "expired"
 	case now.Before(s.Before):
 		return "not valid yet"
-	case now.Add(soon).After(s.After):
+	case now.After(s.RenewBy()):
 		return "expires soon"
 	}
 	return "valid"

@@ -275,6 +275,7 @@ func TestADriverInsideTLSHearsWhatItWouldInClear(t *testing.T) {
 	secured, other, failed := usual(), usual(), shadow.Handshake{Failed: "no"}
 	other.Protocol = "h2"
 	primary := shadow.Event{From: shadow.Primary, TLS: &secured}
+	h2 := shadow.Event{From: shadow.Primary, TLS: &other}
 	told := func(all ...shadow.Exchange) []string {
 		var lines []string
 		for _, x := range all {
@@ -312,6 +313,12 @@ func TestADriverInsideTLSHearsWhatItWouldInClear(t *testing.T) {
 			nil,
 			[]string{"client request", "candidate refused"},
 			[]string{"TLS candidate_error there was no TLS handshake: refused", "inner dropped over"},
+		},
+		"none agreed, where the primary speaks HTTP/2": {
+			[]shadow.Event{h2, request, {From: shadow.Candidate, TLS: &secured}},
+			nil,
+			[]string{"client request"},
+			[]string{"TLS", "inner after_divergence the candidate speaks another protocol inside TLS (ALPN)"},
 		},
 		"another protocol inside": {
 			[]shadow.Event{primary, request, {From: shadow.Candidate, TLS: &other}, {From: shadow.Candidate, Bytes: []byte("reply")}},

@@ -3,6 +3,7 @@ package terminator
 import (
 	"time"
 
+	"github.com/splitd/splitd/shadow"
 	"github.com/splitd/splitd/traffic"
 )
 
@@ -10,6 +11,8 @@ import (
 type Served struct {
 	Files    traffic.Certificate
 	NotAfter time.Time
+	// RenewBy is when it should have been renewed.
+	RenewBy time.Time
 	// Fault is why it is not the one that is in its files now; nil: it is.
 	Fault error
 }
@@ -19,7 +22,9 @@ func (t *Terminator) Served() []Served {
 	pairs := *t.certificates.pairs.Load()
 	all := make([]Served, len(pairs))
 	for i, p := range pairs {
-		all[i] = Served{t.certificates.files[i], p.certificate.Leaf.NotAfter, p.fault}
+		leaf := p.certificate.Leaf
+		by := shadow.Shown{Before: leaf.NotBefore, After: leaf.NotAfter}.RenewBy()
+		all[i] = Served{t.certificates.files[i], leaf.NotAfter, by, p.fault}
 	}
 	return all
 }

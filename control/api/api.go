@@ -299,6 +299,7 @@ type ServiceCertificate struct {
 	Cert     string    `json:"cert"`
 	Key      string    `json:"key"`
 	NotAfter time.Time `json:"not_after"`       // of the one that is served
+	RenewBy  time.Time `json:"renew_by"`        // when it should have been renewed
 	Fault    string    `json:"fault,omitempty"` // why what is in the files is not
 }
 

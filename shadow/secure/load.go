@@ -159,10 +159,6 @@ func badChain(text []byte) error {
 	return nil
 }
 
-// soon is how long before its end a certificate should have been renewed: those of Let's
-// Encrypt are 30 days before.
-const soon = 14 * 24 * time.Hour
-
 const dayFormat = "2006-01-02 15:04 MST"
 
 // Expired says that a certificate, which Load has returned, is over at that time; nil: it
@@ -182,7 +178,7 @@ func Remarks(c tls.Certificate, now time.Time) []string {
 	if now.Before(leaf.NotBefore) {
 		all = append(all, fmt.Sprintf("the certificate is not valid before %s", leaf.NotBefore.UTC().Format(dayFormat)))
 	}
-	if left := leaf.NotAfter.Sub(now); left >= 0 && left <= soon {
+	if by := shown([]*x509.Certificate{leaf}).RenewBy(); !now.Before(by) && !now.After(leaf.NotAfter) {
 		all = append(all, fmt.Sprintf("the certificate expires on %s: renew it", leaf.NotAfter.UTC().Format(dayFormat)))
 	}
 	if len(leaf.DNSNames)+len(leaf.IPAddresses) == 0 {
@@ -190,6 +186,9 @@ func Remarks(c tls.Certificate, now time.Time) []string {
 	}
 	if bytes.Equal(leaf.RawIssuer, leaf.RawSubject) {
 		all = append(all, "the certificate is its own issuer (self-signed): clients take it that were told to, and those that do not look")
+	}
+	if len(c.Certificate) == 1 && len(leaf.IssuingCertificateURL) > 0 { // RFC 5280, 4.2.2.1: who has issued it is to be fetched
+		all = append(all, "nothing stands behind the certificate in the file, and its issuer is no root: clients that do not have that one refuse it: write the chain behind it (certbot: fullchain.pem)")
 	}
 	if len(c.Certificate) > 1 {
 		if next, err := x509.ParseCertificate(c.Certificate[1]); err != nil || !bytes.Equal(leaf.RawIssuer, next.RawSubject) {

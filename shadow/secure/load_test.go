@@ -204,6 +204,11 @@ func TestWhatIsWrongWithACertificateThatCanBeServedIsTold(t *testing.T) {
 		{"early", good, noon.AddDate(0, -2, 0), "", []string{"the certificate is not valid before 2030-05-15 12:00 UTC"}},
 		{"of no name", pair(server(t, &root, noon.AddDate(0, 3, 0))), noon, "", []string{"the certificate is of no name (subjectAltName has none): no client that looks at names will take it"}},
 		{"of its own", pair(server(t, nil, noon.AddDate(0, 3, 0), "a")), noon, "", []string{"the certificate is its own issuer (self-signed): clients take it that were told to, and those that do not look"}},
+		{"a day before it is soon, of six days", pair(server(t, &root, noon.AddDate(0, -1, 6), "a")), noon.AddDate(0, -1, 3), "", nil},
+		{"soon, of six days", pair(server(t, &root, noon.AddDate(0, -1, 6), "a")), noon.AddDate(0, -1, 4), "", []string{"the certificate expires on 2030-05-21 12:00 UTC: renew it"}},
+		{"without its chain", pair(issue(t, x509.Certificate{
+			Subject: pkix.Name{CommonName: "x"}, DNSNames: []string{"a"}, NotBefore: noon, NotAfter: noon.AddDate(0, 3, 0), IssuingCertificateURL: []string{"http://ca.example/root.der"},
+		}, &root)), noon, "", []string{"nothing stands behind the certificate in the file, and its issuer is no root: clients that do not have that one refuse it: write the chain behind it (certbot: fullchain.pem)"}},
 		{"with another's chain", pair(server(t, &root, noon.AddDate(0, 3, 0), "a"), stranger), noon, "", []string{"the second certificate in the file has not issued the first: write the chain behind the certificate, each followed by who issued it"}},
 	}
 	for _, test := range tests {

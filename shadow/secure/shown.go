@@ -17,12 +17,17 @@ func shown(chain []*x509.Certificate) shadow.Shown {
 		return shadow.Shown{}
 	}
 	c := chain[0]
+	return shadow.Shown{Names: NamesOf(c), Issuer: c.Issuer.String(), Before: c.NotBefore, After: c.NotAfter, Key: pin(c), Kind: kind(c)}
+}
+
+// NamesOf are those that a certificate is of, sorted: DNS names and addresses.
+func NamesOf(c *x509.Certificate) []string {
 	names := slices.Clone(c.DNSNames)
 	for _, ip := range c.IPAddresses {
 		names = append(names, ip.String())
 	}
 	slices.Sort(names)
-	return shadow.Shown{Names: names, Issuer: c.Issuer.String(), Before: c.NotBefore, After: c.NotAfter, Key: pin(c), Kind: kind(c)}
+	return names
 }
 
 // kind is what key a certificate has.

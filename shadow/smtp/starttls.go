@@ -83,6 +83,7 @@ func (d *driver) heardTLS(h *shadow.Handshake, at time.Time) {
 	}
 	s := d.played
 	if h.Failed != "" {
+		d.changed(s, func() { s.candidateTLS = h })
 		d.fail(shadow.Secured(*s.tls, *h, at).Reason)
 		d.hangUp()
 		return
