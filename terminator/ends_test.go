@@ -244,3 +244,22 @@ func TestATapThatPanicsEndsAlone(t *testing.T) {
 		t.Errorf("numbers: %+v", s.Numbers())
 	}
 }
+
+// OpenSSL answers a FIN without close_notify by an alert: the client has left, and nobody
+// has broken anything.
+func TestAnAlertBehindACutIsNoFault(t *testing.T) {
+	alert := &net.OpError{Op: "remote error", Err: tls.AlertError(50)}
+	for _, cut := range []bool{false, true} {
+		f := &flow{t: &Terminator{now: nowhen, log: discard}, ctx: t.Context(), client: &side{Conn: halves{}}, primary: &side{Conn: halves{}, who: shadow.Primary}}
+		f.told = told{t: f.t, teller: deafTeller{}}
+		if cut {
+			check(t, f.ends(f.client, f.primary, errTruncated))
+		}
+		if err := f.ends(f.primary, f.client, alert); (err == nil) != cut {
+			t.Errorf("behind a cut %v: %v", cut, err)
+		}
+		if err := f.ends(f.primary, f.client, io.ErrUnexpectedEOF); err == nil {
+			t.Errorf("behind a cut %v whatever ends it is no fault", cut)
+		}
+	}
+}

@@ -16,7 +16,8 @@ type flow struct {
 	client, primary *side
 	told            told
 	aborted         atomic.Bool
-	agreed          bool // to go on inside TLS, in clear
+	cut             atomic.Bool // a side has ended inside TLS by a FIN alone
+	agreed          bool        // to go on inside TLS, in clear
 }
 
 // place is where the primary's TLS is found.

@@ -103,7 +103,10 @@ func (f *flow) pass(from shadow.Party, to voice, b []byte) error {
 // ends passes on that a side has ended, as it has.
 func (f *flow) ends(from, to voice, err error) error {
 	whole := errors.Is(err, io.EOF)
-	if !whole && !errors.Is(err, errTruncated) {
+	switch {
+	case errors.Is(err, errTruncated):
+		f.cut.Store(true)
+	case !whole && !(f.cut.Load() && isAlert(err)): // by which OpenSSL answers a FIN alone
 		if _, secured := to.(inside); secured {
 			_ = to.end(false) // what is cut off must not look whole
 		}

@@ -23,3 +23,15 @@ const (
 var reasons = []string{
 	asksClient, asksAnew, http2, earlyData, uncovered, outOfTime, untrusted, unknownYet, unopened, unspoken, halfKey, acmeTLS, noHello, notFollowed,
 }
+
+// unseenFor begins what reports say of them: by its first word they count what was encrypted.
+const unseenFor = "TLS is not seen into: "
+
+// saidOf is what reports say for a reason. Of a dialogue that cannot be followed nobody knows
+// whether TLS would have begun in it.
+func saidOf(reason string) string {
+	if reason == "" || reason == notFollowed {
+		return reason
+	}
+	return unseenFor + reason
+}

@@ -169,7 +169,7 @@ func (h *heard) Secure(s shadow.Handshake, _ time.Time) bool {
 func (h *heard) Opaque(reason string, _ time.Time) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.opaque = reason
+	h.opaque = strings.TrimPrefix(reason, unseenFor)
 	h.said = append(h.said, "opaque")
 	return true
 }
@@ -185,7 +185,7 @@ func (h *heard) ends(by string, how shadow.End) {
 
 // Open implements Teller.
 func (c *carried) Open(h *shadow.Handshake, opaque string) Tap {
-	c.opened, c.opaque = h, opaque
+	c.opened, c.opaque = h, strings.TrimPrefix(opaque, unseenFor)
 	return &c.heard
 }
 

@@ -18,10 +18,20 @@ const mostEncrypted = 0.5
 // judgeEncrypted says how little of what clients say a shadow compares.
 func judgeEncrypted(e *examination) {
 	for _, s := range e.Shadows {
-		if s.SeenInto || s.Encrypted == 0 || s.Exchanges == 0 {
+		if s.Encrypted == 0 || s.Exchanges == 0 {
 			continue
 		}
 		share := float64(s.Encrypted) / float64(s.Exchanges)
+		if s.SeenInto {
+			if share >= mostEncrypted {
+				e.add(Finding{
+					Level: LevelWarning, Seen: seen("split %q: %d of %d exchanges (%.3g %%) are flows in TLS that were passed on unseen, though it has certificates", s.Split, s.Encrypted, s.Exchanges, 100*share),
+					Why: "what clients say there is not compared: its report is about the rest",
+					Do:  "see for which reason; docs/shadow.md, \"Inside TLS\", says of each what helps:", Cure: "splitctl report " + s.Split,
+				})
+			}
+			continue
+		}
 		f := Finding{
 			Level: LevelNote, Seen: seen("split %q: in %d of %d exchanges (%.3g %%) TLS began, into which nobody sees", s.Split, s.Encrypted, s.Exchanges, 100*share),
 			Why: "what clients say there is not compared: its report is about the rest",

@@ -38,7 +38,8 @@ func TestAShadowThatSeesLittleSaysWhatToConfigure(t *testing.T) {
 		{Shadow{Split: "mx", Encrypted: 9, Exchanges: 10}, `warning: split "mx": in 9 of 10 exchanges (90 %) TLS began, into which nobody sees`},
 		{Shadow{Split: "mx", Encrypted: 1, Exchanges: 3}, `note: split "mx": in 1 of 3 exchanges (33.3 %) TLS began, into which nobody sees`},
 		{Shadow{Split: "mx", Exchanges: 10}, ""},
-		{Shadow{Split: "mx", Encrypted: 9, Exchanges: 10, SeenInto: true}, ""},
+		{Shadow{Split: "mx", Encrypted: 4, Exchanges: 10, SeenInto: true}, ""},
+		{Shadow{Split: "mx", Encrypted: 9, Exchanges: 10, SeenInto: true}, `warning: split "mx": 9 of 10 exchanges (90 %) are flows in TLS that were passed on unseen, though it has certificates`},
 	} {
 		found := Judge(Host{}, Question{Shadows: []Shadow{test.shadow}})
 		got := levelsOf(found, "shadow-encrypted")
@@ -49,7 +50,7 @@ func TestAShadowThatSeesLittleSaysWhatToConfigure(t *testing.T) {
 			t.Errorf("%+v (-want +got):\n%s", test.shadow, diff)
 		}
 		for _, f := range found {
-			if f.ID == "shadow-encrypted" && f.Level != LevelOK && !strings.Contains(f.Advice(), "tls: {certificates: [") {
+			if f.ID == "shadow-encrypted" && f.Level != LevelOK && !strings.Contains(f.Advice(), map[bool]string{false: "tls: {certificates: [", true: "splitctl report mx"}[test.shadow.SeenInto]) {
 				t.Errorf("the advice is %q", f.Advice())
 			}
 		}
