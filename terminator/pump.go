@@ -103,10 +103,12 @@ func (f *flow) pass(from shadow.Party, to voice, b []byte) error {
 // ends passes on that a side has ended, as it has.
 func (f *flow) ends(from, to voice, err error) error {
 	whole := errors.Is(err, io.EOF)
-	switch {
-	case errors.Is(err, errTruncated):
+	cut := errors.Is(err, errTruncated)
+	if cut {
 		f.cut.Store(true)
-	case !whole && !(f.cut.Load() && isAlert(err)): // by which OpenSSL answers a FIN alone
+	}
+	answered := f.cut.Load() && isAlert(err) // OpenSSL answers a FIN alone by an alert
+	if !whole && !cut && !answered {
 		if _, secured := to.(inside); secured {
 			_ = to.end(false) // what is cut off must not look whole
 		}
