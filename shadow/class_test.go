@@ -112,6 +112,7 @@ func TestNumbersOfAReasonAreMaskedAndThoseOfNamesStay(t *testing.T) {
 		"the client could get AES-128: allow_aes128 would let 12 of them":         "the client could get AES-128: allow_aes128 would let N of them",
 		"its certificate is not trusted: x509: certificate is valid for 12 names": "its certificate is not trusted: x509: certificate is valid for N names",
 		"HTTP/23 and x5091": "HTTP/N and xN",
+		"its key 47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU= is none of 2": "its key 47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU= is none of N",
 	} {
 		if got := shadow.MaskNumbers(text); got != want {
 			t.Errorf("MaskNumbers(%q) = %q, want %q", text, got, want)

@@ -18,14 +18,16 @@ const (
 // End is how a party came to say no more.
 type End string
 
-// The ends. A candidate alone is Refused (it could not be connected) or TimedOut
-// (it could not in time, or owes a reply for longer than its patience lasts).
+// The ends. A candidate alone is Refused (it could not be connected), Unsecured (a TLS
+// handshake with it has failed) or TimedOut (it could not in time, or owes a reply for longer
+// than its patience lasts).
 const (
-	Open     End = ""
-	Closed   End = "closed" // FIN
-	Reset    End = "reset"
-	Refused  End = "refused"
-	TimedOut End = "timed out"
+	Open      End = ""
+	Closed    End = "closed" // FIN
+	Reset     End = "reset"
+	Refused   End = "refused"
+	Unsecured End = "no TLS with it"
+	TimedOut  End = "timed out"
 )
 
 // An Event is something that a party of a flow did: it said bytes, or said that it

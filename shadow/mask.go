@@ -83,7 +83,7 @@ func maskWord(word string) string {
 }
 
 // MaskNumbers replaces each number by N: offsets and times in a reason are not what
-// tells one from another. Those that are part of a name stay.
+// tells one from another. Those that are part of a name, or of a key's hash, stay.
 func MaskNumbers(text string) string {
 	if !strings.ContainsAny(text, "0123456789") {
 		return text
@@ -96,8 +96,8 @@ func MaskNumbers(text string) string {
 	})
 }
 
-// numberOrName matches numbers, and names that have one.
-var numberOrName = regexp.MustCompile(`\b(?:HTTP/\d(?:\.\d)?|0-RTT|acme-tls/1|x509|AES-\d+|allow_aes128)\b|[0-9]+`)
+// numberOrName matches numbers, names that have one, and what shadow.Shown.Key is.
+var numberOrName = regexp.MustCompile(`[A-Za-z0-9+/]{43}=|\b(?:HTTP/\d(?:\.\d)?|0-RTT|acme-tls/1|x509|AES-\d+|allow_aes128)\b|[0-9]+`)
 
 // Clean makes text from outside harmless to terminals and logs, and no longer than
 // most bytes: what does not print is written as an escape, as Go does, and what is

@@ -65,15 +65,23 @@ func (h Handshake) request() []Field {
 	return []Field{
 		{Path: "name", Value: Clean(h.ServerName, longestTold)},
 		{Path: "alpn", Value: Clean(strings.Join(h.Protocols, " "), longestTold), Plain: true},
-		{Path: "versions", Value: strings.TrimSpace(versions(h.Least) + " " + versions(h.Most)), Plain: true},
+		{Path: "versions", Value: versions(h.Least, h.Most), Plain: true},
 	}
 }
 
-func versions(v uint16) string {
-	if v == 0 {
+// versions are those from one to another; 0 is one that was not said.
+func versions(least, most uint16) string {
+	switch {
+	case least == 0 && most == 0:
 		return ""
+	case least == 0:
+		return "up to " + tls.VersionName(most)
+	case most == 0:
+		return tls.VersionName(least) + " and up"
+	case least == most:
+		return tls.VersionName(most)
 	}
-	return tls.VersionName(v)
+	return tls.VersionName(least) + " to " + tls.VersionName(most)
 }
 
 // reply is the handshake as a server's answer.

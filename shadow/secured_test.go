@@ -297,15 +297,15 @@ func TestADriverInsideTLSHearsWhatItWouldInClear(t *testing.T) {
 			[]string{"TLS", "inner dropped over"},
 		},
 		"secured again, and not, for another connection": {
-			[]shadow.Event{primary, request, {From: shadow.Candidate, TLS: &secured}, {From: shadow.Candidate, TLS: &secured}, {From: shadow.Candidate, TLS: &failed}, {From: shadow.Candidate, End: shadow.Refused}},
+			[]shadow.Event{primary, request, {From: shadow.Candidate, TLS: &secured}, {From: shadow.Candidate, TLS: &secured}, {From: shadow.Candidate, TLS: &failed}, {From: shadow.Candidate, End: shadow.Unsecured}},
 			nil,
-			[]string{"client request", "candidate", "candidate", "candidate refused"},
+			[]string{"client request", "candidate", "candidate", "candidate no TLS with it"},
 			[]string{"TLS", "inner dropped over"},
 		},
 		"a handshake that fails": {
-			[]shadow.Event{primary, request, {From: shadow.Candidate, TLS: &failed}, {From: shadow.Candidate, End: shadow.Refused}},
+			[]shadow.Event{primary, request, {From: shadow.Candidate, TLS: &failed}, {From: shadow.Candidate, End: shadow.Unsecured}},
 			nil,
-			[]string{"client request", "candidate refused"},
+			[]string{"client request", "candidate no TLS with it"},
 			[]string{"TLS candidate_error the TLS handshake fails: no", "inner dropped over"},
 		},
 		"nobody there": {

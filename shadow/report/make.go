@@ -195,12 +195,25 @@ func (m *maker) list(finding tally.Finding) []Difference {
 	}
 	slices.SortStableFunc(list, func(a, b Difference) int {
 		return cmp.Or(
-			cmp.Compare(levels[b.Level], levels[a.Level]), cmp.Compare(b.Count, a.Count),
+			cmp.Compare(levels[b.Level], levels[a.Level]), cmp.Compare(b.Count, a.Count), handshakesFirst(a.Endpoint, b.Endpoint),
 			cmp.Compare(a.Endpoint, b.Endpoint), cmp.Compare(a.Field, b.Field), cmp.Compare(a.Kind, b.Kind),
 			cmp.Compare(a.Expected, b.Expected), cmp.Compare(a.Got, b.Got),
 		)
 	})
 	return list
+}
+
+// handshakesFirst orders what may be the cause before what may be its effect.
+func handshakesFirst(a, b string) int {
+	switch {
+	case a == b:
+		return 0
+	case a == shadow.Handshaken:
+		return -1
+	case b == shadow.Handshaken:
+		return 1
+	}
+	return 0
 }
 
 func (m *maker) difference(g tally.Signature, to *charge) Difference {

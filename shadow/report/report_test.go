@@ -2,11 +2,13 @@ package report_test
 
 import (
 	"bytes"
+	"crypto/tls"
 	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -267,27 +269,55 @@ func TestUnknownFormatsAndSamplesSayWhatThereIs(t *testing.T) {
 
 func TestACandidateThatSecuresNothingIsSaidWhatToLookAt(t *testing.T) {
 	for name, test := range map[string]struct {
-		first shadow.Exchange
-		want  string
+		exchanges []shadow.Exchange
+		want      string
 	}{
-		"in TLS": {
-			shadow.Secured(shadow.Handshake{}, shadow.Handshake{Failed: "tls: handshake failure"}, clock(0)),
+		"in TLS, which is told before what comes of it": {
+			[]shadow.Exchange{{Endpoint: "GET /", Verdict: shadow.CandidateError, Reason: "no answer: no TLS with it"}, shadow.Secured(shadow.Handshake{}, shadow.Handshake{Failed: "tls: handshake failure"}, clock(0))},
 			"first of all TLS: the TLS handshake fails: handshake failure. It has answered nothing yet: see that its port is the right one, and expects what it gets first (identity: a PROXY header or none; TLS), and that its certificate is one that shadow.tls.to_candidate takes.",
 		},
 		"in clear": {
-			shadow.Exchange{Endpoint: "RCPT", Verdict: shadow.CandidateError, Reason: "refused"},
+			[]shadow.Exchange{{Endpoint: "RCPT", Verdict: shadow.CandidateError, Reason: "refused"}},
 			"first of all RCPT: refused. It has answered nothing yet: see that its port is the right one, and expects what it gets first (identity: a PROXY header or none).",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			counted := tally.New(tally.Options{Protocol: "smtp"})
 			for i := range 500 {
-				counted.Add(test.first, shadow.Differences(test.first, nil), clock(i))
+				for _, x := range test.exchanges {
+					counted.Add(x, shadow.Differences(x, nil), clock(i))
+				}
 			}
 			r := report.Make(counted.State(), report.Options{Candidate: "new"})
 			if !strings.Contains(r.Summary, test.want) {
 				t.Errorf("the summary is %q, want %q in it", r.Summary, test.want)
 			}
 		})
+	}
+}
+
+// Names of two certificates stand beside each other where they are the same, whatever
+// stands before them; what was asked for is in words.
+func TestASampleHasWhatIsTheSameInOneLine(t *testing.T) {
+	shown := func(names ...string) shadow.Handshake {
+		h := shadow.Handshake{Version: tls.VersionTLS13, Least: tls.VersionTLS12, Most: tls.VersionTLS13}
+		h.Certificate.Names = names
+		return h
+	}
+	x := shadow.Secured(shown("a.example", "b.example", "c.example"), shown("b.example", "c.example", "d.example"), clock(0))
+	counted := tally.New(tally.Options{Protocol: "smtp"})
+	for i := range 500 {
+		counted.Add(x, shadow.Differences(x, nil), clock(i))
+	}
+	r := report.Make(counted.State(), report.Options{})
+	var b bytes.Buffer
+	if err := report.WriteSample(&b, r, r.Differences[0].Samples[0]); err != nil {
+		t.Fatal(err)
+	}
+	got := regexp.MustCompile(` {2,}`).ReplaceAllString(b.String(), " | ")
+	for _, line := range []string{"versions | TLS 1.2 to TLS 1.3", "name | a.example | d.example\n", "name | b.example | b.example\n", "name | c.example | c.example\n"} {
+		if !strings.Contains(got, line) {
+			t.Errorf("%q is not in:\n%s", line, got)
+		}
 	}
 }

@@ -3,8 +3,10 @@ package report
 import (
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
+	"github.com/splitd/splitd/shadow"
 	"github.com/splitd/splitd/shadow/tally"
 )
 
@@ -59,15 +61,24 @@ func sampleRows(r Report, s tally.Sample) [][]string {
 type line struct{ mark, path, primary, candidate string }
 
 // aside puts values of one path next to each other, in the primary's order and then
-// what the candidate alone has.
+// what the candidate alone has: those that are the same where their order says nothing,
+// else as they come.
 func aside(s tally.Sample) []line {
-	differs := make(map[string]bool)
+	differs, ordered := make(map[string]bool), make(map[string]bool)
 	for _, d := range s.Differences {
 		differs[d.Path] = true
+		ordered[d.Path] = ordered[d.Path] || d.Kind == shadow.Reordered
 	}
 	theirs := make(map[string][]string)
 	for _, v := range s.Candidate {
 		theirs[v.Path] = append(theirs[v.Path], v.Value)
+	}
+	same := make(map[int]bool) // lines of the primary's that have their like
+	for i, v := range s.Primary {
+		of := theirs[v.Path]
+		if at := slices.Index(of, v.Value); at >= 0 && !ordered[v.Path] {
+			same[i], theirs[v.Path] = true, slices.Delete(of, at, at+1)
+		}
 	}
 	mark := func(path string) string {
 		if differs[path] {
@@ -76,9 +87,11 @@ func aside(s tally.Sample) []line {
 		return " "
 	}
 	var lines []line
-	for _, v := range s.Primary {
+	for i, v := range s.Primary {
 		l := line{mark: mark(v.Path), path: v.Path, primary: v.Value}
-		if of := theirs[v.Path]; len(of) > 0 {
+		if of := theirs[v.Path]; same[i] {
+			l.candidate = v.Value
+		} else if len(of) > 0 {
 			l.candidate, theirs[v.Path] = of[0], of[1:]
 		}
 		lines = append(lines, l)

@@ -112,7 +112,7 @@ func numbers(all ...int64) []string {
 
 func reasonRows(list []tally.Reason) (lines [][]string) {
 	for _, r := range list {
-		cells := []string{fmt.Sprint(r.Count), string(r.Verdict), short(r.Reason, 100)}
+		cells := []string{fmt.Sprint(r.Count), string(r.Verdict), r.Reason}
 		if at := firstAt(r); at != "" {
 			cells = append(cells, at)
 		}

@@ -124,7 +124,7 @@ func receive[T any](ctx context.Context, from <-chan T, to *T) bool {
 func (c *conversation) secure(conn net.Conn, asked shadow.Handshake) news {
 	secured, h, err := c.session.flow.runner.options.Secure(c.ctx, conn, asked, c.session.control)
 	if err != nil {
-		return news{tls: &h, end: refusal(err), cause: err}
+		return news{tls: &h, end: shadow.Unsecured, cause: err}
 	}
 	return news{tls: &h, conn: secured}
 }

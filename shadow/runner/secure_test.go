@@ -196,11 +196,11 @@ func TestACandidateThatFailsInTheHandshakeFailsItsFlow(t *testing.T) {
 				go func() { _, _ = io.Copy(io.Discard, c) }()
 				_, _ = io.WriteString(c, "hello, who is there\n")
 			},
-			[]string{"TLS: candidate_error, the TLS handshake fails: first record does not look like a TLS handshake", "one: candidate_error, refused"},
+			[]string{"TLS: candidate_error, the TLS handshake fails: first record does not look like a TLS handshake", "one: candidate_error, no TLS with it"},
 		},
 		"it closes": {
 			func(net.Conn) { time.Sleep(time.Second) },
-			[]string{"TLS: candidate_error, the TLS handshake fails: io: read/write on closed pipe", "one: candidate_error, refused"},
+			[]string{"TLS: candidate_error, the TLS handshake fails: io: read/write on closed pipe", "one: candidate_error, no TLS with it"},
 		},
 		"it says nothing": {
 			func(c net.Conn) { _, _ = io.Copy(io.Discard, c) },

@@ -154,7 +154,7 @@ func (s *session) told(n news) {
 // failed are news of a handshake that has failed before it has begun.
 func (s *session) failed(why string) news {
 	now := s.flow.runner.options.Now()
-	return news{session: s, turn: s.turn, tls: &shadow.Handshake{Failed: why, Began: now, Ended: now}, end: shadow.Refused, cause: errors.New(why)}
+	return news{session: s, turn: s.turn, tls: &shadow.Handshake{Failed: why, Began: now, Ended: now}, end: shadow.Unsecured, cause: errors.New(why)}
 }
 
 // secured takes what became of a handshake.

@@ -149,6 +149,8 @@ func said(end shadow.End) string {
 		return "reset the connection"
 	case shadow.Refused:
 		return "refused the connection"
+	case shadow.Unsecured:
+		return "made no TLS handshake"
 	case shadow.TimedOut:
 		return "did not answer in time"
 	}

@@ -41,7 +41,7 @@ func write(e shadow.Event) []byte {
 }
 
 func tapeEnds() []shadow.End {
-	return []shadow.End{shadow.Open, shadow.Closed, shadow.Reset, shadow.Refused, shadow.TimedOut}
+	return []shadow.End{shadow.Open, shadow.Closed, shadow.Reset, shadow.Refused, shadow.TimedOut, shadow.Unsecured}
 }
 
 func read(tape []byte) []shadow.Event {
