@@ -82,6 +82,16 @@ func (d *Daemon) shadowsSeen(splits []traffic.Split) []doctor.Shadow {
 	return all
 }
 
+// seenInto are the splits whose flows are seen into inside TLS.
+func seenInto(splits []traffic.Split) (names []string) {
+	for _, s := range splits {
+		if s.Shadow.TLS.On() {
+			names = append(names, s.Name)
+		}
+	}
+	return names
+}
+
 // encrypted is in how many of the exchanges of a report TLS began into which nobody saw; 0
 // where there is no report.
 func (d *Daemon) encrypted(split string) (encrypted, of int64) {

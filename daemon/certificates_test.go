@@ -109,6 +109,9 @@ func TestAnApplyWithACertificateThatIsOverWarns(t *testing.T) {
 	if err != nil || !slices.ContainsFunc(answer.Warnings, over) || w.kernel.weight("mx") != percent(4) {
 		t.Errorf("apply: %v, warnings %q; the kernel has %s", err, answer.Warnings, w.kernel.weight("mx"))
 	}
+	if !slices.Equal(answer.FilesReadAgain, []string{"mx"}) {
+		t.Errorf("files are read again of %q", answer.FilesReadAgain)
+	}
 	if plan, err := d.Plan(t.Context()); err != nil || !slices.ContainsFunc(plan.Notes, over) {
 		t.Errorf("plan: %v, notes %q", err, plan.Notes)
 	}

@@ -64,6 +64,7 @@ func (d *Daemon) reload(ctx context.Context, who control.Actor, request api.Appl
 	hostWarnings := d.tellOfHost(findings)
 	answer := applied(p, slices.Concat(notes, ofFiles, autoNotes, hostWarnings, p.overruled(), p.ended, recounting, p.parting, p.noneLeft(cmp.Or(request.Name, d.options.Sources)), warnings))
 	answer.Changed, answer.ReturnPathsChanged = answer.Changed || !samePaths, !samePaths
+	answer.FilesReadAgain = seenInto(definition.Splits)
 	return answer, nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -91,7 +92,11 @@ func (a *app) readConfiguration(file string) (name, text string, err error) {
 
 func writeApply(w io.Writer, applied api.Apply) error {
 	if !applied.Changed {
-		_, err := io.WriteString(w, "nothing changed\n")
+		text := "nothing changed"
+		if again := applied.FilesReadAgain; len(again) > 0 {
+			text += "; files of shadow.tls are read again: " + strings.Join(again, ", ")
+		}
+		_, err := fmt.Fprintln(w, text)
 		return err
 	}
 	if len(applied.Items) == 0 && !applied.ReturnPathsChanged { // an older daemon

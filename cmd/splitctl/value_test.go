@@ -27,7 +27,8 @@ func TestABackendWithADeadAddressIsNotPlainlyUp(t *testing.T) {
 
 func TestAnApplySaysThatReturnPathsChanged(t *testing.T) {
 	for want, applied := range map[string]api.Apply{
-		"nothing changed\n":           {},
+		"nothing changed\n": {},
+		"nothing changed; files of shadow.tls are read again: mx, web\n": {FilesReadAgain: []string{"mx", "web"}},
 		"return paths changed\n":      {Changed: true, ReturnPathsChanged: true},
 		"applied: no split changed\n": {Changed: true},
 	} {

@@ -482,8 +482,10 @@ type Apply struct {
 	Changed bool     `json:"changed"`
 	Items   []Change `json:"items"` // the splits that changed
 	// ReturnPathsChanged says that they did, with or without splits.
-	ReturnPathsChanged bool     `json:"return_paths_changed,omitempty"`
-	Warnings           []string `json:"warnings,omitempty"`
+	ReturnPathsChanged bool `json:"return_paths_changed,omitempty"`
+	// FilesReadAgain are the splits whose certificates, keys and roots are.
+	FilesReadAgain []string `json:"files_read_again,omitempty"`
+	Warnings       []string `json:"warnings,omitempty"`
 }
 
 // History is a list of changes, newest first.
