@@ -2,6 +2,7 @@ package shadow
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"crypto/tls"
 	"fmt"
 	"strings"
@@ -99,7 +100,7 @@ func (h Handshake) reply(now time.Time) Reply {
 	add("alpn", cmp.Or(h.Protocol, "none"), Semantic)
 	for i, name := range c.Names {
 		if i == mostNames {
-			add("name", fmt.Sprintf("and %d more", len(c.Names)-i), Semantic)
+			add("name", others(c.Names[i:]), Semantic)
 			break
 		}
 		add("name", strings.ToLower(name), Semantic)
@@ -112,6 +113,12 @@ func (h Handshake) reply(now time.Time) Reply {
 		add("not_after", c.After.UTC().Format(time.RFC3339), Text)
 	}
 	return r
+}
+
+// others stands for names that are too many to be listed: they are the same where it is.
+func others(names []string) string {
+	of := sha256.Sum256([]byte(strings.ToLower(strings.Join(names, "\n"))))
+	return fmt.Sprintf("and %d more (SHA-256 %x…)", len(names), of[:8])
 }
 
 // suite is the cipher suite: a matter of what is preferred, where both are good.

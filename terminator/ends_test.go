@@ -8,6 +8,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/splitd/splitd/shadow"
 )
@@ -242,6 +243,34 @@ func TestATapThatPanicsEndsAlone(t *testing.T) {
 	}
 	if s.Numbers().Panicked != 1 {
 		t.Errorf("numbers: %+v", s.Numbers())
+	}
+}
+
+// panicking is a tap that does so whatever it is told, but for its end.
+type panicking struct {
+	Tap
+	ended chan shadow.End
+}
+
+func (p panicking) Take(shadow.Party, []byte, bool, time.Time) bool { panic("in Take") }
+
+func (p panicking) End(how shadow.End, _ time.Time) {
+	p.ended <- how
+	panic("in End")
+}
+
+// What it holds, as a place in a ring, others need.
+func TestATapThatHasPanickedIsEnded(t *testing.T) {
+	tap := panicking{ended: make(chan shadow.End, 1)}
+	s := told{t: &Terminator{now: time.Now, log: discard}, tap: tap}
+	s.tell(func() bool { return s.tap.Take(shadow.Client, nil, false, s.t.now()) })
+	select {
+	case how := <-tap.ended:
+		if how != shadow.Reset || s.tap != nil || s.t.counts.panicked.Load() != 1 {
+			t.Errorf("it has ended by %s, %v, %d panics", how, s.tap, s.t.counts.panicked.Load())
+		}
+	default:
+		t.Error("it has not ended")
 	}
 }
 

@@ -146,8 +146,19 @@ func (s *told) guard(call func() bool) {
 
 func (s *told) recover() {
 	if p := recover(); p != nil {
+		tap := s.tap
 		s.tap = nil
 		s.t.counts.panicked.Add(1)
 		s.t.log.Error("tap of a flow has panicked: nothing more is told of the flow", "split", s.t.split, "panic", p)
+		s.t.abandon(tap)
 	}
+}
+
+// abandon ends a tap that has panicked, which may hold what others need.
+func (t *Terminator) abandon(tap Tap) {
+	if tap == nil {
+		return
+	}
+	defer func() { _ = recover() }()
+	tap.End(shadow.Reset, t.now())
 }

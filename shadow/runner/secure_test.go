@@ -426,3 +426,145 @@ func TestFlowsThatBeginTLSEndWheneverTheyAreCutOff(t *testing.T) {
 		t.Errorf("%d bytes are charged, and no flow is left", used)
 	}
 }
+
+// late is a connection on which more comes while its reader is called back for a handshake.
+type late struct {
+	net.Conn
+	more func()
+}
+
+func (l late) SetReadDeadline(at time.Time) error {
+	if !at.IsZero() && at.Before(time.Now()) {
+		l.more()
+		return nil
+	}
+	return l.Conn.SetReadDeadline(at)
+}
+
+// It came before the candidate could have begun TLS, so anybody in between may have said it.
+func TestWhatIsReadWhileTLSIsToBeginFailsTheHandshake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var sink told
+		r := start(t, &sink, func(o *Options) {
+			o.Secure = secures
+			o.Dial = func(context.Context, Flow) (net.Conn, error) {
+				ours, theirs := net.Pipe()
+				go func() {
+					from := bufio.NewReader(theirs)
+					_, _ = from.ReadString('\n')
+					_, _ = io.WriteString(theirs, "new begin\n")
+				}()
+				return late{ours, func() { go func() { _, _ = io.WriteString(theirs, "new two\n") }() }}, nil
+			}
+		})
+		tap := r.Open(Flow{})
+		says(tap, "begin", "old begin")
+		tap.Secure(*agreed(), time.Now())
+		says(tap, "two", "old two")
+		synctest.Wait()
+		want(t, &sink, "begin: old begin new begin", "TLS: candidate_error, the TLS handshake fails: it has said more in clear before the handshake", "two: candidate_error, no TLS with it")
+		tap.End(shadow.Closed, time.Now())
+	})
+}
+
+// With TLS 1.3 a server refuses the client's half of the handshake behind its own.
+func TestACandidateThatWantsACertificateOfTheClientMakesNoTLS(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var sink told
+		r := start(t, &sink, func(o *Options) {
+			o.Secure = secures
+			o.Dial = candidate(func(c net.Conn) {
+				_ = tls.Server(c, &tls.Config{Certificates: []tls.Certificate{own()}, ClientAuth: tls.RequireAnyClientCert}).Handshake()
+				_, _ = io.Copy(io.Discard, c)
+			})
+		})
+		tap := r.Open(Flow{TLS: agreed()})
+		says(tap, "one", "old one")
+		synctest.Wait()
+		tap.End(shadow.Closed, time.Now())
+		synctest.Wait()
+		want(t, &sink, "TLS: TLS 1.3 TLS 1.3", "one: candidate_error, no TLS with it")
+	})
+}
+
+// That a candidate makes a handshake says no more than that it can be connected: it has not
+// answered.
+func TestAHandshakeAloneIsNoAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var sink told
+		fails := true
+		serve := inside(func(c net.Conn) { _, _ = io.Copy(io.Discard, c) })
+		r := start(t, &sink, func(o *Options) {
+			o.Secure = secures
+			o.Dial = func(ctx context.Context, of Flow) (net.Conn, error) {
+				if fails {
+					return refuses(ctx, of)
+				}
+				return candidate(serve)(ctx, of)
+			}
+		})
+		for i := range breakerFailures + 1 {
+			fails = i != breakerFailures-1
+			tap := r.Open(Flow{TLS: agreed()})
+			if fails {
+				says(tap, "one", "old one")
+			}
+			synctest.Wait()
+			tap.End(shadow.Closed, time.Now())
+			synctest.Wait()
+		}
+		if c := r.Counts(); c.Breaker == "" {
+			t.Errorf("%d flows have failed in a row, but for one that asked nothing: %+v", breakerFailures, c)
+		}
+	})
+}
+
+// What a candidate's certificate has in it is the candidate's.
+func TestWhyACandidateIsLeftAloneIsShortAndClean(t *testing.T) {
+	for why, serve := range map[string]func(context.Context, net.Conn, shadow.Handshake, bool) (net.Conn, shadow.Handshake, error){
+		"no TLS with it: x509: certificate is valid for ": func(_ context.Context, _ net.Conn, h shadow.Handshake, _ bool) (net.Conn, shadow.Handshake, error) {
+			err := errors.New("x509: certificate is valid for " + strings.Repeat("\x1b[2J\nname.example, ", 4000))
+			h.Failed = err.Error()
+			return nil, h, err
+		},
+		"it could not be connected, or has made no TLS handshake, in time": func(ctx context.Context, _ net.Conn, h shadow.Handshake, _ bool) (net.Conn, shadow.Handshake, error) {
+			<-ctx.Done()
+			return nil, h, ctx.Err()
+		},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var sink told
+			r := start(t, &sink, func(o *Options) { o.Secure = serve })
+			for range breakerFailures {
+				tap := r.Open(Flow{TLS: agreed()})
+				says(tap, "one", "old one")
+				time.Sleep(r.options.Patience)
+				synctest.Wait()
+				tap.End(shadow.Closed, time.Now())
+				synctest.Wait()
+			}
+			if b := r.Counts().Breaker; !strings.Contains(b, why) || len(b) > 400 || strings.ContainsAny(b, "\x1b\n") {
+				t.Errorf("it is left alone for %q, want %q", b, why)
+			}
+		})
+	}
+}
+
+// What TLS takes is the budget's, and no part of what a flow may hold of what is said.
+func TestTLSTakesNothingOfWhatAFlowMayHold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var sink told
+		r := start(t, &sink, func(o *Options) {
+			o.Dial, o.Secure, o.FlowBudget, o.Keep = candidate(begins("")), secures, insideTLS/2, 1<<10
+		})
+		tap := r.Open(Flow{})
+		says(tap, "begin", "old begin")
+		tap.Secure(*agreed(), time.Now())
+		synctest.Wait()
+		says(tap, "two", "old two")
+		synctest.Wait()
+		tap.End(shadow.Closed, time.Now())
+		synctest.Wait()
+		want(t, &sink, "begin: old begin new begin", "TLS: TLS 1.3 TLS 1.3", "two: old two new two")
+	})
+}

@@ -50,6 +50,14 @@ type news struct {
 	taken   chan<- struct{} // has room for one
 }
 
+// failure says why an end is one. What a candidate has in it, as the names of a certificate,
+// may be of any length.
+func (n news) failure() string {
+	return shadow.Clean(fmt.Sprintf("%s: %v", n.end, n.cause), longestFailure)
+}
+
+const longestFailure = 256
+
 // securing is a handshake that is to be made, when all that goes before it is written.
 type securing struct {
 	asked shadow.Handshake
@@ -111,6 +119,9 @@ func endOf(err error) shadow.End {
 	if errors.Is(err, io.EOF) {
 		return shadow.Closed
 	}
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "remote error" {
+		return shadow.Unsecured // by an alert: with TLS 1.3 that is how our half of a handshake is refused
+	}
 	return shadow.Reset
 }
 
@@ -141,7 +152,7 @@ func (s *session) told(n news) {
 	case n.end != shadow.Open:
 		s.dialling, s.securing = false, false
 		if n.end != shadow.Closed {
-			s.failure = fmt.Sprintf("%s: %v", n.end, n.cause)
+			s.failure = n.failure()
 			s.hangUp() // it takes nothing any more
 		}
 		s.hear(shadow.Event{From: shadow.Candidate, End: n.end, At: s.flow.runner.options.Now()})
@@ -161,12 +172,12 @@ func (s *session) failed(why string) news {
 func (s *session) secured(n news) {
 	s.dialling, s.securing = false, false
 	if n.end == shadow.Open {
-		s.conn, s.answered, s.failure = n.conn, true, ""
+		s.conn = n.conn
 		s.await()
 		s.hear(shadow.Event{From: shadow.Candidate, TLS: n.tls, At: s.flow.runner.options.Now()})
 		return
 	}
-	s.failure = fmt.Sprintf("%s: %v", n.end, n.cause)
+	s.failure = n.failure()
 	s.hangUp()
 	s.await()
 	s.hear(shadow.Event{From: shadow.Candidate, TLS: n.tls, At: s.flow.runner.options.Now()})
@@ -176,16 +187,16 @@ func (s *session) secured(n news) {
 // secure has a handshake made on the connection, behind all that was to be sent. Its reader
 // makes it, when it has come back from what it waits for. False says that it has failed.
 func (s *session) secure(asked shadow.Handshake) bool {
-	budget := s.flow.runner.options.Budget
-	switch {
-	case s.conn == nil || s.securing:
+	if s.conn == nil || s.securing {
 		s.secured(s.failed("there is no connection to secure"))
 		return false
-	case !budget.charge(s.flow, insideTLS):
+	}
+	s.flow.fixed.Add(insideTLS) // before it is charged: it is no part of what the flow holds
+	if !s.flow.runner.options.Budget.charge(s.flow, insideTLS) {
+		s.flow.fixed.Add(-insideTLS)
 		s.flow.drop(overBudget)
 		return false
 	}
-	s.flow.fixed.Add(insideTLS)
 	s.securing = true
 	s.await()
 	s.secures <- securing{asked, s.out.cross()} // it has room
@@ -250,7 +261,7 @@ func (s *session) tell(exchanges []shadow.Exchange) {
 func (s *session) leave() {
 	s.over, s.deadline = true, time.Time{}
 	s.out.finish()
-	if s.dialling {
+	if s.dialling || s.securing {
 		s.hangUp()
 	}
 	if s.lingers() {
@@ -283,11 +294,13 @@ func (s *session) lapse(now time.Time) {
 		return
 	}
 	s.failure = "it owed a reply for too long"
-	if s.dialling {
-		s.failure = "it could not be connected in time"
-	}
-	if s.securing {
+	switch {
+	case s.securing:
 		s.failure = "it has made no TLS handshake in time"
+	case s.dialling && s.flow.of.TLS != nil:
+		s.failure = "it could not be connected, or has made no TLS handshake, in time"
+	case s.dialling:
+		s.failure = "it could not be connected in time"
 	}
 	s.dialling, s.securing, s.owed = false, false, false
 	s.hangUp()

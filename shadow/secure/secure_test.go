@@ -11,6 +11,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"math/big"
@@ -298,6 +299,40 @@ func TestRootsThatChangeAreReadAgainAndWhatIsNoneIsNot(t *testing.T) {
 		}
 		if a, b := by(old), by(renewed); (a == nil) != step.old || (b == nil) != step.new {
 			t.Errorf("with %.20q: by the old ones %v, by the new ones %v", step.text, a, b)
+		}
+	}
+}
+
+// A backend shows its certificate and who has issued that, and nobody has but the root: so
+// are all that are of a public authority.
+func TestACertificateIsTrustedByWhatIsShownBehindIt(t *testing.T) {
+	root := rootOf(t)
+	between := signed(t, &root, newKey(t), func(c *x509.Certificate) {
+		c.Subject.CommonName, c.IsCA, c.BasicConstraintsValid, c.ExtKeyUsage = "between", true, true, nil
+	})
+	whole := signed(t, &between, newKey(t), nil)
+	alone := whole
+	alone.Certificate = whole.Certificate[:1]
+	for name, c := range map[string]tls.Certificate{"with its chain": whole, "alone": alone} {
+		_, _, err := open(t, &tls.Config{Certificates: []tls.Certificate{c}}, anything("a.test"), traffic.Trust{CA: roots(t, root)}, true)
+		if trusted := err == nil; trusted != (name == "with its chain") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// Who makes a certificate may write any time into it, and what is told of it goes to another
+// process, to reports and to the store as JSON.
+func TestWhateverTimesACertificateHasCanBeTold(t *testing.T) {
+	for want, at := range map[string]time.Time{
+		"0001-01-01T00:00:01Z":  {}, // none would not be told
+		"0001-01-01T00:00:01Z ": time.Date(0, 1, 1, 0, 0, 0, 0, time.FixedZone("", 24*60*60)),
+		"9999-12-31T23:59:59Z":  time.Date(9999, 12, 31, 23, 59, 59, 0, time.FixedZone("", -24*60*60)),
+		"2060-01-01T03:04:05Z":  time.Date(2060, 1, 2, 3, 4, 5, 0, time.FixedZone("", 24*60*60)),
+	} {
+		text, err := json.Marshal(shown([]*x509.Certificate{{NotBefore: at, NotAfter: at}}))
+		if err != nil || strings.Count(string(text), `"`+strings.TrimSpace(want)+`"`) != 2 {
+			t.Errorf("%s is told as %s: %v", at, text, err)
 		}
 	}
 }

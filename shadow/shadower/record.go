@@ -78,8 +78,8 @@ func opaque(reason string, at time.Time) ring.Record {
 	return ring.Record{Kind: kindOpaque, At: at, Body: []byte(reason)}
 }
 
-// written is a value as JSON. None here has what JSON cannot hold: the years of
-// certificates have four digits (RFC 5280, section 4.1.2.5).
+// written is a value as JSON. None here has what JSON cannot hold: package secure tells of
+// times in UTC and years of four digits.
 func written(v any) []byte {
 	text, err := json.Marshal(v)
 	if err != nil {

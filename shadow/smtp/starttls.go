@@ -46,7 +46,6 @@ func (d *driver) hearTLS(h *shadow.Handshake) {
 	s.seen = true
 	d.client = client{offset: d.client.offset}
 	d.primary = replies{keep: d.primary.keep, offset: d.primary.offset}
-	d.early = nil
 	d.push(&step{command: command{verb: shadow.Handshaken}, endpoint: shadow.Handshaken, tls: h, primary: &reply{}})
 	d.answered++
 }
