@@ -16,6 +16,7 @@ import (
 // right when it was written down, and who lowers a weight by an apply must not have to
 // renew it first.
 func (d *Daemon) judgeFiles(definition *configs.Definition) (notes []string, err error) {
+	d.readsKeys(definition.Splits)
 	notes, err = definition.JudgeFiles(d.now(), configs.Unusable)
 	definition.Notes = slices.Concat(definition.Notes, notes)
 	return notes, err
@@ -24,6 +25,7 @@ func (d *Daemon) judgeFiles(definition *configs.Definition) (notes []string, err
 // tellOfFiles warns of them at a start, which they never keep from serving: the flows of
 // the sample that nobody can see into are passed through as all others.
 func (d *Daemon) tellOfFiles(definition *configs.Definition) {
+	d.readsKeys(definition.Splits)
 	notes, _ := definition.JudgeFiles(d.now(), configs.Never)
 	for _, note := range notes {
 		d.log.Warn("certificates of a shadow", "note", note)
@@ -72,6 +74,7 @@ func seenOf(s traffic.Split) string {
 // shadowsSeen is what doctor is told of shadows: of their certificates, and of how much was
 // encrypted.
 func (d *Daemon) shadowsSeen(splits []traffic.Split) []doctor.Shadow {
+	d.readsKeys(splits)
 	var all []doctor.Shadow
 	for _, s := range splits {
 		one := doctor.Shadow{Split: s.Name, SeenInto: s.Shadow.TLS.On()}
@@ -80,6 +83,14 @@ func (d *Daemon) shadowsSeen(splits []traffic.Split) []doctor.Shadow {
 		all = append(all, one)
 	}
 	return all
+}
+
+// readsKeys is before keys of splits are read: nothing of them may be in a core dump, though
+// no flow be sampled.
+func (d *Daemon) readsKeys(splits []traffic.Split) {
+	if len(seenInto(splits)) > 0 {
+		d.shadows.insiders.secretly()
+	}
 }
 
 // seenInto are the splits whose flows are seen into inside TLS.

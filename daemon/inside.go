@@ -226,11 +226,10 @@ func dialerTo(mark uint32, header traffic.SendProxy) func(context.Context, netip
 
 // carrier carries a sampled flow so that what is said inside TLS is seen.
 type carrier struct {
-	in     *insider
-	by     *terminator.Terminator
-	play   Play
-	flow   runner.Flow
-	worker int
+	in   *insider
+	by   *terminator.Terminator
+	play Play
+	flow runner.Flow
 }
 
 var (
@@ -257,10 +256,11 @@ func (c carrier) Open(h *shadow.Handshake, opaque string) terminator.Tap {
 // Take implements [splitter.Tap]; it is not called.
 func (carrier) Take(splitter.Chunk) bool { return false }
 
-// End implements [splitter.Tap]. It is called of a flow that the relay could not have carried.
+// End implements [splitter.Tap]. It is called of a flow that the relay could not have carried,
+// from any goroutine.
 func (c carrier) End(e splitter.Ended) {
 	c.in.leave()
-	unseen(c.play, c.flow, "splitd has no file descriptors left to see into it, or it ended before", c.worker, e.At)
+	unseen(c.play, c.flow, "splitd has no file descriptors left to see into it, or it ended before", shadower.Anybody, e.At)
 }
 
 // unseen counts a flow that goes on unseen.

@@ -57,7 +57,7 @@ func (t teed) carried(of runner.Flow, flow splitter.Opened) splitter.Tap {
 	}
 	entered := t.inside.enter()
 	if !t.play.Declines(!entered) {
-		return carrier{t.inside, by, t.play, of, flow.Worker}
+		return carrier{t.inside, by, t.play, of}
 	}
 	if entered {
 		t.inside.leave()

@@ -62,10 +62,11 @@ type conversation struct {
 // clear behind that is left; else the flow is over.
 func (f *flow) converse(d dialogue) (agreed bool, err error) {
 	c := &conversation{flow: f, d: d, wake: make(chan struct{}, 1)}
-	up := f.aside(c.up)
+	up := f.aside(f.primary, c.up)
 	last, down := c.down()
+	f.stops(f.client, down)
 	if down != nil {
-		f.abort()
+		c.unanswered()
 	}
 	c.rouse()
 	if err := first(<-up, down); err != nil || last == nil {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/splitd/splitd/shadow"
@@ -224,6 +225,52 @@ func TestWhoIsTakenAwayReturnsWhateverItWaitsFor(t *testing.T) {
 	}
 }
 
+// Who refuses an upload answers, and closes before he has read all of it: the kernel resets
+// the connection behind the answer (RFC 9112, section 9.6).
+func TestTheLastWordsOfAPrimaryThatRefusesAnUploadReachTheClient(t *testing.T) {
+	const flows = 30
+	answer := strings.Repeat("552 too big\n", 1700)
+	refuses := func(conn io.ReadWriter) {
+		_, _ = io.ReadFull(conn, make([]byte, 64<<10))
+		_, _ = io.WriteString(conn, answer)
+	}
+	clear := func(protocol string) func(*testing.T) (*stand, func(net.Conn) io.ReadWriter) {
+		return func(t *testing.T) (*stand, func(net.Conn) io.ReadWriter) {
+			s := newStand(t, newAuthority(t), set{protocol: protocol, serve: func(conn net.Conn) { refuses(conn) }})
+			return s, func(conn net.Conn) io.ReadWriter { return conn }
+		}
+	}
+	for name, made := range map[string]func(*testing.T) (*stand, func(net.Conn) io.ReadWriter){
+		"raw in clear": clear("raw"), "smtp in clear": clear("smtp"),
+		"inside TLS": func(t *testing.T) (*stand, func(net.Conn) io.ReadWriter) {
+			s := ready(t, func(_ net.Conn, inside *tls.Conn) { refuses(inside) })
+			return s, func(conn net.Conn) io.ReadWriter { return tls.Client(conn, s.asks("a.test")) }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, over := made(t)
+			for range flows {
+				conn, flow := s.connect()
+				client := over(conn)
+				go func() {
+					for upload := []byte(strings.Repeat("x\n", 8<<10)); ; {
+						if _, err := client.Write(upload); err != nil {
+							return
+						}
+					}
+				}()
+				if heard, err := io.ReadAll(client); string(heard) != answer {
+					t.Fatalf("of an answer of %d bytes %d came: %v", len(answer), len(heard), err)
+				}
+				<-flow.done
+				if !failsWith(flow.err, shadow.Primary) {
+					t.Errorf("the flow ends by %v", flow.err)
+				}
+			}
+		})
+	}
+}
+
 // halves is a pipe, whose directions end together.
 type halves struct{ net.Conn }
 
@@ -272,6 +319,79 @@ func TestATapThatHasPanickedIsEnded(t *testing.T) {
 	default:
 		t.Error("it has not ended")
 	}
+}
+
+// muddles is a teller whose tap says when it has ended.
+type muddles struct {
+	heard
+	over chan struct{}
+}
+
+func (m *muddles) Open(*shadow.Handshake, string) Tap { return m }
+
+func (m *muddles) End(how shadow.End, at time.Time) {
+	m.heard.End(how, at)
+	close(m.over)
+}
+
+// A flow whose own goroutine panics is told to have ended, as what it holds others need.
+func TestAFlowThatPanicsIsToldToHaveEnded(t *testing.T) {
+	s := newStand(t, newAuthority(t), set{protocol: "smtp", serve: func(net.Conn) {}})
+	s.protocol.dialogue = func() dialogue { panic("in the flow") }
+	ours, theirs := net.Pipe()
+	m := &muddles{over: make(chan struct{})}
+	go func() {
+		_, _ = io.WriteString(ours, "hello")
+		_ = ours.Close()
+	}()
+	func() {
+		defer func() { _ = recover() }()
+		_ = s.Carry(context.Background(), Flow{}, halves{theirs}, halves{theirs}, m)
+	}()
+	<-m.over
+	if m.end != "reset" {
+		t.Errorf("it has ended by %q", m.end)
+	}
+}
+
+// A flow that the relay goes on with has not ended, and not by anybody's fault.
+func TestAFlowThatGoesOnUnseenIsNotToldToBeReset(t *testing.T) {
+	back := errors.New("given back")
+	s := newStand(t, newAuthority(t), set{protocol: "raw", unprobed: true, serve: func(c net.Conn) { _, _ = io.Copy(io.Discard, c) }})
+	s.unseen = back
+	conn, flow := s.connect()
+	go func() { _ = tls.Client(conn, s.asks("a.test")).Handshake() }() // of which nothing is known yet
+	<-flow.done
+	if !errors.Is(flow.err, back) || flow.end != "closed" || flow.opaque == "" {
+		t.Errorf("it has ended by %q, %v, and is opaque for %q", flow.end, flow.err, flow.opaque)
+	}
+}
+
+// Who reads slowly hears the end of the stream as it was, behind all that was said.
+func TestASlowReaderHearsThatAStreamIsWhole(t *testing.T) {
+	c := newAuthority(t).sign(t, newKey(t), "a.test")
+	synctest.Test(t, func(t *testing.T) {
+		ours, theirs := net.Pipe() // which holds nothing: who writes waits for who reads
+		client := tls.Client(ours, &tls.Config{InsecureSkipVerify: true})
+		s := &side{Conn: theirs}
+		service := inside{Conn: tls.Server(s, &tls.Config{Certificates: []tls.Certificate{c}, SessionTicketsDisabled: true}), side: s}
+		done := make(chan error, 1)
+		go func() {
+			_, err := io.WriteString(service, "all")
+			done <- errors.Join(err, service.end(true))
+			_ = theirs.Close()
+		}()
+		check(t, client.Handshake())
+		time.Sleep(time.Minute)
+		said := make([]byte, 3)
+		_, err := io.ReadFull(client, said)
+		check(t, err)
+		time.Sleep(time.Minute)
+		n, err := client.Read(said)
+		if end := <-done; n != 0 || err != io.EOF || end != nil {
+			t.Errorf("after a minute %d bytes and %v come; the service: %v", n, err, end)
+		}
+	})
 }
 
 // OpenSSL answers a FIN without close_notify by an alert: the client has left, and nobody

@@ -33,6 +33,11 @@ func (f *flow) abort() {
 // rearm has a side be read again that was interrupted.
 func (f *flow) rearm(s *side) {
 	_ = s.SetReadDeadline(time.Time{})
+	f.again(s)
+}
+
+// again is behind a deadline that was set: one that abort has set meanwhile stays.
+func (f *flow) again(s *side) {
 	if f.aborted.Load() {
 		_ = s.SetDeadline(past)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 
 	"github.com/splitd/splitd/shadow"
 )
@@ -20,26 +21,40 @@ var buffers = sync.Pool{New: func() any { return new(buffer) }}
 
 // both passes on what two voices say until both have ended, or one has failed.
 func (f *flow) both(client, primary voice) error {
-	up := f.aside(func() error { return f.pump(client, primary) })
+	up := f.aside(f.primary, func() error { return f.pump(client, primary) })
 	down := f.pump(primary, client)
-	if down != nil {
-		f.abort()
-	}
+	f.stops(f.client, down)
 	return first(<-up, down)
 }
 
-// aside runs one direction in a goroutine of its own, and ends the other one with it if it fails.
-func (f *flow) aside(run func() error) <-chan error {
+// lastWords is how long a side that takes nothing any more is heard.
+const lastWords = 10 * time.Second
+
+// stops ends the other direction of one that has failed on the way to a side. Where it is that
+// side which takes no more, what it has said before is still to reach the other one: who
+// refuses an upload answers and closes (RFC 9112, section 9.6).
+func (f *flow) stops(to *side, err error) {
+	broken, ok := errors.AsType[*Broken](err)
+	switch {
+	case err == nil:
+	case ok && broken.By == to.who:
+		_ = to.SetReadDeadline(time.Now().Add(lastWords))
+		f.again(to)
+	default:
+		f.abort()
+	}
+}
+
+// aside runs one direction, towards a side, in a goroutine of its own.
+func (f *flow) aside(to *side, run func() error) <-chan error {
 	done := make(chan error, 1)
 	go func() {
-		err := errors.New("it has panicked")
+		err := errPanicked
 		defer func() {
 			if p := recover(); p != nil {
 				f.t.log.Error("flow has panicked", "split", f.t.split, "panic", p)
 			}
-			if err != nil {
-				f.abort()
-			}
+			f.stops(to, err)
 			done <- err
 		}()
 		err = run()

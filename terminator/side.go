@@ -54,6 +54,11 @@ func (s *side) Read(b []byte) (int, error) {
 // Close is for crypto/tls, which closes what it gives up: the relay closes connections.
 func (s *side) Close() error { return s.interrupt() }
 
+// SetWriteDeadline does nothing. It is for crypto/tls, which gives close_notify five seconds, and
+// who reads slowly would hear a stream that is cut off. How long a side may take nothing is
+// for the relay to say.
+func (s *side) SetWriteDeadline(time.Time) error { return nil }
+
 // interrupt ends a Read that waits, and the next.
 func (s *side) interrupt() error { return s.SetReadDeadline(past) }
 

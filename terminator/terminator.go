@@ -138,7 +138,8 @@ type Tap interface {
 	// Opaque says why nothing can be seen from here on: nothing is told but the end. False: it
 	// wants no more.
 	Opaque(reason string, at time.Time) bool
-	// End says that the flow is over: Closed after both FINs, else Reset.
+	// End says that the flow is over, or that nobody tells more of it: Closed after both FINs and
+	// of a flow that goes on unseen, else Reset.
 	End(how shadow.End, at time.Time)
 	// EndByPrimary says that it is over by the primary.
 	EndByPrimary(how shadow.End, at time.Time)
@@ -171,13 +172,17 @@ func (t *Terminator) Carry(ctx context.Context, of Flow, client, primary net.Con
 		told: told{t: t, teller: teller},
 	}
 	defer context.AfterFunc(ctx, f.abort)()
-	err := f.carry()
+	err := errPanicked
+	defer func() { f.told.end(err) }()
+	err = f.carry()
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
 	}
-	f.told.end(err)
 	return err
 }
+
+// errPanicked is how a flow has ended that was not carried to its end.
+var errPanicked = errors.New("it has panicked")
 
 // errGone is that of a direction which was ended because the other one has failed.
 var errGone = errors.New("the other side has failed")

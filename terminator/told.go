@@ -106,7 +106,7 @@ func (s *told) fin(from shadow.Party) {
 	s.tell(func() bool { return s.tap.Take(from, nil, true, s.t.now()) })
 }
 
-// end tells how the flow has ended.
+// end tells how the flow has ended, for who is told of it.
 func (s *told) end(err error) {
 	s.open(nil, "") // of who was silent
 	s.mu.Lock()
@@ -114,7 +114,7 @@ func (s *told) end(err error) {
 	s.guard(func() bool {
 		var broken *Broken
 		switch {
-		case err == nil:
+		case err == nil, s.t.unseen != nil && errors.Is(err, s.t.unseen): // it goes on unseen
 			s.tap.End(shadow.Closed, s.t.now())
 		case errors.As(err, &broken) && broken.By == shadow.Primary:
 			s.tap.EndByPrimary(shadow.Reset, s.t.now())
