@@ -87,8 +87,10 @@ func outsiders() []string {
 }
 
 // testsMay lists what the tests of every room may import beside their own
-// package.
-func testsMay() []string { return []string{"internal/netns", "internal/nettest"} }
+// package: namespaces and servers to test in, and certificates for those.
+func testsMay() []string {
+	return []string{"internal/certs", "internal/netns", "internal/nettest"}
+}
 
 // An owner says where a module from outside may be imported. A module that has
 // no line is one nobody decided on.

@@ -1,18 +1,13 @@
-// Package certs makes certificates for services that live as long as a demo or a
-// measurement. No secret of the machine is touched, and none is worth one.
+// Package certs makes certificates for services that live as long as a demo, a measurement
+// or a test. No secret of the machine is touched, and none is worth one.
 package certs
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
 	"net"
 	"os"
 	"time"
@@ -21,10 +16,9 @@ import (
 // Authority issues certificates. It may be used from many goroutines.
 type Authority struct {
 	// PEM is its own certificate, which those who trust it need.
-	PEM  []byte
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-	now  time.Time
+	PEM []byte
+	own tls.Certificate
+	now time.Time
 }
 
 // life is long enough that nobody is warned of an end that is near.
@@ -32,19 +26,14 @@ const life = 90 * 24 * time.Hour
 
 // New makes an authority of that time.
 func New(now time.Time) (*Authority, error) {
-	a := &Authority{now: now}
-	own := template("splitd's authority for an hour", now.Add(-time.Hour), now.Add(life+time.Hour))
-	own.IsCA, own.BasicConstraintsValid, own.KeyUsage = true, true, x509.KeyUsageCertSign
-	var err error
-	var text []byte
-	if a.key, text, err = sign(own, own, nil); err != nil {
+	own, err := Sign(&x509.Certificate{
+		Subject: pkix.Name{CommonName: "splitd's authority for an hour"}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(life + time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}, nil, nil)
+	if err != nil {
 		return nil, err
 	}
-	if a.cert, err = x509.ParseCertificate(text); err != nil {
-		return nil, fmt.Errorf("make authority: %w", err)
-	}
-	a.PEM = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: text})
-	return a, nil
+	return &Authority{PEM(own), own, now}, nil
 }
 
 // Issue makes a certificate of names and addresses with a key of its own, ECDSA P-256,
@@ -62,8 +51,10 @@ func (a *Authority) issue(from, until time.Time, names []string) ([]byte, error)
 	if len(names) == 0 {
 		return nil, errors.New("issue a certificate: it is of no name")
 	}
-	leaf := template(names[0], from, until)
-	leaf.KeyUsage, leaf.ExtKeyUsage = x509.KeyUsageDigitalSignature, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+	leaf := &x509.Certificate{
+		Subject: pkix.Name{CommonName: names[0]}, NotBefore: from, NotAfter: until,
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
 	for _, name := range names {
 		if ip := net.ParseIP(name); ip != nil {
 			leaf.IPAddresses = append(leaf.IPAddresses, ip)
@@ -71,38 +62,15 @@ func (a *Authority) issue(from, until time.Time, names []string) ([]byte, error)
 			leaf.DNSNames = append(leaf.DNSNames, name)
 		}
 	}
-	key, text, err := sign(leaf, a.cert, a.key)
+	signed, err := Sign(leaf, &a.own, nil)
 	if err != nil {
 		return nil, err
 	}
-	secret, err := x509.MarshalPKCS8PrivateKey(key)
+	key, err := KeyPEM(signed)
 	if err != nil {
-		return nil, fmt.Errorf("issue a certificate: %w", err)
+		return nil, err
 	}
-	return append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: text}),
-		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret})...), nil
-}
-
-func template(name string, from, until time.Time) *x509.Certificate {
-	return &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, NotBefore: from, NotAfter: until,
-	}
-}
-
-// sign makes a key and has it certified; by itself where there is no other key.
-func sign(what, by *x509.Certificate, with *ecdsa.PrivateKey) (*ecdsa.PrivateKey, []byte, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, nil, fmt.Errorf("make a key: %w", err)
-	}
-	if with == nil {
-		with = key
-	}
-	text, err := x509.CreateCertificate(rand.Reader, what, by, key.Public(), with)
-	if err != nil {
-		return nil, nil, fmt.Errorf("make a certificate: %w", err)
-	}
-	return key, text, nil
+	return append(PEM(signed), key...), nil
 }
 
 // Read is the certificate of a file that has what [Authority.Issue] returns.

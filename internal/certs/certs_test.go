@@ -1,7 +1,12 @@
 package certs
 
 import (
+	"bytes"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"os"
 	"path/filepath"
 	"strings"
@@ -60,5 +65,32 @@ func TestWhatAnAuthorityIssuesIsOfItsNamesAndTrustedByThoseWhoTrustIt(t *testing
 	}
 	if _, err := a.Issue(); err == nil {
 		t.Error("a certificate of no name is issued")
+	}
+}
+
+func TestACertificateIsSignedByWhomItSaysAndReadAsItWasWritten(t *testing.T) {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	until := time.Now().Add(time.Hour)
+	root, rootErr := Sign(&x509.Certificate{Subject: pkix.Name{CommonName: "root"}, NotAfter: until, IsCA: true, BasicConstraintsValid: true}, nil, nil)
+	leaf, leafErr := Sign(&x509.Certificate{Subject: pkix.Name{CommonName: "leaf"}, NotAfter: until}, &root, key)
+	if rootErr != nil || leafErr != nil {
+		t.Fatal(rootErr, leafErr)
+	}
+	for _, c := range []tls.Certificate{root, leaf} {
+		if err := c.Leaf.CheckSignatureFrom(root.Leaf); err != nil {
+			t.Errorf("%s: %v", c.Leaf.Subject, err)
+		}
+	}
+	leaf.Certificate = append(leaf.Certificate, root.Certificate...)
+	secret, err := KeyPEM(leaf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := tls.X509KeyPair(PEM(leaf), secret)
+	if err != nil || len(got.Certificate) != 2 || !bytes.Equal(got.Certificate[1], root.Leaf.Raw) || !key.Equal(got.PrivateKey) {
+		t.Errorf("%d certificates, %v", len(got.Certificate), err)
 	}
 }
