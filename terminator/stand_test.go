@@ -11,11 +11,9 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"io"
 	"log/slog"
-	"math/big"
 	"net"
 	"net/netip"
 	"os"
@@ -26,33 +24,27 @@ import (
 	"testing"
 	"time"
 
+	"github.com/splitd/splitd/internal/certs"
 	"github.com/splitd/splitd/shadow"
 	"github.com/splitd/splitd/shadow/secure"
 	"github.com/splitd/splitd/traffic"
 )
 
 // An authority signs the certificates of a test.
-type authority struct {
-	certificate *x509.Certificate
-	key         crypto.Signer
-	serial      int64
-}
+type authority struct{ tls.Certificate }
 
 func newAuthority(t testing.TB) *authority {
 	t.Helper()
-	a := &authority{key: newKey(t)}
-	made := template(1)
+	made := template()
 	made.Subject.CommonName, made.IsCA, made.BasicConstraintsValid, made.KeyUsage = "authority", true, true, x509.KeyUsageCertSign
-	der, err := x509.CreateCertificate(rand.Reader, made, made, a.key.Public(), a.key)
+	own, err := certs.Sign(made, nil, nil)
 	check(t, err)
-	a.certificate, err = x509.ParseCertificate(der)
-	check(t, err)
-	return a
+	return &authority{own}
 }
 
 func (a *authority) pool() *x509.CertPool {
 	p := x509.NewCertPool()
-	p.AddCert(a.certificate)
+	p.AddCert(a.Leaf)
 	return p
 }
 
@@ -65,19 +57,16 @@ func (a *authority) sign(t testing.TB, key crypto.Signer, names ...string) tls.C
 // signFor makes one for a time.
 func (a *authority) signFor(t testing.TB, key crypto.Signer, from, to time.Time, names ...string) tls.Certificate {
 	t.Helper()
-	a.serial++
-	made := template(a.serial + 1)
+	made := template()
 	made.DNSNames, made.NotBefore, made.NotAfter = names, from, to
-	der, err := x509.CreateCertificate(rand.Reader, made, a.certificate, key.Public(), a.key)
+	signed, err := certs.Sign(made, &a.Certificate, key)
 	check(t, err)
-	leaf, err := x509.ParseCertificate(der)
-	check(t, err)
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
+	return signed
 }
 
-func template(serial int64) *x509.Certificate {
+func template() *x509.Certificate {
 	return &x509.Certificate{
-		SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: "test"},
+		Subject:   pkix.Name{CommonName: "test"},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(30 * 24 * time.Hour),
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
@@ -95,10 +84,10 @@ var rsaKey = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.Genera
 // save writes a pair into files.
 func save(t testing.TB, files traffic.Certificate, c tls.Certificate) {
 	t.Helper()
-	key, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)
+	key, err := certs.KeyPEM(c)
 	check(t, err)
-	check(t, os.WriteFile(files.Key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}), 0o600))
-	check(t, os.WriteFile(files.Cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Certificate[0]}), 0o600))
+	check(t, os.WriteFile(files.Key, key, 0o600))
+	check(t, os.WriteFile(files.Cert, certs.PEM(c), 0o600))
 }
 
 func check(t testing.TB, err error) {
@@ -235,7 +224,7 @@ func newStand(t testing.TB, a *authority, o set) *stand {
 		save(t, s.own[i], c)
 	}
 	trust := traffic.Trust{CA: filepath.Join(dir, "ca.crt")}
-	check(t, os.WriteFile(trust.CA, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.certificate.Raw}), 0o600))
+	check(t, os.WriteFile(trust.CA, certs.PEM(a.Certificate), 0o600))
 	if o.trust != nil {
 		trust = *o.trust
 	}

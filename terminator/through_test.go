@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/tls"
 	"encoding/binary"
-	"encoding/pem"
 	"errors"
 	"io"
 	"net"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/splitd/splitd/internal/certs"
 	"github.com/splitd/splitd/shadow"
 	"github.com/splitd/splitd/traffic"
 )
@@ -461,7 +461,7 @@ func TestRootsAreReadAgain(t *testing.T) {
 	if !strings.Contains(s.logged.String(), "roots cannot be read again") || !strings.Contains(s.logged.String(), s.trust.CA) {
 		t.Errorf("logged: %s", s.logged)
 	}
-	check(t, os.WriteFile(s.trust.CA, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: other.certificate.Raw}), 0o600))
+	check(t, os.WriteFile(s.trust.CA, certs.PEM(other.Certificate), 0o600))
 	s.Reload()
 	s.knows(asks)
 	if _, _, flow = s.through(asks, "hello"); flow.opaque != "" || flow.opened == nil {
