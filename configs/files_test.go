@@ -1,15 +1,10 @@
 package configs_test
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,32 +14,29 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/splitd/splitd/configs"
+	"github.com/splitd/splitd/internal/certs"
 )
 
 // pair writes a certificate and its key into a directory: NAME.pem, of the names, and
 // NAME.key.
 func pair(t *testing.T, dir, name string, end time.Time, names ...string) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	of := &x509.Certificate{Subject: pkix.Name{CommonName: "root"}, DNSNames: names, NotBefore: end.AddDate(-1, 0, 0), NotAfter: end}
+	root, err := certs.Sign(of, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "server"}, Issuer: pkix.Name{CommonName: "root"},
-		DNSNames: names, NotBefore: end.AddDate(-1, 0, 0), NotAfter: end,
-	}
-	root := template
-	root.Subject = pkix.Name{CommonName: "root"}
-	der, err := x509.CreateCertificate(rand.Reader, &template, &root, &key.PublicKey, key)
+	of.Subject.CommonName = "server"
+	signed, err := certs.Sign(of, &root, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	plain, err := x509.MarshalPKCS8PrivateKey(key)
+	key, err := certs.KeyPEM(signed)
 	if err != nil {
 		t.Fatal(err)
 	}
-	write(t, dir, name+".pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
-	write(t, dir, name+".key", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: plain})))
+	write(t, dir, name+".pem", string(certs.PEM(signed)))
+	write(t, dir, name+".key", string(key))
 }
 
 // inTLS is a configuration with these certificates, each the name of a pair in the
