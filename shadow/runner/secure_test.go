@@ -3,16 +3,12 @@ package runner
 import (
 	"bufio"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"runtime"
 	"strings"
@@ -22,22 +18,18 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/splitd/splitd/internal/certs"
 	"github.com/splitd/splitd/internal/nettest"
 	"github.com/splitd/splitd/shadow"
 )
 
 // own is a certificate that a server of these tests shows.
 var own = sync.OnceValue(func() tls.Certificate {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	c, err := certs.Sign(&x509.Certificate{Subject: pkix.Name{CommonName: "new.example"}, NotBefore: time.Unix(0, 0), NotAfter: time.Unix(1<<32, 0)}, nil, nil)
 	if err != nil {
 		panic(err)
 	}
-	of := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "new.example"}, NotBefore: time.Unix(0, 0), NotAfter: time.Unix(1<<32, 0)}
-	der, err := x509.CreateCertificate(rand.Reader, of, of, key.Public(), key)
-	if err != nil {
-		panic(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+	return c
 })
 
 // agreed is the handshake of the primary.
