@@ -3,12 +3,8 @@ package play
 import (
 	"bufio"
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
 	"io"
 	"math/big"
 	"net"
@@ -21,6 +17,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/splitd/splitd/internal/certs"
 	"github.com/splitd/splitd/shadow"
 	"github.com/splitd/splitd/shadow/runner"
 	"github.com/splitd/splitd/shadow/tally"
@@ -31,23 +28,18 @@ import (
 // it is.
 func certified(t *testing.T, until time.Time, names ...string) (tls.Certificate, string) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	of := &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotBefore: time.Unix(0, 0), NotAfter: until, DNSNames: names,
-		IsCA: true, BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, of, of, key.Public(), key)
+	c, err := certs.Sign(&x509.Certificate{
+		SerialNumber: big.NewInt(1), // a long one is more than who refuses it reads of a pipe, and both would wait
+		NotBefore:    time.Unix(0, 0), NotAfter: until, DNSNames: names, IsCA: true, BasicConstraintsValid: true,
+	}, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	file := filepath.Join(t.TempDir(), "roots.pem")
-	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
+	if err := os.WriteFile(file, certs.PEM(c), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, file
+	return c, file
 }
 
 // late is a time that is far from now, also in a bubble of synctest.
