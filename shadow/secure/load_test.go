@@ -1,15 +1,11 @@
 package secure_test
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
-	"math/big"
 	"net"
 	"os"
 	"path/filepath"
@@ -20,48 +16,35 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/splitd/splitd/internal/certs"
 	"github.com/splitd/splitd/shadow/secure"
 	"github.com/splitd/splitd/traffic"
 )
 
 var noon = time.Date(2030, 6, 15, 12, 0, 0, 0, time.UTC)
 
-// made is a certificate in PEM, and its key.
+// made is a certificate and its key, also in PEM.
 type made struct {
+	tls.Certificate
 	cert, key []byte
-	leaf      *x509.Certificate
-	signer    *ecdsa.PrivateKey
 }
 
 // issue makes a certificate, by itself where nobody issues it.
 func issue(t *testing.T, template x509.Certificate, by *made) made {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template.SerialNumber = big.NewInt(1)
-	parent, signer := &template, key
+	var parent *tls.Certificate
 	if by != nil {
-		parent, signer = by.leaf, by.signer
+		parent = &by.Certificate
 	}
-	der, err := x509.CreateCertificate(rand.Reader, &template, parent, &key.PublicKey, signer)
+	signed, err := certs.Sign(&template, parent, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	leaf, err := x509.ParseCertificate(der)
+	key, err := certs.KeyPEM(signed)
 	if err != nil {
 		t.Fatal(err)
 	}
-	plain, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return made{
-		cert: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
-		key:  pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: plain}),
-		leaf: leaf, signer: key,
-	}
+	return made{signed, certs.PEM(signed), key}
 }
 
 func authority(t *testing.T, name string) made {
@@ -140,7 +123,7 @@ func TestAPairThatCannotBeServedIsRefusedByTheNameOfTheFile(t *testing.T) {
 		{"a directory", cert, t.TempDir(), true, "not a file"},
 		{"a pipe", fifo, key, false, "not a file"},
 		{"too long", put(t, "long.pem", 0o600, make([]byte, 1<<20+1)), key, false, "over 1 MiB"},
-		{"no PEM", put(t, "der.pem", 0o600, leaf.leaf.Raw), key, false, "there is no certificate in it: it has to be in PEM"},
+		{"no PEM", put(t, "der.pem", 0o600, leaf.Leaf.Raw), key, false, "there is no certificate in it: it has to be in PEM"},
 		{"a key as certificate", key, key, false, "there is no certificate in it"},
 		{"a certificate as key", cert, put(t, "cert.pem", 0o600, leaf.cert), true, "there is a certificate in it and no key"},
 		{"an empty key", cert, put(t, "empty.pem", 0o600, nil), true, "there is no private key in it"},

@@ -12,9 +12,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
-	"math/big"
 	"net"
 	"os"
 	"path/filepath"
@@ -24,6 +22,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/splitd/splitd/internal/certs"
 	"github.com/splitd/splitd/shadow"
 	"github.com/splitd/splitd/traffic"
 )
@@ -50,21 +49,14 @@ func newKey(t *testing.T) crypto.Signer {
 func signed(t *testing.T, by *tls.Certificate, key crypto.Signer, change func(*x509.Certificate)) tls.Certificate {
 	t.Helper()
 	made := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "backend"}, DNSNames: []string{"b.test", "a.test"}, IPAddresses: []net.IP{net.IPv4(192, 0, 2, 1)},
+		Subject: pkix.Name{CommonName: "backend"}, DNSNames: []string{"b.test", "a.test"}, IPAddresses: []net.IP{net.IPv4(192, 0, 2, 1)},
 		NotBefore: began.Add(-time.Hour), NotAfter: began.Add(time.Hour), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
 	if change != nil {
 		change(made)
 	}
-	parent, signer := made, key
-	if by != nil {
-		parent, signer = by.Leaf, by.PrivateKey.(crypto.Signer)
-	}
-	der, err := x509.CreateCertificate(rand.Reader, made, parent, key.Public(), signer)
+	c, err := certs.Sign(made, by, key)
 	check(t, err)
-	leaf, err := x509.ParseCertificate(der)
-	check(t, err)
-	c := tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
 	if by != nil {
 		c.Certificate = append(c.Certificate, by.Certificate...)
 	}
@@ -82,7 +74,7 @@ func rootOf(t *testing.T) tls.Certificate {
 func roots(t *testing.T, a tls.Certificate) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "ca.crt")
-	check(t, os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.Certificate[0]}), 0o600))
+	check(t, os.WriteFile(file, certs.PEM(a), 0o600))
 	return file
 }
 
@@ -292,7 +284,7 @@ func TestRootsThatChangeAreReadAgainAndWhatIsNoneIsNot(t *testing.T) {
 	}{
 		{nil, true, false},
 		{[]byte("no roots"), true, false},
-		{pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: renewed.Certificate[0]}), false, true},
+		{certs.PEM(renewed), false, true},
 	} {
 		if step.text != nil {
 			check(t, os.WriteFile(file, step.text, 0o600))
