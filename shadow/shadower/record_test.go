@@ -2,13 +2,9 @@ package shadower
 
 import (
 	"bufio"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"io"
-	"math/big"
 	"net"
 	"net/netip"
 	"strings"
@@ -19,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/splitd/splitd/internal/certs"
 	"github.com/splitd/splitd/internal/nettest"
 	"github.com/splitd/splitd/shadow"
 	"github.com/splitd/splitd/shadow/ring"
@@ -67,16 +64,11 @@ func TestAHandshakeIsReadAsItWasWritten(t *testing.T) {
 // mailer offers STARTTLS, and says yes to all else, in clear and inside.
 func mailer(t *testing.T) netip.AddrPort {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	own, err := certs.Sign(&x509.Certificate{NotAfter: time.Now().AddDate(1, 0, 0)}, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	of := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().AddDate(1, 0, 0)}
-	der, err := x509.CreateCertificate(rand.Reader, of, of, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	config := &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
+	config := &tls.Config{Certificates: []tls.Certificate{own}}
 	return listen(t, func(c net.Conn) {
 		_, _ = io.WriteString(c, "220 new.example\r\n")
 		for lines := bufio.NewReader(c); ; {
