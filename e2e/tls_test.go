@@ -4,14 +4,11 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/hex"
-	"encoding/pem"
 	"fmt"
 	"io"
 	"io/fs"
@@ -25,6 +22,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/splitd/splitd/internal/certs"
 )
 
 // web is seen into, as is mx; blind has no certificates.
@@ -72,73 +71,49 @@ splits:
 
 // issuer signs certificates of a test.
 type issuer struct {
-	t    *testing.T
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-	made int64
+	t   *testing.T
+	own tls.Certificate
 }
 
 func newIssuer(t *testing.T, name string) *issuer {
 	t.Helper()
-	i := &issuer{t: t}
-	i.key = newKey(t)
-	i.cert = &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(1000 * time.Hour),
+	own, err := certs.Sign(&x509.Certificate{
+		Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(1000 * time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	signed, err := x509.CreateCertificate(rand.Reader, i.cert, i.cert, &i.key.PublicKey, i.key)
+	}, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if i.cert, err = x509.ParseCertificate(signed); err != nil {
-		t.Fatal(err)
-	}
-	return i
-}
-
-func newKey(t *testing.T) *ecdsa.PrivateKey {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key
+	return &issuer{t, own}
 }
 
 // issue makes a certificate of some names that is good for so long.
 func (i *issuer) issue(life time.Duration, names ...string) tls.Certificate {
 	i.t.Helper()
-	i.made++
-	key := newKey(i.t)
-	of := &x509.Certificate{
-		SerialNumber: big.NewInt(100 + i.made), Subject: pkix.Name{CommonName: names[0]}, DNSNames: names,
+	signed, err := certs.Sign(&x509.Certificate{
+		Subject: pkix.Name{CommonName: names[0]}, DNSNames: names,
 		NotBefore: time.Now().Add(-1000 * time.Hour), NotAfter: time.Now().Add(life), KeyUsage: x509.KeyUsageDigitalSignature,
-	}
-	signed, err := x509.CreateCertificate(rand.Reader, of, i.cert, &key.PublicKey, i.key)
+	}, &i.own, nil)
 	if err != nil {
 		i.t.Fatal(err)
 	}
-	return tls.Certificate{Certificate: [][]byte{signed}, PrivateKey: key}
+	return signed
 }
 
 func (i *issuer) roots() *x509.CertPool {
 	roots := x509.NewCertPool()
-	roots.AddCert(i.cert)
+	roots.AddCert(i.own.Leaf)
 	return roots
 }
 
 // keyText is a key as its file has it.
 func keyText(t *testing.T, of tls.Certificate) []byte {
 	t.Helper()
-	der, err := x509.MarshalPKCS8PrivateKey(of.PrivateKey)
+	text, err := certs.KeyPEM(of)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
-}
-
-func certText(der []byte) []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	return text
 }
 
 // A vault is a lab whose services are inside TLS.
@@ -154,7 +129,7 @@ type vault struct {
 func emptyVault(t *testing.T) *vault {
 	t.Helper()
 	v := &vault{lab: newLab(t), issuer: newIssuer(t, "Test Root"), sessions: tls.NewLRUClientSessionCache(8)}
-	v.write("ca.crt", certText(v.issuer.cert.Raw))
+	v.write("ca.crt", certs.PEM(v.issuer.own))
 	v.serveWith(1000 * time.Hour)
 	return v
 }
@@ -204,7 +179,7 @@ func (v *vault) serveWith(life time.Duration) {
 	v.t.Helper()
 	v.service = v.issuer.issue(life, "shop.example", "mx.example")
 	v.write("service.key", keyText(v.t, v.service))
-	v.write("service.crt", certText(v.service.Certificate[0]))
+	v.write("service.crt", certs.PEM(v.service))
 }
 
 func (v *vault) trusting(name string) *tls.Config {

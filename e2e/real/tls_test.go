@@ -11,15 +11,14 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
 	"fmt"
-	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/splitd/splitd/internal/certs"
 	"github.com/splitd/splitd/internal/nettest"
 )
 
@@ -28,8 +27,7 @@ type authority struct {
 	t      testing.TB
 	dir    string
 	file   string
-	root   *x509.Certificate
-	key    crypto.Signer
+	root   tls.Certificate
 	issued []*keyPair
 }
 
@@ -44,23 +42,19 @@ const lasting = 90 * 24 * time.Hour
 
 func newAuthority(t testing.TB, dir string) *authority {
 	t.Helper()
-	a := &authority{t: t, dir: filepath.Join(dir, "tls"), key: newKey(t, "ECDSA")}
+	a := &authority{t: t, dir: filepath.Join(dir, "tls")}
 	if err := os.Mkdir(a.dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Authority of the test"},
+	var err error
+	if a.root, err = certs.Sign(&x509.Certificate{
+		Subject:   pkix.Name{CommonName: "Authority of the test"},
 		NotBefore: time.Now().Add(-lasting), NotAfter: time.Now().Add(2 * lasting),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, a.key.Public(), a.key)
-	if err != nil {
+	}, nil, nil); err != nil {
 		t.Fatal(err)
 	}
-	if a.root, err = x509.ParseCertificate(der); err != nil {
-		t.Fatal(err)
-	}
-	a.file = write(t, filepath.Join(a.dir, "ca.pem"), toPEM("CERTIFICATE", der))
+	a.file = write(t, filepath.Join(a.dir, "ca.pem"), string(certs.PEM(a.root)))
 	return a
 }
 
@@ -69,26 +63,21 @@ func newAuthority(t testing.TB, dir string) *authority {
 func (a *authority) issue(name, kind string, valid time.Duration, hosts ...string) *keyPair {
 	a.t.Helper()
 	p := &keyPair{name: name, cert: filepath.Join(a.dir, name+".pem"), key: filepath.Join(a.dir, name+".key"), private: newKey(a.t, kind)}
-	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: serial, Subject: pkix.Name{CommonName: hosts[0]}, DNSNames: hosts,
+	signed, err := certs.Sign(&x509.Certificate{
+		Subject: pkix.Name{CommonName: hosts[0]}, DNSNames: hosts,
 		NotBefore: time.Now().Add(-lasting), NotAfter: time.Now().Add(valid),
 		KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.root, p.private.Public(), a.key)
+	}, &a.root, p.private)
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	key, err := x509.MarshalPKCS8PrivateKey(p.private)
+	key, err := certs.KeyPEM(signed)
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	write(a.t, p.cert, toPEM("CERTIFICATE", der))
-	if err := os.WriteFile(p.key, []byte(toPEM("PRIVATE KEY", key)), 0o600); err != nil {
+	write(a.t, p.cert, string(certs.PEM(signed)))
+	if err := os.WriteFile(p.key, key, 0o600); err != nil {
 		a.t.Fatal(err)
 	}
 	a.issued = append(a.issued, p)
@@ -115,7 +104,7 @@ func (p *keyPair) replace(t testing.TB, cert, key string) {
 // client is how a Go client of this service trusts the authority.
 func (a *authority) client(name string) *tls.Config {
 	roots := x509.NewCertPool()
-	roots.AddCert(a.root)
+	roots.AddCert(a.root.Leaf)
 	return &tls.Config{RootCAs: roots, ServerName: name}
 }
 
@@ -150,23 +139,14 @@ func newKey(t testing.TB, kind string) crypto.Signer {
 	return key
 }
 
-func toPEM(kind string, der []byte) string {
-	return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
-}
-
 // serial is the serial number of the certificate.
 func (p *keyPair) serial(t testing.TB) string {
 	t.Helper()
-	text, err := os.ReadFile(p.cert)
+	pair, err := tls.LoadX509KeyPair(p.cert, p.key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	block, _ := pem.Decode(text)
-	certificate, err := x509.ParseCertificate(block.Bytes)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return certificate.SerialNumber.String()
+	return pair.Leaf.SerialNumber.String()
 }
 
 // Why flows are passed through of whose primary nothing is known yet, or of which a client
