@@ -356,6 +356,33 @@ func (h *halves) Hear(e shadow.Event) (m shadow.Moves) {
 	return m
 }
 
+func TestAFlowThatEndsDuringAHandshakeHangsUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var sink told
+		var left atomic.Bool
+		made := make(chan struct{})
+		r := start(t, &sink, func(o *Options) {
+			o.Dial = candidate(func(c net.Conn) { begins("")(c); left.Store(true) })
+			o.Secure = func(ctx context.Context, conn net.Conn, asked shadow.Handshake, control bool) (net.Conn, shadow.Handshake, error) {
+				inside, h, err := secures(ctx, conn, asked, control)
+				<-made
+				return inside, h, err
+			}
+		})
+		tap := r.Open(Flow{})
+		says(tap, "begin", "old begin")
+		tap.Secure(*agreed(), time.Now())
+		synctest.Wait()
+		tap.End(shadow.Closed, time.Now())
+		synctest.Wait()
+		close(made)
+		synctest.Wait()
+		if !left.Load() || r.Counts().Open != 0 {
+			t.Errorf("the candidate's connection is closed: %v; %d flows are open", left.Load(), r.Counts().Open)
+		}
+	})
+}
+
 // Many at once, over real sockets, of which some are cut off anywhere.
 func TestFlowsThatBeginTLSEndWheneverTheyAreCutOff(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -261,7 +261,7 @@ func (s *session) tell(exchanges []shadow.Exchange) {
 func (s *session) leave() {
 	s.over, s.deadline = true, time.Time{}
 	s.out.finish()
-	if s.dialling || s.securing {
+	if s.dialling || s.securing { // nobody will hear what becomes of that
 		s.hangUp()
 	}
 	if s.lingers() {
