@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -26,14 +25,7 @@ import (
 // The model of a flow that is carried is that of any other: what one end sends the other
 // gets, and each end sees the other's.
 func FuzzACarriedFlowIsAsAnyOther(f *testing.F) {
-	r := rand.New(rand.NewPCG(9, 9))
-	for range 150 {
-		program := make([]byte, 1+r.IntN(16))
-		for i := range program {
-			program[i] = byte(r.Uint32())
-		}
-		f.Add(program)
-	}
+	addPrograms(f, 9)
 	_, connect := startCarried(f, families()["IPv4"], &carriers{}, Options{}, nil)
 	f.Fuzz(func(t *testing.T, program []byte) {
 		p := connect(t)

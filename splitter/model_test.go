@@ -133,8 +133,9 @@ func (e *end) write(t *testing.T, data []byte) {
 	e.sent = append(e.sent, data...)
 }
 
-func FuzzRelayedStreamIsTheStreamThatWasSent(f *testing.F) {
-	r := rand.New(rand.NewPCG(7, 7))
+// addPrograms adds programs that a seed makes.
+func addPrograms(f *testing.F, seed uint64) {
+	r := rand.New(rand.NewPCG(seed, seed))
 	for range 150 {
 		program := make([]byte, 1+r.IntN(16))
 		for i := range program {
@@ -142,6 +143,10 @@ func FuzzRelayedStreamIsTheStreamThatWasSent(f *testing.F) {
 		}
 		f.Add(program)
 	}
+}
+
+func FuzzRelayedStreamIsTheStreamThatWasSent(f *testing.F) {
+	addPrograms(f, 7)
 	_, connect := startPairs(f, families()["IPv4"], nil)
 	f.Fuzz(func(t *testing.T, program []byte) {
 		p := connect(t)

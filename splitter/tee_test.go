@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/netip"
 	"strings"
@@ -22,14 +21,7 @@ import (
 // of another one that panics: then it was given the first chunks and the flow is
 // whole all the same.
 func FuzzATapIsGivenWhatTheEndsExchange(f *testing.F) {
-	r := rand.New(rand.NewPCG(8, 8))
-	for range 150 {
-		program := make([]byte, 1+r.IntN(16))
-		for i := range program {
-			program[i] = byte(r.Uint32())
-		}
-		f.Add(program)
-	}
+	addPrograms(f, 8)
 	record := map[int]*recorder{0: {refuseAt: 2}, 1: {panicAt: 3}, 2: {}}
 	connects := map[int]func(testing.TB) pair{}
 	for kind, tee := range record {
