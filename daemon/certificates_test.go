@@ -1,8 +1,6 @@
 package daemon
 
 import (
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -20,6 +18,7 @@ import (
 	"github.com/splitd/splitd/configs"
 	"github.com/splitd/splitd/control"
 	"github.com/splitd/splitd/control/api"
+	"github.com/splitd/splitd/internal/certs"
 	"github.com/splitd/splitd/internal/nettest"
 	"github.com/splitd/splitd/netfilter/doctor"
 	"github.com/splitd/splitd/splitter"
@@ -32,14 +31,14 @@ func pairOfFiles(t *testing.T) traffic.Certificate {
 	server := httptest.NewTLSServer(nil)
 	pair := server.TLS.Certificates[0]
 	server.Close()
-	key, err := x509.MarshalPKCS8PrivateKey(pair.PrivateKey)
+	key, err := certs.KeyPEM(pair)
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
 	c := traffic.Certificate{Cert: filepath.Join(dir, "cert.pem"), Key: filepath.Join(dir, "key.pem")}
-	for name, block := range map[string]pem.Block{c.Cert: {Type: "CERTIFICATE", Bytes: pair.Certificate[0]}, c.Key: {Type: "PRIVATE KEY", Bytes: key}} {
-		if err := os.WriteFile(name, pem.EncodeToMemory(&block), 0o600); err != nil {
+	for name, text := range map[string][]byte{c.Cert: certs.PEM(pair), c.Key: key} {
+		if err := os.WriteFile(name, text, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -2,14 +2,14 @@ package main
 
 import (
 	"bytes"
-	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/splitd/splitd/internal/certs"
 )
 
 // checked is what check says of a split with these files, of example.com, and how it ends.
@@ -48,14 +48,14 @@ func TestCheckJudgesCertificatesAndTheirKeys(t *testing.T) {
 	server := httptest.NewTLSServer(nil)
 	made := server.TLS.Certificates[0]
 	server.Close()
-	plain, err := x509.MarshalPKCS8PrivateKey(made.PrivateKey)
+	secret, err := certs.KeyPEM(made)
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
 	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	for name, block := range map[string]*pem.Block{cert: {Type: "CERTIFICATE", Bytes: made.Certificate[0]}, key: {Type: "PRIVATE KEY", Bytes: plain}} {
-		if err := os.WriteFile(name, pem.EncodeToMemory(block), 0o600); err != nil {
+	for name, text := range map[string][]byte{cert: certs.PEM(made), key: secret} {
+		if err := os.WriteFile(name, text, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
