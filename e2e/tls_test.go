@@ -459,7 +459,7 @@ func TestACertificateThatIsRenewedIsServedWithoutARestart(t *testing.T) {
 	v := alike(t)
 	v.isSeen()
 	first := v.service
-	v.serveWith(20 * time.Minute) // it began an hour ago: two thirds of its life are over
+	v.serveWith(24 * time.Hour)
 	v.eventually("the new one is served", func() bool {
 		v.sessions = tls.NewLRUClientSessionCache(1) // a resumed session has the certificate of its first handshake
 		_, s := v.browse("10.1.0.1:8443", "/a")
