@@ -6,7 +6,7 @@ GOLINT  := go tool -modfile=golangci-lint.mod golangci-lint
 export SPLITD_BIN := $(CURDIR)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-race e2e-race e2e-real e2e-kernel bench bench-kernel soak lint fmt install clean
+.PHONY: help build demo test test-race e2e-real e2e-kernel bench bench-kernel soak lint fmt install clean
 
 help: ## show what can be made
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -23,10 +23,6 @@ test: build ## unit, kernel and end-to-end tests, as any user; -count=1: no cach
 test-race: build ## the same with the race detector, but for e2e, whose programs it is not in; needs a C compiler
 	@command -v "$$(go env CC)" >/dev/null || { echo "test-race needs the C compiler $$(go env CC): apt-get install gcc"; exit 1; }
 	CGO_ENABLED=1 go test -race -count=1 -timeout 20m $$(go list ./... | grep -v '/e2e$$')
-
-e2e-race: ## e2e with programs that it is in, and that end at the first race; half an hour
-	CGO_ENABLED=1 go build -race -o bin/race/ ./cmd/splitd ./cmd/splitctl
-	SPLITD_BIN=$(CURDIR)/bin/race GORACE=halt_on_error=1 go test -count=1 -timeout 60m ./e2e
 
 e2e-real: build ## Postfix and nginx behind a split; as root, installs Debian packages
 	e2e/real/packages.sh
