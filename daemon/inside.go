@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/splitd/splitd/shadow"
 	"github.com/splitd/splitd/shadow/runner"
+	"github.com/splitd/splitd/shadow/secure"
 	"github.com/splitd/splitd/shadow/shadower"
 	"github.com/splitd/splitd/splitter"
 	"github.com/splitd/splitd/terminator"
@@ -43,7 +45,8 @@ type insider struct {
 	stop   context.CancelFunc
 	ended  chan struct{}
 
-	most    int64 // flows that are carried at once
+	unready atomic.Uint64 // flows that came before there was somebody
+	most    int64         // flows that are carried at once
 	carried atomic.Int64
 }
 
@@ -143,6 +146,9 @@ func (i *insider) make(ctx context.Context, by insiders) *terminator.Terminator 
 			Split: i.split, Tickets: by.tickets(), Dial: dialerTo(by.mark(i.split), wantsHeader(i.split)), Unseen: splitter.ErrUnseen, Now: by.now, Log: by.log,
 		})
 		if err == nil {
+			err = i.judges(by)
+		}
+		if err == nil {
 			i.made.Store(t)
 			return t
 		}
@@ -156,6 +162,15 @@ func (i *insider) make(ctx context.Context, by insiders) *terminator.Terminator 
 			return nil
 		}
 	}
+}
+
+// judges says why no candidate's certificate could be good enough: then there is nothing to see
+// inside TLS for.
+func (i *insider) judges(by insiders) error {
+	if _, err := secure.NewVerifier(i.split.Shadow.TLS.ToCandidate, by.now); err != nil {
+		return fmt.Errorf("judge certificates of the candidate of split %q: %w", i.split.Name, err)
+	}
+	return nil
 }
 
 // reload has the files read again, and waits for nobody.
@@ -185,10 +200,14 @@ func (i *insider) trouble() error {
 
 // numbers are those of its flows, and of those that it follows.
 func (i *insider) numbers() terminator.Numbers {
-	if t := i.made.Load(); t != nil {
-		return i.before.Plus(t.Numbers())
+	n := i.before
+	if unready := i.unready.Load(); unready > 0 {
+		n = n.Plus(terminator.Numbers{PassedThrough: map[string]uint64{terminator.Unready: unready}})
 	}
-	return i.before
+	if t := i.made.Load(); t != nil {
+		n = n.Plus(t.Numbers())
+	}
+	return n
 }
 
 // wantsHeader is which header of the PROXY protocol a primary wants: in mode kernel none.

@@ -11,14 +11,17 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/splitd/splitd/control"
 	"github.com/splitd/splitd/control/api"
+	"github.com/splitd/splitd/internal/certs"
 	"github.com/splitd/splitd/internal/nettest"
 	"github.com/splitd/splitd/splitter"
+	"github.com/splitd/splitd/terminator"
 	"github.com/splitd/splitd/traffic"
 )
 
@@ -138,37 +141,66 @@ func TestFlowsInTLSAreSeenIntoAndCompared(t *testing.T) {
 	}
 }
 
-func TestWhereTheCertificateCannotBeUsedFlowsGoOnUnseenAndItIsSaid(t *testing.T) {
+// siteRoots is a file with the certificate of every secureSite, which signs itself.
+func siteRoots(t *testing.T) string {
+	t.Helper()
+	s := httptest.NewTLSServer(http.NotFoundHandler())
+	defer s.Close()
+	file := filepath.Join(t.TempDir(), "roots.pem")
+	if err := os.WriteFile(file, certs.PEM(tls.Certificate{Certificate: [][]byte{s.Certificate().Raw}}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+func TestWhereAFileCannotBeUsedFlowsGoOnUnseenAndItIsSaid(t *testing.T) {
 	old := secureSite(t, `{"n":1}`)
-	split := insideSplit(t, old, secureSite(t, `{"n":1}`))
-	key := split.Shadow.TLS.Certificates[0].Key
-	text, err := os.ReadFile(key)
-	if err == nil {
-		err = os.WriteFile(key, []byte("no key\n"), 0o600)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := newWorld(t, split)
-	w.now = time.Now()
-	d := w.mustBoot()
-	nettest.Eventually(t, "it is said", func() bool {
-		s, warnings := shadowOf(t, d)
-		return s.State == api.ShadowPaused && strings.Contains(s.Reason, key) && strings.Contains(warnings, key)
-	})
-	if opens(d, old) != nil {
-		t.Error("a flow is told of")
-	}
-	nettest.Eventually(t, "it is counted", func() bool { c := reportFrom(t, d, "web").Cover; return c.Opaque == 1 && c.Eligible == 1 })
-	if err := os.WriteFile(key, text, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := d.Apply(t.Context(), control.Actor{}, api.ApplyRequest{}); err != nil { // as SIGHUP
-		t.Fatal(err)
-	}
-	nettest.Eventually(t, "flows are carried", func() bool { return browse(t, d, old) })
-	if s, warnings := shadowOf(t, d); s.State != api.ShadowOn || warnings != "" {
-		t.Errorf("status has %+v and warns %q", s, warnings)
+	for name, uses := range map[string]func(*traffic.TLS) (file string){
+		"the key":              func(of *traffic.TLS) string { return of.Certificates[0].Key },
+		"roots of the primary": func(of *traffic.TLS) string { of.ToPrimary = traffic.Trust{CA: siteRoots(t)}; return of.ToPrimary.CA },
+		"roots of the candidate": func(of *traffic.TLS) string {
+			of.ToCandidate = traffic.Trust{CA: siteRoots(t)}
+			return of.ToCandidate.CA
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			split := insideSplit(t, old, secureSite(t, `{"n":2}`))
+			file := uses(&split.Shadow.TLS)
+			text, err := os.ReadFile(file)
+			if err == nil {
+				err = os.WriteFile(file, []byte("nothing of that kind\n"), 0o600)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			w := newWorld(t, split)
+			w.now = time.Now()
+			d := w.mustBoot()
+			nettest.Eventually(t, "it is said", func() bool {
+				s, warnings := shadowOf(t, d)
+				return s.State == api.ShadowPaused && strings.Contains(s.Reason, file) && strings.Contains(warnings, file)
+			})
+			if opens(d, old) != nil {
+				t.Error("a flow is told of")
+			}
+			nettest.Eventually(t, "it is counted", func() bool {
+				r := reportFrom(t, d, "web")
+				return r.Cover.Opaque == 1 && r.Cover.Eligible == 1 && r.Encrypted == 1
+			})
+			if s, _ := shadowOf(t, d); s.TLS.PassedThrough[terminator.Unready] != 1 {
+				t.Errorf("show has %+v", s.TLS)
+			}
+			if err := os.WriteFile(file, text, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := d.Apply(t.Context(), control.Actor{}, api.ApplyRequest{}); err != nil { // as SIGHUP
+				t.Fatal(err)
+			}
+			nettest.Eventually(t, "flows are carried", func() bool { return browse(t, d, old) })
+			if s, warnings := shadowOf(t, d); s.State != api.ShadowOn || warnings != "" {
+				t.Errorf("status has %+v and warns %q", s, warnings)
+			}
+		})
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"github.com/splitd/splitd/shadow"
 	"github.com/splitd/splitd/shadow/runner"
 	"github.com/splitd/splitd/splitter"
+	"github.com/splitd/splitd/terminator"
 )
 
 // Tee gives the relay's sampled flows to the plays of their splits. The zero value
@@ -52,7 +53,8 @@ func (t *Tee) Open(flow splitter.Opened) splitter.Tap {
 func (t teed) carried(of runner.Flow, flow splitter.Opened) splitter.Tap {
 	by := t.inside.made.Load()
 	if by == nil {
-		unseen(t.play, of, "splitd cannot use the service's certificates", flow.Worker, flow.At)
+		t.inside.unready.Add(1)
+		unseen(t.play, of, terminator.Said(terminator.Unready), flow.Worker, flow.At)
 		return nil
 	}
 	entered := t.inside.enter()

@@ -57,15 +57,11 @@ func New(o Options) (*Play, error) {
 	}
 	of := madeOf(o.Split)
 	o = o.withDefaults()
-	secure, err := o.secures()
-	if err != nil {
-		return nil, err
-	}
 	p := &Play{options: o, made: of, protocol: spoken, ignore: slices.Concat(users, spoken.noise, shadow.SecuredNoise())}
 	p.takeOver(to.Name, users)
 	s := o.Split.Shadow
 	p.dial = runner.Options{
-		Driver: spoken.driver, Dial: o.toCandidate(to), Secure: secure, Sink: p,
+		Driver: spoken.driver, Dial: o.toCandidate(to), Secure: o.secures(), Sink: p,
 		Budget: o.Budget, FlowBudget: s.FlowBudget, Keep: int(s.FlowBudget / keepShare), Flows: int64(s.MaxFlows),
 		Patience: s.Patience, Totals: &p.book.totals, Ended: o.Ended, Now: o.Now, Log: o.Log,
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"io"
+	"log/slog"
 	"math/big"
 	"net"
 	"os"
@@ -19,7 +20,6 @@ import (
 
 	"github.com/splitd/splitd/internal/certs"
 	"github.com/splitd/splitd/shadow"
-	"github.com/splitd/splitd/shadow/runner"
 	"github.com/splitd/splitd/shadow/tally"
 	"github.com/splitd/splitd/traffic"
 )
@@ -198,10 +198,7 @@ func TestTheControlIsJudgedAsThePrimary(t *testing.T) {
 	for want, trust := range map[string]traffic.Trust{"": {CA: roots}, "refused": {Pins: []string{"AAAA"}}} {
 		synctest.Test(t, func(t *testing.T) {
 			o := Options{Split: mx(func(s *traffic.Split) { s.Shadow.TLS = seesInto(traffic.Trust{Report: true}, trust) })}
-			secures, err := o.withDefaults().secures()
-			if err != nil {
-				t.Fatal(err)
-			}
+			secures := o.withDefaults().secures()
 			for _, control := range []bool{false, true} {
 				ours, theirs := net.Pipe()
 				go encrypted(certificate, func(net.Conn) {})(theirs)
@@ -237,29 +234,49 @@ func TestAFlowThatCannotBeSeenIntoIsInTheReport(t *testing.T) {
 	})
 }
 
-func TestRootsThatCannotBeReadAreNamed(t *testing.T) {
-	dir := t.TempDir()
-	empty := filepath.Join(dir, "empty.pem")
-	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+// What is said in clear is played all the same, and what is inside TLS once they are there.
+func TestRootsThatCannotBeReadYetTrustNobodyAndAreNamed(t *testing.T) {
+	c, roots := certified(t, late, "www.example.com")
+	text, err := os.ReadFile(roots)
+	if err == nil {
+		err = os.Remove(roots)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
-	for file, want := range map[string]string{
-		filepath.Join(dir, "none.pem"): "no such file",
-		empty:                          "there is no certificate in it",
-	} {
-		for key, tls := range map[string]traffic.TLS{
-			"to_candidate": seesInto(traffic.Trust{CA: file}, traffic.Trust{Report: true}),
-			"to_primary":   seesInto(traffic.Trust{Report: true}, traffic.Trust{CA: file}),
-		} {
-			_, err := New(Options{Split: mx(func(s *traffic.Split) { s.Shadow.TLS = tls }), Budget: runner.NewBudget(1)})
-			if err == nil {
-				t.Fatalf("roots of %s are read", file)
-			}
-			for _, part := range []string{want, file, key, `"mx"`} {
-				if !strings.Contains(err.Error(), part) {
-					t.Errorf("%v, want %q", err, part)
-				}
-			}
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		s := newStage(t, encrypted(c, httpd(func(string) string { return "same" })))
+		p := s.play(func(o *Options) {
+			o.Log = slog.New(slog.NewTextHandler(&log, nil))
+			o.Split = mx(func(s *traffic.Split) {
+				s.Protocol, s.Shadow.Mode, s.Shadow.TLS = "http", "", seesInto(traffic.Trust{CA: roots}, traffic.Trust{Report: true})
+			})
+		})
+		if !strings.Contains(log.String(), roots) {
+			t.Errorf("the log names no roots: %s", log.String())
 		}
-	}
+		asks := func() {
+			inside := flow
+			inside.TLS = shown("www.example.com")
+			tap := p.Open(inside)
+			tap.Take(shadow.Client, []byte("GET /price HTTP/1.1\r\nHost: a\r\n\r\n"), false, time.Now())
+			tap.Take(shadow.Primary, []byte(answer("same")), false, time.Now())
+			synctest.Wait()
+			tap.End(shadow.Closed, time.Now())
+			synctest.Wait()
+		}
+		asks()
+		if c := p.Report().Cover; c.CandidateError != 2 || c.Compared != 0 {
+			t.Errorf("without roots: %+v", c)
+		}
+		if err := os.WriteFile(roots, text, 0o600); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(2 * time.Second) // of the clock by which files are looked at
+		asks()
+		if c := p.Report().Cover; c.CandidateError != 2 || c.Compared != 2 {
+			t.Errorf("with roots: %+v, %+v", c, p.Report().NotCompared)
+		}
+	})
 }

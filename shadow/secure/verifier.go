@@ -20,7 +20,7 @@ type Verifier struct {
 	trust traffic.Trust
 	now   func() time.Time
 
-	roots atomic.Pointer[x509.CertPool] // of a file; nil: those of the host, read when they are first needed
+	roots atomic.Pointer[x509.CertPool] // of the file, where there is one; nil: it could not be read yet
 
 	mu     sync.Mutex // guards what follows
 	read   Mark       // of the file, as it was read last, well or not
@@ -30,8 +30,9 @@ type Verifier struct {
 // lookEvery is how often the file of roots is looked at.
 const lookEvery = time.Second
 
-// NewVerifier makes one, which has read what files trust names, and reads them again when they
-// have changed: what cannot be used stays as it was. Nil for now is time.Now.
+// NewVerifier makes one, which has read what file of roots trust names, and reads it again when it
+// has changed: what cannot be used stays as it was. Where it cannot be read the error says
+// why, and the verifier trusts nobody by it until it can. Nil for now is time.Now.
 func NewVerifier(trust traffic.Trust, now func() time.Time) (*Verifier, error) {
 	v := &Verifier{trust: trust, now: now}
 	if v.now == nil {
@@ -58,17 +59,19 @@ func readRoots(file string) (*x509.CertPool, error) {
 	return roots, nil
 }
 
-// trusted are the roots by which a certificate is judged, in turn: who takes any tells also what
-// the host's say.
-func (v *Verifier) trusted() []*x509.CertPool {
-	if v.trust.CA == "" {
-		return []*x509.CertPool{nil}
+// trusted are the roots by which a certificate is judged, in turn: nil are the host's, of which
+// who takes any tells also what they say.
+func (v *Verifier) trusted() (all []*x509.CertPool) {
+	if v.trust.CA != "" {
+		v.look()
+		if roots := v.roots.Load(); roots != nil {
+			all = append(all, roots)
+		}
 	}
-	v.look()
-	if v.trust.Report {
-		return []*x509.CertPool{v.roots.Load(), nil}
+	if v.trust.CA == "" || v.trust.Report {
+		all = append(all, nil)
 	}
-	return []*x509.CertPool{v.roots.Load()}
+	return all
 }
 
 // look reads the file again that has changed. Others do not wait for who does.
@@ -111,7 +114,7 @@ func (v *Verifier) judge(chain []*x509.Certificate, asked shadow.Handshake) erro
 	for _, c := range chain[1:] {
 		between.AddCert(c)
 	}
-	var err error
+	err := fmt.Errorf("roots %q could not be read yet", v.trust.CA)
 	for _, roots := range v.trusted() {
 		if _, err = chain[0].Verify(x509.VerifyOptions{Intermediates: between, Roots: roots, CurrentTime: v.now()}); err == nil {
 			return nil
