@@ -106,7 +106,7 @@ func (l *lab) comparedToTheContent(mails, refused, chunked int64) {
 	l.t.Helper()
 	ways := int64(len(l.everyClient()))
 	r := l.reportOf("mx", int((mails+refused+chunked)*ways))
-	r.names(l.t, []string{"RCPT | code"})
+	r.names(l.t, []string{refusedRCPT})
 	for endpoint, want := range map[string]int64{"RCPT": mails + refused + chunked, "DATA": mails, "BDAT": chunked, "content": 0} {
 		if got := r.compared(endpoint); got != want*ways {
 			l.t.Errorf("%s was compared in %d exchanges, want %d", endpoint, got, want*ways)

@@ -75,7 +75,7 @@ func TestACandidateThatIsToldWhoAsksAnswersAsItWouldThem(t *testing.T) {
 			t.Errorf("%s: that the candidate did not take XCLIENT is said: %v, in %q", s.name, said, r.Summary)
 		}
 		if s.name == "told" {
-			r.names(t, []string{"RCPT | code"})
+			r.names(t, []string{refusedRCPT})
 			if d := r.Differences; len(d) == 1 && d[0].Count != int64(gone*ways) {
 				t.Errorf("told: %v was in %d exchanges, want %d", d[0], d[0].Count, gone*ways)
 			}

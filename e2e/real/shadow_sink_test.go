@@ -110,9 +110,9 @@ func TestWholeMailsGoToWhoProvesToBeASink(t *testing.T) {
 	})
 
 	// nginx words its reply to MAIL otherwise than Postfix, and gives it another code.
-	l.sinkIsSaid("proven", []string{"MAIL | enhanced", "content | code"}, plain+dotted, bursts)
-	l.sinkIsSaid("other", []string{"MAIL | enhanced"}, 0, bursts+plain+dotted)
-	l.sinkIsSaid("silent", []string{"MAIL | enhanced"}, 0, bursts+plain+dotted)
+	l.sinkIsSaid("proven", []string{"MAIL | enhanced with text (value)", "content | code with enhanced (value), text (value)"}, plain+dotted, bursts)
+	l.sinkIsSaid("other", []string{"MAIL | enhanced with text (value)"}, 0, bursts+plain+dotted)
+	l.sinkIsSaid("silent", []string{"MAIL | enhanced with text (value)"}, 0, bursts+plain+dotted)
 	want, got := map[string]int{"plain@proven.example": plain * len(l.everyClient())}, map[string]int(nil)
 	nettest.Eventually(t, "all whole mail is thrown away (-want +got)", func() bool {
 		got = countEach(discarded, mxs[1].logText())

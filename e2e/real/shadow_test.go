@@ -102,13 +102,26 @@ func (r shadowReport) addsUp(t testing.TB) {
 	}
 }
 
-// names checks that the report names exactly what was planted: of each difference
-// its endpoint and field, of lighter ones in the same exchanges their fields.
+// named is a difference by its endpoint and field, and what else differs in the same
+// exchanges, which the report names beside it: "RCPT | code with enhanced, text".
+func (f found) named() string {
+	name := f.Endpoint + " | " + f.Field
+	if len(f.Also) == 0 {
+		return name
+	}
+	return name + " with " + strings.Join(slices.Sorted(slices.Values(f.Also)), ", ")
+}
+
+// refusedRCPT is that a recipient whom the old server takes is refused by the new one: the code,
+// and with it what else a reply has.
+const refusedRCPT = "RCPT | code with enhanced (value), text (value)"
+
+// names checks that the report names exactly what was planted, each as [found.named].
 func (r shadowReport) names(t testing.TB, planted []string) {
 	t.Helper()
 	var named []string
 	for _, d := range r.Differences {
-		named = append(named, d.Endpoint+" | "+d.Field)
+		named = append(named, d.named())
 	}
 	slices.Sort(named)
 	if want := slices.Sorted(slices.Values(planted)); !slices.Equal(named, want) {
