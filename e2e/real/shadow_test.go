@@ -54,6 +54,16 @@ func (r shadowReport) notCompared(reason string) (n int64) {
 	return n
 }
 
+// masked are the fields of an endpoint that differ, and may.
+func (r shadowReport) masked(endpoint string) (fields []string) {
+	for _, m := range r.Masked {
+		if m.Endpoint == endpoint {
+			fields = append(fields, m.Field)
+		}
+	}
+	return fields
+}
+
 // found is a difference, a suspect, or what is masked.
 type found struct {
 	Endpoint, Field, Kind, Expected, Got, Why string
@@ -103,7 +113,7 @@ func (r shadowReport) addsUp(t testing.TB) {
 }
 
 // named is a difference by its endpoint and field, and what else differs in the same
-// exchanges, which the report names beside it: "RCPT | code with enhanced, text".
+// exchanges, which the report names beside it: "RCPT | code with enhanced (value), text (value)".
 func (f found) named() string {
 	name := f.Endpoint + " | " + f.Field
 	if len(f.Also) == 0 {

@@ -239,6 +239,9 @@ func (l *lab) namesFiveDifferences(n made) {
 	r := l.reportWith("https", "has all requests", func(r shadowReport) bool { return early(r) >= 0 && r.Coverage["eligible"] >= all(r) })
 	l.t.Logf("%s\n%s", r.Summary, l.ok("report", "https"))
 	r.names(l.t, plantedInSite())
+	if masked := r.masked("TLS"); len(masked) > 0 {
+		l.t.Errorf("%q of TLS are masked, want nothing", masked)
+	}
 	for _, d := range r.Differences {
 		if d.Count != n.sites {
 			l.t.Errorf("%v was in %d exchanges, want %d", d, d.Count, n.sites)
