@@ -45,7 +45,8 @@ splits:
 type mailer struct {
 	name    string
 	answers map[string]string
-	tls     *tls.Config // nil: it offers no STARTTLS
+	tls     *tls.Config    // nil: it offers no STARTTLS
+	secure  func(net.Conn) // what it does behind STARTTLS; nil: it goes on in TLS
 	mu      sync.Mutex
 	heard   []string
 }
@@ -77,6 +78,10 @@ func (m *mailer) converse(c net.Conn) {
 			say(answer)
 		case verb == "STARTTLS" && m.tls != nil && !secured:
 			say("220 2.0.0 go on")
+			if m.secure != nil {
+				m.secure(c)
+				return
+			}
 			m.converse(tls.Server(c, m.tls))
 			return
 		case verb == "EHLO" && m.tls != nil && !secured:
@@ -192,6 +197,7 @@ type shadowReport struct {
 		Endpoint string `json:"endpoint"`
 		Field    string `json:"field"`
 		Kind     string `json:"kind"`
+		Got      string `json:"got"`
 		Count    int64  `json:"count"`
 	} `json:"differences"`
 }

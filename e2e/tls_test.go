@@ -372,41 +372,6 @@ func TestWithoutCertificatesFlowsInTLSGoOnUntouchedAndAreOpaque(t *testing.T) {
 	v.eventually("they are counted", func() bool { return v.shadowed("blind").Coverage["opaque"] == visits })
 }
 
-func TestANewHostThatFailsInTLSCostsNoClientAnything(t *testing.T) {
-	refuses := func(*vault) func(net.Conn) { return func(c net.Conn) { _, _ = io.WriteString(c, "no\r\n") } }
-	for name, candidate := range map[string]func(*vault) func(net.Conn){
-		"dead":          nil,
-		"hangs":         func(*vault) func(net.Conn) { return func(c net.Conn) { _, _ = io.Copy(io.Discard, c) } },
-		"speaks no TLS": refuses,
-		"hangs up in it": func(v *vault) func(net.Conn) {
-			return v.inside(v.backend(), func(c net.Conn) { _ = c.(*tls.Conn).Handshake() })
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			v := newVault(t, candidate, candidate)
-			v.eventually("the primaries are known", func() bool {
-				_, s := v.browse("10.1.0.1:8443", "/a")
-				_, m := v.post()
-				return v.byUs(s) && v.byUs(m)
-			})
-			for range 20 {
-				if body, _ := v.browse("10.1.0.1:8443", "/a"); body != `{"price":100}` {
-					t.Fatalf("a client was told %s", body)
-				}
-				if told, _ := v.post(); !strings.Contains(strings.Join(told, "\n"), "queued") {
-					t.Fatalf("a client was told\n%s", told)
-				}
-			}
-			for _, split := range []string{"web", "mx"} {
-				v.eventually(split+": it is reported", func() bool {
-					r := v.shadowed(split)
-					return r.Verdict == "differs" && r.Coverage["candidate_error"]+r.Coverage["after_divergence"] > 0
-				})
-			}
-		})
-	}
-}
-
 // The kernel has most flows; those of the sample are seen into.
 func TestInModeKernelTheSampleIsSeenIntoToo(t *testing.T) {
 	v := emptyVault(t)
