@@ -33,6 +33,8 @@ func hopeless(h *hello) string {
 		return acmeTLS
 	case h.asked.Least == 0, h.unspeakable():
 		return unspoken
+	case slices.Contains(h.info.CipherSuites, tls.TLS_FALLBACK_SCSV): // RFC 7507: whether it needs to is for the primary to say
+		return unspoken
 	}
 	return ""
 }

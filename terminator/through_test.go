@@ -502,3 +502,33 @@ func TestWithACertificateThatIsOverFlowsPassThroughWhileThePrimarysIsNot(t *test
 		})
 	}
 }
+
+// A client that tries again with an older version says so (RFC 7507), and only the primary knows
+// whether it need not have.
+func TestAClientThatFallsBackIsAnsweredByThePrimary(t *testing.T) {
+	a := newAuthority(t)
+	s := newStand(t, a, set{protocol: "raw", serve: echoes(&tls.Config{Certificates: []tls.Certificate{a.sign(t, newKey(t), "a.test")}, MinVersion: tls.VersionTLS10})})
+	for _, version := range []uint16{tls.VersionTLS11, tls.VersionTLS12} {
+		config := s.asks("a.test")
+		config.MinVersion, config.MaxVersion = tls.VersionTLS10, version
+		says := fallingBack(t, config)
+		s.saysRaw(says)
+		s.known.running.Wait() // what the primary would answer to us is known
+		answer, flow := s.saysRaw(says)
+		if !strings.HasSuffix(answer, "\x00\x02\x02\x56") { // a fatal alert: inappropriate_fallback
+			t.Errorf("%s: the client hears %x", tls.VersionName(version), answer)
+		}
+		passesThrough(t, s, flow, unspoken)
+	}
+}
+
+// fallingBack is the ClientHello of a configuration, with TLS_FALLBACK_SCSV in the place of its
+// last suite.
+func fallingBack(t *testing.T, config *tls.Config) []byte {
+	t.Helper()
+	b := helloOf(t, config)
+	const session = 5 + 4 + 2 + 32 // record, message, version, random
+	list := b[session+1+int(b[session]):]
+	binary.BigEndian.PutUint16(list[binary.BigEndian.Uint16(list):], tls.TLS_FALLBACK_SCSV)
+	return b
+}
