@@ -27,6 +27,7 @@ func (f *flow) answer(h *hello) error {
 	}
 	config, reason := f.t.answers(h, agreed)
 	if reason != "" {
+		f.t.known.changed(f.place(), h.asked)
 		f.t.counts.failedClient.Add(1)
 		f.opens(agreed)
 		f.refuse(h, alertHandshakeFailure)

@@ -106,10 +106,30 @@ func (k *knowledge) close() {
 func (k *knowledge) forget() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	maps.DeleteFunc(k.entries, func(_ question, e *entry) bool { return !e.probed })
-	for _, e := range k.entries {
-		e.at = time.Time{}
-	}
+	k.forgetAll(func(question, *entry) bool { return true })
+}
+
+func (k *knowledge) forgetAll(those func(question, *entry) bool) {
+	maps.DeleteFunc(k.entries, func(q question, e *entry) bool {
+		if those(q, e) {
+			e.at = time.Time{} // of one that is being probed
+		}
+		return e.at.IsZero() && !e.probed
+	})
+}
+
+// changed notes that a primary is not any more what it was for who asks that: for all others it
+// is found anew, or each of them would be refused once.
+func (k *knowledge) changed(at place, asked shadow.Handshake) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.doubt(questionOf(at, asked))
+}
+
+func (k *knowledge) doubt(found question) {
+	k.forgetAll(func(q question, e *entry) bool {
+		return q.at == found.at && q != found && e.finding.reason != asksAnew
+	})
 }
 
 // of returns what is known, and has the primary probed where that is nothing or old. It does not
@@ -215,8 +235,12 @@ func (k *knowledge) asks(at place, asked shadow.Handshake) {
 }
 
 func (k *knowledge) note(q question, e *entry, h shadow.Handshake, err error) {
+	was, known := e.finding.reason, !e.at.IsZero()
 	e.at = k.t.now()
 	e.finding = finding{handshake: h, reason: reasonOf(err)}
+	if is := e.finding.reason; known && was == "" && (is == asksClient || is == untrusted) {
+		k.doubt(q)
+	}
 	if err == nil || e.finding.reason == asksClient || !k.warned.IsZero() && e.at.Sub(k.warned) < knownFor {
 		return
 	}

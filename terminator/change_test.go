@@ -1,0 +1,111 @@
+package terminator
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/splitd/splitd/shadow"
+	"github.com/splitd/splitd/shadow/secure"
+	"github.com/splitd/splitd/traffic"
+)
+
+// A primary that has changed is found out by one flow, which is refused; what others would
+// have been told by what was known before is asked anew.
+func TestAPrimaryThatHasChangedRefusesOneClient(t *testing.T) {
+	a := newAuthority(t)
+	over := a.signFor(t, newKey(t), time.Now().Add(-48*time.Hour), time.Now().Add(-time.Hour), "a.test", "b.test")
+	good := a.sign(t, newKey(t), "a.test", "b.test")
+	for reason, test := range map[string]struct {
+		own, before tls.Certificate
+		trust       *traffic.Trust
+		after       *tls.Config
+	}{
+		untrusted:  {good, good, nil, &tls.Config{Certificates: []tls.Certificate{newAuthority(t).sign(t, newKey(t), "a.test", "b.test")}}},
+		asksClient: {good, good, nil, &tls.Config{Certificates: []tls.Certificate{good}, ClientAuth: tls.RequestClientCert}},
+		outOfTime:  {over, over, &traffic.Trust{Report: true}, &tls.Config{Certificates: []tls.Certificate{good}}},
+	} {
+		t.Run(reason, func(t *testing.T) {
+			s := newStand(t, a, set{protocol: "raw", own: []tls.Certificate{test.own}, trust: test.trust, serve: echoes(&tls.Config{Certificates: []tls.Certificate{test.before}})})
+			asks := func(name string) *tls.Config { return &tls.Config{InsecureSkipVerify: true, ServerName: name} }
+			for _, name := range []string{"a.test", "b.test"} {
+				s.knows(asks(name))
+				if _, _, flow := s.through(asks(name), "hello"); flow.opaque != "" {
+					t.Fatalf("%s is not seen into before: %s", name, flow.opaque)
+				}
+			}
+			s.serves(echoes(test.after))
+			conn, flow := s.connect()
+			if err := tls.Client(conn, asks("a.test")).Handshake(); err == nil {
+				t.Error("the first client is not refused")
+			}
+			_ = conn.Close()
+			<-flow.done
+			answer, _, flow := s.through(asks("b.test"), "hello")
+			if answer != "HELLO" {
+				t.Errorf("the second client hears %q", answer)
+			}
+			passesThrough(t, s, flow, unknownYet)
+			_, _, flow = s.through(asks("a.test"), "hello")
+			passesThrough(t, s, flow, reason)
+			s.known.running.Wait()
+			_, _, flow = s.through(asks("b.test"), "hello")
+			passesThrough(t, s, flow, reason)
+		})
+	}
+}
+
+func TestWhatIsForgottenOfAPrimaryThatHasChanged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := knowing(func(context.Context, netip.AddrPort) (net.Conn, error) { return nil, errors.New("down") })
+		defer k.close()
+		here, there := place{agreed: true}, place{primary: netip.MustParseAddrPort("192.0.2.1:25")}
+		a, b, c := shadow.Handshake{ServerName: "a.test"}, shadow.Handshake{ServerName: "b.test"}, shadow.Handshake{ServerName: "c.test"}
+		learn := func() {
+			for _, at := range []place{here, there} {
+				k.learn(at, a, shadow.Handshake{}, nil)
+				k.learn(at, b, shadow.Handshake{}, nil)
+			}
+		}
+		known := func(at place, asked shadow.Handshake) bool {
+			_, ok := k.of(at, asked)
+			synctest.Wait()
+			return ok
+		}
+		for name, test := range map[string]struct {
+			err     error
+			forgets bool
+		}{
+			"another certificate": {secure.ErrUntrusted, true},
+			"a certificate asked": {secure.ErrClientCertificate, true},
+			"no answer":           {errors.New("reset"), false},
+			"as ever":             {nil, false},
+		} {
+			k.forget()
+			learn()
+			k.asks(here, c)
+			k.learn(here, a, shadow.Handshake{}, test.err)
+			if !known(here, a) || known(here, b) == test.forgets {
+				t.Errorf("%s: %+v", name, k.entries)
+			}
+			if !known(there, a) || !known(there, b) {
+				t.Errorf("%s: another primary is forgotten", name)
+			}
+			if f, ok := k.of(here, c); !ok || f.reason != asksAnew {
+				t.Errorf("%s: that it asks anew is forgotten", name)
+			}
+			learn() // all but a are as they were
+			k.learn(here, a, shadow.Handshake{}, test.err)
+			k.learn(here, b, shadow.Handshake{}, nil)
+			k.learn(here, a, shadow.Handshake{}, test.err)
+			if !known(here, b) {
+				t.Errorf("%s: what is found again and again has another one be forgotten", name)
+			}
+		}
+	})
+}
