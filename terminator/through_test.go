@@ -178,6 +178,7 @@ func TestWhatAClientHelloAloneHasPassedThrough(t *testing.T) {
 		"garbage in a record":     {[]byte("\x16\x03\x01\x00\x08\x01\x00\x00\x04abcd"), noHello},
 		"what is not known yet":   {plain, unknownYet},
 		"a GREASE of ECH as well": {withExtension(plain, 0xfe0d), unknownYet},
+		"what curl offers always": {withExtension(plain, 49), unknownYet}, // post_handshake_auth
 	} {
 		t.Run(name, func(t *testing.T) {
 			heard := make(chan []byte, 10)

@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/asn1"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -187,6 +189,9 @@ func Remarks(c tls.Certificate, now time.Time) []string {
 	if bytes.Equal(leaf.RawIssuer, leaf.RawSubject) {
 		all = append(all, "the certificate is its own issuer (self-signed): clients take it that were told to, and those that do not look")
 	}
+	if mustStaple(leaf) {
+		all = append(all, "the certificate asks for a stapled answer of OCSP (must-staple), and splitd staples none: clients that insist on it refuse the flows that are seen into: have one issued without it")
+	}
 	if len(c.Certificate) == 1 && len(leaf.IssuingCertificateURL) > 0 { // RFC 5280, 4.2.2.1: who has issued it is to be fetched
 		all = append(all, "nothing stands behind the certificate in the file, and its issuer is no root: clients that do not have that one refuse it: write the chain behind it (certbot: fullchain.pem)")
 	}
@@ -196,4 +201,19 @@ func Remarks(c tls.Certificate, now time.Time) []string {
 		}
 	}
 	return all
+}
+
+// mustStaple says that a certificate wants its status shown with it (RFC 7633: the TLS feature
+// status_request, 5, or status_request_v2, 17).
+func mustStaple(c *x509.Certificate) bool {
+	for _, e := range c.Extensions {
+		var features []int
+		if !e.Id.Equal(asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 1, 24}) {
+			continue
+		}
+		if _, err := asn1.Unmarshal(e.Value, &features); err == nil && (slices.Contains(features, 5) || slices.Contains(features, 17)) {
+			return true
+		}
+	}
+	return false
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/pem"
 	"errors"
 	"net"
@@ -171,6 +172,16 @@ func TestWhatIsWrongWithACertificateThatCanBeServedIsTold(t *testing.T) {
 	}
 	good := pair(server(t, &root, noon.AddDate(0, 3, 0), "mx.example.org"), root)
 	address := pair(issue(t, x509.Certificate{Subject: pkix.Name{CommonName: "x"}, IPAddresses: []net.IP{{192, 0, 2, 1}}, NotBefore: noon, NotAfter: noon.AddDate(0, 3, 0)}, &root))
+	featured := func(name string, feature int) made {
+		value, err := asn1.Marshal([]int{feature})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return issue(t, x509.Certificate{
+			Subject: pkix.Name{CommonName: "x"}, DNSNames: []string{name}, NotBefore: noon, NotAfter: noon.AddDate(0, 3, 0),
+			ExtraExtensions: []pkix.Extension{{Id: asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 1, 24}, Value: value}},
+		}, &root)
+	}
 	tests := []struct {
 		name    string
 		pair    tls.Certificate
@@ -192,6 +203,9 @@ func TestWhatIsWrongWithACertificateThatCanBeServedIsTold(t *testing.T) {
 		{"without its chain", pair(issue(t, x509.Certificate{
 			Subject: pkix.Name{CommonName: "x"}, DNSNames: []string{"a"}, NotBefore: noon, NotAfter: noon.AddDate(0, 3, 0), IssuingCertificateURL: []string{"http://ca.example/root.der"},
 		}, &root)), noon, "", []string{"nothing stands behind the certificate in the file, and its issuer is no root: clients that do not have that one refuse it: write the chain behind it (certbot: fullchain.pem)"}},
+		{"with a staple", pair(featured("a", 5)), noon, "", []string{"the certificate asks for a stapled answer of OCSP (must-staple), and splitd staples none: clients that insist on it refuse the flows that are seen into: have one issued without it"}},
+		{"with a staple for the chain", pair(featured("a", 17)), noon, "", []string{"the certificate asks for a stapled answer of OCSP (must-staple), and splitd staples none: clients that insist on it refuse the flows that are seen into: have one issued without it"}},
+		{"with another feature", pair(featured("a", 16)), noon, "", nil},
 		{"with another's chain", pair(server(t, &root, noon.AddDate(0, 3, 0), "a"), stranger), noon, "", []string{"the second certificate in the file has not issued the first: write the chain behind the certificate, each followed by who issued it"}},
 	}
 	for _, test := range tests {
