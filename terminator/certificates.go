@@ -23,6 +23,11 @@ type pair struct {
 
 func (p pair) covers(name string) bool { return p.certificate.Leaf.VerifyHostname(name) == nil }
 
+// same says that clients are shown the same.
+func (p pair) same(o pair) bool {
+	return slices.EqualFunc(p.certificate.Certificate, o.certificate.Certificate, slices.Equal)
+}
+
 // load reads a pair.
 func load(files traffic.Certificate) (pair, error) {
 	c, err := secure.Load(files)
@@ -123,7 +128,7 @@ func (c *certificates) read(all bool) {
 			pairs[i].fault = err
 			continue
 		}
-		if !slices.EqualFunc(p.certificate.Certificate, pairs[i].certificate.Certificate, slices.Equal) {
+		if !p.same(pairs[i]) {
 			c.log.Info("certificate was read again", "cert", f.Cert, "not_after", p.certificate.Leaf.NotAfter)
 		}
 		pairs[i] = p

@@ -1,15 +1,19 @@
 package terminator
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
 	"net"
 	"net/netip"
+	"os"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/splitd/splitd/internal/certs"
 	"github.com/splitd/splitd/shadow"
 	"github.com/splitd/splitd/shadow/secure"
 	"github.com/splitd/splitd/traffic"
@@ -108,4 +112,47 @@ func TestWhatIsForgottenOfAPrimaryThatHasChanged(t *testing.T) {
 			}
 		}
 	})
+}
+
+// An apply of another weight has files read again, too: nothing that has not changed makes
+// anybody blind.
+func TestWhatIsKnownStaysWhereNoFileHasChanged(t *testing.T) {
+	a, other := newAuthority(t), newAuthority(t)
+	own, theirs := a.sign(t, newKey(t), "a.test"), a.sign(t, newKey(t), "a.test")
+	var later atomic.Int64
+	now := func() time.Time { return time.Now().Add(time.Duration(later.Load())) }
+	s := newStand(t, a, set{protocol: "raw", now: now, own: []tls.Certificate{own}, serve: echoes(&tls.Config{Certificates: []tls.Certificate{theirs}})})
+	asks := &tls.Config{InsecureSkipVerify: true, ServerName: "a.test"}
+	known := func(what string, want bool) {
+		t.Helper()
+		_, _, flow := s.through(asks, "x")
+		if (flow.opaque == "") != want {
+			t.Errorf("%s: opaque %q", what, flow.opaque)
+		}
+		s.known.running.Wait()
+		s.through(asks, "x") // known again
+	}
+	s.knows(asks)
+	s.Reload()
+	known("nothing has changed", true)
+	save(t, s.own[0], own)
+	s.Reload()
+	known("the same is written again", true)
+	check(t, os.WriteFile(s.own[0].Cert, []byte("what"), 0o600))
+	s.Reload()
+	known("a file is spoilt", true)
+	save(t, s.own[0], a.sign(t, newKey(t), "a.test"))
+	s.Reload()
+	known("another certificate", false)
+	save(t, s.own[0], own)
+	s.certificates.reload() // as a flow has it read
+	s.Reload()
+	known("another certificate that was read meanwhile", false)
+	check(t, os.WriteFile(s.trust.CA, bytes.Join([][]byte{certs.PEM(a.Certificate), certs.PEM(other.Certificate)}, nil), 0o600))
+	s.Reload()
+	known("more roots", false)
+	check(t, os.WriteFile(s.trust.CA, certs.PEM(a.Certificate), 0o600))
+	later.Store(int64(lookEvery))
+	s.Look()
+	known("fewer roots that were looked at", false)
 }

@@ -2,11 +2,13 @@ package terminator
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -84,6 +86,8 @@ type knowledge struct {
 	running sync.WaitGroup
 
 	mu      sync.Mutex
+	pairs   []pair         // the service's own, and
+	roots   *x509.CertPool // the primary's, by which all was judged
 	entries map[question]*entry
 	probes  int // under way
 	warned  time.Time
@@ -107,6 +111,18 @@ func (k *knowledge) forget() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.forgetAll(func(question, *entry) bool { return true })
+}
+
+// judgedBy has everything be found anew where the service's certificates, or the roots of the
+// primary's, are others than they were.
+func (k *knowledge) judgedBy(pairs []pair, roots *x509.CertPool) {
+	k.mu.Lock()
+	same := roots.Equal(k.roots) && slices.EqualFunc(pairs, k.pairs, pair.same)
+	k.pairs, k.roots = pairs, roots
+	k.mu.Unlock()
+	if !same {
+		k.forget()
+	}
 }
 
 func (k *knowledge) forgetAll(those func(question, *entry) bool) {

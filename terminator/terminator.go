@@ -78,12 +78,21 @@ func New(o Options) (*Terminator, error) {
 		}
 	}
 	t.known = newKnowledge(t, o.Dial)
+	t.reconsider()
 	return t, nil
 }
 
 // Look reads files again that have changed, as is done whenever a flow comes. It waits for the
 // disk.
-func (t *Terminator) Look() { t.certificates.look() }
+func (t *Terminator) Look() {
+	t.certificates.look()
+	t.reconsider()
+}
+
+// reconsider has primaries be found anew where that by which they were judged has changed.
+func (t *Terminator) reconsider() {
+	t.known.judgedBy(*t.certificates.pairs.Load(), t.verifier.Load().Roots())
+}
 
 // named has the primary judged by the names of the service where the client asks for none.
 func (t *Terminator) named(asked shadow.Handshake) shadow.Handshake {
@@ -100,13 +109,14 @@ func (t *Terminator) readTrust() error {
 }
 
 // Reload reads all files again, as for SIGHUP. What cannot be read or does not fit is
-// logged with the file's name, and stays as it was. Flows that run keep what they have.
+// logged with the file's name, and stays as it was. Flows that run keep what they have, and
+// what is known of primaries stays where nothing has changed.
 func (t *Terminator) Reload() {
 	t.certificates.reload()
 	if err := t.readTrust(); err != nil {
 		t.log.Warn("roots cannot be read again: those from before go on", "split", t.split, "error", err)
 	}
-	t.known.forget()
+	t.reconsider()
 }
 
 // Close ends the probes that run, and waits for them. Flows may go on, and are not probed for

@@ -59,14 +59,20 @@ func readRoots(file string) (*x509.CertPool, error) {
 	return roots, nil
 }
 
+// Roots are those of the file that trust names, as it is now; nil: it names none, or it could
+// not be read yet.
+func (v *Verifier) Roots() *x509.CertPool {
+	if v.trust.CA != "" {
+		v.look()
+	}
+	return v.roots.Load()
+}
+
 // trusted are the roots by which a certificate is judged, in turn: nil are the host's, of which
 // who takes any tells also what they say.
 func (v *Verifier) trusted() (all []*x509.CertPool) {
-	if v.trust.CA != "" {
-		v.look()
-		if roots := v.roots.Load(); roots != nil {
-			all = append(all, roots)
-		}
+	if roots := v.Roots(); roots != nil {
+		all = append(all, roots)
 	}
 	if v.trust.CA == "" || v.trust.Report {
 		all = append(all, nil)
