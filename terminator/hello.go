@@ -38,16 +38,15 @@ type hello struct {
 // was read is read again.
 func (f *flow) beginning() (h *hello, muddled bool) {
 	spoken := len(f.primary.before) > 0
-	watched := make(chan struct{})
-	go func() {
-		defer close(watched)
+	watched := f.aside(f.client, func() error {
 		if !spoken {
 			spoken = f.primary.peek()
 		}
 		if spoken {
 			_ = f.client.interrupt()
 		}
-	}()
+		return nil
+	})
 	h, muddled = f.hear()
 	_ = f.primary.interrupt()
 	<-watched

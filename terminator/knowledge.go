@@ -204,7 +204,14 @@ func (k *knowledge) probe(q question, e *entry, asked shadow.Handshake) {
 	}
 }
 
-func (k *knowledge) try(ctx context.Context, at place, asked shadow.Handshake) (shadow.Handshake, error) {
+func (k *knowledge) try(ctx context.Context, at place, asked shadow.Handshake) (_ shadow.Handshake, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			k.t.counts.panicked.Add(1)
+			k.t.log.Error("probe of a primary's TLS has panicked", "split", k.t.split, "primary", at.primary, "panic", p)
+			err = errors.New("it has panicked")
+		}
+	}()
 	conn, err := k.dial(ctx, at.primary)
 	if err != nil {
 		return shadow.Handshake{}, fmt.Errorf("connect: %w", err)

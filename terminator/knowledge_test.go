@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"log/slog"
 	"net"
 	"net/netip"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -190,4 +192,25 @@ func TestOnlyOurRefusalOfANewHandshakeIsOne(t *testing.T) {
 			t.Errorf("%s, %v: %v", c.op, c.alert, got)
 		}
 	}
+}
+
+// What a primary shows is parsed by who asks: nothing of it ends more than the asking.
+func TestAProbeThatPanicsIsOneThatHasFailed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := knowing(func(context.Context, netip.AddrPort) (net.Conn, error) { panic("in a probe") })
+		defer k.close()
+		l := &logged{}
+		k.t.log = slog.New(slog.NewTextHandler(l, nil))
+		for n := range uint64(2 * mostProbes) {
+			asked := shadow.Handshake{Least: uint16(n)}
+			k.of(place{}, asked)
+			synctest.Wait()
+			if f, ok := k.of(place{}, asked); !ok || f.reason != unopened || k.t.counts.panicked.Load() != n+1 {
+				t.Errorf("%+v, %v, %d panics", f, ok, k.t.counts.panicked.Load())
+			}
+		}
+		if !strings.Contains(l.String(), "probe of a primary's TLS has panicked") || !strings.Contains(l.String(), "in a probe") {
+			t.Errorf("logged: %s", l)
+		}
+	})
 }
