@@ -7,8 +7,10 @@
 //
 //   - a client that begins with a ClientHello gets implicit TLS (HTTPS, port 465);
 //   - one that speaks otherwise, or a primary that speaks first, is passed on in clear. In a
-//     dialogue that can go on inside TLS (STARTTLS of SMTP) it is followed up to there, and what
-//     either side has said in clear behind that point is discarded (CVE-2011-0411);
+//     dialogue that can go on inside TLS (STARTTLS of SMTP) it is followed up to there. What either
+//     side has said in clear behind that point is discarded (CVE-2011-0411), but for what the
+//     primary says in a segment of its own before the client's ClientHello: that is passed on in
+//     clear, and then all of the flow, unseen. Nothing of either gets inside TLS by us;
 //   - where nobody can stand in for the service the flow is passed through as it is, unseen,
 //     with a reason: the primary asks for a certificate of the client, it chooses HTTP/2, the
 //     client sends early data, no certificate covers the name, the primary's certificate is not

@@ -219,7 +219,7 @@ func TestWhatAClientInjectsBehindSTARTTLSIsHeardByNobody(t *testing.T) {
 	}
 }
 
-func TestWhatThePrimaryInjectsBehindSTARTTLSIsHeardByNobody(t *testing.T) {
+func TestWhatThePrimaryInjectsWithItsReplyToSTARTTLSIsHeardByNobody(t *testing.T) {
 	a := newAuthority(t)
 	m := mailer{config: &tls.Config{Certificates: []tls.Certificate{a.sign(t, newKey(t), "a.test")}}}
 	s := newStand(t, a, set{protocol: "smtp", serve: m.serve})
