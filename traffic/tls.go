@@ -7,8 +7,9 @@ import "fmt"
 // The zero value sees into none: they are opaque.
 type TLS struct {
 	// Certificates are the service's own; which one a client gets the name decides that
-	// it asks for (SNI, RFC 6066, section 3): the first where it asks for none. A flow whose
-	// name none covers is not seen into.
+	// it asks for (SNI, RFC 6066, section 3). Of several that cover it, or of all where it asks for
+	// none, it is the one whose key the primary shows, else the first that the client can take. A
+	// flow whose name none covers is not seen into.
 	Certificates []Certificate `json:"certificates,omitempty"`
 	// ToPrimary and ToCandidate say whose certificates are good enough.
 	ToPrimary   Trust `json:"to_primary,omitzero"`
