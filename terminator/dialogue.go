@@ -73,7 +73,6 @@ func (f *flow) converse(d dialogue) (agreed bool, err error) {
 		return false, err
 	}
 	f.rearm(f.client)
-	f.client.before, f.primary.before = nil, nil
 	return true, f.pass(shadow.Primary, f.client, last)
 }
 

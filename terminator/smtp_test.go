@@ -154,12 +154,14 @@ func FuzzTheSwitchLeavesNothingBehind(f *testing.F) {
 		if len(said) > 4<<10 {
 			return
 		}
-		synctest.Test(t, func(t *testing.T) { theSwitch(t, bytes.Split(said, []byte{0})) })
+		for ahead := range 3 { // of the turns were read before the dialogue is followed
+			synctest.Test(t, func(t *testing.T) { theSwitch(t, bytes.Split(said, []byte{0}), ahead) })
+		}
 	})
 }
 
-// theSwitch plays turns through a conversation, over pipes.
-func theSwitch(t *testing.T, turns [][]byte) {
+// theSwitch plays turns through a conversation, over pipes. Some were read ahead.
+func theSwitch(t *testing.T, turns [][]byte, ahead int) {
 	client, ours := net.Pipe()
 	primary, theirs := net.Pipe()
 	f := &flow{
@@ -168,6 +170,18 @@ func theSwitch(t *testing.T, turns [][]byte) {
 	}
 	f.told = told{t: f.t, teller: deafTeller{}}
 	f.told.open(nil, "")
+	var said [2][]byte
+	for _, turn := range turns[:min(ahead, len(turns))] {
+		if len(turn) < 2 {
+			continue
+		}
+		who, side := 0, f.client
+		if turn[0] == 'S' {
+			who, side = 1, f.primary
+		}
+		side.before = append(side.before, turn[1:]...)
+		said[who] = append(said[who], turn[1:]...)
+	}
 	var atPrimary, atClient bytes.Buffer
 	heard := make(chan struct{}, 2)
 	for from, to := range map[net.Conn]*bytes.Buffer{primary: &atPrimary, client: &atClient} {
@@ -182,8 +196,7 @@ func theSwitch(t *testing.T, turns [][]byte) {
 		defer close(done)
 		agreed, _ = f.converse(&smtp{})
 	}()
-	var said [2][]byte
-	for _, turn := range turns {
+	for _, turn := range turns[min(ahead, len(turns)):] {
 		if len(turn) < 2 || ended(done) {
 			continue
 		}
