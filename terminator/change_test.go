@@ -156,3 +156,23 @@ func TestWhatIsKnownStaysWhereNoFileHasChanged(t *testing.T) {
 	s.Look()
 	known("fewer roots that were looked at", false)
 }
+
+func TestWhatIsForgottenWhileItIsProbedIsNotBelieved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := knowing(func(ctx context.Context, _ netip.AddrPort) (net.Conn, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		})
+		defer k.close()
+		asked := shadow.Handshake{ServerName: "a.test"}
+		k.learn(place{}, asked, shadow.Handshake{}, nil)
+		time.Sleep(knownFor / 2)
+		if _, ok := k.of(place{}, asked); !ok || k.probes != 1 {
+			t.Errorf("it is known: %v, %d probes", ok, k.probes)
+		}
+		k.forget()
+		if _, ok := k.of(place{}, asked); ok || k.probes != 1 {
+			t.Errorf("it is known: %v, %d probes", ok, k.probes)
+		}
+	})
+}
