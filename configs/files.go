@@ -50,6 +50,7 @@ func (d Definition) JudgeFiles(now time.Time, refuse Severity) (notes []string, 
 	}
 	for _, s := range d.Splits {
 		j.judgeNames(s, d.Files)
+		j.judgeChains(s, d.Files)
 	}
 	return j.report.noteTexts(), j.report.err()
 }

@@ -18,15 +18,23 @@ import (
 )
 
 // pair writes a certificate and its key into a directory: NAME.pem, of the names, and
-// NAME.key.
+// NAME.key. What has signed them is in ca.pem.
 func pair(t *testing.T, dir, name string, end time.Time, names ...string) {
 	t.Helper()
 	of := &x509.Certificate{Subject: pkix.Name{CommonName: "root"}, DNSNames: names, NotBefore: end.AddDate(-1, 0, 0), NotAfter: end}
+	of.IsCA, of.BasicConstraintsValid = true, true
 	root, err := certs.Sign(of, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	of.Subject.CommonName = "server"
+	roots, err := os.OpenFile(filepath.Join(dir, "ca.pem"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err == nil {
+		_, err = roots.Write(certs.PEM(root))
+	}
+	if err != nil || roots.Close() != nil {
+		t.Fatal(err)
+	}
+	of.Subject.CommonName, of.IsCA = "server", false
 	signed, err := certs.Sign(of, &root, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -81,48 +89,57 @@ func TestFilesOfCertificatesAreJudgedAtTheirPlaces(t *testing.T) {
 		unnamed = "a.yaml:14:16: splits[0].shadow.tls.certificates[0].cert: no certificate of this split is of %s: the flows of clients that ask for that name are passed through unseen"
 		address = "10.0.0.11"
 	)
+	ours := "{ca: " + dir + "/ca.pem}"
 	tests := []struct {
 		name, rest, split string
 		pairs             []string
 		refuse            configs.Severity
 		errors, notes     []string
 	}{
-		{"good", rest("system", "accept"), "", []string{"good"}, configs.Expired, nil, []string{fmt.Sprintf(unnamed, address)}},
+		{"good", rest(ours, "accept"), "", []string{"good"}, configs.Expired, nil, []string{fmt.Sprintf(unnamed, address)}},
 		{
-			"names that the split says", rest("{system: true, name: mx.example.net}", "accept"), "health: {check: http, host: api.example.com}",
+			"names that the split says", rest("{ca: "+dir+"/ca.pem, name: mx.example.net}", "accept"), "health: {check: http, host: api.example.com}",
 			[]string{"good", "other"},
 			configs.Expired, nil,
 			[]string{fmt.Sprintf(unnamed, address), fmt.Sprintf(unnamed, "api.example.com")},
 		},
-		{"of another name", rest("system", "accept"), "", []string{"other"}, configs.Expired, nil, []string{fmt.Sprintf(unnamed, address), fmt.Sprintf(unnamed, "www.example.org")}},
 		{
-			"soon", rest("system", "accept"), "",
+			"of an authority that is not the primary's", rest("system", "accept"), "", []string{"good"}, configs.Expired, nil,
+			[]string{
+				fmt.Sprintf(unnamed, address),
+				"a.yaml:14:16: splits[0].shadow.tls.certificates[0].cert: the roots of this host, by which the primary's certificate is judged, do not reach this one (x509: certificate signed by unknown authority): flows that it is for are passed through unseen, for clients that trust the one would refuse the other: write its chain behind it (certbot: fullchain.pem), or its root beside that of the primary",
+			},
+		},
+		{"of whatever authority, where the primary's may be of any", rest("accept", "accept"), "", []string{"good"}, configs.Expired, nil, []string{fmt.Sprintf(unnamed, address)}},
+		{"of another name", rest(ours, "accept"), "", []string{"other"}, configs.Expired, nil, []string{fmt.Sprintf(unnamed, address), fmt.Sprintf(unnamed, "www.example.org")}},
+		{
+			"soon", rest(ours, "accept"), "",
 			[]string{"good", "soon"},
 			configs.Expired, nil,
 			[]string{fmt.Sprintf(unnamed, address), "a.yaml:15:16: splits[0].shadow.tls.certificates[1].cert: the certificate expires on 2030-06-18 12:00 UTC: renew it"},
 		},
 		{
-			"over, as check sees it", rest("system", "accept"), "",
+			"over, as check sees it", rest(ours, "accept"), "",
 			[]string{"over"},
 			configs.Expired,
 			[]string{"a.yaml:14:16: splits[0].shadow.tls.certificates[0].cert: the certificate has expired on 2030-06-12 12:00 UTC: renew it"},
 			[]string{fmt.Sprintf(unnamed, address)},
 		},
 		{
-			"over, as a reload sees it", rest("system", "accept"), "",
+			"over, as a reload sees it", rest(ours, "accept"), "",
 			[]string{"over"},
 			configs.Unusable, nil,
 			[]string{fmt.Sprintf(unnamed, address), "a.yaml:14:16: splits[0].shadow.tls.certificates[0].cert: the certificate has expired on 2030-06-12 12:00 UTC: renew it"},
 		},
 		{
-			"a key for everybody", rest("system", "accept"), "",
+			"a key for everybody", rest(ours, "accept"), "",
 			[]string{"good", "open"},
 			configs.Unusable,
 			[]string{`a.yaml:15:X: splits[0].shadow.tls.certificates[1].key: load key "DIR/open.key": its mode is 0604, so that every user of this host may read or write it: ` + "`chmod o-rwx` it"},
 			nil,
 		},
 		{
-			"gone, as a start sees it", rest("system", "accept"), "",
+			"gone, as a start sees it", rest(ours, "accept"), "",
 			[]string{"gone"},
 			configs.Never, nil,
 			[]string{`a.yaml:14:16: splits[0].shadow.tls.certificates[0].cert: load certificate "DIR/gone.pem": no such file or directory on this host`},
@@ -184,7 +201,7 @@ func TestCheckLooksAtTheFilesAndReadingAConfigurationDoesNot(t *testing.T) {
 	if !ok || len(found) != 2 || !strings.Contains(found[0].Message, "the certificate has expired on ") || !strings.Contains(found[1].Message, "gone.pem") {
 		t.Errorf("check:\n%v", err)
 	}
-	if notes, err := configs.Check([]string{write(t, dir, "b.yaml", inTLS(dir, "to_primary: system\n      to_candidate: accept", "", "good"))}); err != nil || len(notes) != 1 {
+	if notes, err := configs.Check([]string{write(t, dir, "b.yaml", inTLS(dir, "to_primary: accept\n      to_candidate: accept", "", "good"))}); err != nil || len(notes) != 1 {
 		t.Errorf("check of a pair that fits: %v, notes %v", err, notes)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -20,7 +19,6 @@ import (
 
 	"github.com/splitd/splitd/shadow"
 	"github.com/splitd/splitd/shadow/runner"
-	"github.com/splitd/splitd/shadow/secure"
 	"github.com/splitd/splitd/shadow/shadower"
 	"github.com/splitd/splitd/splitter"
 	"github.com/splitd/splitd/terminator"
@@ -146,9 +144,6 @@ func (i *insider) make(ctx context.Context, by insiders) *terminator.Terminator 
 			Split: i.split, Tickets: by.tickets(), Dial: dialerTo(by.mark(i.split), wantsHeader(i.split)), Unseen: splitter.ErrUnseen, Now: by.now, Log: by.log,
 		})
 		if err == nil {
-			err = i.judges(by)
-		}
-		if err == nil {
 			i.made.Store(t)
 			return t
 		}
@@ -162,15 +157,6 @@ func (i *insider) make(ctx context.Context, by insiders) *terminator.Terminator 
 			return nil
 		}
 	}
-}
-
-// judges says why no candidate's certificate could be good enough: then there is nothing to see
-// inside TLS for.
-func (i *insider) judges(by insiders) error {
-	if _, err := secure.NewVerifier(i.split.Shadow.TLS.ToCandidate, by.now); err != nil {
-		return fmt.Errorf("judge certificates of the candidate of split %q: %w", i.split.Name, err)
-	}
-	return nil
 }
 
 // reload has the files read again, and waits for nobody.

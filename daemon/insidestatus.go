@@ -41,9 +41,12 @@ func (i *insider) item() *api.ShadowTLS {
 		return item
 	}
 	for _, c := range t.Served() {
-		one := api.ServiceCertificate{Cert: c.Files.Cert, Key: c.Files.Key, NotAfter: c.NotAfter, RenewBy: c.RenewBy}
+		one := api.ServiceCertificate{Cert: c.Files.Cert, Key: c.Files.Key, NotAfter: c.NotAfter, RenewBy: c.RenewBy, Refused: c.Refused}
 		if c.Fault != nil {
 			one.Fault = c.Fault.Error()
+		}
+		if c.Distrust != nil {
+			one.Distrust = c.Distrust.Error()
 		}
 		item.Certificates = append(item.Certificates, one)
 	}
@@ -68,6 +71,29 @@ func certificateWarnings(of *api.ShadowTLS, now time.Time) []string {
 		if c.Fault != "" {
 			warnings = append(warnings, "sampled flows go on with the certificate of before: "+c.Fault)
 		}
+		switch {
+		case c.Refused:
+			warnings = append(warnings, fmt.Sprintf("clients have refused the certificate in %q, and flows that it is for go on unseen, but for one now and then: its chain has to be whole (certbot: fullchain.pem), and of an authority that they know", c.Cert))
+		case c.Distrust != "":
+			warnings = append(warnings, fmt.Sprintf("who trusts the primary's certificate would not trust the one in %q, and flows that it is for go on unseen: %s: its chain has to be whole (certbot: fullchain.pem), or its root beside that of the primary in to_primary", c.Cert, c.Distrust))
+		}
 	}
-	return warnings
+	return append(warnings, blindness(of)...)
+}
+
+// blindness says that nothing was seen inside TLS of flows that are not a few.
+func blindness(of *api.ShadowTLS) []string {
+	const few = 10
+	var passed, most uint64
+	var reason string
+	for why, flows := range of.PassedThrough {
+		passed += flows
+		if flows > most || flows == most && why < reason {
+			most, reason = flows, why
+		}
+	}
+	if of.Terminated > 0 || passed < few {
+		return nil
+	}
+	return []string{fmt.Sprintf("none of %d flows in TLS was seen into, %d for this: %s. docs/shadow.md, \"Inside TLS\", says of each what helps; the log says more", passed, most, reason)}
 }

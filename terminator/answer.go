@@ -10,7 +10,7 @@ import (
 )
 
 // judged says why a flow has to be passed through; "" is that it can be seen into. known is
-// what is known of the primary for it.
+// what is known of the primary for it. It is asked once for each flow.
 func (t *Terminator) judged(h *hello, known finding) string {
 	if reason := known.reason; reason != "" {
 		return reason
@@ -18,10 +18,11 @@ func (t *Terminator) judged(h *hello, known finding) string {
 	if t.plain(known.handshake) {
 		return http2
 	}
-	if _, reason := t.answers(h, known.handshake); reason != "" {
-		return reason
+	config, reason := t.answers(h, known.handshake)
+	if reason == "" && !t.accepted.tries(&config.Certificates[0]) {
+		return refused
 	}
-	return ""
+	return reason
 }
 
 // hopeless says what of a ClientHello alone has a flow passed through.
@@ -55,6 +56,9 @@ func (t *Terminator) answers(h *hello, agreed shadow.Handshake) (*tls.Config, st
 	}
 	if pairs = t.inTime(pairs, agreed.Certificate); len(pairs) == 0 {
 		return nil, outOfTime
+	}
+	if pairs = t.believed(pairs, agreed.Certificate); len(pairs) == 0 {
+		return nil, disbelieved
 	}
 	if agreed.Version == tls.VersionTLS13 {
 		switch {
@@ -100,6 +104,15 @@ func (t *Terminator) inTime(pairs []*pair, primary shadow.Shown) []*pair {
 		return pairs
 	}
 	return slices.DeleteFunc(pairs, func(p *pair) bool { return !is(p.certificate.Leaf.NotBefore, p.certificate.Leaf.NotAfter) })
+}
+
+// believed leaves out who would not be trusted by whom the primary is. Where nobody trusts the
+// primary's certificate, or it is known by its key, nothing can be told.
+func (t *Terminator) believed(pairs []*pair, primary shadow.Shown) []*pair {
+	if primary.Distrust != "" || len(t.trust.Pins) > 0 {
+		return pairs
+	}
+	return slices.DeleteFunc(pairs, func(p *pair) bool { return t.accepted.distrust(&p.certificate) != nil })
 }
 
 // noWeaker are those of the offered suites that are in nothing weaker than another one: forward

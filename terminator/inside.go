@@ -101,11 +101,17 @@ func (f *flow) accept(config *tls.Config) (inside, error) {
 	if err := conn.HandshakeContext(ctx); err != nil {
 		f.t.counts.failedClient.Add(1)
 		_ = f.client.end(false)
+		if refuses(err) {
+			err = fmt.Errorf("%w: %w", errRefused, err)
+			f.t.isRefused(&config.Certificates[0])
+		}
 		return inside{}, &Broken{By: shadow.Client, Err: fmt.Errorf("handshake: %w", err)}
 	}
 	f.t.counts.terminated.Add(1)
 	if conn.ConnectionState().DidResume {
 		f.t.counts.resumed.Add(1)
+	} else {
+		f.t.accepted.took(&config.Certificates[0])
 	}
 	return inside{Conn: conn, side: f.client}, nil
 }

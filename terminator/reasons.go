@@ -9,6 +9,8 @@ const (
 	earlyData   = "early data (0-RTT)"
 	uncovered   = "no certificate covers the name that the client asks for"
 	outOfTime   = "the service's certificate here is out of its time"
+	disbelieved = "the service's certificate here would not be trusted by whom the primary's is"
+	refused     = "clients have refused the service's certificate here"
 	untrusted   = "the primary's certificate is not trusted"
 	unknownYet  = "the primary's TLS is not known yet"
 	unopened    = "the primary's TLS cannot be opened"
@@ -21,7 +23,7 @@ const (
 
 // reasons is all of them.
 var reasons = []string{
-	asksClient, asksAnew, http2, earlyData, uncovered, outOfTime, untrusted, unknownYet, unopened, unspoken, halfKey, acmeTLS, noHello, notFollowed,
+	asksClient, asksAnew, http2, earlyData, uncovered, outOfTime, disbelieved, refused, untrusted, unknownYet, unopened, unspoken, halfKey, acmeTLS, noHello, notFollowed, Unready,
 }
 
 // unseenFor begins what reports say of them: by its first word they count what was encrypted.

@@ -15,6 +15,11 @@ type Served struct {
 	RenewBy time.Time
 	// Fault is why it is not the one that is in its files now; nil: it is.
 	Fault error
+	// Distrust is why who trusts a primary's certificate by the roots for that would not trust
+	// this one; nil: he would, or there are none.
+	Distrust error
+	// Refused says that clients have refused it, so that it rests.
+	Refused bool
 }
 
 // Served returns them as they are now. It looks at no file.
@@ -24,7 +29,10 @@ func (t *Terminator) Served() []Served {
 	for i, p := range pairs {
 		leaf := p.certificate.Leaf
 		by := shadow.Shown{Before: leaf.NotBefore, After: leaf.NotAfter}.RenewBy()
-		all[i] = Served{t.certificates.files[i], leaf.NotAfter, by, p.fault}
+		all[i] = Served{Files: t.certificates.files[i], NotAfter: leaf.NotAfter, RenewBy: by, Fault: p.fault, Refused: t.accepted.rests(&p.certificate)}
+		if len(t.trust.Pins) == 0 && !t.trust.Report {
+			all[i].Distrust = t.accepted.distrust(&p.certificate)
+		}
 	}
 	return all
 }

@@ -2,6 +2,7 @@ package terminator
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -42,14 +43,16 @@ type Terminator struct {
 	tickets      *Tickets
 	allowAES128  bool
 	known        *knowledge
+	accepted     acceptance
 	counts       counts
 	unseen       error
 	now          func() time.Time
 	log          *slog.Logger
 }
 
-// New makes one, which has read the certificates and what the trust in the primary names; Close
-// it. An error names the file.
+// New makes one, which has read the certificates and what the trust in the primary names, and that in
+// the candidate: where no candidate could be judged there is nothing to see inside TLS for. Close it. An
+// error names the file.
 func New(o Options) (*Terminator, error) {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -69,7 +72,11 @@ func New(o Options) (*Terminator, error) {
 	if t.certificates, err = newCertificates(tls.Certificates, o.Now, o.Log); err != nil {
 		return nil, fmt.Errorf("stand in for split %q: %w", o.Split.Name, err)
 	}
-	if err := t.readTrust(); err != nil {
+	err = t.readTrust()
+	if err == nil {
+		_, err = secure.NewVerifier(tls.ToCandidate, o.Now)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("stand in for split %q: %w", o.Split.Name, err)
 	}
 	if o.Dial == nil {
@@ -78,6 +85,7 @@ func New(o Options) (*Terminator, error) {
 		}
 	}
 	t.known = newKnowledge(t, o.Dial)
+	t.accepted = acceptance{now: o.Now, judge: func(chain []*x509.Certificate) error { return t.verifier.Load().Reaches(chain) }}
 	t.reconsider()
 	return t, nil
 }
@@ -104,6 +112,7 @@ func (t *Terminator) readTrust() error {
 	v, err := secure.NewVerifier(t.trust, t.now)
 	if err == nil {
 		t.verifier.Store(v)
+		t.accepted.judgeAgain()
 	}
 	return err
 }

@@ -462,7 +462,7 @@ func TestRootsAreReadAgain(t *testing.T) {
 	if !strings.Contains(s.logged.String(), "roots cannot be read again") || !strings.Contains(s.logged.String(), s.trust.CA) {
 		t.Errorf("logged: %s", s.logged)
 	}
-	check(t, os.WriteFile(s.trust.CA, certs.PEM(other.Certificate), 0o600))
+	check(t, os.WriteFile(s.trust.CA, slices.Concat(certs.PEM(other.Certificate), certs.PEM(a.Certificate)), 0o600))
 	s.Reload()
 	s.knows(asks)
 	if _, _, flow = s.through(asks, "hello"); flow.opaque != "" || flow.opened == nil {

@@ -301,6 +301,10 @@ type ServiceCertificate struct {
 	NotAfter time.Time `json:"not_after"`       // of the one that is served
 	RenewBy  time.Time `json:"renew_by"`        // when it should have been renewed
 	Fault    string    `json:"fault,omitempty"` // why what is in the files is not
+	// Distrust is why who trusts a primary's certificate by to_primary would not trust it.
+	Distrust string `json:"distrust,omitempty"`
+	// Refused says that clients have refused it, so that flows go on unseen.
+	Refused bool `json:"refused,omitempty"`
 }
 
 // Differing is in how many exchanges a candidate answered otherwise than the primary,

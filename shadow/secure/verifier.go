@@ -116,13 +116,31 @@ func (v *Verifier) judge(chain []*x509.Certificate, asked shadow.Handshake) erro
 	if err := v.judgeName(chain[0], asked); err != nil {
 		return err
 	}
+	return v.reaches(chain, v.now())
+}
+
+// Reaches says why the roots by which the backend is judged do not reach a chain, of whatever name,
+// at a time at which its first certificate is valid; nil: they do. By pins alone none is
+// reached.
+func (v *Verifier) Reaches(chain []*x509.Certificate) error {
+	at := v.now()
+	switch {
+	case at.Before(chain[0].NotBefore):
+		at = chain[0].NotBefore
+	case at.After(chain[0].NotAfter):
+		at = chain[0].NotAfter
+	}
+	return v.reaches(chain, at)
+}
+
+func (v *Verifier) reaches(chain []*x509.Certificate, at time.Time) error {
 	between := x509.NewCertPool()
 	for _, c := range chain[1:] {
 		between.AddCert(c)
 	}
 	err := fmt.Errorf("roots %q could not be read yet", v.trust.CA)
 	for _, roots := range v.trusted() {
-		if _, err = chain[0].Verify(x509.VerifyOptions{Intermediates: between, Roots: roots, CurrentTime: v.now()}); err == nil {
+		if _, err = chain[0].Verify(x509.VerifyOptions{Intermediates: between, Roots: roots, CurrentTime: at}); err == nil {
 			return nil
 		}
 	}
