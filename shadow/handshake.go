@@ -1,6 +1,9 @@
 package shadow
 
-import "time"
+import (
+	"encoding/json"
+	"time"
+)
 
 // A Handshake is what became of a TLS handshake of a flow with one of its servers. It holds
 // no secret.
@@ -9,8 +12,8 @@ type Handshake struct {
 	// as the server was asked for the same: SNI, ALPN in the client's order, versions, and
 	// cipher suites below TLS 1.3. The numbers are those of the registry of IANA, as in
 	// crypto/tls.
-	ServerName  string   `json:"server_name,omitempty"`
-	Protocols   []string `json:"protocols,omitempty"`
+	ServerName  string `json:"server_name,omitempty"`
+	Protocols   ALPN   `json:"protocols,omitempty"`
 	Least, Most uint16
 	Ciphers     []uint16 `json:"ciphers,omitempty"`
 
@@ -28,6 +31,32 @@ type Handshake struct {
 	// Began and Ended are when.
 	Began time.Time `json:"began,omitzero"`
 	Ended time.Time `json:"ended,omitzero"`
+}
+
+// ALPN are names of protocols, which may be any bytes (RFC 7301, section 3.1): in JSON they are in
+// base64.
+type ALPN []string
+
+// MarshalJSON implements [json.Marshaler].
+func (a ALPN) MarshalJSON() ([]byte, error) {
+	names := make([][]byte, len(a))
+	for i, name := range a {
+		names[i] = []byte(name)
+	}
+	return json.Marshal(names)
+}
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (a *ALPN) UnmarshalJSON(text []byte) error {
+	var names [][]byte
+	if err := json.Unmarshal(text, &names); err != nil {
+		return err
+	}
+	*a = nil
+	for _, name := range names {
+		*a = append(*a, string(name))
+	}
+	return nil
 }
 
 // Size is about how many bytes it takes.

@@ -344,7 +344,11 @@ func TestADriverInsideTLSHearsWhatItWouldInClear(t *testing.T) {
 			i := shadow.Inside(d)
 			var got []string
 			for _, e := range test.events {
-				got = append(got, told(i.Hear(e).Exchanges...)...)
+				m := i.Hear(e)
+				got = append(got, told(m.Exchanges...)...)
+				if e.TLS == &other && e.From == shadow.Candidate && !(m.FIN && m.Done) {
+					t.Errorf("who speaks another protocol is not left: %+v", m)
+				}
 			}
 			if held := i.Held(); held <= 7 {
 				t.Errorf("it holds %d bytes, and the handshake besides", held)

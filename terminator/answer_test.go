@@ -177,6 +177,12 @@ func TestAPairThatDoesNotFitLeavesTheOldOneAndIsSaidOnce(t *testing.T) {
 	if n := strings.Count(s.logged.String(), "cannot be read again"); n != 1 || !strings.Contains(s.logged.String(), s.own[0].Cert) {
 		t.Errorf("logged %d times: %s", n, s.logged)
 	}
+	save(t, s.own[0], own)
+	s.certificates.looked = s.certificates.looked.Add(-lookEvery)
+	s.Look()
+	if !strings.Contains(s.logged.String(), "can be read again, and is the one that was served") || s.Served()[0].Fault != nil {
+		t.Errorf("it is mended, and what is known is %v: %s", s.Served()[0].Fault, s.logged)
+	}
 	check(t, os.Remove(s.own[0].Cert))
 	s.Reload()
 	s.knows(s.asks("a.test"))

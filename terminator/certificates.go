@@ -128,8 +128,11 @@ func (c *certificates) read(all bool) {
 			pairs[i].fault = err
 			continue
 		}
-		if !p.same(pairs[i]) {
+		switch was := pairs[i]; {
+		case !p.same(was):
 			c.log.Info("certificate was read again", "cert", f.Cert, "not_after", p.certificate.Leaf.NotAfter)
+		case was.fault != nil:
+			c.log.Info("certificate can be read again, and is the one that was served", "cert", f.Cert)
 		}
 		pairs[i] = p
 	}

@@ -388,7 +388,7 @@ func TestASlowReaderHearsThatAStreamIsWhole(t *testing.T) {
 		check(t, err)
 		time.Sleep(time.Minute)
 		n, err := client.Read(said)
-		if end := <-done; n != 0 || err != io.EOF || end != nil {
+		if end := <-done; n != 0 || !errors.Is(err, io.EOF) || end != nil {
 			t.Errorf("after a minute %d bytes and %v come; the service: %v", n, err, end)
 		}
 	})

@@ -28,12 +28,13 @@ func (f *flow) answer(h *hello) error {
 	config, reason := f.t.answers(h, agreed)
 	if reason != "" {
 		f.t.known.changed(f.place(), h.asked)
-		f.t.counts.failedClient.Add(1)
+		f.t.counts.failedPrimary.Add(1) // which has agreed to something else than it did
 		f.opens(agreed)
 		f.refuse(h, alertHandshakeFailure)
-		return &Broken{By: shadow.Client, Err: errors.New(reason)}
+		return &Broken{By: shadow.Primary, Err: errors.New(reason)}
 	}
-	if f.t.plain(agreed) {
+	unread := f.t.plain(agreed)
+	if unread {
 		f.t.counts.passedThrough(http2)
 		f.unseen(http2)
 	} else {
@@ -43,6 +44,9 @@ func (f *flow) answer(h *hello) error {
 	if err != nil {
 		_ = f.primary.end(false)
 		return err
+	}
+	if !unread {
+		f.t.counts.isSeen(client.ConnectionState().DidResume)
 	}
 	err = f.both(client, inside{Conn: primary, side: f.primary})
 	if broken, ok := errors.AsType[*Broken](err); ok && broken.By == shadow.Primary && renegotiates(err) {
@@ -107,10 +111,7 @@ func (f *flow) accept(config *tls.Config) (inside, error) {
 		}
 		return inside{}, &Broken{By: shadow.Client, Err: fmt.Errorf("handshake: %w", err)}
 	}
-	f.t.counts.terminated.Add(1)
-	if conn.ConnectionState().DidResume {
-		f.t.counts.resumed.Add(1)
-	} else {
+	if !conn.ConnectionState().DidResume { // else it was shown nothing
 		f.t.accepted.took(&config.Certificates[0])
 	}
 	return inside{Conn: conn, side: f.client}, nil

@@ -29,6 +29,14 @@ type counts struct {
 	passed map[string]uint64
 }
 
+// isSeen counts a flow that is seen inside TLS.
+func (c *counts) isSeen(resumed bool) {
+	c.terminated.Add(1)
+	if resumed {
+		c.resumed.Add(1)
+	}
+}
+
 func (c *counts) passedThrough(reason string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

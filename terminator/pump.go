@@ -52,6 +52,7 @@ func (f *flow) aside(to *side, run func() error) <-chan error {
 		err := errPanicked
 		defer func() {
 			if p := recover(); p != nil {
+				f.t.counts.panicked.Add(1)
 				f.t.log.Error("flow has panicked", "split", f.t.split, "panic", p)
 			}
 			f.stops(to, err)

@@ -444,6 +444,9 @@ func TestAPrimaryThatBeginsToChooseHTTP2IsMirroredAndNotRead(t *testing.T) {
 		t.Errorf("answer %q with %q", answer, state.NegotiatedProtocol)
 	}
 	passesThrough(t, s, flow, http2)
+	if n := s.Numbers(); n.Terminated != 0 {
+		t.Errorf("it counts as seen: %+v", n)
+	}
 	if _, state, _ = s.through(asks, "hello"); !sameKeys(state.PeerCertificates, config.Certificates[0]) {
 		t.Error("the next flow is not passed through")
 	}

@@ -99,7 +99,7 @@ func shown(name string) *shadow.Handshake {
 	return &shadow.Handshake{
 		ServerName: "www.example.com", Protocols: []string{"http/1.1"}, Least: tls.VersionTLS12, Most: tls.VersionTLS13,
 		Version: tls.VersionTLS13, Cipher: tls.TLS_AES_128_GCM_SHA256, Protocol: "http/1.1",
-		Certificate: shadow.Shown{Names: []string{name}, After: late, Kind: "ECDSA P-256"},
+		Certificate: shadow.Shown{Names: []string{name}, After: late.AddDate(1, 0, 0), Kind: "ECDSA P-256"},
 	}
 }
 
@@ -206,6 +206,9 @@ func TestTheControlIsJudgedAsThePrimary(t *testing.T) {
 				failed := control && want != ""
 				if (err != nil) != failed || (h.Failed != "") != failed || (conn == nil) != failed {
 					t.Errorf("control %v: %v, %+v", control, err, h)
+				}
+				if trust.CA != "" && h.Certificate.Distrust != "" {
+					t.Errorf("control %v: by the roots of the primary %s", control, h.Certificate.Distrust)
 				}
 				_ = ours.Close()
 			}

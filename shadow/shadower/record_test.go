@@ -24,7 +24,7 @@ import (
 )
 
 var handshake = shadow.Handshake{
-	ServerName: "mail.example.com", Protocols: []string{"h2", "http/1.1"}, Least: tls.VersionTLS12, Most: tls.VersionTLS13,
+	ServerName: "mail.example.com", Protocols: []string{"\x8a\x8a", "h2", "http/1.1"}, Least: tls.VersionTLS12, Most: tls.VersionTLS13,
 	Ciphers: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256},
 	Version: tls.VersionTLS13, Cipher: tls.TLS_AES_128_GCM_SHA256, Protocol: "http/1.1", Resumed: true,
 	Certificate: shadow.Shown{
