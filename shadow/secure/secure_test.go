@@ -118,7 +118,7 @@ func TestABackendIsAskedForWhatTheClientHasAskedFor(t *testing.T) {
 	}
 	h, state, err := open(t, config, asked, traffic.Trust{CA: roots(t, a)}, true)
 	check(t, err)
-	if diff := cmp.Diff([]any{asked.ServerName, asked.Protocols, []uint16{tls.VersionTLS12, tls.VersionTLS11}, asked.Ciphers}, []any{heard.ServerName, heard.SupportedProtos, heard.SupportedVersions, heard.CipherSuites}); diff != "" {
+	if diff := cmp.Diff([]any{asked.ServerName, []string(asked.Protocols), []uint16{tls.VersionTLS12, tls.VersionTLS11}, asked.Ciphers}, []any{heard.ServerName, heard.SupportedProtos, heard.SupportedVersions, heard.CipherSuites}); diff != "" {
 		t.Error(diff)
 	}
 	want := asked
