@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"runtime"
 	"time"
@@ -127,8 +128,12 @@ func (r *running) step() error {
 	return r.wait()
 }
 
-// end is what clients met with; what has no answer by now gets none.
+// end is what clients met with; what has no answer by now gets none, nor what was due and was
+// not begun, where the machine had no time for that.
 func (r *running) end() Outcome {
+	if r.interval > 0 {
+		r.due(math.MaxUint64)
+	}
 	r.giveUp()
 	r.out.Lasted = time.Since(r.began)
 	return r.out
@@ -223,10 +228,12 @@ func (r *running) tick() {
 	if _, err := unix.Read(r.timer, expired[:]); err != nil {
 		return
 	}
-	for range binary.NativeEndian.Uint64(expired[:]) {
-		if r.made == r.total {
-			return
-		}
+	r.due(binary.NativeEndian.Uint64(expired[:]))
+}
+
+// due notes that so many more have become due, of those that are to be made.
+func (r *running) due(more uint64) {
+	for range min(more, uint64(r.total-r.made)) { //nolint:gosec // no more are made than are to be
 		r.made++
 		r.waiting = append(r.waiting, r.began.Add(time.Duration(r.made)*r.interval))
 	}

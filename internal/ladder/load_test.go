@@ -152,6 +152,18 @@ func TestWhatGoesWrongIsCountedWithItsReason(t *testing.T) {
 	}
 }
 
+// On a machine that has no time for them requests are due all the same.
+func TestWhatWasDueAndNotBegunHasFailed(t *testing.T) {
+	r, err := Load{At: serveBy(t, func(c *net.TCPConn) { _, _ = io.Copy(io.Discard, c) }), Clients: 2}.begin(50*time.Millisecond, 200)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.close()
+	if o := r.end(); o.Failed != 10 || o.Answered != 0 || o.Why == nil {
+		t.Errorf("of 10 requests that nobody has begun %d failed and %d were answered: %v", o.Failed, o.Answered, o.Why)
+	}
+}
+
 func TestEveryRequestIsAnsweredHoweverItIsCut(t *testing.T) {
 	two := request + request
 	for i := range len(two) {
