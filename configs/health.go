@@ -3,6 +3,7 @@ package configs
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -37,6 +38,7 @@ func (d *draft) readHealth(t *table) {
 	h.Check = traffic.DefaultCheck(d.split.Protocol, d.split.Service)
 	t.inside("health", func(t *table) {
 		if v, ok := t.take("check"); ok {
+			d.check = true
 			if word, ok := oneOf(v, traffic.Checks(), nil); ok {
 				h.Check = word
 				defer d.judgeCheckPort(v)
@@ -46,7 +48,7 @@ func (d *draft) readHealth(t *table) {
 		t.count("fall", &h.Fall)
 		t.count("rise", &h.Rise)
 		if v, ok := t.take("port"); ok {
-			h.Port = v.checkPort()
+			h.Port, d.check = v.checkPort(), true
 		}
 		readHTTP(t, h)
 		if v, ok := t.take("query"); ok {
@@ -67,6 +69,20 @@ func (d *draft) judgeCheckPort(v value) {
 		transport := h.Check.Transport(d.split.Service)
 		v.refuse("%q needs a %s port and the service has none: give one with port, or set check: none", h.Check, transport)
 	}
+}
+
+// judgeDefaultCheck notes a default that asks in clear where flows may begin with TLS: both
+// backends would be down.
+func (d *draft) judgeDefaultCheck() {
+	port, _ := d.split.CheckPort(traffic.Address{})
+	clear := map[traffic.Check][]uint16{traffic.CheckHTTP: {80}, traffic.CheckSMTP: {24, 25, 26, 587, 2525}} // these have STARTTLS
+	inClear, asks := clear[d.split.Health.Check]
+	if d.check || !asks || !d.split.Shadow.TLS.On() || slices.Contains(inClear, port) {
+		return
+	}
+	at := d.at
+	at.path += ".health.check"
+	at.note("%s in clear, though this split has certificates: if the service speaks TLS from the first byte at this port, write check: tcp", d.split.Health.Check)
 }
 
 // readTimes reads interval and timeout. A check that could outlast its interval

@@ -23,6 +23,7 @@ func (d *draft) judgeShadow() {
 	d.judgeIgnore()
 	d.judgeAllow()
 	d.judgeTLS()
+	d.judgeDefaultCheck()
 	d.split.Shadow = fitted(d.split)
 	d.judgeSample()
 }

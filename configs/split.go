@@ -32,6 +32,8 @@ type draft struct {
 	transparent value
 	// candidates says that each of them could be read, with its name.
 	candidates bool
+	// check says that the file itself says how backends are checked, or at which port.
+	check bool
 }
 
 type backendDraft struct {

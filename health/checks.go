@@ -43,6 +43,10 @@ func (c Checks) Check(ctx context.Context, t Target) Result {
 	return unknown("check %q is not known", t.Health.Check)
 }
 
+// perhapsTLS ends the reason of a check in clear that failed as one does at a port where TLS
+// begins with the first byte.
+const perhapsTLS = ": is it TLS? write health: {check: tcp}"
+
 func passed() Result { return Result{Outcome: Passed} }
 
 func failed(format string, args ...any) Result {

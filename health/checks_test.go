@@ -133,7 +133,7 @@ func TestAnSMTPCheckPassesWithAGreetingOf2xx(t *testing.T) {
 	gone := serve(t, ns, func(net.Conn) {})
 	expect(t, "closing", check(ns, at(gone, traffic.Health{Check: traffic.CheckSMTP})), health.Failed, "closed without a greeting")
 	hangs := at(serve(t, ns, silent), traffic.Health{Check: traffic.CheckSMTP, Timeout: 100 * time.Millisecond})
-	expect(t, "silent", check(ns, hangs), health.Failed, "wait for the greeting: no answer within 100ms")
+	expect(t, "silent", check(ns, hangs), health.Failed, "wait for the greeting: no answer within 100ms: is it TLS? write health: {check: tcp}")
 }
 
 // politely greets, and fails the test unless QUIT is what comes next.
@@ -160,6 +160,7 @@ func TestAnHTTPCheckPassesWithStatus2xxOr3xx(t *testing.T) {
 		{"elsewhere", "HTTP/1.1 301 Moved\r\nLocation: https://192.0.2.1/\r\n\r\n", health.Passed, ""},
 		{"after an interim answer", "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", health.Passed, ""},
 		{"not there", "HTTP/1.1 404 Not Found\r\n\r\n", health.Failed, "GET /healthz: status 404 Not Found"},
+		{"TLS", "HTTP/1.1 400 Bad Request\r\n\r\n", health.Failed, "GET /healthz: status 400 Bad Request: is it TLS? write health: {check: tcp}"},
 		{"broken", "HTTP/1.1 503 Service Unavailable\r\n\r\n", health.Failed, "503"},
 		{"something else", "220 mx.example.org ESMTP\r\n\r\n", health.Failed, "malformed"},
 		{"half", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n", health.Failed, "closed without a whole answer"},

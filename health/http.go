@@ -37,6 +37,8 @@ func checkHTTP(ctx context.Context, t Target) Result {
 		return broken("GET "+path, err, t)
 	case err != nil:
 		return failed("GET %s: %s", path, cause(err))
+	case status.code == http.StatusBadRequest: // what nginx, Apache and Go answer who speaks in clear where they expect TLS
+		return failed("GET %s: status %s%s", path, status.text, perhapsTLS)
 	case status.code/100 != 2 && status.code/100 != 3:
 		return failed("GET %s: status %s", path, status.text)
 	}

@@ -31,6 +31,8 @@ func checkSMTP(ctx context.Context, t Target) Result {
 		return failed("closed without a greeting")
 	case errors.Is(err, errReply):
 		return failed("%v", err)
+	case isTimeout(err) && t.Port != 25 && t.Port != 587: // these begin in clear
+		return failed("wait for the greeting: no answer within %s%s", t.Health.Timeout, perhapsTLS)
 	case err != nil:
 		return broken("wait for the greeting", err, t)
 	}
