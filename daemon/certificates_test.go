@@ -235,18 +235,3 @@ func TestDoctorIsToldHowMuchIsEncrypted(t *testing.T) {
 		t.Errorf("doctor is asked about (-want +got):\n%s", diff)
 	}
 }
-
-func TestThePlanSaysThatTLSIsSeenIntoAndWhoIsTrusted(t *testing.T) {
-	sampled := mx(0)
-	sampled.Protocol, sampled.Sample, sampled.Shadow.To, sampled.Shadow.Mode = "smtp", traffic.Whole, "new", "envelope"
-	before := ruleNotes([]traffic.Split{sampled})
-	sampled.Shadow.TLS = traffic.TLS{
-		Certificates: []traffic.Certificate{{Cert: "/c", Key: "/k"}},
-		ToPrimary:    traffic.Trust{System: true, Name: "mx.example.org"}, ToCandidate: traffic.Trust{Report: true},
-	}
-	const want = "; TLS is seen into, where the primary's certificate is of a root that this host trusts, and of mx.example.org, and the candidate's whatever it shows (what is wrong with it is reported)"
-	got := ruleNotes([]traffic.Split{sampled})
-	if len(got) != 1 || len(before) != 1 || !strings.HasSuffix(got[0], want) || strings.Contains(before[0], "TLS") {
-		t.Errorf("with certificates: %q\nwithout: %q", got, before)
-	}
-}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/splitd/splitd/control/api"
 	"github.com/splitd/splitd/netfilter"
+	"github.com/splitd/splitd/shadow/play"
 )
 
 // Plan is what splitd wants in the kernel, as text, and what differs from it.
@@ -21,7 +22,7 @@ func (d *Daemon) Plan(ctx context.Context) (api.Plan, error) {
 	warnings, notes := sorted(r.host)
 	return api.Plan{
 		Envelope: api.Of(api.KindPlan), Nft: wanted.Nft, Rules: wanted.Rules, Routes: wanted.Routes,
-		Notes:       slices.Concat(r.view.notes, r.view.auto, ruleNotes(r.view.splits()), warnings, notes),
+		Notes:       slices.Concat(r.view.notes, r.view.auto, play.Notes(r.view.splits()), warnings, notes),
 		Differences: append([]string{}, r.drift...),
 	}, nil
 }

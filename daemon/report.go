@@ -9,7 +9,6 @@ import (
 	"github.com/splitd/splitd/control/api"
 	"github.com/splitd/splitd/shadow/play"
 	"github.com/splitd/splitd/state"
-	"github.com/splitd/splitd/traffic"
 )
 
 // Report returns what is known of how the candidate of a split answers.
@@ -131,24 +130,4 @@ func (d *Daemon) recordReset(store Store, entry state.Entry) ([]state.Entry, err
 		return nil, err
 	}
 	return entries, d.journal(entries...)
-}
-
-// ruleNotes say of each split that is shadowed what may be written to its candidate.
-func ruleNotes(splits []traffic.Split) []string {
-	var notes []string
-	for _, s := range splits {
-		if s.Sample == 0 {
-			continue
-		}
-		rule, err := play.Rule(s)
-		if err != nil {
-			notes = append(notes, fmt.Sprintf("split %q: shadow: %v", s.Name, err))
-			continue
-		}
-		if tls := s.Shadow.TLS; tls.On() {
-			rule += fmt.Sprintf("; TLS is seen into, where the primary's certificate is %s, and the candidate's %s", tls.ToPrimary, tls.ToCandidate)
-		}
-		notes = append(notes, fmt.Sprintf("split %q: shadow: sample %s, to %q: %s", s.Name, s.Sample, s.Shadow.To, rule))
-	}
-	return notes
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/splitd/splitd/control/api"
 	"github.com/splitd/splitd/control/client"
 	"github.com/splitd/splitd/netfilter"
+	"github.com/splitd/splitd/shadow/play"
 	"github.com/splitd/splitd/traffic"
 )
 
@@ -99,7 +101,7 @@ func (a *app) makePlan(ctx context.Context, files []string) (plan api.Plan, miss
 	if err != nil {
 		return api.Plan{}, missing, err
 	}
-	plan, err = planOf(config)
+	plan, err = planOf(config, a.now())
 	return plan, missing, err
 }
 
@@ -111,16 +113,18 @@ func (a *app) load(files []string) (configs.Config, error) {
 }
 
 // planOf makes the plan of a configuration; Differences stays nil, because
-// nobody compared.
-func planOf(config configs.Config) (api.Plan, error) {
+// nobody compared. What is wrong with files by which shadows see into TLS is a note: the
+// plan may be made elsewhere.
+func planOf(config configs.Config, now time.Time) (api.Plan, error) {
 	wanted, err := netfilter.Describe(config.Splits, config.ReturnPaths, netfilter.Settings(config.Netfilter))
 	if err != nil {
 		return api.Plan{}, err
 	}
+	ofFiles, _ := config.JudgeFiles(now, configs.Never)
 	plan := api.Plan{
 		Envelope: api.Of(api.KindPlan), Nft: wanted.Nft,
 		Rules: append([]string{}, wanted.Rules...), Routes: append([]string{}, wanted.Routes...),
-		Notes: append([]string{}, config.Notes...),
+		Notes: slices.Concat([]string{}, config.Notes, ofFiles, play.Notes(config.Splits)),
 	}
 	if way := wayBackNote(config.Splits); way != "" {
 		plan.Notes = append(plan.Notes, way)

@@ -21,7 +21,7 @@ const (
 	client     = "a client knows the wire types and nothing of the daemon"
 	wiring     = "daemon is the only room that knows all others; commands and tests are not its business"
 	command    = "a command is thin: what it does belongs to a room, and the rooms are joined in daemon"
-	rescuer    = "splitctl speaks to the socket, and writes reports as people read them; only for `off --force` it knows kernel and state directory, and never the daemon"
+	rescuer    = "splitctl speaks to the socket, and writes reports and plans as people read them; only for `off --force` it knows kernel and state directory, and never the daemon"
 	inner      = "internal packages serve every room, so they may know none"
 	player     = "the demo plays what a user would do: it starts our binaries and speaks to the socket"
 	outside    = "end-to-end tests see what a user sees: binaries, files, the socket, the kernel"
@@ -62,7 +62,7 @@ func rooms() []room {
 		}, why: wiring},
 		{path: "cmd/splitd", may: []string{"configs", "daemon", "internal/...", "shadow/shadower"}, why: command},
 		{path: "cmd/splitctl", may: []string{
-			"configs", "control/api", "control/client", "control/items", "internal/build", "internal/ladder", "internal/process", "netfilter", "netfilter/doctor", "shadow/report", "state", "traffic",
+			"configs", "control/api", "control/client", "control/items", "internal/build", "internal/ladder", "internal/process", "netfilter", "netfilter/doctor", "shadow/play", "shadow/report", "state", "traffic",
 		}, tests: []string{"control", "control/controltest", "shadow", "shadow/tally"}, why: rescuer},
 		{path: "internal/arch", why: inner},
 		{path: "internal/build", why: inner},
