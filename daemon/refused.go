@@ -19,14 +19,14 @@ type reloaded struct {
 func (r reloaded) refused(running state.Running, sources string) string {
 	switch {
 	case r.name == stdinName:
-		return fmt.Sprintf("the newest reload, of %s, was refused and what ran before runs on: `%s` with that text says why", r.name, applyNamed(r.name))
+		return fmt.Sprintf("the newest reload, of %s, was refused and what ran before runs on: `%s` with that text tries again, or says why", r.name, applyNamed(r.name))
 	case r.name != "":
-		return fmt.Sprintf("the newest reload, of %s, was refused and what ran before runs on: `%s` says why", r.name, applyNamed(r.name))
+		return fmt.Sprintf("the newest reload, of %s, was refused and what ran before runs on: `%s` tries again, or says why", r.name, applyNamed(r.name))
 	case running.Text != "":
 		return fmt.Sprintf("the newest reload, of %s, was refused and %s runs on: `%s` keeps it; `splitctl apply` says why, and runs the files in its place as soon as they are good",
 			sources, running.Name, applyLine(running))
 	}
-	return "the newest reload was refused and what ran before runs on: `splitctl apply` says why"
+	return "the newest reload was refused and what ran before runs on: `splitctl apply` tries again, or says why"
 }
 
 // applyLine is the command that takes an edit of what runs.

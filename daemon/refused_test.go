@@ -31,11 +31,11 @@ func TestARefusedReloadNamesTheCommandThatSaysWhyAndTakesNothingDown(t *testing.
 		running, refused string // what `apply -f` sent; "": the files
 		want             string
 	}{
-		"the files":             {"", "", "the newest reload was refused and what ran before runs on: `splitctl apply` says why"},
-		"a file":                {"", "/x/three.yaml", "the newest reload, of /x/three.yaml, was refused and what ran before runs on: `splitctl apply -f /x/three.yaml` says why"},
-		"a file over another":   {"/x/two.yaml", "/x/three.yaml", "the newest reload, of /x/three.yaml, was refused and what ran before runs on: `splitctl apply -f /x/three.yaml` says why"},
-		"a file with blanks":    {"", "/x/a b's.yaml", `the newest reload, of /x/a b's.yaml, was refused and what ran before runs on: ` + "`splitctl apply -f '/x/a b'\\''s.yaml'` says why"},
-		"standard input":        {"", stdinName, "the newest reload, of standard input, was refused and what ran before runs on: `splitctl apply -f -` with that text says why"},
+		"the files":             {"", "", "the newest reload was refused and what ran before runs on: `splitctl apply` tries again, or says why"},
+		"a file":                {"", "/x/three.yaml", "the newest reload, of /x/three.yaml, was refused and what ran before runs on: `splitctl apply -f /x/three.yaml` tries again, or says why"},
+		"a file over another":   {"/x/two.yaml", "/x/three.yaml", "the newest reload, of /x/three.yaml, was refused and what ran before runs on: `splitctl apply -f /x/three.yaml` tries again, or says why"},
+		"a file with blanks":    {"", "/x/a b's.yaml", `the newest reload, of /x/a b's.yaml, was refused and what ran before runs on: ` + "`splitctl apply -f '/x/a b'\\''s.yaml'` tries again, or says why"},
+		"standard input":        {"", stdinName, "the newest reload, of standard input, was refused and what ran before runs on: `splitctl apply -f -` with that text tries again, or says why"},
 		"the files over a file": {"/x/two.yaml", "", "the newest reload, of the files, was refused and /x/two.yaml runs on: `splitctl apply -f /x/two.yaml` keeps it; `splitctl apply` says why, and runs the files in its place as soon as they are good"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -56,6 +56,13 @@ func TestARefusedReloadNamesTheCommandThatSaysWhyAndTakesNothingDown(t *testing.
 			}
 			if warned, _ := w.warned(d); warned != tt.want {
 				t.Errorf("status warns %q,\nwant %q", warned, tt.want)
+			}
+			w.badFile = nil
+			if err := w.sends(d, "", ""); err != nil {
+				t.Fatal(err)
+			}
+			if warned, _ := w.warned(d); warned != "" {
+				t.Errorf("after it was mended and applied status warns %q", warned)
 			}
 		})
 	}
