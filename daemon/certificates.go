@@ -2,7 +2,9 @@ package daemon
 
 import (
 	"encoding/json"
+	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/splitd/splitd/configs"
 	"github.com/splitd/splitd/control"
@@ -79,10 +81,31 @@ func (d *Daemon) shadowsSeen(splits []traffic.Split) []doctor.Shadow {
 	for _, s := range splits {
 		one := doctor.Shadow{Split: s.Name, SeenInto: s.Shadow.TLS.On()}
 		one.Broken, one.Remarks = configs.JudgeSplit(s, d.now())
+		d.pairsOfBefore(s.Name, one.Broken)
 		one.Encrypted, one.Exchanges = d.encrypted(s.Name)
 		all = append(all, one)
 	}
 	return all
+}
+
+// pairsOfBefore adds to what is wrong with pairs of files that those from before go on.
+func (d *Daemon) pairsOfBefore(split string, broken []string) {
+	one := d.shadows.find(split)
+	if one == nil || len(broken) == 0 {
+		return
+	}
+	seen := one.inside.item()
+	if seen == nil {
+		return
+	}
+	for i, c := range seen.Certificates {
+		pair := fmt.Sprintf("split %q: shadow.tls.certificates[%d].", split, i)
+		for j, text := range broken {
+			if c.Fault != "" && strings.HasPrefix(text, pair) {
+				broken[j] += fmt.Sprintf("; the pair from before goes on until it expires on %s, or splitd ends; from then on:", c.NotAfter.UTC().Format("2006-01-02 15:04 MST"))
+			}
+		}
+	}
 }
 
 // readsKeys is before keys of splits are read: nothing of them may be in a core dump, though

@@ -193,6 +193,11 @@ func TestWhoMayNotReadAKeyMayNotNameIt(t *testing.T) {
 	if _, err := d.Apply(t.Context(), member, api.ApplyRequest{Name: "a.yaml", Text: other}); err == nil {
 		t.Error("a member has another split use the key")
 	}
+	for _, less := range []string{strings.Replace(text, "shadow: {", "shadow: {sample: 3%, ", 1), text[:strings.Index(text, "  shadow:")]} {
+		if _, err := d.Apply(t.Context(), member, api.ApplyRequest{Name: "a.yaml", Text: less}); err != nil {
+			t.Errorf("a member says how much is sampled, or that nothing is seen into: %v\n%s", err, less)
+		}
+	}
 }
 
 func TestDoctorIsToldWhatIsWrongWithCertificates(t *testing.T) {
@@ -214,6 +219,27 @@ func TestDoctorIsToldWhatIsWrongWithCertificates(t *testing.T) {
 	if diff := cmp.Diff(want, w.kernel.shadows); diff != "" {
 		t.Errorf("doctor is asked about (-want +got):\n%s", diff)
 	}
+}
+
+// Whoever renews a certificate by halves has until the old one's end.
+func TestDoctorIsToldThatThePairFromBeforeGoesOn(t *testing.T) {
+	old := secureSite(t, `{"n":1}`)
+	w := newWorld(t, insideSplit(t, old, secureSite(t, `{"n":1}`)))
+	w.now = time.Now()
+	d := w.mustBoot()
+	nettest.Eventually(t, "files are read", func() bool { return d.shadows.find("web").inside.made.Load() != nil })
+	key := w.files.Splits[0].Shadow.TLS.Certificates[0].Key
+	w.must(os.WriteFile(key, nil, 0o600))
+	d.shadows.reload()
+	want := []string{fmt.Sprintf(`split "web": shadow.tls.certificates[0].key: load key %q: there is no private key in it: it has to be in PEM, and begins with -----BEGIN PRIVATE KEY----- or -----BEGIN EC PRIVATE KEY-----; the pair from before goes on until it expires on 2084-01-29 16:00 UTC, or splitd ends; from then on:`, key)}
+	var broken []string
+	nettest.Eventually(t, "doctor is told", func() bool {
+		if _, err := d.Doctor(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		broken = w.kernel.shadows[0].Broken
+		return slices.Equal(broken, want)
+	}, func() any { return broken })
 }
 
 func TestDoctorIsToldHowMuchIsEncrypted(t *testing.T) {
