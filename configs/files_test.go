@@ -149,7 +149,7 @@ func TestFilesOfCertificatesAreJudgedAtTheirPlaces(t *testing.T) {
 			[]string{"good"},
 			configs.Unusable,
 			[]string{
-				`a.yaml:11:24: splits[0].shadow.tls.to_primary.ca: read roots "DIR/roots.pem": there is no certificate in it: it has to be in PEM`,
+				`a.yaml:11:24: splits[0].shadow.tls.to_primary.ca: read roots "DIR/roots.pem": there is no certificate in it: it has to be in PEM, and begins with -----BEGIN CERTIFICATE-----`,
 				"a.yaml:12:26: splits[0].shadow.tls.to_candidate.ca: read roots \"/nowhere/roots.pem\": no such file or directory on this host",
 			},
 			[]string{fmt.Sprintf(unnamed, address)},

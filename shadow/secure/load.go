@@ -45,12 +45,15 @@ func (e *FileError) Unwrap() error { return e.Err }
 // and [Remarks].
 func Load(c traffic.Certificate) (tls.Certificate, error) {
 	none := tls.Certificate{}
-	cert, _, err := readFile(c.Cert)
+	cert, mode, err := readFile(c.Cert)
+	if err == nil {
+		err = judgeChain(cert)
+	}
+	if err == nil && c.Cert != c.Key && hasKey(cert) && forOthers(mode) {
+		err = fmt.Errorf("there is a private key in it too, and its mode is %04o, so that every user of this host may read or write it: take the key out, or `chmod o-rwx` it", mode.Perm())
+	}
 	if err != nil {
 		return none, &FileError{c.Cert, false, err}
-	}
-	if !hasBlock(cert, "CERTIFICATE") {
-		return none, &FileError{c.Cert, false, errors.New("there is no certificate in it: it has to be in PEM, and begins with -----BEGIN CERTIFICATE-----")}
 	}
 	key, mode, err := readFile(c.Key)
 	if err == nil {
@@ -65,8 +68,6 @@ func Load(c traffic.Certificate) (tls.Certificate, error) {
 		return pair, nil
 	case strings.Contains(err.Error(), "does not match"):
 		return none, &FileError{c.Key, true, fmt.Errorf("it is not the key of the certificate in %q, or that file does not begin with it: name the two that were made together", c.Cert)}
-	case badChain(cert) != nil:
-		return none, &FileError{c.Cert, false, badChain(cert)}
 	}
 	return none, &FileError{c.Key, true, errors.New(strings.TrimPrefix(err.Error(), "tls: "))}
 }
@@ -109,12 +110,24 @@ func unread(err error) error {
 	return err
 }
 
-func hasBlock(text []byte, kind string) bool {
+// forOthers says that a mode is not for owner and group alone.
+func forOthers(mode fs.FileMode) bool { return mode&0o007 != 0 }
+
+// hasKey says that there is a private key in a text.
+func hasKey(text []byte) bool {
 	found := false
 	for block := range blocks(text) {
-		found = found || block.Type == kind
+		found = found || strings.HasSuffix(block.Type, "PRIVATE KEY")
 	}
 	return found
+}
+
+// notPEM is what there has to be in a text in which it is not; kind is what OpenSSL calls it.
+func notPEM(text []byte, kind, begins string) string {
+	if len(text) > 0 && text[0] == 0x30 { // a SEQUENCE: X.690, section 8.9
+		return "it has to be in PEM, and this is DER: `openssl " + kind + " -inform der -in FILE -out FILE.pem` makes one of it"
+	}
+	return "it has to be in PEM, and begins with " + begins
 }
 
 // blocks are those of PEM in a text.
@@ -128,9 +141,16 @@ func blocks(text []byte) func(func(*pem.Block) bool) {
 	}
 }
 
-// judgeKey refuses a key that others can read, and one that is of no use without a word.
+// judgeKey refuses a file without a key, one that others can read, and one that is of no use
+// without a word.
 func judgeKey(text []byte, mode fs.FileMode) error {
-	if mode&0o007 != 0 {
+	if !hasKey(text) {
+		if bytes.Contains(text, beginsCertificate) {
+			return errors.New("there is a certificate in it and no key")
+		}
+		return errors.New("there is no private key in it: " + notPEM(text, "pkey", "-----BEGIN PRIVATE KEY----- or -----BEGIN EC PRIVATE KEY-----"))
+	}
+	if forOthers(mode) {
 		return fmt.Errorf("its mode is %04o, so that every user of this host may read or write it: `chmod o-rwx` it", mode.Perm())
 	}
 	for block := range blocks(text) {
@@ -139,23 +159,28 @@ func judgeKey(text []byte, mode fs.FileMode) error {
 			return errors.New("it is encrypted, and splitd asks for no passphrase: write it without one (`openssl pkey -in KEY -out PLAIN`), for the user alone that splitd runs as")
 		}
 		if strings.HasSuffix(block.Type, "PRIVATE KEY") {
-			return nil
+			break
 		}
 	}
-	if bytes.Contains(text, []byte("-----BEGIN CERTIFICATE-----")) {
-		return errors.New("there is a certificate in it and no key")
-	}
-	return errors.New("there is no private key in it: it has to be in PEM, and begins with -----BEGIN PRIVATE KEY----- or -----BEGIN EC PRIVATE KEY-----")
+	return nil
 }
 
-// badChain is what keeps the certificates of a text from being read.
-func badChain(text []byte) error {
-	for block := range blocks(text) {
-		if block.Type != "CERTIFICATE" {
-			continue
+var beginsCertificate = []byte("-----BEGIN CERTIFICATE-----")
+
+// judgeChain refuses a text without a certificate, and one with what is none: [pem.Decode] goes
+// over what is damaged, and clients would be shown a chain with a gap.
+func judgeChain(text []byte) error {
+	parts := bytes.Split(text, beginsCertificate)[1:]
+	if len(parts) == 0 {
+		return errors.New("there is no certificate in it: " + notPEM(text, "x509", string(beginsCertificate)))
+	}
+	for i, part := range parts {
+		err := errors.New("its lines are damaged, or some are missing")
+		if block, _ := pem.Decode(slices.Concat(beginsCertificate, part)); block != nil && block.Type == "CERTIFICATE" {
+			_, err = x509.ParseCertificate(block.Bytes)
 		}
-		if _, err := x509.ParseCertificate(block.Bytes); err != nil {
-			return err
+		if err != nil {
+			return fmt.Errorf("certificate %d of the %d in it cannot be read: %w", i+1, len(parts), err)
 		}
 	}
 	return nil

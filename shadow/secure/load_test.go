@@ -1,6 +1,7 @@
 package secure_test
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -124,16 +125,23 @@ func TestAPairThatCannotBeServedIsRefusedByTheNameOfTheFile(t *testing.T) {
 		{"a directory", cert, t.TempDir(), true, "not a file"},
 		{"a pipe", fifo, key, false, "not a file"},
 		{"too long", put(t, "long.pem", 0o600, make([]byte, 1<<20+1)), key, false, "over 1 MiB"},
-		{"no PEM", put(t, "der.pem", 0o600, leaf.Leaf.Raw), key, false, "there is no certificate in it: it has to be in PEM"},
+		{"no PEM", put(t, "empty.pem", 0o600, nil), key, false, "there is no certificate in it: it has to be in PEM, and begins with -----BEGIN CERTIFICATE-----"},
+		{"DER", put(t, "der.pem", 0o600, leaf.Leaf.Raw), key, false, "there is no certificate in it: it has to be in PEM, and this is DER: `openssl x509 -inform der -in FILE -out FILE.pem` makes one of it"},
+		{"a key in DER", cert, put(t, "key.der", 0o600, []byte("\x30\x81\x87")), true, "there is no private key in it: it has to be in PEM, and this is DER: `openssl pkey -inform der -in FILE -out FILE.pem` makes one of it"},
 		{"a key as certificate", key, key, false, "there is no certificate in it"},
 		{"a certificate as key", cert, put(t, "cert.pem", 0o600, leaf.cert), true, "there is a certificate in it and no key"},
+		{"a certificate as key, for everybody", cert, put(t, "cert.pem", 0o644, leaf.cert), true, "there is a certificate in it and no key"},
+		{"a key beside the certificate, for everybody", put(t, "both.pem", 0o644, leaf.cert, leaf.key), key, false, "there is a private key in it too, and its mode is 0644, so that every user of this host may read or write it: take the key out, or `chmod o-rwx` it"},
 		{"an empty key", cert, put(t, "empty.pem", 0o600, nil), true, "there is no private key in it"},
 		{"another's key", cert, put(t, "other.pem", 0o600, other.key), true, "it is not the key of the certificate in " + `"` + cert + `"`},
 		{"an encrypted key", cert, put(t, "wrapped.pem", 0o600, wrapped), true, "it is encrypted"},
 		{"a key encrypted as OpenSSL did", cert, put(t, "traditional.pem", 0o600, traditional), true, "it is encrypted"},
 		{"a key for everybody", cert, put(t, "open.pem", 0o644, leaf.key), true, "its mode is 0644, so that every user of this host may read or write it"},
 		{"a key to be written by everybody", cert, put(t, "open.pem", 0o602, leaf.key), true, "its mode is 0602"},
-		{"a broken certificate", put(t, "broken.pem", 0o600, broken), key, false, "x509: malformed certificate"},
+		{"a broken certificate", put(t, "broken.pem", 0o600, broken), key, false, "certificate 1 of the 1 in it cannot be read: x509: malformed certificate"},
+		{"a broken chain", put(t, "broken.pem", 0o600, leaf.cert, broken, other.cert), key, false, "certificate 2 of the 3 in it cannot be read: x509: malformed certificate"},
+		{"a chain that is cut", put(t, "cut.pem", 0o600, leaf.cert, other.cert, leaf.cert[:100]), key, false, "certificate 3 of the 3 in it cannot be read: its lines are damaged"},
+		{"a chain with a damaged line", put(t, "damaged.pem", 0o600, leaf.cert, bytes.Replace(other.cert, []byte("M"), []byte("*"), 1), leaf.cert), key, false, "certificate 2 of the 3 in it cannot be read: its lines are damaged"},
 		{"a broken key", cert, put(t, "garbled.pem", 0o600, garbled), true, "failed to parse private key"},
 	}
 	for _, test := range tests {

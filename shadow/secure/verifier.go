@@ -54,7 +54,7 @@ func readRoots(file string) (*x509.CertPool, error) {
 	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(text) {
-		return nil, fmt.Errorf("read roots %q: there is no certificate in it: it has to be in PEM", file)
+		return nil, fmt.Errorf("read roots %q: there is no certificate in it: %s", file, notPEM(text, "x509", string(beginsCertificate)))
 	}
 	return roots, nil
 }
