@@ -70,7 +70,8 @@ func (r *report) err() error {
 		return nil
 	}
 	slices.SortFunc(r.errors, compareErrors)
-	return slices.Compact(r.errors)
+	r.errors = slices.Compact(r.errors) // which empties those behind
+	return r.errors
 }
 
 func (r *report) noteTexts() []string {

@@ -258,6 +258,13 @@ func TestCheckJudgesEachFileAlone(t *testing.T) {
 		bad+`:1:14: log.level: "loud" is not a level: use debug, info, warn or error`)
 }
 
+// A mistake that two judges find is one, and leaves nothing behind where the other one stood.
+func TestCheckSaysEachMistakeOnceAndNothingElse(t *testing.T) {
+	file := write(t, t.TempDir(), "a.yaml", mx+"    shadow: {tls: {certificates: [{cert: /c, key: /k}], to_primary: {pins: x}, to_candidate: accept}}\n")
+	_, err := configs.Check([]string{file})
+	refused(t, err, file+":7:76: splits[0].shadow.tls.to_primary.pins: is text, must be a list")
+}
+
 // The daemon's own settings have an effect where the daemon reads the file.
 func TestCheckNotesWhatHasNoEffect(t *testing.T) {
 	file := write(t, t.TempDir(), "a.yaml", "log: {level: debug}\n"+mx+"    proxy: {idle_timeout: 2h}\n    health: {check: tcp, path: /x}\n")

@@ -2,6 +2,7 @@ package configs
 
 import (
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -96,7 +97,7 @@ func (d *draft) readTrust(t *table, key string) (trust traffic.Trust) {
 		return trust
 	}
 	if v.node.Kind == yaml.MappingNode {
-		return d.readTrustTable(v)
+		return d.readTrustTable(key, v)
 	}
 	switch text, ok := v.scalar("a word or a mapping: " + choices); {
 	case !ok:
@@ -115,7 +116,7 @@ func (v value) saysNothing() bool {
 	return v.node.Kind == yaml.ScalarNode && v.node.Value == "" && !v.refused()
 }
 
-func (d *draft) readTrustTable(v value) (trust traffic.Trust) {
+func (d *draft) readTrustTable(key string, v value) (trust traffic.Trust) {
 	t, ok := v.table()
 	if !ok {
 		return trust
@@ -150,18 +151,33 @@ func (d *draft) readTrustTable(v value) (trust traffic.Trust) {
 	}
 	t.close()
 	if said != 1 && !t.merged {
-		t.refuse("must have exactly one of system, ca and pins")
+		more := ""
+		if _, given := t.given[wordAccept]; given {
+			more = "; accept is written alone: " + key + ": accept"
+		} else if _, named := t.given["name"]; named && said == 0 {
+			more = "; name goes with system: true or ca: FILE"
+		}
+		t.refuse("must have exactly one of system, ca and pins%s", more)
 	}
 	return trust
 }
 
-// parsePin reads the hash of a key as `openssl dgst -sha256 -binary | base64` writes it.
+// makesPin is the command that writes the hash of the key of a certificate.
+const makesPin = "`openssl x509 -in CERT -noout -pubkey | openssl pkey -pubin -outform der | openssl dgst -sha256 -binary | base64` makes it"
+
+// parsePin reads the hash of a key as makesPin writes it.
 func parsePin(text string) (string, error) {
 	sum, err := base64.StdEncoding.DecodeString(text)
-	if err != nil || len(sum) != pinBytes {
-		return "", fmt.Errorf("%q is not the SHA-256 of a key in base64, which has 44 characters", text)
+	if err == nil && len(sum) == pinBytes {
+		return base64.StdEncoding.EncodeToString(sum), nil
 	}
-	return base64.StdEncoding.EncodeToString(sum), nil
+	why := ", which has 44 characters"
+	if inHex, err := hex.DecodeString(text); err == nil && len(inHex) == pinBytes {
+		why = ", but in hex"
+	} else if strings.HasPrefix(text, "sha256/") {
+		why = " alone: write it without sha256/ or sha256// before it" // as browsers and curl write it
+	}
+	return "", fmt.Errorf("%q is not the SHA-256 of a key in base64%s: %s", text, why, makesPin)
 }
 
 // checkServerName wants a name that a certificate can be of: a host's or an address.
