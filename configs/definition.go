@@ -18,11 +18,23 @@ type Definition struct {
 // and notes. Scalars of the daemon in it are judged, noted and ignored. The
 // error is Errors. Equal texts give equal definitions.
 func ParseDefinition(name string, text []byte) (Definition, error) {
+	return parseDefinition(name, text, func(string, string) bool { return false })
+}
+
+// ParseSent is ParseDefinition for a daemon that runs by c: scalars that are as there are not
+// noted.
+func (c Config) ParseSent(name string, text []byte) (Definition, error) {
+	return parseDefinition(name, text, c.says)
+}
+
+func parseDefinition(name string, text []byte, known func(key, text string) bool) (Definition, error) {
 	var r report
 	c := collected{settings: map[string]setting{}}
 	c.read(&r, name, text)
 	for key, s := range c.settings {
-		s.at.note("ignored: %s is set where the daemon is started", key)
+		if !known(key, s.text) {
+			s.at.note("ignored: %s is set where the daemon is started", key)
+		}
 	}
 	return c.definition(&r)
 }

@@ -355,6 +355,33 @@ splits:
 	}
 }
 
+// Who sends the daemon's own file changes nothing of what it was started with.
+func TestOfWhatIsSentScalarsAreNotedThatAreOtherwiseInTheDaemon(t *testing.T) {
+	const scalars = `control: {socket: /run/x/socket, group: ops}
+http: {listen: "127.0.0.1:9999"}
+log: {level: debug, format: json}
+state_dir: /var/lib/x
+netfilter: {mark_mask: 0x0ff00000, route_table: 6000, rule_priority: 6100, owner: never}
+flow_log: {to: journal, sample: 1/4}
+relay: {workers: 3}
+shadow: {budget: 1GiB, priority: low}
+`
+	config := load(t, configs.Options{Files: []string{write(t, t.TempDir(), "a.yaml", scalars+mx)}})
+	sent, err := config.ParseSent("a.yaml", []byte(scalars+mx))
+	if err != nil || len(sent.Notes) > 0 {
+		t.Errorf("the same: %v, notes %q", err, sent.Notes)
+	}
+	if plain, err := configs.ParseDefinition("a.yaml", []byte(scalars+mx)); err != nil || len(plain.Notes) != 15 {
+		t.Errorf("where no daemon is known: %v, %d notes", err, len(plain.Notes))
+	}
+	other := strings.NewReplacer("1GiB", "1024MiB", "6000", "6001").Replace(scalars) + mx
+	sent, err = config.ParseSent("a.yaml", []byte(other))
+	want := []string{"a.yaml:5:49: netfilter.route_table: ignored: netfilter.route_table is set where the daemon is started"}
+	if diff := cmp.Diff(want, sent.Notes); err != nil || diff != "" {
+		t.Errorf("another table: %v, notes (-want +got):\n%s", err, diff)
+	}
+}
+
 func TestProcessEnvironmentIsNeverRead(t *testing.T) {
 	t.Setenv("SPLITD_LOG_LEVEL", "debug")
 	t.Setenv("LOG.LEVEL", "debug")

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -103,28 +104,55 @@ func (o Options) fallback(s scalar, r *report) string {
 
 // config copies the scalars out; each has been judged at its source.
 func (k ranked) config(d Definition) Config {
-	level, _ := parseLevel(k.scalars.GetString(keyLevel))
-	mask, _ := parseMarkMask(k.scalars.GetString(keyMark))
-	table, _ := parseRouteTable(k.scalars.GetString(keyTable))
-	priority, _ := parsePriority(k.scalars.GetString(keyPriority))
-	sample, _ := traffic.ParseWeight(k.scalars.GetString(keyFlowsSample))
-	workers, _ := parseWorkers(k.scalars.GetString(keyWorkers))
-	budget, _ := parseBudget(k.scalars.GetString(keyBudget))
-	return Config{
-		Control: Control{
-			Socket:        k.scalars.GetString(keySocket),
-			Group:         k.scalars.GetString(keyGroup),
-			GroupExplicit: k.groupExplicit,
-		},
-		HTTP:       HTTP{Listen: k.scalars.GetString(keyHTTP)},
-		Log:        Log{Level: level, Format: k.scalars.GetString(keyFormat)},
-		StateDir:   k.scalars.GetString(keyState),
-		Netfilter:  Netfilter{MarkMask: mask, RouteTable: table, RulePriority: priority, Owner: k.scalars.GetString(keyOwner)},
-		FlowLog:    FlowLog{To: k.scalars.GetString(keyFlowsTo), Sample: sample},
-		Relay:      Relay{Workers: workers},
-		Shadow:     Shadow{Budget: budget, Priority: k.scalars.GetString(keyShadows)},
-		Definition: d,
+	c := Config{Control: Control{GroupExplicit: k.groupExplicit}, Definition: d}
+	for _, s := range scalars() {
+		c.set(s.key, k.scalars.GetString(s.key))
 	}
+	return c
+}
+
+// set sets a scalar to a text that has been judged.
+func (c *Config) set(key, text string) {
+	switch key {
+	case keySocket:
+		c.Control.Socket = text
+	case keyGroup:
+		c.Control.Group = text
+	case keyHTTP:
+		c.HTTP.Listen = text
+	case keyLevel:
+		c.Log.Level, _ = parseLevel(text)
+	case keyFormat:
+		c.Log.Format = text
+	case keyState:
+		c.StateDir = text
+	case keyMark:
+		c.Netfilter.MarkMask, _ = parseMarkMask(text)
+	case keyTable:
+		c.Netfilter.RouteTable, _ = parseRouteTable(text)
+	case keyPriority:
+		c.Netfilter.RulePriority, _ = parsePriority(text)
+	case keyOwner:
+		c.Netfilter.Owner = text
+	case keyFlowsTo:
+		c.FlowLog.To = text
+	case keyFlowsSample:
+		c.FlowLog.Sample, _ = traffic.ParseWeight(text)
+	case keyWorkers:
+		c.Relay.Workers, _ = parseWorkers(text)
+	case keyBudget:
+		c.Shadow.Budget, _ = parseBudget(text)
+	case keyShadows:
+		c.Shadow.Priority = text
+	}
+}
+
+// says that a scalar is what the text says.
+func (c Config) says(key, text string) bool {
+	c.Definition = Definition{}
+	with := c
+	with.set(key, text)
+	return reflect.DeepEqual(with, c)
 }
 
 // variable is an environment variable in the shape of a flag: viper itself

@@ -143,7 +143,7 @@ func (d *Daemon) runningDefinition(ctx context.Context) (definition configs.Defi
 	if err != nil || running.Text == "" {
 		return definition, state.Running{}, ""
 	}
-	sent, err := configs.ParseDefinition(running.Name, []byte(running.Text))
+	sent, err := d.options.Config.ParseSent(running.Name, []byte(running.Text))
 	if err != nil {
 		d.log.Error("read the definition of the last `apply -f`; the files are used", "error", err)
 		return definition, state.Running{}, ""

@@ -97,7 +97,7 @@ func (d *Daemon) redefineAll(v *view, definition configs.Definition, who control
 // newDefinition is what an apply is asked to take.
 func (d *Daemon) newDefinition(request api.ApplyRequest) (definition configs.Definition, differsFrom string, notes []string, err error) {
 	if request.Text != "" {
-		definition, err = configs.ParseDefinition(request.Name, []byte(request.Text))
+		definition, err = d.options.Config.ParseSent(request.Name, []byte(request.Text))
 		return definition, d.options.Sources, definition.Notes, err
 	}
 	cfg, err := d.options.Reload()
