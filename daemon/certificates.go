@@ -48,12 +48,12 @@ func (d *Daemon) mayStandIn(who control.Actor, splits []traffic.Split) error {
 		has := v.records.get(s.Name).Definition.Shadow.TLS.Certificates
 		for _, c := range s.Shadow.TLS.Certificates {
 			if !slices.Contains(has, c) {
-				return refuse(api.CodeForbidden, "apply: split %q: shadow.tls.certificates: only files, root and the daemon's own user may name the key %q: put it into %s and run `splitctl apply`",
+				return refuse(api.CodeForbidden, "apply: split %q: shadow.tls.certificates: the key %q may be named in the daemon's files (%s), by root and by the daemon's own user, not by you: put it there and run `splitctl apply`",
 					s.Name, c.Key, d.options.Sources)
 			}
 		}
 		if s.Shadow.TLS.On() && seenOf(s) != seenOf(v.records.get(s.Name).Definition) {
-			return refuse(api.CodeForbidden, "apply: split %q: shadow.tls: only files, root and the daemon's own user may say what is seen of it inside TLS, and by which backends: put it into %s and run `splitctl apply`",
+			return refuse(api.CodeForbidden, "apply: split %q: shadow.tls: what is seen of it inside TLS, and by which backends, may be said in the daemon's files (%s), by root and by the daemon's own user, not by you: put it there and run `splitctl apply`",
 				s.Name, d.options.Sources)
 		}
 	}

@@ -247,7 +247,7 @@ func (d *Daemon) mayRun(who control.Actor, splits []traffic.Split) error {
 			return slices.Equal(v.records.get(name).Definition.Health.Command, s.Health.Command)
 		}
 		if len(s.Health.Command) > 0 && !slices.ContainsFunc(v.names(), known) {
-			return refuse(api.CodeForbidden, "apply: split %q: health.command: only files, root and the daemon's own user may name a command: put it into %s and run `splitctl apply`",
+			return refuse(api.CodeForbidden, "apply: split %q: health.command: a command may be named in the daemon's files (%s), by root and by the daemon's own user, not by you: put it there and run `splitctl apply`",
 				s.Name, d.options.Sources)
 		}
 	}
