@@ -191,12 +191,13 @@ func (a *app) limitsOf(ctx context.Context, name string, files []string) (tested
 		return tested{whose: "splitd's own limits"}, nil
 	}
 	var mode traffic.Mode
+	var unasked error // why no daemon said in which file it is
 	if len(files) == 0 {
 		list, err := a.client(0).Splits(ctx, name)
 		if _, refused := errors.AsType[*api.Error](err); refused {
 			return tested{}, err
 		}
-		if err == nil && len(list.Items) == 1 {
+		if unasked = err; err == nil && len(list.Items) == 1 {
 			files, mode = fileOf(list.Items[0].Definition), traffic.Mode(list.Items[0].Mode)
 		}
 	}
@@ -211,7 +212,7 @@ func (a *app) limitsOf(ctx context.Context, name string, files []string) (tested
 			}, nil
 		}
 	}
-	return tested{}, errors.Join(err, fmt.Errorf("read the limits of split %q: no file that can be read here has it: leave the name out to measure splitd's own limits", name))
+	return tested{}, errors.Join(unasked, err, fmt.Errorf("read the limits of split %q: no file that can be read here has it: leave the name out to measure splitd's own limits", name))
 }
 
 // fileOf is the file of a definition, FILE:LINE; none where that stands in a standard

@@ -24,9 +24,9 @@ func (a *app) shadow() *cobra.Command {
 		Long: "Set the sample: the share of the flows that go to the primary which is also played to the candidate of\n" +
 			"shadow.to. What that answers reaches no client. Weights stay as they are; `shadow 0%` ends it at once.\n\n" +
 			"With --self-test it changes nothing: a splitd of its own shadows to candidates that are healthy, dead, refusing,\n" +
-			"blackholed, hanging, dripping, flooding, resetting and differing, on loopback, with the limits of SPLIT, and the\n" +
-			"table has what clients of the primary waited with the shadow and without. Exit code 1 if they could tell,\n" +
-			"6 if this machine is too busy to say.",
+			"blackholed, hanging, dripping, flooding, resetting and differing (with --tls three more: garbling, trickling and expired),\n" +
+			"on loopback, with the limits of SPLIT, and the table has what clients of the primary waited with the shadow\n" +
+			"and without. Exit code 1 if they could tell, 6 if this machine is too busy to say.",
 		Example: "  splitctl shadow 100%                    of the only split\n" +
 			"  splitctl shadow mx 5% --reason CHG-1    of the split mx\n" +
 			"  splitctl shadow mx 0%                   no more, now\n" +
