@@ -164,7 +164,7 @@ func TestAnHTTPCheckPassesWithStatus2xxOr3xx(t *testing.T) {
 		{"broken", "HTTP/1.1 503 Service Unavailable\r\n\r\n", health.Failed, "503"},
 		{"something else", "220 mx.example.org ESMTP\r\n\r\n", health.Failed, "malformed"},
 		{"half", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n", health.Failed, "closed without a whole answer"},
-		{"nothing", "", health.Failed, "closed without a whole answer"},
+		{"nothing", "", health.Failed, "closed without a whole answer: is it TLS?"},
 		{"endless", "HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 1<<20), health.Failed, "closed without a whole answer"},
 	}
 	for _, tt := range tests {

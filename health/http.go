@@ -28,11 +28,16 @@ func checkHTTP(ctx context.Context, t Target) Result {
 	if err != nil {
 		return broken("send GET "+path, err, t)
 	}
-	received := bufio.NewReader(io.LimitReader(conn, responseMax))
+	limited := &io.LimitedReader{R: conn, N: responseMax}
+	received := bufio.NewReader(limited)
 	status, err := finalStatus(received)
 	switch {
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return failed("GET %s: closed without a whole answer", path)
+	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
+		perhaps := ""
+		if limited.N == responseMax { // as OpenSSL's server closes
+			perhaps = perhapsTLS
+		}
+		return failed("GET %s: closed without a whole answer%s", path, perhaps)
 	case isTimeout(err), isLocalFault(err):
 		return broken("GET "+path, err, t)
 	case err != nil:
