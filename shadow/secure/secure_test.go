@@ -152,7 +152,12 @@ func TestABackendIsTrustedByTheUsersChoice(t *testing.T) {
 	a, other := rootOf(t), rootOf(t)
 	good := signed(t, &a, newKey(t), nil)
 	expired := signed(t, &a, newKey(t), func(c *x509.Certificate) { c.NotAfter = began.Add(-time.Minute) })
+	early := signed(t, &a, newKey(t), func(c *x509.Certificate) { c.NotBefore = began.Add(time.Minute) })
 	strange := signed(t, &a, newKey(t), func(c *x509.Certificate) { c.DNSNames = []string{"strange.test"} })
+	over := signed(t, &a, newKey(t), func(c *x509.Certificate) {
+		c.NotAfter, c.IsCA, c.BasicConstraintsValid, c.KeyUsage = began.Add(-time.Minute), true, true, x509.KeyUsageCertSign
+	})
+	under := signed(t, &over, newKey(t), nil)
 	pinned := traffic.Trust{Pins: []string{"AAAA", pin(good.Leaf)}}
 	for name, c := range map[string]struct {
 		shows tls.Certificate
@@ -168,7 +173,9 @@ func TestABackendIsTrustedByTheUsersChoice(t *testing.T) {
 		"no name, and the service has others":               {strange, traffic.Trust{CA: roots(t, a)}, "", "not www.test"},
 		"a name that is stated":                             {good, traffic.Trust{CA: roots(t, a), Name: "b.test"}, "c.test", ""},
 		"another name that is stated":                       {good, traffic.Trust{CA: roots(t, a), Name: "c.test"}, "a.test", "not c.test"},
-		"expired":                                           {expired, traffic.Trust{CA: roots(t, a)}, "a.test", "expired"},
+		"expired":                                           {expired, traffic.Trust{CA: roots(t, a)}, "a.test", "its certificate is not trusted: it has expired"},
+		"not valid yet":                                     {early, traffic.Trust{CA: roots(t, a)}, "a.test", "its certificate is not trusted: it is not valid yet"},
+		"under an authority that is over":                   {under, traffic.Trust{CA: roots(t, a)}, "a.test", "its certificate is not trusted: one that it is signed by has expired"},
 		"pinned":                                            {good, pinned, "c.test", ""},
 		"pinned, another":                                   {expired, pinned, "a.test", "none of those that are pinned"},
 		"pinned, time does not matter":                      {expired, traffic.Trust{Pins: []string{pin(expired.Leaf)}}, "a.test", ""},
@@ -199,6 +206,15 @@ func TestWhoTakesAnyCertificateIsToldWhatIsWrong(t *testing.T) {
 	h, _, err := open(t, &tls.Config{Certificates: []tls.Certificate{signed(t, nil, newKey(t), nil)}}, anything("c.test"), traffic.Trust{Report: true}, true)
 	if err != nil || h.Failed != "" || !strings.Contains(h.Certificate.Distrust, "c.test") {
 		t.Errorf("%v, %+v", err, h)
+	}
+}
+
+func TestWhoTakesAnyCertificateIsToldInWordsThatItIsOver(t *testing.T) {
+	a := rootOf(t)
+	expired := signed(t, &a, newKey(t), func(c *x509.Certificate) { c.NotAfter = began.Add(-time.Minute) })
+	h, _, err := open(t, &tls.Config{Certificates: []tls.Certificate{expired}}, anything("a.test"), traffic.Trust{Report: true, CA: roots(t, a)}, true)
+	if err != nil || h.Certificate.Distrust != "it has expired" {
+		t.Errorf("%v, %+v", err, h.Certificate)
 	}
 }
 

@@ -144,7 +144,24 @@ func (v *Verifier) reaches(chain []*x509.Certificate, at time.Time) error {
 			return nil
 		}
 	}
-	return err
+	return untimely(err, chain[0], v.now())
+}
+
+// untimely says in words that a certificate is out of its time. The moments, which are another
+// one each time, are what reports mask.
+func untimely(err error, own *x509.Certificate, now time.Time) error {
+	var invalid x509.CertificateInvalidError
+	if !errors.As(err, &invalid) || invalid.Reason != x509.Expired || invalid.Cert == nil {
+		return err
+	}
+	whose, is := "it", "has expired"
+	if !invalid.Cert.Equal(own) {
+		whose = "one that it is signed by"
+	}
+	if now.Before(invalid.Cert.NotBefore) {
+		is = "is not valid yet"
+	}
+	return errors.New(whose + " " + is)
 }
 
 // judgeName says whether a certificate is of the name that is stated or, without one, that the
