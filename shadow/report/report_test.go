@@ -321,3 +321,26 @@ func TestASampleHasWhatIsTheSameInOneLine(t *testing.T) {
 		}
 	}
 }
+
+// A reason stands at the end of a sentence: what cuts it cuts what it is.
+func TestWhyACandidateDoesNotAnswerIsToldWhole(t *testing.T) {
+	t.Parallel()
+	reason := "the TLS handshake fails: its certificate is not trusted: x509: certificate is valid for " + strings.Repeat("a-name-of-some-length.example.org, ", 5) + "not mx.example.org"
+	x := shadow.Exchange{Endpoint: "TLS", Verdict: shadow.CandidateError, Reason: reason}
+	all := tally.New(tally.Options{Protocol: "smtp"})
+	for i := range 50 {
+		all.Add(x, shadow.Differences(x, nil), clock(i))
+	}
+	r := report.Make(all.State(), report.Options{})
+	if !strings.Contains(r.Summary, "TLS: "+reason+". It has answered nothing yet") || len(r.NotCompared) != 1 || r.NotCompared[0].Reason != reason {
+		t.Errorf("%s\n%+v", r.Summary, r.NotCompared)
+	}
+	var b strings.Builder
+	if err := report.WriteSample(&b, r, r.Differences[0].Samples[0]); err != nil || !strings.Contains(b.String(), reason) {
+		t.Errorf("%v\n%s", err, b.String())
+	}
+	var page strings.Builder
+	if err := report.Write(&page, report.Table, r, report.Limits{}); err != nil || !strings.Contains(page.String(), r.Summary) {
+		t.Errorf("the table has a part of the summary:\n%s", page.String())
+	}
+}

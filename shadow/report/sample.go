@@ -32,7 +32,7 @@ func WriteSample(w io.Writer, r Report, id int) error {
 	}
 	lines := [][]string{{"LEVEL", "FIELD", "KIND", "EXPECTED", "GOT", "EXCUSED BY"}}
 	for _, d := range s.Differences {
-		lines = append(lines, []string{d.Level.String(), short(d.Path, 40), string(d.Kind), short(d.Expected, column), short(d.Got, column), short(d.Excuse, column)})
+		lines = append(lines, []string{d.Level.String(), short(d.Path, 40), string(d.Kind), short(d.Expected, column), short(d.Got, sampledColumn(d.Kind)), short(d.Excuse, column)})
 	}
 	if _, err := fmt.Fprintln(w); err != nil {
 		return err
@@ -46,6 +46,14 @@ func WriteSample(w io.Writer, r Report, id int) error {
 
 // column is how wide a column of values is, in runes.
 const column = 60
+
+// sampledColumn is how wide one is of what a candidate answered. Why it did not is whole.
+func sampledColumn(kind shadow.Kind) int {
+	if kind == shadow.Unavailable {
+		return longest
+	}
+	return column
+}
 
 func sampleRows(r Report, s tally.Sample) [][]string {
 	lines := [][]string{{" ", "", orElse(r.Primary, "primary"), orElse(r.Candidate, "candidate")}}

@@ -147,7 +147,8 @@ func (s *State) repair() {
 	for i := range s.Signatures {
 		g := &s.Signatures[i]
 		g.Level = min(g.Level, shadow.Decision)
-		g.Expected, g.Got = clean(g.Expected, longestValue), clean(g.Got, longestValue)
+		longest := longestOf(s.Fields[g.Field].Kind)
+		g.Expected, g.Got = clean(g.Expected, longest), clean(g.Got, longest)
 	}
 	for i := range s.Reasons {
 		s.Reasons[i].Verdict = knownVerdict(s.Reasons[i].Verdict)

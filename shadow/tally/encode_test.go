@@ -203,3 +203,16 @@ func FuzzRead(f *testing.F) {
 		}
 	})
 }
+
+// A reason is as long as that of a TLS handshake that has failed, also after a restart.
+func TestWhyThereIsNoReplyIsKeptWhole(t *testing.T) {
+	t.Parallel()
+	reason := "the TLS handshake fails: " + strings.Repeat("x", 256)
+	x := shadow.Exchange{Endpoint: "TLS", Verdict: shadow.CandidateError, Reason: reason}
+	counted := tally.New(tally.Options{})
+	counted.Add(x, shadow.Differences(x, nil), clock(0))
+	s := readBack(t, bytesOf(t, counted), tally.Options{}).State()
+	if len(s.Signatures) != 1 || s.Signatures[0].Got != reason || len(s.Reasons) != 1 || s.Reasons[0].Reason != reason {
+		t.Errorf("%+v\n%+v", s.Signatures, s.Reasons)
+	}
+}

@@ -131,7 +131,8 @@ func known(kind shadow.Kind) shadow.Kind {
 // signature is the index of a signature, or of its field's rest of this level.
 func (t *Tally) signature(key signatureKey) int {
 	key.level = min(key.level, shadow.Decision)
-	key.expected, key.got = clean(key.expected, longestValue), clean(key.got, longestValue)
+	longest := longestOf(t.s.Fields[key.field].Kind)
+	key.expected, key.got = clean(key.expected, longest), clean(key.got, longest)
 	if i, ok := t.index.signatures[key]; ok {
 		return i
 	}
@@ -146,6 +147,15 @@ func (t *Tally) signature(key signatureKey) int {
 	t.index.signatures[key] = len(t.s.Signatures) - 1
 	t.index.signaturesOf[key.field]++
 	return len(t.s.Signatures) - 1
+}
+
+// longestOf is how long a value may be of a field that differs in this way: what stands for a
+// reply that has not come is a reason.
+func longestOf(kind shadow.Kind) int {
+	if kind == shadow.Unavailable {
+		return longestReason
+	}
+	return longestValue
 }
 
 // combination is the index of a combination, or of the rest: its heaviest alone.

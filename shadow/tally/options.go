@@ -64,7 +64,7 @@ const (
 	longestPath     = 160
 	longestValue    = 120
 	longestRule     = 200
-	longestReason   = 160
+	longestReason   = 288 // why a TLS handshake fails, whole
 	longestSampled  = 512 // one value of a sample
 	largestSample   = 8 << 10
 	mostDifferences = 64 // of one exchange that are told apart
