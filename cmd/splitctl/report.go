@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -43,7 +44,7 @@ func (a *app) report() *cobra.Command {
 		Long: "Tell what a shadowed candidate answers otherwise than the primary: how often, since when, with an example,\n" +
 			"what was taken for noise and why, and what was not compared. `splitctl shadow mx 100%` begins to compare.\n\n" +
 			"With --max-mismatch or --min-compared it decides for a pipeline: exit code 0 within the limits, 1 beyond\n" +
-			"them, 6 when too little was compared to say. The sentence why is on standard error. -o junit says the same;\n" +
+			"them, 6 when too little was compared or seen to say. The sentence why is on standard error. -o junit says the same;\n" +
 			"without limits each difference fails in it.\n\n" +
 			"--follow tells anew whenever something has changed, until it is interrupted: a terminal is redrawn, else\n" +
 			"it is a line each (with -o json a report a line). A daemon that restarts is waited for.",
@@ -77,7 +78,7 @@ func (a *app) report() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return a.tellReport(text, f)
+		return a.tellReport(cmd.Context(), text, f)
 	}
 	return cmd
 }
@@ -117,7 +118,7 @@ func (f *reportFlags) judge(given func(string) bool) error {
 }
 
 // tellReport prints a report once, and decides where there are limits.
-func (a *app) tellReport(text json.RawMessage, f reportFlags) error {
+func (a *app) tellReport(ctx context.Context, text json.RawMessage, f reportFlags) error {
 	r, err := readReport(text)
 	if err != nil {
 		return err
@@ -142,7 +143,7 @@ func (a *app) tellReport(text json.RawMessage, f reportFlags) error {
 	if f.limited {
 		return a.decide(r, limits)
 	}
-	a.remark(r)
+	a.remark(ctx, r)
 	return nil
 }
 
@@ -158,14 +159,23 @@ func (a *app) decide(r report.Report, limits report.Limits) error {
 }
 
 // remark says what a reader of data has to know, and what to do next.
-func (a *app) remark(r report.Report) {
+func (a *app) remark(ctx context.Context, r report.Report) {
 	if fault := r.Unaccounted(); fault != "" {
 		a.warn("%s: %s", printable(r.Split), printable(fault))
 	}
 	if r.Cover.Eligible == 0 {
-		name := printable(r.Split)
-		a.say(fmt.Sprintf("splitctl: %s: nothing was shadowed yet: `splitctl shadow %s 100%%` begins, `splitctl show %s` has the sample in force", name, name, name))
+		a.say("splitctl: " + printable(r.Split) + ": nothing was shadowed yet: " + a.begins(ctx, r.Split))
 	}
+}
+
+// begins says what has a report begin: a sample or, where there is one, a flow.
+func (a *app) begins(ctx context.Context, split string) string {
+	name := printable(split)
+	list, err := a.client(0).Splits(ctx, split)
+	if err == nil && len(list.Items) == 1 && list.Items[0].Shadow.SamplePPM > 0 {
+		return fmt.Sprintf("the sample is %s, and no flow has come through yet: `splitctl show %s` has the state of the shadow", percent(list.Items[0].Shadow.SamplePPM), name)
+	}
+	return fmt.Sprintf("`splitctl shadow %s 100%%` begins, `splitctl show %s` has the sample in force", name, name)
 }
 
 func readReport(text json.RawMessage) (report.Report, error) {
