@@ -21,14 +21,16 @@ func TestAReportSaysHowMuchWasEncryptedInEachProtocol(t *testing.T) {
 	ready := mta(&strings.Builder{}, map[string]string{"EHLO": "250-new.example\r\n250 STARTTLS", "STARTTLS": "220 2.0.0 Ready"})
 	silent := func(c net.Conn) { _, _ = c.Read(make([]byte, 1)) }
 	const advice = "name the service's certificates in shadow.tls"
-	for protocol, test := range map[string]struct {
+	implicit := []turn{{hello, "\x16\x03\x03"}}
+	for name, test := range map[string]struct {
 		candidate func(net.Conn)
 		turns     []turn
 	}{
-		"smtp": {ready, mail}, "http": {silent, []turn{{hello, "\x16\x03\x03"}}}, "raw": {silent, []turn{{hello, "\x16\x03\x03"}}},
+		"smtp": {ready, mail}, "smtp from the first byte on": {ready, implicit}, "http": {silent, implicit}, "raw": {silent, implicit},
 	} {
+		protocol, _, _ := strings.Cut(name, " ")
 		for _, seenInto := range []bool{false, true} {
-			t.Run(protocol, func(t *testing.T) {
+			t.Run(name, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					p := newStage(t, test.candidate).play(func(o *Options) {
 						o.Split = mx(func(s *traffic.Split) {

@@ -77,6 +77,10 @@ func (d *driver) say(b []byte, at time.Time) {
 		var n int
 		switch d.client.saying {
 		case commands:
+			if d.client.offset == 0 && b[0] == tlsHandshake {
+				d.break_(shadow.Opaque, "TLS, from byte 0 of the client on")
+				break
+			}
 			n = d.sayLine(b, at)
 		case undecided:
 			n = d.sayEarly(b)

@@ -10,6 +10,10 @@ import (
 // startsTLS is the code of a server that agrees to STARTTLS (RFC 3207, section 4).
 const startsTLS = 220
 
+// tlsHandshake is the type of a record that a ClientHello comes in (RFC 8446, section 5.1). No
+// command begins so.
+const tlsHandshake = 0x16
+
 // undecided says whether the primary has agreed to begin TLS, and it is not known yet
 // whether what follows will be seen.
 func (s *step) undecided() bool {
