@@ -140,7 +140,7 @@ func (d *driver) start(s *step, at time.Time) bool {
 		return d.settle(s, shadow.Truncated, fmt.Sprintf("the candidate lags: more than %d bytes of content would wait for it", d.session.Keep))
 	}
 	if keyword := lacks(d.offered, s.command.needs()); keyword != "" && (d.offered != nil || s.command.verb != "STARTTLS") { // said behind HELO
-		reason := "capability_divergence: the candidate does not offer " + shownExtension(keyword)
+		reason := "the candidate does not offer " + shownExtension(keyword)
 		if s.primary != nil {
 			d.part(shadow.AfterDivergence, reason)
 		}

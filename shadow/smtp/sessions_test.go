@@ -317,7 +317,7 @@ func TestParametersAreNamedWhereTheyAreTheProtocols(t *testing.T) {
 				t.Errorf("%q: shown is %q", line, shown)
 			}
 		}
-		if reason := lacking(t, line); strings.Contains(strings.ToUpper(reason), "SECRET") || !strings.HasPrefix(reason, "capability_divergence: ") {
+		if reason := lacking(t, line); strings.Contains(strings.ToUpper(reason), "SECRET") || !strings.HasPrefix(reason, "the candidate does not offer ") {
 			t.Errorf("%q: the reason is %q", line, reason)
 		}
 	}
