@@ -82,7 +82,7 @@ func (d *Daemon) shadowsSeen(splits []traffic.Split) []doctor.Shadow {
 		one := doctor.Shadow{Split: s.Name, SeenInto: s.Shadow.TLS.On()}
 		one.Broken, one.Remarks = configs.JudgeSplit(s, d.now())
 		d.pairsOfBefore(s.Name, one.Broken)
-		one.Encrypted, one.Exchanges = d.encrypted(s.Name)
+		one.Encrypted, one.EncryptedOf = d.encrypted(s.Name)
 		all = append(all, one)
 	}
 	return all
@@ -126,22 +126,20 @@ func seenInto(splits []traffic.Split) (names []string) {
 	return names
 }
 
-// encrypted is in how many of the exchanges of a report TLS began into which nobody saw; 0
-// where there is no report.
+// encrypted is how many flows of a report went into TLS into which nobody saw, and of how many;
+// 0 where there is no report.
 func (d *Daemon) encrypted(split string) (encrypted, of int64) {
 	one := d.shadows.find(split)
 	if one == nil || one.play == nil {
 		return 0, 0
 	}
 	var r struct {
-		Encrypted int64 `json:"encrypted"`
-		Coverage  struct {
-			Eligible int64 `json:"eligible"`
-		} `json:"coverage"`
+		Encrypted   int64 `json:"encrypted"`
+		EncryptedOf int64 `json:"encrypted_of"`
 	}
 	text, err := one.play.Report()
 	if err != nil || json.Unmarshal(text, &r) != nil {
 		return 0, 0
 	}
-	return r.Encrypted, r.Coverage.Eligible
+	return r.Encrypted, r.EncryptedOf
 }

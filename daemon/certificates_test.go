@@ -257,7 +257,7 @@ func TestDoctorIsToldHowMuchIsEncrypted(t *testing.T) {
 	if _, err := d.Doctor(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]doctor.Shadow{{Split: "web", Encrypted: 1, Exchanges: 2}}, w.kernel.shadows); diff != "" {
+	if diff := cmp.Diff([]doctor.Shadow{{Split: "web", Encrypted: 1, EncryptedOf: 2}}, w.kernel.shadows); diff != "" {
 		t.Errorf("doctor is asked about (-want +got):\n%s", diff)
 	}
 }

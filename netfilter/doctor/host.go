@@ -30,10 +30,11 @@ type Shadow struct {
 	// Broken says which files of its certificates cannot be served or are over, Remarks what
 	// else is worth knowing of them.
 	Broken, Remarks []string
-	// SeenInto says that it has certificates. Encrypted is in how many of the Exchanges of its
-	// report TLS began into which nobody saw.
-	SeenInto             bool
-	Encrypted, Exchanges int64
+	// SeenInto says that it has certificates. Encrypted is how many flows went into TLS into
+	// which nobody saw, of how many, as its report has them: with certificates of those that
+	// began TLS, else of all.
+	SeenInto               bool
+	Encrypted, EncryptedOf int64
 }
 
 // Host is what was seen of a host. Maps hold what the question asks for.

@@ -12,34 +12,42 @@ func judgeCertificates(e *examination) {
 	}
 }
 
-// mostEncrypted is the share of a report from which on it is about less than half.
+// mostEncrypted is the share of flows from which on a report is about less than half.
 const mostEncrypted = 0.5
+
+// fewEncrypted are no reason to warn where there are certificates: the first flow of each kind
+// is passed on unseen, and after five minutes without one the next.
+const fewEncrypted = 10
 
 // judgeEncrypted says how little of what clients say a shadow compares.
 func judgeEncrypted(e *examination) {
 	for _, s := range e.Shadows {
-		if s.Encrypted == 0 || s.Exchanges == 0 {
+		if s.Encrypted == 0 || s.EncryptedOf == 0 {
 			continue
 		}
-		share := float64(s.Encrypted) / float64(s.Exchanges)
-		if s.SeenInto {
-			if share >= mostEncrypted {
-				e.add(Finding{
-					Level: LevelWarning, Seen: seen("split %q: %d of %d exchanges (%.3g %%) are flows in TLS that were passed on unseen, though it has certificates", s.Split, s.Encrypted, s.Exchanges, 100*share),
-					Why: "what clients say there is not compared: its report is about the rest",
-					Do:  "see for which reason; docs/shadow.md, \"Inside TLS\", says of each what helps:", Cure: "splitctl report " + s.Split,
-				})
-			}
-			continue
+		share := float64(s.Encrypted) / float64(s.EncryptedOf)
+		switch {
+		case !s.SeenInto:
+			e.add(uncertified(s, share))
+		case share >= mostEncrypted && s.Encrypted >= fewEncrypted:
+			e.add(Finding{
+				Level: LevelWarning, Seen: seen("split %q: %d of %d flows that began TLS (%.3g %%) were passed on unseen, though it has certificates", s.Split, s.Encrypted, s.EncryptedOf, 100*share),
+				Why: "what clients say there is not compared: its report is about the rest",
+				Do:  "see for which reason; docs/shadow.md, \"Inside TLS\", says of each what helps:", Cure: "splitctl report " + s.Split,
+			})
 		}
-		f := Finding{
-			Level: LevelNote, Seen: seen("split %q: in %d of %d exchanges (%.3g %%) TLS began, into which nobody sees", s.Split, s.Encrypted, s.Exchanges, 100*share),
-			Why: "what clients say there is not compared: its report is about the rest",
-			Do:  "write into its shadow, with the service's own certificate,", Cure: "tls: {certificates: [{cert: FILE, key: FILE}], to_primary: system, to_candidate: accept}",
-		}
-		if share >= mostEncrypted {
-			f.Level = LevelWarning
-		}
-		e.add(f)
 	}
+}
+
+// uncertified is of a shadow without certificates.
+func uncertified(s Shadow, share float64) Finding {
+	f := Finding{
+		Level: LevelNote, Seen: seen("split %q: %d of its flows (%.3g %%) went into TLS, into which nobody sees", s.Split, s.Encrypted, 100*share),
+		Why: "what clients say there is not compared: its report is about the rest",
+		Do:  "write into its shadow, with the service's own certificate,", Cure: "tls: {certificates: [{cert: FILE, key: FILE}], to_primary: system, to_candidate: accept}",
+	}
+	if share >= mostEncrypted {
+		f.Level = LevelWarning
+	}
+	return f
 }

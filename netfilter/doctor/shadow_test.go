@@ -35,11 +35,14 @@ func TestAShadowThatSeesLittleSaysWhatToConfigure(t *testing.T) {
 		shadow Shadow
 		want   string
 	}{
-		{Shadow{Split: "mx", Encrypted: 9, Exchanges: 10}, `warning: split "mx": in 9 of 10 exchanges (90 %) TLS began, into which nobody sees`},
-		{Shadow{Split: "mx", Encrypted: 1, Exchanges: 3}, `note: split "mx": in 1 of 3 exchanges (33.3 %) TLS began, into which nobody sees`},
-		{Shadow{Split: "mx", Exchanges: 10}, ""},
-		{Shadow{Split: "mx", Encrypted: 4, Exchanges: 10, SeenInto: true}, ""},
-		{Shadow{Split: "mx", Encrypted: 9, Exchanges: 10, SeenInto: true}, `warning: split "mx": 9 of 10 exchanges (90 %) are flows in TLS that were passed on unseen, though it has certificates`},
+		{Shadow{Split: "mx", Encrypted: 9, EncryptedOf: 10}, `warning: split "mx": 9 of its flows (90 %) went into TLS, into which nobody sees`},
+		{Shadow{Split: "mx", Encrypted: 1, EncryptedOf: 3}, `note: split "mx": 1 of its flows (33.3 %) went into TLS, into which nobody sees`},
+		{Shadow{Split: "mx", EncryptedOf: 10}, ""},
+		{Shadow{Split: "mx", SeenInto: true}, ""},
+		{Shadow{Split: "mx", Encrypted: 49, EncryptedOf: 100, SeenInto: true}, ""},
+		{Shadow{Split: "mx", Encrypted: 50, EncryptedOf: 100, SeenInto: true}, `warning: split "mx": 50 of 100 flows that began TLS (50 %) were passed on unseen, though it has certificates`},
+		{Shadow{Split: "mx", Encrypted: 236, EncryptedOf: 236, SeenInto: true}, `warning: split "mx": 236 of 236 flows that began TLS (100 %) were passed on unseen, though it has certificates`},
+		{Shadow{Split: "mx", Encrypted: 9, EncryptedOf: 9, SeenInto: true}, ""},
 	} {
 		found := Judge(Host{}, Question{Shadows: []Shadow{test.shadow}})
 		got := levelsOf(found, "shadow-encrypted")

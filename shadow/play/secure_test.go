@@ -20,6 +20,7 @@ import (
 
 	"github.com/splitd/splitd/internal/certs"
 	"github.com/splitd/splitd/shadow"
+	"github.com/splitd/splitd/shadow/report"
 	"github.com/splitd/splitd/shadow/tally"
 	"github.com/splitd/splitd/traffic"
 )
@@ -144,8 +145,8 @@ func TestWhatIsSaidInsideTLSAndTheHandshakesAreCompared(t *testing.T) {
 				for i := range test.want {
 					same = same && strings.HasPrefix(got[i], test.want[i])
 				}
-				if !same || len(r.Suspects) > 0 || r.Cover.Eligible != 10 {
-					t.Errorf("differences %q, want %q; %+v", got, test.want, r.Cover)
+				if !same || len(r.Suspects) > 0 || r.Cover.Eligible != 10 || r.SeenInside != 5 {
+					t.Errorf("differences %q, want %q; %+v, %d seen inside", got, test.want, r.Cover, r.SeenInside)
 				}
 			})
 		})
@@ -186,8 +187,39 @@ func TestMailBehindSTARTTLSIsCompared(t *testing.T) {
 		if diff := cmp.Diff([]string{"5 RCPT code: 250 -> 550"}, listed(r.Differences)); diff != "" {
 			t.Errorf("differences (-want +got):\n%s\nsuspects %q, %+v", diff, listed(r.Suspects), r.Cover)
 		}
-		if r.Cover.Opaque != 0 || r.Cover.CandidateError != 0 || !strings.Contains(heard.String(), "RCPT TO:<alice@example.com>") || strings.Contains(heard.String(), "hello") {
+		if r.SeenInside != 5 || r.Encrypted != 0 || r.Cover.Opaque != 0 || r.Cover.CandidateError != 0 || !strings.Contains(heard.String(), "RCPT TO:<alice@example.com>") || strings.Contains(heard.String(), "hello") {
 			t.Errorf("%+v, the candidate has heard %q inside", r.Cover, heard)
+		}
+	})
+}
+
+// What is said in clear before STARTTLS says nothing of what is behind it.
+func TestMailBehindSTARTTLSThatIsNotSeenIntoIsNotCalledTheSame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStage(t, mta(io.Discard, map[string]string{"EHLO client.example": "250-new.example\r\n250 STARTTLS"}))
+		p := s.play(func(o *Options) {
+			o.Split = mx(func(s *traffic.Split) {
+				s.Shadow.TLS, s.Shadow.Control = seesInto(traffic.Trust{Report: true}, traffic.Trust{Report: true}), traffic.Control{}
+			})
+		})
+		const mails = 236
+		for range mails {
+			tap := p.Open(flow)
+			for _, turn := range []turn{
+				{"", "220 old.example ESMTP\r\n"}, {"EHLO client.example\r\n", "250-old.example\r\n250 STARTTLS\r\n"}, {"STARTTLS\r\n", "220 2.0.0 Ready to start TLS\r\n"},
+			} {
+				tap.Take(shadow.Client, []byte(turn.says), false, time.Now())
+				tap.Take(shadow.Primary, []byte(turn.answer), false, time.Now())
+				synctest.Wait()
+			}
+			tap.Opaque("TLS is not seen into: the primary's TLS takes AES-256, and the client could get AES-128: allow_aes128 would let it", time.Now())
+			tap.End(shadow.Closed, time.Now())
+			synctest.Wait()
+		}
+		r := p.Report()
+		d := report.Limits{MaxMismatch: 0.01, MinCompared: 300}.Decide(r)
+		if r.Verdict != report.Undecided || d.ExitCode != 6 || r.Cover.Compared != 2*mails || r.Encrypted != mails || r.EncryptedOf != mails {
+			t.Errorf("%+v, %d of %d unseen, a pipeline gets %+v\n%s", r.Cover, r.Encrypted, r.EncryptedOf, d, r.Summary)
 		}
 	})
 }

@@ -8,16 +8,22 @@ import (
 	"github.com/splitd/splitd/shadow/tally"
 )
 
-// longest is what one text of a report takes, in bytes.
-const longest = 600
+// What one text of a report takes, in bytes, and what one of several sentences does.
+const (
+	longest          = 600
+	longestSentences = 4096
+)
 
 func clean(text string) string { return shadow.Clean(text, longest) }
 
 // cleaned is the report without anything that writes to a terminal or is no UTF-8,
 // and with no list that is null. Reports come over sockets and out of files too.
 func cleaned(r Report) Report {
-	for _, text := range []*string{&r.APIVersion, &r.Kind, &r.Split, &r.Protocol, &r.Primary, &r.Candidate, &r.Rule, &r.NeverCompared, &r.Away, &r.Untold, &r.Summary, &r.Doubt} {
+	for _, text := range []*string{&r.APIVersion, &r.Kind, &r.Split, &r.Protocol, &r.Primary, &r.Candidate, &r.Rule, &r.NeverCompared, &r.Away, &r.Untold} {
 		*text = clean(*text)
+	}
+	for _, text := range []*string{&r.Summary, &r.Doubt} {
+		*text = shadow.Clean(*text, longestSentences)
 	}
 	r.Verdict = Verdict(clean(string(r.Verdict)))
 	r.Differences, r.Suspects = cleanDifferences(r.Differences), cleanDifferences(r.Suspects)

@@ -49,7 +49,8 @@ type (
 )
 
 // writeJUnit writes one test for the limits, if there are any, and one for each
-// endpoint. An endpoint with a difference fails, one with a suspect alone is skipped.
+// endpoint. An endpoint with a difference fails, one with a suspect alone is skipped, and so
+// is one of which nothing was compared.
 // Who reads the file is to decide as who reads the exit code: within the limits
 // differences are told and fail nothing, and while it is too early they are skipped.
 // What may be written to the candidate is the property "rule" of the suite.
@@ -70,6 +71,9 @@ func writeJUnit(w io.Writer, r Report, limits Limits) error {
 	}
 	for _, e := range r.Endpoints {
 		c := endpointCase(r, e.Name, fmt.Sprintf("%d compared, %d without an answer", e.Compared, e.Unanswered))
+		if e.Compared+e.Unanswered == 0 && c.Skipped == nil && len(c.Failures) == 0 {
+			c.Skipped = &message{Message: "nothing of it was compared"}
+		}
 		s.Cases = append(s.Cases, c.decided(code))
 	}
 	for _, c := range s.Cases {
@@ -124,10 +128,11 @@ func endpointCase(r Report, endpoint, out string) testCase {
 	c := testCase{Class: cmp.Or(r.Split, none), Name: endpoint, Out: out}
 	for _, d := range r.Differences {
 		if d.Endpoint == endpoint {
-			c.Failures = append(c.Failures, message{
-				Message: d.Field + ": " + change(d), Type: d.Level,
-				Text: fmt.Sprintf("%d times (%s), since %s\nexpected: %s\ngot: %s\nwith it: %s", d.Count, percent(d.Rate), when(d.FirstSeen), d.Expected, d.Got, strings.Join(d.Also, ", ")),
-			})
+			text := fmt.Sprintf("%d times (%s), since %s\nexpected: %s\ngot: %s", d.Count, percent(d.Rate), when(d.FirstSeen), d.Expected, d.Got)
+			if len(d.Also) > 0 {
+				text += "\nwith it: " + strings.Join(d.Also, ", ")
+			}
+			c.Failures = append(c.Failures, message{Message: d.Field + ": " + change(d), Type: d.Level, Text: text})
 		}
 	}
 	for _, d := range r.Suspects {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"strings"
 
 	"github.com/splitd/splitd/shadow"
 	"github.com/splitd/splitd/shadow/tally"
@@ -45,7 +44,7 @@ func Make(s tally.State, o Options) Report {
 	m.charge()
 	r := Report{
 		APIVersion: apiVersion, Kind: kind, Split: o.Split, Protocol: s.Protocol, Primary: o.Primary, Candidate: o.Candidate, Rule: o.Rule, NeverCompared: neverCompared(s.Protocol), Untold: untold(s), Away: o.Away,
-		Cover: s.Coverage, Exchanges: m.exchanges, Folded: s.Folded, Encrypted: encrypted(s), SeenInto: o.SeenInto,
+		Cover: s.Coverage, Exchanges: m.exchanges, Folded: s.Folded, Encrypted: encrypted(s), SeenInto: o.SeenInto, SeenInside: answered(s, shadow.Handshaken),
 		Differences: m.list(tally.Reported), Suspects: m.list(tally.Suspect), Masked: m.masked(),
 		Latency: latency(s.Latency), NotCompared: s.Reasons, Endpoints: s.Endpoints, UnusedRules: m.unused(),
 	}
@@ -57,7 +56,8 @@ func Make(s tally.State, o Options) Report {
 		r.ControlsUnanswered += e.ControlsUnanswered
 	}
 	r.Samples = referred(s.Samples, r.Differences, r.Suspects)
-	r.Doubt = m.doubt(within)
+	r.EncryptedOf = encryptedOf(r, s)
+	r.Doubt = both(blind(r, within), m.doubt(within))
 	r.Verdict = verdict(r, o)
 	r = cleaned(r)
 	r.Summary = summary(r, o)
@@ -77,17 +77,6 @@ func untold(s tally.State) string {
 		return ""
 	}
 	return fmt.Sprintf("In %d of %d greetings the candidate did not take XCLIENT from this host, so it decides about this host's address: see that it offers it here (Postfix: smtpd_authorized_xclient_hosts).", missed, of)
-}
-
-// encrypted is how many exchanges nobody saw because they were inside TLS. Drivers have the
-// word in their reasons.
-func encrypted(s tally.State) (count int64) {
-	for _, r := range s.Reasons {
-		if r.Verdict == shadow.Opaque && strings.Contains(r.Reason, "TLS") {
-			count += r.Count
-		}
-	}
-	return count
 }
 
 // neverCompared says what drivers leave out, because no two servers share it.

@@ -28,8 +28,8 @@ type Report struct {
 	Away string `json:"away"`
 	// Untold says that the candidate was to be told who the client is, and was not.
 	Untold string `json:"untold"`
-	// Doubt says why what is taken for noise may hide that the candidate is wrong;
-	// empty where it cannot.
+	// Doubt says why it may be hidden that the candidate is wrong, by what is taken for noise
+	// or by TLS that was not seen into; empty where it cannot.
 	Doubt string         `json:"doubt"`
 	Cover tally.Coverage `json:"coverage"`
 	// Exchanges are the compared ones. What is suspect is a mismatch among them.
@@ -48,11 +48,15 @@ type Report struct {
 	Folded tally.Folded `json:"folded"`
 	// Encrypted is how many exchanges nobody saw because they were inside TLS, a flow that
 	// begins with it being one. SeenInto says that certificates are named by which such
-	// flows are seen into.
-	Encrypted int64            `json:"encrypted"`
-	SeenInto  bool             `json:"seen_into"`
-	Endpoints []tally.Endpoint `json:"endpoints"`
-	Samples   []tally.Sample   `json:"samples"`
+	// flows are seen into, SeenInside how many were. EncryptedOf is of how many flows
+	// Encrypted is: with certificates of those that began TLS; else of all, where of other
+	// protocols than smtp each exchange in clear counts as one.
+	Encrypted   int64            `json:"encrypted"`
+	EncryptedOf int64            `json:"encrypted_of"`
+	SeenInto    bool             `json:"seen_into"`
+	SeenInside  int64            `json:"seen_inside"`
+	Endpoints   []tally.Endpoint `json:"endpoints"`
+	Samples     []tally.Sample   `json:"samples"`
 }
 
 const (
@@ -73,7 +77,7 @@ type Verdict string
 const (
 	Same      Verdict = "same"
 	Differs   Verdict = "differs"
-	Undecided Verdict = "undecided" // too little was compared, what differs is too rare, or noise may hide it
+	Undecided Verdict = "undecided" // too little was compared, what differs is too rare, or may be hidden
 )
 
 // Exchanges are the compared ones by what comparing found.

@@ -10,8 +10,8 @@ import (
 )
 
 // verdict is the report in a word. It says that nothing differs only where nothing
-// does that is not known to be noise, enough was compared to say so, and no noise
-// may be the candidate's fault.
+// does that is not known to be noise, enough was compared to say so, and nothing may
+// hide a candidate's fault.
 func verdict(r Report, o Options) Verdict {
 	switch {
 	case len(r.Differences) > 0:
@@ -55,7 +55,7 @@ func summary(r Report, o Options) string {
 		}
 	}
 	if r.Doubt != "" {
-		b.WriteString(" " + strings.ToUpper(r.Doubt[:1]) + r.Doubt[1:])
+		b.WriteString(" " + capital(r.Doubt))
 	}
 	if r.Untold != "" {
 		b.WriteString(" " + r.Untold)
@@ -69,9 +69,9 @@ func summary(r Report, o Options) string {
 		}
 	}
 	if missed := r.Cover.Eligible - of; missed > 0 {
-		fmt.Fprintf(&b, " %s of what was seen was not compared%s.", percent(share(missed, r.Cover.Eligible)), aboveAll(r.NotCompared))
+		fmt.Fprintf(&b, " %s of what was seen was not compared%s.", percent(share(missed, r.Cover.Eligible)), aboveAll(r))
 	}
-	b.WriteString(blind(r))
+	b.WriteString(unnamed(r))
 	if r.Away != "" {
 		fmt.Fprintf(&b, " This is what was saved last, of some time ago: %s.", r.Away)
 	}
@@ -81,26 +81,11 @@ func summary(r Report, o Options) string {
 	return b.String()
 }
 
-// blind says what share was encrypted and what would make it seen, where nobody has done
-// that. All that a flow says inside TLS is one exchange: nobody knows how many there are.
-func blind(r Report) string {
-	if r.Encrypted == 0 || r.SeenInto {
-		return ""
-	}
-	return fmt.Sprintf(" In %d of %d exchanges (%s) TLS began, into which nobody sees: name the service's certificates in shadow.tls, and what is said there is compared too.",
-		r.Encrypted, r.Cover.Eligible, percent(share(r.Encrypted, r.Cover.Eligible)))
-}
-
-// aboveAll names the most frequent reason why exchanges were not compared; those that
-// a candidate did not answer count as compared.
-func aboveAll(reasons []tally.Reason) string {
-	var most tally.Reason
-	for _, r := range reasons {
-		if r.Verdict != shadow.CandidateError && r.Count > most.Count {
-			most = r
-		}
-	}
-	if most.Count == 0 {
+// aboveAll names the most frequent reason why exchanges were not compared, unless the doubt
+// has; those that a candidate did not answer count as compared.
+func aboveAll(r Report) string {
+	most := mostFrequent(r.NotCompared, func(r tally.Reason) bool { return r.Verdict != shadow.CandidateError })
+	if most.Count == 0 || strings.Contains(r.Doubt, most.Reason) {
 		return ""
 	}
 	return ", above all: " + most.Reason
@@ -164,7 +149,7 @@ type Limits struct {
 // A Decision is what a pipeline does with a report.
 type Decision struct {
 	// ExitCode is 0 within the limits, 1 beyond them, and 6 when too little was
-	// compared to say, or what is taken for noise is in doubt: a human is needed.
+	// compared to say, or there is a doubt: a human is needed.
 	ExitCode int
 	Why      string
 }
