@@ -104,7 +104,9 @@ func TestFilesOfCertificatesAreJudgedAtTheirPlaces(t *testing.T) {
 			[]string{fmt.Sprintf(unnamed, address), fmt.Sprintf(unnamed, "api.example.com")},
 		},
 		{
-			"of an authority that is not the primary's", rest("system", "accept"), "", []string{"good"}, configs.Expired, nil,
+			"of an authority that is not the primary's", rest("system", "accept"), "",
+			[]string{"good"},
+			configs.Expired, nil,
 			[]string{
 				fmt.Sprintf(unnamed, address),
 				"a.yaml:14:16: splits[0].shadow.tls.certificates[0].cert: the roots of this host, by which the primary's certificate is judged, do not reach this one (x509: certificate signed by unknown authority): flows that it is for are passed through unseen, for clients that trust the one would refuse the other: write its chain behind it (certbot: fullchain.pem), or its root beside that of the primary",

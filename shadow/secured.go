@@ -42,14 +42,27 @@ func SecuredNoise() []Ignore {
 	return []Ignore{{Endpoint: Handshaken, Path: "not_after", Predicate: Anything}}
 }
 
-// SecuredPaths are the paths of what Secured compares, as [Ignore.MayMatch] wants them.
+// Unseen is the path of a rule by which it does not matter how many flows were inside TLS and not
+// seen into.
+const Unseen = "unseen"
+
+// SecuredPaths are the paths of what Secured compares, as [Ignore.MayMatch] wants them, and
+// Unseen.
 func SecuredPaths() []string {
-	return []string{"version", "cipher", "alpn", "name", "issuer", "key", "trust", "expiry", "not_after"}
+	return []string{"version", "cipher", "alpn", "name", "issuer", "key", "trust", "expiry", "not_after", Unseen}
+}
+
+// AcceptsUnseen says that a rule is the user's word that it does not matter what was not seen.
+func (i Ignore) AcceptsUnseen() bool {
+	return i.Predicate == Anything && i.Endpoint == Handshaken && i.Path == Unseen
 }
 
 // PointlessSecured says why a rule for handshakes excuses nothing, empty when it may
 // excuse something.
 func PointlessSecured(rule Ignore) string {
+	if rule.Path == Unseen && !rule.AcceptsUnseen() {
+		return fmt.Sprintf("no effect: that flows in TLS are not seen into is accepted by \"%s %s | %s\"", Anything, Handshaken, Unseen)
+	}
 	if rule.MayMatch(SecuredPaths()...) {
 		return ""
 	}

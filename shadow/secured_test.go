@@ -346,7 +346,8 @@ func TestADriverInsideTLSHearsWhatItWouldInClear(t *testing.T) {
 			for _, e := range test.events {
 				m := i.Hear(e)
 				got = append(got, told(m.Exchanges...)...)
-				if e.TLS == &other && e.From == shadow.Candidate && !(m.FIN && m.Done) {
+				left := m.FIN && m.Done
+				if e.TLS == &other && e.From == shadow.Candidate && !left {
 					t.Errorf("who speaks another protocol is not left: %+v", m)
 				}
 			}

@@ -117,12 +117,16 @@ func TestHowLongAPairRests(t *testing.T) {
 	a := acceptance{now: func() time.Time { return at }, judge: func([]*x509.Certificate) error { judged++; return errors.New("no") }}
 	c, err := certs.Sign(&x509.Certificate{NotAfter: time.Unix(1, 0)}, nil, nil)
 	check(t, err)
-	if !a.tries(&c) || a.refused(&c) || a.refused(&c) || !a.tries(&c) {
-		t.Error("it rests before enough have refused it")
+	for range mostRefused - 1 {
+		if !a.tries(&c) || a.refused(&c) {
+			t.Error("it rests before enough have refused it")
+		}
 	}
 	a.took(&c)
-	if a.refused(&c) || a.refused(&c) || a.rests(&c) || !a.refused(&c) || !a.rests(&c) {
-		t.Error("those count that were before one who has accepted it")
+	for i := range mostRefused {
+		if begins := a.refused(&c); begins != (i == mostRefused-1) || a.rests(&c) != begins {
+			t.Errorf("after %d behind one who has accepted it, it begins to rest: %v", i+1, begins)
+		}
 	}
 	var rests []time.Duration
 	for range 9 {
@@ -141,8 +145,10 @@ func TestHowLongAPairRests(t *testing.T) {
 	if want := []time.Duration{1, 2, 4, 8, 16, 32, 60, 60, 60}; !slices.EqualFunc(rests, want, func(got, minutes time.Duration) bool { return got == minutes*time.Minute }) {
 		t.Errorf("it rests for %v", rests)
 	}
-	if a.distrust(&c) == nil || a.distrust(&c) == nil || judged != 1 {
-		t.Errorf("it was judged %d times", judged)
+	for range 2 {
+		if a.distrust(&c) == nil || judged != 1 {
+			t.Errorf("it was judged %d times", judged)
+		}
 	}
 	at = at.Add(chainsJudged)
 	if _ = a.distrust(&c); judged != 2 {

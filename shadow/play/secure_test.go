@@ -95,12 +95,12 @@ func seesInto(trust, primary traffic.Trust) traffic.TLS {
 	return traffic.TLS{Certificates: []traffic.Certificate{{Cert: "c", Key: "k"}}, ToCandidate: trust, ToPrimary: primary}
 }
 
-// shown is the handshake of a primary whose certificate is of that name.
-func shown(name string) *shadow.Handshake {
+// shown is the handshake of a primary whose certificate is of the name that the client asks for.
+func shown() *shadow.Handshake {
 	return &shadow.Handshake{
 		ServerName: "www.example.com", Protocols: []string{"http/1.1"}, Least: tls.VersionTLS12, Most: tls.VersionTLS13,
 		Version: tls.VersionTLS13, Cipher: tls.TLS_AES_128_GCM_SHA256, Protocol: "http/1.1",
-		Certificate: shadow.Shown{Names: []string{name}, After: late.AddDate(1, 0, 0), Kind: "ECDSA P-256"},
+		Certificate: shadow.Shown{Names: []string{"www.example.com"}, After: late.AddDate(1, 0, 0), Kind: "ECDSA P-256"},
 	}
 }
 
@@ -127,7 +127,7 @@ func TestWhatIsSaidInsideTLSAndTheHandshakesAreCompared(t *testing.T) {
 					})
 				})
 				inside := flow
-				inside.TLS = shown("www.example.com")
+				inside.TLS = shown()
 				for range 5 {
 					tap := p.Open(inside)
 					if tap == nil {
@@ -177,7 +177,7 @@ func TestMailBehindSTARTTLSIsCompared(t *testing.T) {
 				}
 			}
 			say(turn{"", "220 old.example ESMTP\r\n"}, turn{"EHLO client.example\r\n", "250-old.example\r\n250 STARTTLS\r\n"}, turn{"STARTTLS\r\n", "220 2.0.0 Ready to start TLS\r\n"})
-			tap.Secure(*shown("www.example.com"), time.Now())
+			tap.Secure(*shown(), time.Now())
 			say(session()[1:]...)
 			tap.End(shadow.Closed, time.Now())
 			time.Sleep(time.Second)
@@ -234,7 +234,7 @@ func TestTheControlIsJudgedAsThePrimary(t *testing.T) {
 			for _, control := range []bool{false, true} {
 				ours, theirs := net.Pipe()
 				go encrypted(certificate, func(net.Conn) {})(theirs)
-				conn, h, err := secures(t.Context(), ours, *shown("www.example.com"), control)
+				conn, h, err := secures(t.Context(), ours, *shown(), control)
 				failed := control && want != ""
 				if (err != nil) != failed || (h.Failed != "") != failed || (conn == nil) != failed {
 					t.Errorf("control %v: %v, %+v", control, err, h)
@@ -293,7 +293,7 @@ func TestRootsThatCannotBeReadYetTrustNobodyAndAreNamed(t *testing.T) {
 		}
 		asks := func() {
 			inside := flow
-			inside.TLS = shown("www.example.com")
+			inside.TLS = shown()
 			tap := p.Open(inside)
 			tap.Take(shadow.Client, []byte("GET /price HTTP/1.1\r\nHost: a\r\n\r\n"), false, time.Now())
 			tap.Take(shadow.Primary, []byte(answer("same")), false, time.Now())

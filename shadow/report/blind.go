@@ -3,6 +3,7 @@ package report
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/splitd/splitd/shadow"
@@ -52,7 +53,10 @@ func encryptedOf(r Report, s tally.State) int64 {
 // have not. Few flows are no excuse: more of them end the doubt, where they are seen, and a
 // pipeline may be content with little. But what within lets differ may be unseen as well, as
 // where nearly all that is said is in clear.
-func blind(r Report, within float64) string {
+func (m *maker) blind(r Report, within float64) string {
+	if slices.ContainsFunc(m.s.Rules, acceptsUnseen) {
+		return ""
+	}
 	if 2*r.Encrypted < r.EncryptedOf || share(r.Encrypted, r.Cover.Eligible) <= within {
 		return ""
 	}
@@ -61,6 +65,13 @@ func blind(r Report, within float64) string {
 		return doubt + "; name the service's certificates in shadow.tls, and it is."
 	}
 	return doubt + ", above all: " + mostFrequent(r.NotCompared, isEncrypted).Reason + `. docs/shadow.md, "Inside TLS", says of each reason what helps.`
+}
+
+// acceptsUnseen says that a rule ends this doubt: who has not the key, or whose clients speak what
+// nobody reads, can see no more.
+func acceptsUnseen(rule tally.Rule) bool {
+	read, err := shadow.ParseIgnore(rule.Text)
+	return err == nil && read.AcceptsUnseen()
 }
 
 // unseen says how many flows went into TLS that was not seen into, and of how many.

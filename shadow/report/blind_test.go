@@ -100,6 +100,34 @@ func TestNothingIsTheSameWhereMostOfTLSWasNotSeenInto(t *testing.T) {
 	}
 }
 
+// Who has not the key, or whose clients speak HTTP/2, can see no more: that it does not matter is
+// the user's to say, by a rule that is none about what was compared.
+func TestWhoSaysThatUnseenFlowsDoNotMatterIsBelieved(t *testing.T) {
+	t.Parallel()
+	for rule, accepted := range map[string]bool{"ignore TLS | unseen": true, "ignore TLS | *": false, "shape TLS | unseen": false, "ignore unseen": false} {
+		read, err := shadow.ParseIgnore(rule)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := tally.New(tally.Options{Protocol: "smtp", Ignore: []shadow.Ignore{read}})
+		for range 400 {
+			all.Add(shadow.Exchange{Endpoint: "greeting"}, nil, clock(0))
+			all.Add(shadow.Exchange{Endpoint: "STARTTLS", Verdict: shadow.Opaque, Reason: noKey}, nil, clock(0))
+		}
+		r := report.Make(all.State(), report.Options{})
+		want := report.Undecided
+		if accepted {
+			want = report.Same
+		}
+		if unused := len(r.UnusedRules) > 0; r.Verdict != want || unused == accepted {
+			t.Errorf("%s: %s, unused %q", rule, r.Verdict, r.UnusedRules)
+		}
+		if read.Path == shadow.Unseen && (shadow.PointlessSecured(read) == "") != accepted {
+			t.Errorf("%s is judged: %q", rule, shadow.PointlessSecured(read))
+		}
+	}
+}
+
 // Few flows are no excuse: a pipeline that takes two exchanges for enough is held as well.
 func TestAPipelineIsHeldByTheFirstFlowThatWasNotSeenInto(t *testing.T) {
 	t.Parallel()

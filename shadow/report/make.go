@@ -57,7 +57,7 @@ func Make(s tally.State, o Options) Report {
 	}
 	r.Samples = referred(s.Samples, r.Differences, r.Suspects)
 	r.EncryptedOf = encryptedOf(r, s)
-	r.Doubt = both(blind(r, within), m.doubt(within))
+	r.Doubt = both(m.blind(r, within), m.doubt(within))
 	r.Verdict = verdict(r, o)
 	r = cleaned(r)
 	r.Summary = summary(r, o)
@@ -282,7 +282,7 @@ func (m *maker) light() []Mask {
 func (m *maker) unused() []string {
 	unused := []string{}
 	for _, rule := range m.s.Rules {
-		if !rule.Matched && m.s.Coverage.Compared > 0 {
+		if !rule.Matched && m.s.Coverage.Compared > 0 && !acceptsUnseen(rule) {
 			unused = append(unused, rule.Text)
 		}
 	}

@@ -540,20 +540,24 @@ func TestAHandshakeAloneIsNoAnswer(t *testing.T) {
 
 // What a candidate's certificate has in it is the candidate's.
 func TestWhyACandidateIsLeftAloneIsShortAndClean(t *testing.T) {
-	for why, serve := range map[string]func(context.Context, net.Conn, shadow.Handshake, bool) (net.Conn, shadow.Handshake, error){
-		"no TLS with it: x509: certificate is valid for ": func(_ context.Context, _ net.Conn, h shadow.Handshake, _ bool) (net.Conn, shadow.Handshake, error) {
-			err := errors.New("x509: certificate is valid for " + strings.Repeat("\x1b[2J\nname.example, ", 4000))
-			h.Failed = err.Error()
-			return nil, h, err
+	for why, fails := range map[string]func(context.Context) error{
+		"no TLS with it: x509: certificate is valid for ": func(context.Context) error {
+			return errors.New("x509: certificate is valid for " + strings.Repeat("\x1b[2J\nname.example, ", 4000))
 		},
-		"it could not be connected, or has made no TLS handshake, in time": func(ctx context.Context, _ net.Conn, h shadow.Handshake, _ bool) (net.Conn, shadow.Handshake, error) {
+		"it could not be connected, or has made no TLS handshake, in time": func(ctx context.Context) error {
 			<-ctx.Done()
-			return nil, h, ctx.Err()
+			return ctx.Err()
 		},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			var sink told
-			r := start(t, &sink, func(o *Options) { o.Secure = serve })
+			r := start(t, &sink, func(o *Options) {
+				o.Secure = func(ctx context.Context, _ net.Conn, h shadow.Handshake, _ bool) (net.Conn, shadow.Handshake, error) {
+					err := fails(ctx)
+					h.Failed = err.Error()
+					return nil, h, err
+				}
+			})
 			for range breakerFailures {
 				tap := r.Open(Flow{TLS: agreed()})
 				says(tap, "one", "old one")
