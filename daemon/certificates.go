@@ -82,7 +82,9 @@ func (d *Daemon) shadowsSeen(splits []traffic.Split) []doctor.Shadow {
 		one := doctor.Shadow{Split: s.Name, SeenInto: s.Shadow.TLS.On()}
 		one.Broken, one.Remarks = configs.JudgeSplit(s, d.now())
 		d.pairsOfBefore(s.Name, one.Broken)
-		one.Encrypted, one.EncryptedOf = d.encrypted(s.Name)
+		if !acceptsUnseen(s) {
+			one.Encrypted, one.EncryptedOf = d.encrypted(s.Name)
+		}
 		all = append(all, one)
 	}
 	return all

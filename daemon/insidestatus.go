@@ -2,10 +2,14 @@ package daemon
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/splitd/splitd/control/api"
 	"github.com/splitd/splitd/metrics"
+	"github.com/splitd/splitd/shadow"
+	"github.com/splitd/splitd/terminator"
+	"github.com/splitd/splitd/traffic"
 )
 
 // sample is what the metrics tell of flows in TLS; nil where none is seen into.
@@ -78,15 +82,22 @@ func certificateWarnings(of *api.ShadowTLS, now time.Time) []string {
 			warnings = append(warnings, fmt.Sprintf("who trusts the primary's certificate would not trust the one in %q, and flows that it is for go on unseen: %s: its chain has to be whole (certbot: fullchain.pem), or its root beside that of the primary in to_primary", c.Cert, c.Distrust))
 		}
 	}
-	return append(warnings, blindness(of)...)
+	return warnings
 }
 
-// blindness says that nothing was seen inside TLS of flows that are not a few.
-func blindness(of *api.ShadowTLS) []string {
+// blindness says that nothing was seen inside TLS of flows that are not a few, unless the user has
+// said that it does not matter.
+func blindness(of *api.ShadowTLS, split traffic.Split) []string {
+	if of == nil || acceptsUnseen(split) {
+		return nil
+	}
 	const few = 10
 	var passed, most uint64
 	var reason string
 	for why, flows := range of.PassedThrough {
+		if why == terminator.Unready || !terminator.Encrypted(why) {
+			continue // of which another warning tells, or nobody knows
+		}
 		passed += flows
 		if flows > most || flows == most && why < reason {
 			most, reason = flows, why
@@ -95,5 +106,13 @@ func blindness(of *api.ShadowTLS) []string {
 	if of.Terminated > 0 || passed < few {
 		return nil
 	}
-	return []string{fmt.Sprintf("none of %d flows in TLS was seen into, %d for this: %s. docs/shadow.md, \"Inside TLS\", says of each what helps; the log says more", passed, most, reason)}
+	return []string{fmt.Sprintf("none of %d flows in TLS was seen into, %d for this: %s. docs/shadow.md, \"Inside TLS\", says of each what helps", passed, most, reason)}
+}
+
+// acceptsUnseen says that a rule of the split has flows that are not seen into be none to mind.
+func acceptsUnseen(split traffic.Split) bool {
+	return slices.ContainsFunc(split.Shadow.Ignore, func(text string) bool {
+		rule, err := shadow.ParseIgnore(text)
+		return err == nil && rule.AcceptsUnseen()
+	})
 }

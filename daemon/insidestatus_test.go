@@ -1,11 +1,14 @@
 package daemon
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/splitd/splitd/control/api"
+	"github.com/splitd/splitd/terminator"
+	"github.com/splitd/splitd/traffic"
 )
 
 func TestStatusWarnsOfWhatKeepsFlowsInTLSFromBeingSeen(t *testing.T) {
@@ -31,14 +34,20 @@ func TestStatusWarnsOfWhatKeepsFlowsInTLSFromBeingSeen(t *testing.T) {
 		"not trusted":       {with(func(c *api.ServiceCertificate) { c.Distrust = "x509: no" }), `would not trust the one in "/a.pem", and flows that it is for go on unseen: x509: no`},
 		"none seen":         {passed(0, map[string]uint64{"HTTP/2": 4, "other": 6}), "none of 10 flows in TLS was seen into, 6 for this: other"},
 		"none seen of few":  {passed(0, map[string]uint64{"HTTP/2": 4, "other": 5}), ""},
+		"not ready":         {passed(0, map[string]uint64{terminator.Unready: 400, "the dialogue in clear cannot be followed": 400}), ""},
 		"some seen of many": {passed(1, map[string]uint64{"HTTP/2": 400}), ""},
 	} {
-		got := certificateWarnings(&test.of, now)
+		got := slices.Concat(certificateWarnings(&test.of, now), blindness(&test.of, traffic.Split{}))
 		if test.want == "" && len(got) > 0 || test.want != "" && (len(got) != 1 || !strings.Contains(got[0], test.want)) {
 			t.Errorf("%s: %q, want %q", name, got, test.want)
 		}
 	}
-	if got := certificateWarnings(nil, now); got != nil {
+	blind := passed(0, map[string]uint64{"HTTP/2": 400})
+	accepts := traffic.Split{Shadow: traffic.Shadow{Ignore: []string{"ignore TLS | unseen"}}}
+	if got := blindness(&blind, accepts); got != nil {
+		t.Errorf("where it does not matter: %q", got)
+	}
+	if got := slices.Concat(certificateWarnings(nil, now), blindness(nil, traffic.Split{})); got != nil {
 		t.Errorf("of a split without certificates: %q", got)
 	}
 }

@@ -222,6 +222,7 @@ func (r reading) item(name string) api.Split {
 		item.Warnings = append(item.Warnings, fmt.Sprintf("what is known of the shadow at %q, and its report, is of some time ago: %s", split.Shadow.To, why))
 	}
 	item.Warnings = append(item.Warnings, certificateWarnings(item.Shadow.TLS, r.at)...)
+	item.Warnings = append(item.Warnings, blindness(item.Shadow.TLS, split)...)
 	for _, e := range r.evidence[name] {
 		item.Evidence = append(item.Evidence, items.Evidence(e))
 	}

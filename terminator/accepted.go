@@ -14,9 +14,11 @@ import (
 // Clients may refuse what they are shown in the primary's place: the chain is not whole, or of an
 // authority that they do not know. Two things keep them from harm: a pair that the roots by
 // which the primary is judged do not reach, while they reach the primary's, is not shown at all; and
-// one that some clients have refused rests.
+// one that some of the last clients have refused rests. Many clients look at no certificate, so
+// that one has accepted it says little.
 const (
-	mostRefused  = 3 // clients in a row
+	mostRefused  = 3 // of the last clients
+	lastClients  = 20
 	firstRest    = time.Minute
 	longestRest  = time.Hour
 	chainsJudged = time.Minute // and how long that holds: roots may change
@@ -26,7 +28,7 @@ const (
 // that is mended begins anew.
 type acceptance struct {
 	now   func() time.Time
-	judge func([]*x509.Certificate) error // by the roots for the primary
+	judge func([]*x509.Certificate) error // by the roots for the primary; it waits for no disk
 
 	mu sync.Mutex
 	of map[chain]*standing
@@ -36,9 +38,11 @@ type acceptance struct {
 type chain [sha256.Size]byte
 
 type standing struct {
-	refused int // clients in a row
+	last    []bool // of the last clients, those that have refused it
+	resting bool
+	tried   bool // one client is shown it meanwhile
 	rest    time.Duration
-	until   time.Time // it rests
+	until   time.Time // nobody is
 
 	judged   time.Time
 	distrust error // why roots do not reach it
@@ -103,13 +107,13 @@ func (a *acceptance) tries(c *tls.Certificate) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s, now := a.standing(c), a.now()
-	if s.refused < mostRefused {
+	if !s.resting {
 		return true
 	}
 	if now.Before(s.until) {
 		return false
 	}
-	s.until = now.Add(s.rest)
+	s.tried, s.until = true, now.Add(s.rest)
 	return true
 }
 
@@ -117,28 +121,54 @@ func (a *acceptance) tries(c *tls.Certificate) bool {
 func (a *acceptance) rests(c *tls.Certificate) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.standing(c).refused >= mostRefused
+	return a.standing(c).resting
 }
 
-// took notes that a client has accepted a pair.
+// took notes that a client has accepted a pair. Who was shown it before it began to rest says
+// nothing any more.
 func (a *acceptance) took(c *tls.Certificate) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s := a.standing(c)
-	s.refused, s.rest = 0, 0
+	switch {
+	case s.resting && !s.tried:
+	case s.resting:
+		s.resting, s.tried, s.last = false, false, nil
+	case s.note(false) == 0 && len(s.last) == lastClients:
+		s.rest = 0 // it is good again
+	}
 }
 
-// refused notes that a client has not, and says whether the pair begins to rest by that.
+// refused notes that a client has not, and says whether the pair begins to rest by that. One that
+// has rested already rests for longer.
 func (a *acceptance) refused(c *tls.Certificate) (begins bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s := a.standing(c)
-	if s.refused++; s.refused < mostRefused {
+	switch {
+	case s.resting && !s.tried:
+		return false
+	case !s.resting && s.note(true) < mostRefused:
 		return false
 	}
+	begins = !s.resting
+	s.resting, s.tried = true, false
 	s.rest = min(max(firstRest, 2*s.rest), longestRest)
 	s.until = a.now().Add(s.rest)
-	return s.refused == mostRefused
+	return begins
+}
+
+// note notes what a client did, and returns how many of the last have refused.
+func (s *standing) note(refused bool) (all int) {
+	if s.last = append(s.last, refused); len(s.last) > lastClients {
+		s.last = s.last[1:]
+	}
+	for _, was := range s.last {
+		if was {
+			all++
+		}
+	}
+	return all
 }
 
 // refusals are the alerts of who does not accept a certificate (RFC 8446, section 6.2).

@@ -117,33 +117,71 @@ func TestHowLongAPairRests(t *testing.T) {
 	a := acceptance{now: func() time.Time { return at }, judge: func([]*x509.Certificate) error { judged++; return errors.New("no") }}
 	c, err := certs.Sign(&x509.Certificate{NotAfter: time.Unix(1, 0)}, nil, nil)
 	check(t, err)
-	for range mostRefused - 1 {
-		if !a.tries(&c) || a.refused(&c) {
+	show := func(refuses bool) (begins bool) {
+		t.Helper()
+		if !a.tries(&c) {
+			t.Fatal("it rests")
+		}
+		if refuses {
+			return a.refused(&c)
+		}
+		a.took(&c)
+		return false
+	}
+	// Most clients look at no certificate, and some that do are too many.
+	for i := range lastClients {
+		if show(i%lastClients == 0 || i%lastClients == 9) {
 			t.Error("it rests before enough have refused it")
 		}
 	}
+	show(true) // the first of them is forgotten by now
+	for range 7 {
+		show(false)
+	}
+	if a.rests(&c) || !show(true) || !a.rests(&c) {
+		t.Error("it does not rest though three of the last have refused it")
+	}
 	a.took(&c)
-	for i := range mostRefused {
-		if begins := a.refused(&c); begins != (i == mostRefused-1) || a.rests(&c) != begins {
-			t.Errorf("after %d behind one who has accepted it, it begins to rest: %v", i+1, begins)
-		}
+	if a.refused(&c) || !a.rests(&c) {
+		t.Error("those count that were shown it before it began to rest")
 	}
 	var rests []time.Duration
+	from := at
 	for range 9 {
-		from := at
 		for !a.tries(&c) {
 			at = at.Add(time.Second)
 		}
+		rests = append(rests, at.Sub(from))
+		from = at
 		if a.tries(&c) {
 			t.Fatal("two are tried at once")
 		}
-		rests = append(rests, at.Sub(from))
-		if a.refused(&c) {
+		if a.refused(&c) || a.refused(&c) { // the second was under way
 			t.Error("it is said again")
 		}
 	}
 	if want := []time.Duration{1, 2, 4, 8, 16, 32, 60, 60, 60}; !slices.EqualFunc(rests, want, func(got, minutes time.Duration) bool { return got == minutes*time.Minute }) {
 		t.Errorf("it rests for %v", rests)
+	}
+	at = at.Add(longestRest)
+	if show(false); a.rests(&c) {
+		t.Error("it rests though one has accepted it")
+	}
+	for range mostRefused {
+		show(true)
+	}
+	if at = at.Add(firstRest); a.tries(&c) {
+		t.Error("it rests for as short as at first, and was refused until just now")
+	}
+	at = at.Add(longestRest)
+	for range lastClients + 1 {
+		show(false)
+	}
+	for range mostRefused {
+		show(true)
+	}
+	if at = at.Add(firstRest); !a.tries(&c) {
+		t.Error("it rests for long, and was good in between")
 	}
 	for range 2 {
 		if a.distrust(&c) == nil || judged != 1 {

@@ -66,7 +66,7 @@ func TestNothingIsWeakerThanThePrimarysOwn(t *testing.T) {
 						config := config.Clone()
 						config.CipherSuites = []uint16{suite}
 						s.serves(echoes(config))
-						s.known.forget()
+						s.known.forget(all)
 						asks := s.asks("a.test")
 						asks.MinVersion, asks.CipherSuites = tls.VersionTLS10, offered
 						s.knows(asks)
@@ -149,6 +149,7 @@ func TestARenewedCertificateIsTakenUp(t *testing.T) {
 	renewed := a.sign(t, newKey(t), "a.test")
 	save(t, s.own[0], renewed)
 	s.certificates.looked = s.certificates.looked.Add(-lookEvery) // a second later
+	s.knows(config)                                               // by whose flow it is seen
 	if _, state, _ := s.through(config, "x"); !sameKeys(state.PeerCertificates, renewed) || sameKeys(before.PeerCertificates, renewed) {
 		t.Error("the renewed one is not shown")
 	}

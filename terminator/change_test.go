@@ -90,7 +90,7 @@ func TestWhatIsForgottenOfAPrimaryThatHasChanged(t *testing.T) {
 			"no answer":           {errors.New("reset"), false},
 			"as ever":             {nil, false},
 		} {
-			k.forget()
+			k.forget(all)
 			learn()
 			k.asks(here, c)
 			k.learn(here, a, shadow.Handshake{}, test.err)
@@ -170,9 +170,11 @@ func TestWhatIsForgottenWhileItIsProbedIsNotBelieved(t *testing.T) {
 		if _, ok := k.of(place{}, asked); !ok || k.probes != 1 {
 			t.Errorf("it is known: %v, %d probes", ok, k.probes)
 		}
-		k.forget()
+		k.forget(all)
 		if _, ok := k.of(place{}, asked); ok || k.probes != 1 {
 			t.Errorf("it is known: %v, %d probes", ok, k.probes)
 		}
 	})
 }
+
+func all(question) bool { return true }

@@ -108,7 +108,7 @@ func (c *conversation) up() error {
 		case err == nil:
 		case errors.Is(err, io.EOF):
 			fin = true
-		case timedOut(err) && !c.aborted.Load():
+		case timedOut(err) && !c.aborted.Load() && !c.client.isHeardOut():
 			c.rearm(c.client)
 		default:
 			return c.broken(c.client, err)

@@ -30,14 +30,13 @@ func (f *flow) abort() {
 	_ = f.primary.SetDeadline(past)
 }
 
-// rearm has a side be read again that was interrupted.
+// rearm has a side be read again that was interrupted, for as long as it is heard.
 func (f *flow) rearm(s *side) {
-	_ = s.SetReadDeadline(time.Time{})
-	f.again(s)
-}
-
-// again is behind a deadline that was set: one that abort has set meanwhile stays.
-func (f *flow) again(s *side) {
+	var until time.Time
+	if last := s.last.Load(); last != 0 {
+		until = time.Unix(0, last)
+	}
+	_ = s.SetReadDeadline(until)
 	if f.aborted.Load() {
 		_ = s.SetDeadline(past)
 	}

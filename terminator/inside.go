@@ -68,7 +68,7 @@ func (f *flow) refuses(h *hello) string {
 	if reason := hopeless(h); reason != "" {
 		return reason
 	}
-	t.certificates.look()
+	t.Look()
 	if !t.certificates.any(h.asked.ServerName) {
 		return uncovered
 	}

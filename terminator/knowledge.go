@@ -72,9 +72,10 @@ func questionOf(at place, asked shadow.Handshake) question {
 func anew(q question) question { return question{at: q.at, name: q.name, protocols: asksAnew} }
 
 type entry struct {
-	finding finding
-	at      time.Time // when it was found; zero: it was not yet
-	probed  bool      // a probe is under way
+	finding  finding
+	at       time.Time // when it was found; zero: it was not yet
+	probed   bool      // a probe is under way
+	outdated bool      // what it finds is judged by what is no more
 }
 
 // knowledge is what is known of primaries.
@@ -106,29 +107,25 @@ func (k *knowledge) close() {
 	k.running.Wait()
 }
 
-// forget has everything be found anew.
-func (k *knowledge) forget() {
+// judgedBy has everything be found anew where the service's certificates, or the roots of the
+// primary's, are others than they were; else it says that they are the same.
+func (k *knowledge) judgedBy(pairs []pair, roots *x509.CertPool) (same bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.forgetAll(func(question, *entry) bool { return true })
-}
-
-// judgedBy has everything be found anew where the service's certificates, or the roots of the
-// primary's, are others than they were.
-func (k *knowledge) judgedBy(pairs []pair, roots *x509.CertPool) {
-	k.mu.Lock()
-	same := roots.Equal(k.roots) && slices.EqualFunc(pairs, k.pairs, pair.same)
+	same = roots.Equal(k.roots) && slices.EqualFunc(pairs, k.pairs, pair.same)
 	k.pairs, k.roots = pairs, roots
-	k.mu.Unlock()
 	if !same {
-		k.forget()
+		k.forget(func(question) bool { return true })
 	}
+	return same
 }
 
-func (k *knowledge) forgetAll(those func(question, *entry) bool) {
+// forget has things be found anew, but that a primary asks for a new handshake in the middle,
+// which no probe finds.
+func (k *knowledge) forget(those func(question) bool) {
 	maps.DeleteFunc(k.entries, func(q question, e *entry) bool {
-		if those(q, e) {
-			e.at = time.Time{} // of one that is being probed
+		if those(q) && e.finding.reason != asksAnew {
+			e.at, e.outdated = time.Time{}, e.probed
 		}
 		return e.at.IsZero() && !e.probed
 	})
@@ -143,9 +140,7 @@ func (k *knowledge) changed(at place, asked shadow.Handshake) {
 }
 
 func (k *knowledge) doubt(found question) {
-	k.forgetAll(func(q question, e *entry) bool {
-		return q.at == found.at && q != found && e.finding.reason != asksAnew
-	})
+	k.forget(func(q question) bool { return q.at == found.at && q != found })
 }
 
 // of returns what is known, and has the primary probed where that is nothing or old. It does not
@@ -197,8 +192,13 @@ func (k *knowledge) probe(q question, e *entry, asked shadow.Handshake) {
 	h, err := k.try(ctx, q.at, asked)
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	e.probed = false
+	outdated := e.outdated
+	e.probed, e.outdated = false, false
 	k.probes--
+	if outdated { // it was judged by what is no more
+		delete(k.entries, q)
+		return
+	}
 	if k.ctx.Err() == nil {
 		k.note(q, e, h, err)
 	}

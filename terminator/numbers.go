@@ -18,7 +18,7 @@ type Numbers struct {
 	FailedClient, FailedPrimary uint64
 	// Probes are handshakes of our own with the primary.
 	Probes uint64
-	// Panicked are the taps and the probes that a panic has ended.
+	// Panicked are the taps, flows and probes that a panic has ended.
 	Panicked uint64
 }
 

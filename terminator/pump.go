@@ -38,8 +38,8 @@ func (f *flow) stops(to *side, err error) {
 	switch {
 	case err == nil:
 	case ok && broken.By == to.who:
-		_ = to.SetReadDeadline(time.Now().Add(lastWords))
-		f.again(to)
+		to.last.Store(time.Now().Add(lastWords).UnixNano())
+		f.rearm(to)
 	default:
 		f.abort()
 	}

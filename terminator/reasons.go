@@ -32,7 +32,7 @@ const unseenFor = "TLS is not seen into: "
 // saidOf is what reports say for a reason. Of a dialogue that cannot be followed nobody knows
 // whether TLS would have begun in it.
 func saidOf(reason string) string {
-	if reason == "" || reason == notFollowed {
+	if reason == "" || !Encrypted(reason) {
 		return reason
 	}
 	return unseenFor + reason

@@ -34,8 +34,9 @@ type voice interface {
 type side struct {
 	net.Conn
 	who    shadow.Party
-	before []byte      // to be read first
-	ended  atomic.Bool // its FIN was read
+	before []byte       // to be read first
+	ended  atomic.Bool  // its FIN was read
+	last   atomic.Int64 // until when it is heard, in Unix nanoseconds; 0: as long as it likes
 }
 
 func (s *side) Read(b []byte) (int, error) {
@@ -61,6 +62,12 @@ func (s *side) SetWriteDeadline(time.Time) error { return nil }
 
 // interrupt ends a Read that waits, and the next.
 func (s *side) interrupt() error { return s.SetReadDeadline(past) }
+
+// isHeardOut says that a side that takes no more was heard long enough.
+func (s *side) isHeardOut() bool {
+	last := s.last.Load()
+	return last != 0 && time.Now().UnixNano() >= last
+}
 
 func (s *side) end(bool) error {
 	if c, ok := s.Conn.(interface{ CloseWrite() error }); ok {

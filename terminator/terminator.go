@@ -97,9 +97,12 @@ func (t *Terminator) Look() {
 	t.reconsider()
 }
 
-// reconsider has primaries be found anew where that by which they were judged has changed.
+// reconsider has primaries be found anew, and pairs be judged again, where that by which they were
+// judged has changed.
 func (t *Terminator) reconsider() {
-	t.known.judgedBy(*t.certificates.pairs.Load(), t.verifier.Load().Roots())
+	if !t.known.judgedBy(*t.certificates.pairs.Load(), t.verifier.Load().Roots()) {
+		t.accepted.judgeAgain()
+	}
 }
 
 // named has the primary judged by the names of the service where the client asks for none.
@@ -112,7 +115,6 @@ func (t *Terminator) readTrust() error {
 	v, err := secure.NewVerifier(t.trust, t.now)
 	if err == nil {
 		t.verifier.Store(v)
-		t.accepted.judgeAgain()
 	}
 	return err
 }
@@ -192,7 +194,12 @@ func (t *Terminator) Carry(ctx context.Context, of Flow, client, primary net.Con
 	}
 	defer context.AfterFunc(ctx, f.abort)()
 	err := errPanicked
-	defer func() { f.told.end(err) }()
+	defer func() {
+		if errors.Is(err, errPanicked) {
+			f.abort() // of what goes on beside it
+		}
+		f.told.end(err)
+	}()
 	err = f.carry()
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause

@@ -7,7 +7,7 @@ func judgeCertificates(e *examination) {
 			e.add(Finding{Level: LevelError, Seen: text, Why: "flows of the sample that it is for are not compared, or their clients refuse it"})
 		}
 		for _, text := range s.Remarks {
-			e.add(Finding{Level: LevelWarning, Seen: text, Why: "the sampled clients get this certificate in place of the primary's, and some may refuse it"})
+			e.add(Finding{Level: LevelWarning, Seen: text, Why: "the sampled clients get this certificate in place of the primary's, and some may refuse it, or their flows go on unseen"})
 		}
 	}
 }

@@ -25,6 +25,17 @@ func isEncrypted(r tally.Reason) bool {
 	return r.Verdict == shadow.Opaque && strings.Contains(r.Reason, "TLS")
 }
 
+// seenInside is in how many flows TLS was seen into, whatever became of the candidate's side.
+func seenInside(s tally.State) int64 {
+	count := answered(s, shadow.Handshaken)
+	for _, e := range s.Endpoints {
+		if e.Name == shadow.Handshaken {
+			count += e.Uncompared
+		}
+	}
+	return count
+}
+
 // answered is of how many exchanges of an endpoint the candidate was asked.
 func answered(s tally.State, endpoint string) (count int64) {
 	for _, e := range s.Endpoints {

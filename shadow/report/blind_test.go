@@ -128,6 +128,18 @@ func TestWhoSaysThatUnseenFlowsDoNotMatterIsBelieved(t *testing.T) {
 	}
 }
 
+// A candidate that offers no STARTTLS has nothing compared inside: the flows were seen all the same.
+func TestWhatACandidateDoesNotOfferIsSeen(t *testing.T) {
+	t.Parallel()
+	all := mails(flows{unseen: 12}, halfKey)
+	for range 500 {
+		all.Add(shadow.Exchange{Endpoint: "TLS", Verdict: shadow.AfterDivergence, Reason: "the candidate does not offer STARTTLS"}, nil, clock(0))
+	}
+	if r := report.Make(all.State(), report.Options{SeenInto: true}); r.SeenInside != 500 || r.EncryptedOf != 512 || r.Doubt != "" {
+		t.Errorf("%d of %d seen, doubt %q", r.SeenInside, r.EncryptedOf, r.Doubt)
+	}
+}
+
 // Few flows are no excuse: a pipeline that takes two exchanges for enough is held as well.
 func TestAPipelineIsHeldByTheFirstFlowThatWasNotSeenInto(t *testing.T) {
 	t.Parallel()

@@ -44,7 +44,7 @@ func Make(s tally.State, o Options) Report {
 	m.charge()
 	r := Report{
 		APIVersion: apiVersion, Kind: kind, Split: o.Split, Protocol: s.Protocol, Primary: o.Primary, Candidate: o.Candidate, Rule: o.Rule, NeverCompared: neverCompared(s.Protocol), Untold: untold(s), Away: o.Away,
-		Cover: s.Coverage, Exchanges: m.exchanges, Folded: s.Folded, Encrypted: encrypted(s), SeenInto: o.SeenInto, SeenInside: answered(s, shadow.Handshaken),
+		Cover: s.Coverage, Exchanges: m.exchanges, Folded: s.Folded, Encrypted: encrypted(s), SeenInto: o.SeenInto, SeenInside: seenInside(s),
 		Differences: m.list(tally.Reported), Suspects: m.list(tally.Suspect), Masked: m.masked(),
 		Latency: latency(s.Latency), NotCompared: s.Reasons, Endpoints: s.Endpoints, UnusedRules: m.unused(),
 	}

@@ -150,6 +150,9 @@ func (s *session) told(n news) {
 		// can be told anything by who is in between (CVE-2011-0411).
 		s.secured(s.failed("it has said more in clear before the handshake"))
 	case n.end != shadow.Open:
+		if n.end == shadow.Unsecured && s.said > 0 { // by an alert, behind an answer
+			n.end = shadow.Reset
+		}
 		s.dialling, s.securing = false, false
 		if n.end != shadow.Closed {
 			s.failure = n.failure()

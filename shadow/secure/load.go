@@ -183,6 +183,15 @@ func judgeChain(text []byte) error {
 			return fmt.Errorf("certificate %d of the %d in it cannot be read: %w", i+1, len(parts), err)
 		}
 	}
+	whole := 0
+	for block := range blocks(text) {
+		if block.Type == "CERTIFICATE" {
+			whole++
+		}
+	}
+	if whole < len(parts) {
+		return fmt.Errorf("of the %d certificates in it only %d can be read: each has to begin at the begin of a line (a file without an end of its last line was put before another one)", len(parts), whole)
+	}
 	return nil
 }
 

@@ -71,7 +71,7 @@ func (v *Verifier) Roots() *x509.CertPool {
 // trusted are the roots by which a certificate is judged, in turn: nil are the host's, of which
 // who takes any tells also what they say.
 func (v *Verifier) trusted() (all []*x509.CertPool) {
-	if roots := v.Roots(); roots != nil {
+	if roots := v.roots.Load(); roots != nil {
 		all = append(all, roots)
 	}
 	if v.trust.CA == "" || v.trust.Report {
@@ -116,12 +116,15 @@ func (v *Verifier) judge(chain []*x509.Certificate, asked shadow.Handshake) erro
 	if err := v.judgeName(chain[0], asked); err != nil {
 		return err
 	}
+	if v.trust.CA != "" {
+		v.look()
+	}
 	return v.reaches(chain, v.now())
 }
 
 // Reaches says why the roots by which the backend is judged do not reach a chain, of whatever name,
 // at a time at which its first certificate is valid; nil: they do. By pins alone none is
-// reached.
+// reached. It looks at no file.
 func (v *Verifier) Reaches(chain []*x509.Certificate) error {
 	at := v.now()
 	switch {

@@ -67,7 +67,7 @@ func (s *State) checkCounts() error {
 		return false
 	}
 	for _, e := range s.Endpoints {
-		if bad(e.Compared, e.Unanswered, e.Controls, e.ControlsUnanswered, compared, unanswered) {
+		if bad(e.Compared, e.Unanswered, e.Uncompared, e.Controls, e.ControlsUnanswered, compared, unanswered) {
 			return fmt.Errorf("endpoint %q has a count that is none", e.Name)
 		}
 		compared += e.Compared

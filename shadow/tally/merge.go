@@ -39,6 +39,7 @@ func (t *Tally) mergeSignatures(s *State) (ours []int) {
 		to := &t.s.Endpoints[endpoints[i]]
 		to.Compared += e.Compared
 		to.Unanswered += e.Unanswered
+		to.Uncompared += e.Uncompared
 		to.Controls += e.Controls
 		to.ControlsUnanswered += e.ControlsUnanswered
 	}

@@ -119,11 +119,13 @@ type Rule struct {
 // Endpoint counts exchanges of one endpoint: compared, not answered by the
 // candidate, and the same of A/A.
 type Endpoint struct {
-	Name               string `json:"name"`
-	Compared           int64  `json:"compared"`
-	Unanswered         int64  `json:"unanswered"`
-	Controls           int64  `json:"controls"`
-	ControlsUnanswered int64  `json:"controls_unanswered"`
+	Name       string `json:"name"`
+	Compared   int64  `json:"compared"`
+	Unanswered int64  `json:"unanswered"`
+	// Uncompared are those that were seen, and for another reason not compared.
+	Uncompared         int64 `json:"uncompared,omitempty"`
+	Controls           int64 `json:"controls"`
+	ControlsUnanswered int64 `json:"controls_unanswered"`
 }
 
 // Field counts the exchanges in which a path of an endpoint differed in one way.

@@ -51,6 +51,9 @@ func (t *Tally) Add(x shadow.Exchange, differences []shadow.Difference, at time.
 	if x.Verdict == shadow.CandidateError {
 		t.s.Endpoints[endpoint].Unanswered++
 	} else if x.Verdict != "" {
+		if x.Verdict != shadow.Opaque {
+			t.s.Endpoints[endpoint].Uncompared++
+		}
 		return // it was not compared, so it differs in nothing
 	}
 	if len(differences) == 0 {
