@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 )
 
 // Bounds of a reply: RFC 5321 section 4.5.3.1.5 allows 512 bytes a line, and
@@ -31,7 +32,7 @@ func checkSMTP(ctx context.Context, t Target) Result {
 		return failed("closed without a greeting")
 	case errors.Is(err, errReply):
 		return failed("%v", err)
-	case isTimeout(err) && t.Port != 25 && t.Port != 587: // these begin in clear
+	case isTimeout(err) && !slices.Contains([]uint16{24, 25, 26, 587, 2525}, t.Port): // these begin in clear
 		return failed("wait for the greeting: no answer within %s%s", t.Health.Timeout, perhapsTLS)
 	case err != nil:
 		return broken("wait for the greeting", err, t)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"net"
 	"net/netip"
@@ -173,6 +174,18 @@ func TestWhatIsForgottenWhileItIsProbedIsNotBelieved(t *testing.T) {
 		k.forget(all)
 		if _, ok := k.of(place{}, asked); ok || k.probes != 1 {
 			t.Errorf("it is known: %v, %d probes", ok, k.probes)
+		}
+		time.Sleep(probePatience) // which ends the probe: what it finds was judged by what is no more
+		synctest.Wait()
+		if _, ok := k.of(place{}, asked); ok || k.probes != 1 {
+			t.Errorf("what that probe has found is known: %v, %d probes", ok, k.probes)
+		}
+		k.asks(place{}, asked)
+		if k.judgedBy(nil, x509.NewCertPool()) {
+			t.Error("other roots are the same")
+		}
+		if f, ok := k.of(place{}, asked); !ok || f.reason != asksAnew {
+			t.Errorf("that it asks anew, which no probe finds, is forgotten: %+v", f)
 		}
 	})
 }

@@ -506,6 +506,39 @@ func TestACandidateThatWantsACertificateOfTheClientMakesNoTLS(t *testing.T) {
 	})
 }
 
+// alerts is a connection whose server ends it by an alert in the middle of its first answer.
+type alerts struct {
+	net.Conn
+	read bool
+}
+
+func (a *alerts) Read(b []byte) (int, error) {
+	if a.read {
+		return 0, &net.OpError{Op: "remote error", Err: tls.AlertError(80)}
+	}
+	a.read = true
+	return a.Conn.Read(b[:4])
+}
+
+// It is an end as any other then, and no handshake that failed.
+func TestAnAlertInTheMiddleOfAnAnswerIsAReset(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var sink told
+		r := start(t, &sink, func(o *Options) {
+			o.Secure = func(_ context.Context, conn net.Conn, h shadow.Handshake, _ bool) (net.Conn, shadow.Handshake, error) {
+				h.Version = tls.VersionTLS13
+				return &alerts{Conn: conn}, h, nil
+			}
+		})
+		tap := r.Open(Flow{TLS: agreed()})
+		says(tap, "one", "old one")
+		synctest.Wait()
+		tap.End(shadow.Closed, time.Now())
+		synctest.Wait()
+		want(t, &sink, "TLS: TLS 1.3 TLS 1.3", "one: candidate_error, reset")
+	})
+}
+
 // That a candidate makes a handshake says no more than that it can be connected: it has not
 // answered.
 func TestAHandshakeAloneIsNoAnswer(t *testing.T) {

@@ -141,6 +141,8 @@ func TestAPairThatCannotBeServedIsRefusedByTheNameOfTheFile(t *testing.T) {
 		{"a broken certificate", put(t, "broken.pem", 0o600, broken), key, false, "certificate 1 of the 1 in it cannot be read: x509: malformed certificate"},
 		{"a broken chain", put(t, "broken.pem", 0o600, leaf.cert, broken, other.cert), key, false, "certificate 2 of the 3 in it cannot be read: x509: malformed certificate"},
 		{"a chain that is cut", put(t, "cut.pem", 0o600, leaf.cert, other.cert, leaf.cert[:100]), key, false, "certificate 3 of the 3 in it cannot be read: its lines are damaged"},
+		{"files one behind the other, the first without an end of its last line", put(t, "joined.pem", 0o600, bytes.TrimSuffix(leaf.cert, []byte("\n")), other.cert), key, false, "of the 2 certificates in it only 0 can be read"},
+		{"a gap in a chain", put(t, "gap.pem", 0o600, leaf.cert, bytes.TrimSuffix(other.cert, []byte("\n")), other.cert), key, false, "of the 3 certificates in it only 1 can be read"},
 		{"a chain with a damaged line", put(t, "damaged.pem", 0o600, leaf.cert, bytes.Replace(other.cert, []byte("M"), []byte("*"), 1), leaf.cert), key, false, "certificate 2 of the 3 in it cannot be read: its lines are damaged"},
 		{"a broken key", cert, put(t, "garbled.pem", 0o600, garbled), true, "failed to parse private key"},
 	}
