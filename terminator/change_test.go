@@ -165,20 +165,25 @@ func TestWhatIsForgottenWhileItIsProbedIsNotBelieved(t *testing.T) {
 			return nil, ctx.Err()
 		})
 		defer k.close()
+		probes := func() int {
+			k.mu.Lock()
+			defer k.mu.Unlock()
+			return k.probes
+		}
 		asked := shadow.Handshake{ServerName: "a.test"}
 		k.learn(place{}, asked, shadow.Handshake{}, nil)
 		time.Sleep(knownFor / 2)
-		if _, ok := k.of(place{}, asked); !ok || k.probes != 1 {
-			t.Errorf("it is known: %v, %d probes", ok, k.probes)
+		if _, ok := k.of(place{}, asked); !ok || probes() != 1 {
+			t.Errorf("it is known: %v, %d probes", ok, probes())
 		}
 		k.forget(all)
-		if _, ok := k.of(place{}, asked); ok || k.probes != 1 {
-			t.Errorf("it is known: %v, %d probes", ok, k.probes)
+		if _, ok := k.of(place{}, asked); ok || probes() != 1 {
+			t.Errorf("it is known: %v, %d probes", ok, probes())
 		}
 		time.Sleep(probePatience) // which ends the probe: what it finds was judged by what is no more
 		synctest.Wait()
-		if _, ok := k.of(place{}, asked); ok || k.probes != 1 {
-			t.Errorf("what that probe has found is known: %v, %d probes", ok, k.probes)
+		if _, ok := k.of(place{}, asked); ok || probes() != 1 {
+			t.Errorf("what that probe has found is known: %v, %d probes", ok, probes())
 		}
 		k.asks(place{}, asked)
 		if k.judgedBy(nil, x509.NewCertPool()) {
