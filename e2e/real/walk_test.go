@@ -20,7 +20,7 @@ func TestTheWalkThroughTLSInTheDocumentationGoesAsItSays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const begins, folder = "```sh\nmkdir -p /tmp/try/old", "/tmp/try"
+	const begins, folder = "```sh\nexport PATH=$PWD/bin:$PATH  # where `make build` was run\nmkdir -p /tmp/try/old", "/tmp/try"
 	_, after, found := strings.Cut(string(text), begins)
 	walk, rest, ends := strings.Cut(strings.TrimPrefix(begins, "```sh\n")+after, "```\n")
 	if !found || !ends {
