@@ -1,8 +1,6 @@
 package configs
 
 import (
-	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"time"
 
@@ -25,7 +23,7 @@ func (j *fileJudge) judgeChains(s traffic.Split, files []FileAt) {
 		by = fmt.Sprintf("%q", trust.CA)
 	}
 	for i, f := range ofPairs(s.Name, files) {
-		if err := v.Reaches(chainOf(pairs[i])); err != nil {
+		if err := v.Reaches(&pairs[i]); err != nil {
 			j.say(f.At, Remark, fmt.Sprintf("the roots of %s, by which the primary's certificate is judged, do not reach this one (%s): flows that it is for are passed through unseen, for clients that trust the one would refuse the other: write its chain behind it (certbot: fullchain.pem), or its root beside that of the primary", by, err))
 		}
 	}
@@ -36,16 +34,6 @@ func ofPairs(split string, files []FileAt) (all []FileAt) {
 	for _, f := range files {
 		if f.Split == split && f.CA == "" {
 			all = append(all, f)
-		}
-	}
-	return all
-}
-
-func chainOf(c tls.Certificate) []*x509.Certificate {
-	all := []*x509.Certificate{c.Leaf}
-	for _, der := range c.Certificate[1:] {
-		if next, err := x509.ParseCertificate(der); err == nil {
-			all = append(all, next)
 		}
 	}
 	return all

@@ -3,7 +3,6 @@ package terminator
 import (
 	"crypto/sha256"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"net"
 	"slices"
@@ -28,7 +27,7 @@ const (
 // that is mended begins anew.
 type acceptance struct {
 	now   func() time.Time
-	judge func([]*x509.Certificate) error // by the roots for the primary; it waits for no disk
+	judge func(*tls.Certificate) error // by the roots for the primary; it waits for no disk
 
 	mu sync.Mutex
 	of map[chain]*standing
@@ -77,7 +76,7 @@ func (a *acceptance) distrust(c *tls.Certificate) error {
 	defer a.mu.Unlock()
 	s := a.standing(c)
 	if now := a.now(); s.judged.IsZero() || now.Sub(s.judged).Abs() >= chainsJudged {
-		s.judged, s.distrust = now, a.judge(parsed(c))
+		s.judged, s.distrust = now, a.judge(c)
 	}
 	return s.distrust
 }
@@ -89,16 +88,6 @@ func (a *acceptance) judgeAgain() {
 	for _, s := range a.of {
 		s.judged = time.Time{}
 	}
-}
-
-func parsed(c *tls.Certificate) []*x509.Certificate {
-	all := []*x509.Certificate{c.Leaf}
-	for _, der := range c.Certificate[1:] {
-		if next, err := x509.ParseCertificate(der); err == nil {
-			all = append(all, next)
-		}
-	}
-	return all
 }
 
 // tries says whether a client is to be shown a pair. Of one that has rested enough the next

@@ -114,7 +114,7 @@ func TestAPairThatClientsRefuseRests(t *testing.T) {
 func TestHowLongAPairRests(t *testing.T) {
 	at := time.Unix(0, 0)
 	judged := 0
-	a := acceptance{now: func() time.Time { return at }, judge: func([]*x509.Certificate) error { judged++; return errors.New("no") }}
+	a := acceptance{now: func() time.Time { return at }, judge: func(*tls.Certificate) error { judged++; return errors.New("no") }}
 	c, err := certs.Sign(&x509.Certificate{NotAfter: time.Unix(1, 0)}, nil, nil)
 	check(t, err)
 	show := func(refuses bool) (begins bool) {

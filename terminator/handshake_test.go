@@ -118,22 +118,28 @@ func TestAClientHelloThatDoesNotGoOnIsNotWaitedFor(t *testing.T) {
 		time.Sleep(time.Hour) // nothing has begun
 		_, err := io.WriteString(client, "\x16\x03\x01\x02\x00\x01")
 		check(t, err)
-		time.Sleep(10*time.Second - time.Nanosecond)
-		synctest.Wait()
-		if len(done) > 0 {
-			t.Error("it was not waited for")
-		}
-		time.Sleep(time.Nanosecond)
-		synctest.Wait()
-		if len(done) == 0 {
-			t.Error("it is waited for without an end")
-			f.abort()
-		}
+		waitedFor(t, f, done, 10*time.Second)
 		if muddled := <-done; !muddled || string(f.client.before) != "\x16\x03\x01\x02\x00\x01" {
 			t.Errorf("muddled %v, %x is read again", muddled, f.client.before)
 		}
 		_, _ = client.Close(), primary.Close()
 	})
+}
+
+// waitedFor fails unless something of a flow is done after exactly so long, in a bubble of synctest.
+func waitedFor[T any](t *testing.T, f *flow, done <-chan T, long time.Duration) {
+	t.Helper()
+	time.Sleep(long - time.Nanosecond)
+	synctest.Wait()
+	if len(done) > 0 {
+		t.Error("it was not waited for")
+	}
+	time.Sleep(time.Nanosecond)
+	synctest.Wait()
+	if len(done) == 0 {
+		t.Error("it is waited for without an end")
+		f.abort()
+	}
 }
 
 func TestAHandshakeIsNotWaitedForWithoutAnEnd(t *testing.T) {
@@ -151,17 +157,7 @@ func TestAHandshakeIsNotWaitedForWithoutAnEnd(t *testing.T) {
 				}
 				done := make(chan error, 1)
 				go func() { done <- shakes(f) }()
-				time.Sleep(time.Minute - time.Nanosecond)
-				synctest.Wait()
-				if len(done) > 0 {
-					t.Error("it was not waited for")
-				}
-				time.Sleep(time.Nanosecond)
-				synctest.Wait()
-				if len(done) == 0 {
-					t.Error("it is waited for")
-					f.abort()
-				}
+				waitedFor(t, f, done, time.Minute)
 				if err := <-done; err == nil {
 					t.Error("it has been made")
 				}

@@ -29,9 +29,9 @@ var reasons = []string{
 // unseenFor begins what reports say of them: by its first word they count what was encrypted.
 const unseenFor = "TLS is not seen into: "
 
-// saidOf is what reports say for a reason. Of a dialogue that cannot be followed nobody knows
+// Said is what reports say for a reason. Of a dialogue that cannot be followed nobody knows
 // whether TLS would have begun in it.
-func saidOf(reason string) string {
+func Said(reason string) string {
 	if reason == "" || !Encrypted(reason) {
 		return reason
 	}

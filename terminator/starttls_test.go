@@ -72,7 +72,7 @@ func (m mailer) talk(conn net.Conn, voice io.ReadWriter, offers bool) {
 			_, _ = io.Copy(io.Discard, conn)
 			return
 		case verb == "STARTTLS", verb == "BDAT":
-			say("502 5.5.1 Error: command not implemented\r\n")
+			say("502 5.5.1 Error: no such command here\r\n")
 		default:
 			say("250 2.0.0 Ok\r\n")
 		}

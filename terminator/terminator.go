@@ -2,7 +2,7 @@ package terminator
 
 import (
 	"context"
-	"crypto/x509"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -63,18 +63,18 @@ func New(o Options) (*Terminator, error) {
 	if !o.Split.Shadow.TLS.On() {
 		return nil, fmt.Errorf("stand in for split %q: it has no certificates: state some in shadow.tls.certificates", o.Split.Name)
 	}
-	tls := o.Split.Shadow.TLS
+	states := o.Split.Shadow.TLS
 	t := &Terminator{
-		split: o.Split.Name, protocol: protocolOf(o.Split.Protocol), trust: tls.Primary(),
-		tickets: o.Tickets, allowAES128: tls.AllowAES128, unseen: o.Unseen, now: o.Now, log: o.Log,
+		split: o.Split.Name, protocol: protocolOf(o.Split.Protocol), trust: states.Primary(),
+		tickets: o.Tickets, allowAES128: states.AllowAES128, unseen: o.Unseen, now: o.Now, log: o.Log,
 	}
 	var err error
-	if t.certificates, err = newCertificates(tls.Certificates, o.Now, o.Log); err != nil {
+	if t.certificates, err = newCertificates(states.Certificates, o.Now, o.Log); err != nil {
 		return nil, fmt.Errorf("stand in for split %q: %w", o.Split.Name, err)
 	}
 	err = t.readTrust()
 	if err == nil {
-		_, err = secure.NewVerifier(tls.ToCandidate, o.Now)
+		_, err = secure.NewVerifier(states.ToCandidate, o.Now)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("stand in for split %q: %w", o.Split.Name, err)
@@ -85,7 +85,7 @@ func New(o Options) (*Terminator, error) {
 		}
 	}
 	t.known = newKnowledge(t, o.Dial)
-	t.accepted = acceptance{now: o.Now, judge: func(chain []*x509.Certificate) error { return t.verifier.Load().Reaches(chain) }}
+	t.accepted = acceptance{now: o.Now, judge: func(c *tls.Certificate) error { return t.verifier.Load().Reaches(c) }}
 	t.reconsider()
 	return t, nil
 }

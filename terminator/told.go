@@ -37,7 +37,7 @@ func (s *told) open(h *shadow.Handshake, opaque string) {
 	}
 	s.asked, s.unseen = true, opaque != ""
 	defer s.recover()
-	s.tap = s.teller.Open(h, saidOf(opaque))
+	s.tap = s.teller.Open(h, Said(opaque))
 }
 
 // isOpen says whether the tap was asked for.
@@ -59,7 +59,7 @@ func (s *told) opaque(reason string) bool {
 	if s.unseen {
 		return false
 	}
-	s.guard(func() bool { return s.tap.Opaque(saidOf(reason), s.t.now()) })
+	s.guard(func() bool { return s.tap.Opaque(Said(reason), s.t.now()) })
 	s.unseen = true
 	return true
 }

@@ -6,6 +6,3 @@ const Unready = "the files of shadow.tls cannot be used, or are not read yet"
 // Encrypted says whether flows that were passed on for a reason were in TLS, as far as is known:
 // of a dialogue that cannot be followed nobody knows.
 func Encrypted(reason string) bool { return reason != notFollowed }
-
-// Said is what reports say for a reason why a flow is passed on unseen.
-func Said(reason string) string { return saidOf(reason) }

@@ -2,6 +2,7 @@ package secure
 
 import (
 	"crypto/sha256"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
 	"errors"
@@ -122,10 +123,16 @@ func (v *Verifier) judge(chain []*x509.Certificate, asked shadow.Handshake) erro
 	return v.reaches(chain, v.now())
 }
 
-// Reaches says why the roots by which the backend is judged do not reach a chain, of whatever name,
-// at a time at which its first certificate is valid; nil: they do. By pins alone none is
+// Reaches says why the roots by which the backend is judged do not reach a certificate that was
+// loaded, by the chain behind it, of whatever name and at a time at which it is valid; nil: they do. By pins alone none is
 // reached. It looks at no file.
-func (v *Verifier) Reaches(chain []*x509.Certificate) error {
+func (v *Verifier) Reaches(c *tls.Certificate) error {
+	chain := []*x509.Certificate{c.Leaf}
+	for _, der := range c.Certificate[1:] {
+		if next, err := x509.ParseCertificate(der); err == nil {
+			chain = append(chain, next)
+		}
+	}
 	at := v.now()
 	switch {
 	case at.Before(chain[0].NotBefore):
